@@ -1,0 +1,10 @@
+// ZMLX: MLX checkpoints on the CPU (and later on GPUs), patched with fused kernels that keep every bit. Includes the whole public API.
+#ifndef ZMLX_ZMLX_H
+#define ZMLX_ZMLX_H
+
+#include <zmlx/array.h>
+#include <zmlx/model.h>
+#include <zmlx/status.h>
+#include <zmlx/tokenizer.h>
+
+#endif

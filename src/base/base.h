@@ -1,0 +1,115 @@
+// The base room: errors, memory, strings, files, the worker pool, environment variables. Everything else stands on it.
+#ifndef ZMI_BASE_H
+#define ZMI_BASE_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <zmlx/status.h>
+
+// ---- errors (error.c) ----
+// Sets this thread's message and status; returns the status, so that callers write `return zmi_fail(ZM_ERROR_FILE, "...", ...)`.
+zm_status zmi_fail(zm_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+// Puts "prefix: " before this thread's message and returns its status: callers add where they were ("layer 3: ...").
+zm_status zmi_fail_within(const char *format, ...) __attribute__((format(printf, 1, 2)));
+// Saves and restores the message over cleanup that may itself fail.
+void zmi_error_clear(void);
+
+// ---- memory (alloc.c) ----
+// All return NULL with ZM_ERROR_MEMORY set when memory is short or n * size overflows; free ignores NULL. Zeroed: calloc only.
+void *zmi_malloc(size_t size);
+void *zmi_calloc(size_t n, size_t size);
+void *zmi_realloc(void *p, size_t n, size_t size);
+void zmi_free(void *p);
+char *zmi_strdup(const char *s);
+// Large blocks for weights, caches and arenas: 2 MiB aligned when size is that large (else 64 bytes), huge pages advised, zero-filled.
+void *zmi_block_alloc(size_t size);
+void zmi_block_free(void *p, size_t size);
+// Tests: the n-th allocation from now (1 = the next) fails, then all succeed again; 0 switches off. Counts allocations of the process.
+void zmi_alloc_fail_at(uint64_t n);
+uint64_t zmi_alloc_count(void); // allocations so far
+bool zmi_mul_overflow(size_t a, size_t b, size_t *product);
+bool zmi_add_overflow(size_t a, size_t b, size_t *sum);
+
+// Growable array: ZMI_GROW(ptr, capacity, needed) makes room for `needed` elements, doubling; false when memory is short.
+bool zmi_grow(void **p, size_t *capacity, size_t needed, size_t element_size);
+#define ZMI_GROW(p, capacity, needed) zmi_grow((void **)&(p), &(capacity), (needed), sizeof *(p))
+
+// ---- strings (text.c) ----
+// A growable, always zero-terminated string. Zero-initialize; zmi_text_free releases. A failed append sets `failed` and later ones do nothing.
+typedef struct zmi_text {
+  char *data; // "" until something is appended is represented as NULL with size 0; use zmi_text_str
+  size_t size, capacity;
+  bool failed;
+} zmi_text;
+void zmi_text_add(zmi_text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void zmi_text_add_bytes(zmi_text *t, const void *bytes, size_t size);
+const char *zmi_text_str(const zmi_text *t); // never NULL
+void zmi_text_release(zmi_text *t);
+
+// ---- hash table from strings to indices (map.c) ----
+typedef struct zmi_map zmi_map;
+zmi_map *zmi_map_new(void);
+void zmi_map_free(zmi_map *m);
+bool zmi_map_put(zmi_map *m, const char *key, size_t key_size, int64_t value); // copies the key; replaces; false: out of memory
+bool zmi_map_get(const zmi_map *m, const char *key, size_t key_size, int64_t *value);
+size_t zmi_map_size(const zmi_map *m);
+
+// ---- files (file.c) ----
+// A file mapped read-only. size 0 gives data NULL. Growing or shrinking of the file afterwards is checked by nobody: callers keep offsets below size.
+typedef struct zmi_mapping {
+  const uint8_t *data;
+  size_t size;
+} zmi_mapping;
+zm_status zmi_map_file(const char *path, zmi_mapping *m);
+void zmi_unmap_file(zmi_mapping *m);
+// Tells the system that pages of [offset, offset + size) of the mapping are not needed any more (they stay in the page cache).
+void zmi_mapping_drop(const zmi_mapping *m, size_t offset, size_t size);
+// Reads a whole file, at most `limit` bytes; *data is zero-terminated and owned by the caller (zmi_free).
+zm_status zmi_read_file(const char *path, size_t limit, char **data, size_t *size);
+// A file written beside its target and published by rename, so that readers see the old file or the whole new one.
+typedef struct zmi_writer zmi_writer;
+zmi_writer *zmi_writer_open(const char *path);
+zm_status zmi_writer_write(zmi_writer *w, const void *data, size_t size);
+zm_status zmi_writer_publish(zmi_writer *w); // flush, fsync, rename; frees w in any case; on failure the target is untouched and nothing stays behind
+void zmi_writer_abandon(zmi_writer *w);      // removes the temporary file; NULL is ignored
+char *zmi_path_join(const char *folder, const char *name);
+bool zmi_path_is_folder(const char *path);
+bool zmi_path_exists(const char *path);
+zm_status zmi_make_folder(const char *path); // existing is fine; parents are not made
+
+// ---- worker pool (pool.c) ----
+// Fixed workers that spin briefly and then park. zmi_pool_run calls fn(user, worker, workers) once on each worker, worker 0 being the
+// calling thread, and returns when all have finished. While fn runs, denormal float32 inputs and results count as zero on every worker
+// (the rule of docs/numerics.md) and rounding is to nearest even; the caller's own floating-point state is restored afterwards.
+// One run at a time: concurrent callers take turns.
+typedef struct zmi_pool zmi_pool;
+typedef void (*zmi_pool_fn)(void *user, int worker, int workers);
+zmi_pool *zmi_pool_new(int workers); // 0: one for each CPU this process may use (affinity and cgroup quota respected)
+void zmi_pool_free(zmi_pool *p);
+int zmi_pool_workers(const zmi_pool *p);
+void zmi_pool_run(zmi_pool *p, zmi_pool_fn fn, void *user);
+void zmi_pool_barrier(zmi_pool *p, int worker); // inside fn: waits for all workers; full memory ordering
+int zmi_cpu_count(void);
+// The float rule alone, for code that computes without a pool.
+unsigned zmi_float_rule_enter(void);
+void zmi_float_rule_leave(unsigned saved);
+
+// ---- time and machine (machine.c) ----
+double zmi_now(void);              // monotonic seconds
+uint64_t zmi_peak_memory(void);    // bytes: largest resident set of this process so far
+uint64_t zmi_memory_available(void); // bytes that can be had now, cgroup limit respected; 0 when unknown
+
+// ---- environment (env.c): one table of all variables the library reads ----
+typedef struct zmi_env_var {
+  const char *name, *meaning;
+} zmi_env_var;
+extern const zmi_env_var zmi_env_table[]; // ends with a NULL name
+const char *zmi_env(const char *name);    // value of a variable of the table; NULL if unset or empty
+
+#define ZMI_COUNT(a) (sizeof(a) / sizeof((a)[0]))
+#define ZMI_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define ZMI_MAX(a, b) ((a) > (b) ? (a) : (b))
+
+#endif

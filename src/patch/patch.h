@@ -1,0 +1,26 @@
+// The patch room: patterns that match a subgraph of a model and replace it by one fused op that gives the same bits. One file a pattern, one
+// row in the table of table.c. The public names zm_pattern_* and zm_patch_report_* live here too.
+#ifndef ZMI_PATCH_H
+#define ZMI_PATCH_H
+
+#include "array/array.h"
+#include <zmlx/model.h>
+
+// A choice of patterns: bit i is pattern i of zm_pattern_name(i).
+typedef uint64_t zmi_patterns;
+
+typedef struct zmi_pattern {
+  const char *name, *summary;
+  // Rewrites every place in the graph that fits and tells the report (may be NULL) about each place, matched or not. The graph is fresh on entry.
+  zm_status (*rewrite)(zmi_graph *graph, zm_patch_report *report);
+} zmi_pattern;
+
+// The choice that options (NULL: all patterns) name; an unknown name is an error that lists the known ones.
+zm_status zmi_patterns_choose(const zm_patch_options *options, zmi_patterns *patterns);
+// Applies the chosen patterns in table order. report may be NULL.
+zm_status zmi_patterns_apply(zmi_patterns patterns, zmi_graph *graph, zm_patch_report *report);
+
+zm_patch_report *zmi_patch_report_new(void);
+zm_status zmi_patch_report_add(zm_patch_report *r, const zm_patch_entry *entry); // copies the strings; ok when r is NULL
+
+#endif

@@ -20,8 +20,9 @@ typedef struct zmi_kernels {
 
   // x float32 [k] -> digits (zmi_digits_bytes(k, group) bytes, 64-byte aligned).
   void (*digits)(const float *x, int64_t k, int64_t group, void *digits);
-  // y[m][0..15] = dot of rows m < rows (<= ZMI_ROWS) of x, given as digits, with the 16 rows of one affine block. y: float32, row stride ldy.
-  void (*dot_affine)(const zmi_format *f, const void *block, int64_t k, int rows, const void *const *digits, float *y, int64_t ldy);
+  // y[m][16*b + lane] = dot of rows m < rows (<= ZMI_ROWS) of x, given as digits, with the 16 rows of each of `blocks` consecutive affine blocks.
+  // y: float32, row stride ldy. Long runs of blocks stream best: the kernel prefetches ahead across them.
+  void (*dot_affine)(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits, float *y, int64_t ldy);
   // The same for float blocks. x: rows of the dtype of the block (bf16 or f32), k elements; odd k is handled. x_dtype ZM_BF16 or ZM_F32; blocks of bf16
   // weights with float32 x compute fma(float(w), x, acc). blocks may be n = 1.. consecutive blocks: y[m][16*b + lane].
   void (*dot_float)(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *x, zm_dtype x_dtype, float *y, int64_t ldy);

@@ -1,11 +1,53 @@
-// The rows of the op table, private to the array room. Each row is defined in the file of its subject in src/array/ops/.
-#ifndef ZMI_ARRAY_OPS_H
-#define ZMI_ARRAY_OPS_H
+// The op table's declarations and what the files of ops/ share. A new op is one file with a row `const zmi_op zmi_op_<name>` and one
+// entry of ZMI_OP_LIST.
+#ifndef ZMI_OPS_H
+#define ZMI_OPS_H
 
 #include "array/array.h"
 
-// ---- operations of models ----
-extern const zmi_op zmi_op_embed, zmi_op_linear, zmi_op_gather_linear, zmi_op_rms_norm, zmi_op_rope_table, zmi_op_rope, zmi_op_write_keys,
-    zmi_op_write_values, zmi_op_attention, zmi_op_short_conv, zmi_op_route, zmi_op_combine;
+#define ZMI_OP_LIST(X)                                                                                                       \
+  /* views.c, slice.c, copy.c: shapes and memory */                                                                          \
+  X(reshape) X(transpose) X(broadcast_to) X(slice) X(copy) X(concatenate) X(take) X(arange)                                   \
+  /* elementwise.c */                                                                                                        \
+  X(add) X(subtract) X(multiply) X(divide) X(maximum) X(minimum)                                                             \
+  X(equal) X(not_equal) X(less) X(less_equal) X(greater) X(greater_equal) X(where)                                           \
+  X(negative) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(sigmoid) X(silu) X(tanh) X(astype)                                     \
+  /* reduce.c, softmax.c, matmul.c */                                                                                        \
+  X(sum) X(mean) X(max) X(min) X(argmax) X(softmax) X(matmul)
+
+#define X(name) extern const zmi_op zmi_op_##name;
+ZMI_OP_LIST(X)
+#undef X
+
+// ---- for shape rules ----
+// Checks that exactly n operands are there and none is absent.
+zm_status zmi_check_operands(const char *op, int nin, const zmi_type *in, int n);
+// Gives one output, checking that its size is representable.
+zm_status zmi_give(const char *op, int *nout, zmi_type *out, zm_dtype dtype, int rank, const int64_t *shape);
+bool zmi_dtype_is_float(zm_dtype dtype);
+extern const char *const zmi_dtype_words[]; // for ZMI_FIELD_WORD fields that hold a zm_dtype
+
+// ---- for builders ----
+// False if an array is NULL: keeps the first error, or sets one if there is none.
+bool zmi_present(const char *op, int n, zm_array *const *arrays);
+// An axis of rank `rank`, negative from the end; false with a message if out of range.
+bool zmi_axis(const char *op, int axis, int rank, int *result);
+zm_dtype zmi_at_least_float(zm_dtype dtype); // float32 for bool and integers
+// The shape that two shapes broadcast to.
+zm_status zmi_broadcast_shape(const char *op, const zmi_type *a, const zmi_type *b, int *rank, int64_t *shape);
+
+// ---- for stages ----
+enum { ZMI_TILE = 4096 }; // elements of one tile of an elementwise op
+int64_t zmi_tiles_of(int64_t count, int64_t tile);
+
+// Dimensions of a strided operand after those that step together are merged (and those of size 1 dropped): size[0] outermost.
+typedef struct zmi_walk {
+  int rank;
+  int64_t size[ZM_MAX_RANK], stride[ZM_MAX_RANK];
+} zmi_walk;
+zmi_walk zmi_walk_of(const zmi_slot *slot);
+bool zmi_walk_is_contiguous(const zmi_walk *w);
+// Copies elements [begin, begin + n) in row-major order to dst. `size` is that of an element: 1, 2, 4 or 8 bytes.
+void zmi_gather(const zmi_walk *w, const void *src, size_t size, int64_t begin, int64_t n, void *dst);
 
 #endif

@@ -1,7 +1,7 @@
 // Lazy arrays. Operations build a graph; zm_eval() lowers what is asked for to a tape and plays it on the CPU.
 //
 // Ownership: an array belongs to the innermost scope open on this thread when it was made, and goes with that scope unless it is moved
-// out by zm_scope_return(). There is no free function. Arrays keep their inputs alive underneath.
+// out by zm_scope_return(). A scope must be open to make arrays. There is no free function. Arrays keep their inputs alive underneath.
 // Errors: every function that returns an array returns NULL on failure. Passing NULL where an array is required returns NULL and
 // keeps the first error, so that a chain of operations needs one check at its end.
 // Threads: one array graph belongs to one thread at a time.
@@ -46,7 +46,7 @@ typedef struct zm_scope zm_scope;
 ZM_API zm_scope *zm_scope_open(void);
 // Closes the scope and releases every array made in it. NULL is ignored.
 ZM_API void zm_scope_close(zm_scope *scope);
-// Moves an array out of `scope` into the enclosing scope (or to the thread's outermost one) and returns it.
+// Moves an array out of `scope`, the innermost one, into the scope around it and returns it. NULL if there is no scope around it.
 ZM_API zm_array *zm_scope_return(zm_scope *scope, zm_array *array);
 
 // Facts about an array; valid for lazy arrays too.

@@ -20,7 +20,9 @@ struct zm_array {
   void *data;     // leaves; after evaluation: row-major contiguous values
   bool owns_data;
   zm_scope *scope; // holds one reference while not NULL
-  int64_t mark;    // scratch of graph walks
+  size_t scope_index;
+  zm_array *next_dead; // while a release runs
+  int64_t mark;        // scratch of graph walks: its slot while a graph is lowered
 };
 
 struct zmi_node {

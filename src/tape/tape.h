@@ -60,7 +60,7 @@ typedef struct zmi_attrs {
 
 struct zmi_kernels; // the CPU tier in use: backend/cpu/cpu.h
 
-// What a stage sees. Addresses are those of first elements; absent optional operands are NULL.
+// What a stage sees. Addresses are those of first elements (aligned to the element only); absent optional operands are NULL.
 typedef struct zmi_call {
   const struct zmi_op *op;
   const void *attrs; // the op's own attribute struct
@@ -74,7 +74,8 @@ typedef struct zmi_call {
 } zmi_call;
 
 typedef struct zmi_stage {
-  // Number of independent tiles of this call; 0 skips the stage.
+  // Number of independent tiles of this call; 0 skips the stage. Asked once, when a tape is bound: it may depend on types and attributes,
+  // never on values.
   int64_t (*tiles)(const zmi_call *c);
   // Computes tiles [begin, end). Which worker runs which tiles never changes a bit.
   void (*run)(const zmi_call *c, int64_t begin, int64_t end);

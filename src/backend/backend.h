@@ -45,6 +45,8 @@ typedef struct zmi_kernels {
   void (*rope)(float *x, int64_t n, bool traditional, const float *cosine, const float *sine);
   // acc[i] = fma(a, x[i], acc[i]); x of any float dtype
   void (*axpy)(float a, const void *x, zm_dtype dtype, int64_t n, float *acc);
+  // acc[i] = fma(a[i], b[i], acc[i])
+  void (*multiply_add)(const float *a, const float *b, int64_t n, float *acc);
   // One range of attention for one query head: `count` <= ZMI_KEY_RANGE positions of one key/value head starting at a multiple of ZMI_KEY_RANGE.
   // q [dim] of dtype; keys: blocks of ZMI_KEY_BLOCK positions, each dim/2 pairs x 16 positions x {2j, 2j+1}; values [positions][dim] row-major.
   // Out: running maximum, sum of exp, and un-normalized values acc [dim] (float32).

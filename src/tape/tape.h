@@ -11,7 +11,7 @@
 #include "base/base.h"
 #include <zmlx/array.h>
 
-enum { ZMI_MAX_IN = 20, ZMI_MAX_OUT = 4, ZMI_MAX_STAGES = 8, ZMI_ATTR_BYTES = 128 };
+enum { ZMI_MAX_IN = 20, ZMI_MAX_OUT = 4, ZMI_MAX_STAGES = 8, ZMI_ATTR_BYTES = 384 };
 
 typedef struct zmi_type {
   zm_dtype dtype;

@@ -6,6 +6,9 @@
 #include "array/array.h"
 
 #define ZMI_OP_LIST(X)                                                                                                       \
+  /* operations of models */                                                                                                 \
+  X(embed) X(linear) X(gather_linear) X(rms_norm) X(rope_table) X(rope) X(write_keys) X(write_values) X(attention)           \
+  X(short_conv) X(route) X(combine)                                                                                          \
   /* views.c, slice.c, copy.c: shapes and memory */                                                                          \
   X(reshape) X(transpose) X(broadcast_to) X(slice) X(copy) X(concatenate) X(take) X(arange)                                   \
   /* elementwise.c */                                                                                                        \

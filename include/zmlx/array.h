@@ -19,23 +19,23 @@ extern "C" {
 enum { ZM_MAX_RANK = 8 };
 
 // name, text form, bytes an element
-#define ZM_DTYPE_LIST(X)                                                                                                              \
-  X(ZM_BOOL, "bool", 1)                                                                                                               \
-  X(ZM_U8, "uint8", 1) X(ZM_U16, "uint16", 2) X(ZM_U32, "uint32", 4) X(ZM_U64, "uint64", 8)                                           \
-  X(ZM_I8, "int8", 1) X(ZM_I16, "int16", 2) X(ZM_I32, "int32", 4) X(ZM_I64, "int64", 8)                                               \
-  X(ZM_F16, "float16", 2) X(ZM_BF16, "bfloat16", 2) X(ZM_F32, "float32", 4)
+#define ZM_DTYPE_LIST(X)                                                                                                                   \
+  X(ZM_BOOL, "bool", 1)                                                                                                                    \
+  X(ZM_U8, "uint8", 1)                                                                                                                     \
+  X(ZM_U16, "uint16", 2) X(ZM_U32, "uint32", 4) X(ZM_U64, "uint64", 8) X(ZM_I8, "int8", 1) X(ZM_I16, "int16", 2) X(ZM_I32, "int32", 4)     \
+      X(ZM_I64, "int64", 8) X(ZM_F16, "float16", 2) X(ZM_BF16, "bfloat16", 2) X(ZM_F32, "float32", 4)
 
 typedef enum zm_dtype {
   ZM_DTYPE_DEFAULT, // in options: "as stored"; never the dtype of an array
 #define X(name, text, size) name,
   ZM_DTYPE_LIST(X)
 #undef X
-  ZM_DTYPE_COUNT
+      ZM_DTYPE_COUNT
 } zm_dtype;
 
-ZM_API const char *zm_dtype_name(zm_dtype dtype);           // "bfloat16"; "?" for no dtype
-ZM_API size_t zm_dtype_size(zm_dtype dtype);                // bytes an element; 0 for no dtype
-ZM_API zm_dtype zm_dtype_from_name(const char *name);       // also "bf16", "f32", ...; ZM_DTYPE_DEFAULT if unknown
+ZM_API const char *zm_dtype_name(zm_dtype dtype);     // "bfloat16"; "?" for no dtype
+ZM_API size_t zm_dtype_size(zm_dtype dtype);          // bytes an element; 0 for no dtype
+ZM_API zm_dtype zm_dtype_from_name(const char *name); // also "bf16", "f32", ...; ZM_DTYPE_DEFAULT if unknown
 // The dtype of an operation on a and b: MLX's promotion rules (docs/numerics.md).
 ZM_API zm_dtype zm_dtype_promote(zm_dtype a, zm_dtype b);
 
@@ -52,8 +52,8 @@ ZM_API zm_array *zm_scope_return(zm_scope *scope, zm_array *array);
 // Facts about an array; valid for lazy arrays too.
 ZM_API zm_dtype zm_array_dtype(const zm_array *a);
 ZM_API int zm_array_rank(const zm_array *a);
-ZM_API int64_t zm_array_dim(const zm_array *a, int axis);   // negative axes count from the end; -1 if out of range
-ZM_API int64_t zm_array_size(const zm_array *a);            // number of elements
+ZM_API int64_t zm_array_dim(const zm_array *a, int axis); // negative axes count from the end; -1 if out of range
+ZM_API int64_t zm_array_size(const zm_array *a);          // number of elements
 
 // Makers. from_data copies `shape` product elements in row-major order.
 ZM_API zm_array *zm_array_from_data(const void *data, zm_dtype dtype, const int64_t *shape, int rank);
@@ -107,8 +107,8 @@ ZM_API zm_array *zm_sum(zm_array *a, int axis, bool keepdims);
 ZM_API zm_array *zm_mean(zm_array *a, int axis, bool keepdims);
 ZM_API zm_array *zm_max(zm_array *a, int axis, bool keepdims);
 ZM_API zm_array *zm_min(zm_array *a, int axis, bool keepdims);
-ZM_API zm_array *zm_argmax(zm_array *a, int axis, bool keepdims);         // uint32; lowest index wins
-ZM_API zm_array *zm_softmax(zm_array *a);                                 // last axis, float32 inside
+ZM_API zm_array *zm_argmax(zm_array *a, int axis, bool keepdims); // uint32; lowest index wins
+ZM_API zm_array *zm_softmax(zm_array *a);                         // last axis, float32 inside
 
 // Rows of a [N, ...] chosen by integer indices [R]: result [R, ...]. Indices are checked when the tape plays: out of range gives zeros.
 ZM_API zm_array *zm_take(zm_array *a, zm_array *indices);

@@ -29,17 +29,17 @@ ZM_API zm_model *zm_model_open(const char *path, const zm_model_options *options
 ZM_API void zm_model_close(zm_model *m); // NULL is ignored; every session must be closed first
 
 typedef struct zm_model_info {
-  const char *family;        // "lfm2_moe"; storage of the model, as are all strings here
+  const char *family; // "lfm2_moe"; storage of the model, as are all strings here
   const char *path;
-  const char *quantization;  // "affine 4-bit g64", "none"
-  zm_dtype dtype;            // of activations
+  const char *quantization;               // "affine 4-bit g64", "none"
+  zm_dtype dtype;                         // of activations
   int32_t layers, hidden, vocab, context; // context: the longest the checkpoint was made for
-  uint64_t file_bytes;       // tensors in the checkpoint
-  uint64_t weight_bytes;     // memory that holds the weights
-  uint64_t bytes_per_token;  // weight bytes that decoding one token at batch 1 reads
-  uint64_t cache_bytes_per_token; // key/value cache that one more position of one sequence takes
+  uint64_t file_bytes;                    // tensors in the checkpoint
+  uint64_t weight_bytes;                  // memory that holds the weights
+  uint64_t bytes_per_token;               // weight bytes that decoding one token at batch 1 reads
+  uint64_t cache_bytes_per_token;         // key/value cache that one more position of one sequence takes
   int threads;
-  const char *isa;           // the tier in use
+  const char *isa; // the tier in use
 } zm_model_info;
 ZM_API void zm_model_get_info(const zm_model *m, zm_model_info *info);
 
@@ -75,17 +75,25 @@ ZM_API zm_status zm_session_feed(zm_session *s, int32_t sequence, const int32_t 
 
 ZM_API int32_t zm_session_length(const zm_session *s, int32_t sequence); // positions filled
 ZM_API int32_t zm_session_context(const zm_session *s);
-ZM_API zm_status zm_session_reset(zm_session *s, int32_t sequence);      // forgets the sequence
+ZM_API zm_status zm_session_reset(zm_session *s, int32_t sequence); // forgets the sequence
 
 // ---- generation ----
 
-typedef enum zm_stop_reason { ZM_STOP_NONE, ZM_STOP_EOS, ZM_STOP_TOKEN, ZM_STOP_STRING, ZM_STOP_LENGTH, ZM_STOP_CONTEXT, ZM_STOP_CALLBACK } zm_stop_reason;
+typedef enum zm_stop_reason {
+  ZM_STOP_NONE,
+  ZM_STOP_EOS,
+  ZM_STOP_TOKEN,
+  ZM_STOP_STRING,
+  ZM_STOP_LENGTH,
+  ZM_STOP_CONTEXT,
+  ZM_STOP_CALLBACK
+} zm_stop_reason;
 
 typedef struct zm_token_event {
   int32_t token;
-  size_t index;         // 0 for the first new token
-  float logprob;        // natural log probability of the token before any penalty, temperature or cut
-  const char *text;     // complete UTF-8 that this token finished, possibly empty; not zero-terminated
+  size_t index;     // 0 for the first new token
+  float logprob;    // natural log probability of the token before any penalty, temperature or cut
+  const char *text; // complete UTF-8 that this token finished, possibly empty; not zero-terminated
   size_t text_size;
 } zm_token_event;
 
@@ -98,32 +106,32 @@ typedef struct zm_logit_bias {
 } zm_logit_bias;
 
 typedef struct zm_generate_options {
-  size_t max_tokens;          // 0: 256
-  float temperature;          // 0: greedy
-  int32_t top_k;              // 0: off
-  float top_p;                // 0 or 1: off
-  float min_p;                // 0: off
-  float repetition_penalty;   // 0 or 1: off; divides positive logits of seen tokens, multiplies negative ones
-  float presence_penalty;     // subtracted once from the logit of each token already generated
-  int32_t penalty_window;     // tokens that penalties look back on; 0: 64
-  uint64_t seed;              // same seed, same text, whatever the threads, chunks and batch
+  size_t max_tokens;        // 0: 256
+  float temperature;        // 0: greedy
+  int32_t top_k;            // 0: off
+  float top_p;              // 0 or 1: off
+  float min_p;              // 0: off
+  float repetition_penalty; // 0 or 1: off; divides positive logits of seen tokens, multiplies negative ones
+  float presence_penalty;   // subtracted once from the logit of each token already generated
+  int32_t penalty_window;   // tokens that penalties look back on; 0: 64
+  uint64_t seed;            // same seed, same text, whatever the threads, chunks and batch
   const zm_logit_bias *logit_bias;
   size_t logit_bias_count;
-  const char *const *stop;    // strings that end the text; they are not part of it
+  const char *const *stop; // strings that end the text; they are not part of it
   size_t stop_count;
   const int32_t *stop_tokens;
   size_t stop_token_count;
   bool ignore_eos;
-  bool keep_special;          // show special tokens in the text
-  zm_token_fn on_token;       // may be NULL
-  zm_progress_fn on_prompt;   // progress of the prompt, in tokens; may be NULL; return false to cancel
-  void *user;                 // for both callbacks
+  bool keep_special;        // show special tokens in the text
+  zm_token_fn on_token;     // may be NULL
+  zm_progress_fn on_prompt; // progress of the prompt, in tokens; may be NULL; return false to cancel
+  void *user;               // for both callbacks
 } zm_generate_options;
 
 typedef struct zm_generate_result {
-  int32_t *tokens;            // new tokens
+  int32_t *tokens; // new tokens
   size_t count;
-  char *text;                 // their text, zero-terminated
+  char *text; // their text, zero-terminated
   size_t text_size;
   zm_stop_reason stop;
   size_t prompt_tokens;
@@ -143,7 +151,7 @@ typedef struct zm_patch_report zm_patch_report;
 typedef struct zm_patch_options {
   const char *const *patterns; // names; NULL: all
   size_t count;
-  const char *const *exclude;  // names left out
+  const char *const *exclude; // names left out
   size_t exclude_count;
 } zm_patch_options;
 
@@ -156,8 +164,8 @@ ZM_API zm_status zm_unpatch(zm_model *m);
 typedef struct zm_smart_patch_options {
   const char *const *candidates; // NULL: all
   size_t count;
-  int32_t rounds;                // ABBA rounds for each pattern; 0: 12
-  int32_t tokens;                // decode steps in one timing; 0: 16
+  int32_t rounds; // ABBA rounds for each pattern; 0: 12
+  int32_t tokens; // decode steps in one timing; 0: 16
   zm_progress_fn progress;
   void *progress_user;
 } zm_smart_patch_options;
@@ -168,9 +176,9 @@ ZM_API zm_status zm_smart_patch(zm_model *m, const zm_smart_patch_options *optio
 
 typedef struct zm_patch_entry {
   const char *pattern;
-  const char *place;   // "model.layers.3.mlp"
+  const char *place; // "model.layers.3.mlp"
   bool matched;
-  const char *reason;  // why it was left alone, or what was fused
+  const char *reason;                        // why it was left alone, or what was fused
   double speedup, speedup_low, speedup_high; // decode ratio with its 95% interval; 0 unless zm_smart_patch measured it
 } zm_patch_entry;
 ZM_API size_t zm_patch_report_size(const zm_patch_report *r);

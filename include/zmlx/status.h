@@ -16,16 +16,16 @@
 extern "C" {
 #endif
 
-#define ZM_STATUS_LIST(X)                                                                    \
-  X(ZM_OK, "ok")                                                                             \
-  X(ZM_ERROR_ARGUMENT, "bad argument")          /* a value that the caller passed */         \
-  X(ZM_ERROR_FILE, "file error")                /* cannot open, read, write or publish */    \
-  X(ZM_ERROR_FORMAT, "bad format")              /* a file's content breaks its format */     \
-  X(ZM_ERROR_MEMORY, "out of memory")           /* an allocation failed or cannot fit */     \
-  X(ZM_ERROR_UNSUPPORTED, "unsupported")        /* valid, but this build can't do it */      \
-  X(ZM_ERROR_LIMIT, "limit reached")            /* context full, too many rows, ... */       \
-  X(ZM_ERROR_CANCELLED, "cancelled")            /* a callback or a signal asked to stop */   \
-  X(ZM_ERROR_MISMATCH, "mismatch")              /* results that must agree do not */
+#define ZM_STATUS_LIST(X)                                                                                                                  \
+  X(ZM_OK, "ok")                                                                                                                           \
+  X(ZM_ERROR_ARGUMENT, "bad argument")   /* a value that the caller passed */                                                              \
+  X(ZM_ERROR_FILE, "file error")         /* cannot open, read, write or publish */                                                         \
+  X(ZM_ERROR_FORMAT, "bad format")       /* a file's content breaks its format */                                                          \
+  X(ZM_ERROR_MEMORY, "out of memory")    /* an allocation failed or cannot fit */                                                          \
+  X(ZM_ERROR_UNSUPPORTED, "unsupported") /* valid, but this build can't do it */                                                           \
+  X(ZM_ERROR_LIMIT, "limit reached")     /* context full, too many rows, ... */                                                            \
+  X(ZM_ERROR_CANCELLED, "cancelled")     /* a callback or a signal asked to stop */                                                        \
+  X(ZM_ERROR_MISMATCH, "mismatch")       /* results that must agree do not */
 
 typedef enum zm_status {
 #define X(name, text) name,

@@ -1,5 +1,5 @@
-// The array room, as seen by the rooms above it: graph nodes, leaves, the operations that models are written in, graph surgery for patterns,
-// and compilation of a graph to a program (tape + arena + player).
+// The array room, as seen by the rooms above it: graph nodes, leaves, the operations that models are written in, graph surgery for
+// patterns, and compilation of a graph to a program (tape + arena + player).
 #ifndef ZMI_ARRAY_H
 #define ZMI_ARRAY_H
 
@@ -8,7 +8,13 @@
 // ---- nodes and arrays (graph.c) ----
 typedef struct zmi_node zmi_node;
 
-typedef enum zmi_leaf { ZMI_LEAF_NONE /* made by an op */, ZMI_LEAF_DATA /* owns its data */, ZMI_LEAF_WEIGHT, ZMI_LEAF_INPUT, ZMI_LEAF_STATE } zmi_leaf;
+typedef enum zmi_leaf {
+  ZMI_LEAF_NONE /* made by an op */,
+  ZMI_LEAF_DATA /* owns its data */,
+  ZMI_LEAF_WEIGHT,
+  ZMI_LEAF_INPUT,
+  ZMI_LEAF_STATE
+} zmi_leaf;
 
 struct zm_array {
   int refs;
@@ -36,8 +42,9 @@ struct zmi_node {
   int64_t mark;
 };
 
-// Applies an op: checks operands by its shape rule and makes the outputs (out[0..nout-1], all in the current scope). attrs: the op's attribute struct or NULL.
-// An in[i] that is NULL is an absent optional operand: allowed only where op->operands says so; otherwise the call fails keeping the first error.
+// Applies an op: checks operands by its shape rule and makes the outputs (out[0..nout-1], all in the current scope). attrs: the op's
+// attribute struct or NULL. An in[i] that is NULL is an absent optional operand: allowed only where op->operands says so; otherwise the
+// call fails keeping the first error.
 zm_status zmi_apply(const zmi_op *op, const void *attrs, size_t attrs_size, int nin, zm_array *const *in, zm_array **out);
 // The same for ops with one output.
 zm_array *zmi_apply1(const zmi_op *op, const void *attrs, size_t attrs_size, int nin, zm_array *const *in);
@@ -49,6 +56,11 @@ zm_status zmi_set_label(const char *format, ...) __attribute__((format(printf, 1
 zm_array *zmi_weight(const char *name, const zmi_type *type, const void *data);
 zm_array *zmi_state(const char *name, const zmi_type *type, void *data);
 zm_array *zmi_input(const char *name, const zmi_type *type);
+
+// A leaf that owns `data` (from zmi_malloc), row-major contiguous; on failure the data stays the caller's.
+zm_array *zmi_data_leaf(const zmi_type *type, void *data);
+// After evaluation: the array owns `data` and forgets the graph behind it.
+void zmi_array_settle(zm_array *a, void *data);
 
 zm_array *zmi_array_retain(zm_array *a);
 void zmi_array_release(zm_array *a);
@@ -62,36 +74,43 @@ const zmi_op *zmi_op_at(size_t i);
 // A weight matrix as an operand: a WEIGHT array uint8 [bytes] in the packed form of quant.h, experts one after another.
 typedef struct zmi_matrix {
   zm_array *packed;
-  zm_array *bias;     // [n] or [experts, n], any float dtype; NULL = none
+  zm_array *bias; // [n] or [experts, n], any float dtype; NULL = none
   zmi_format format;
   int64_t n, k, experts; // experts: 1 for plain matrices
 } zmi_matrix;
 
-zm_array *zmi_embed(const zmi_matrix *table, zm_array *ids, zm_dtype dtype);           // ids int32 [R] -> [R, k] of dtype; an id out of range gives zeros
-zm_array *zmi_linear(const zmi_matrix *w, zm_array *x);                                 // [R, K] -> [R, N], dtype of x
-zm_array *zmi_gather_linear(const zmi_matrix *w, zm_array *x, zm_array *experts);       // x [R, K] or [R, S, K], experts int32 [R, S] -> [R, S, N]
-zm_array *zmi_rms_norm(zm_array *x, zm_array *weight, double eps);                      // over the last axis
+// ids int32 [R] -> [R, k] of dtype; an id out of range gives zeros
+zm_array *zmi_embed(const zmi_matrix *table, zm_array *ids, zm_dtype dtype);
+// [R, K] -> [R, N], dtype of x
+zm_array *zmi_linear(const zmi_matrix *w, zm_array *x);
+// x [R, K] or [R, S, K], experts int32 [R, S] -> [R, S, N]
+zm_array *zmi_gather_linear(const zmi_matrix *w, zm_array *x, zm_array *experts);
+// over the last axis
+zm_array *zmi_rms_norm(zm_array *x, zm_array *weight, double eps);
 // cos and sin [R, F] float32 of position * inv_freq; positions int32 [R], inv_freq float32 [F] weight
 zm_status zmi_rope_table(zm_array *positions, zm_array *inv_freq, zm_array **cosine, zm_array **sine);
-zm_array *zmi_rope(zm_array *x, zm_array *cosine, zm_array *sine, bool traditional);    // x [R, H, D]; rotates the first 2F of D
-// Key cache state [sequences, H, blocks, D/2, 16, 2]; value cache state [sequences, H, context, D]; context = 16 * blocks. position, sequence int32 [R].
-zm_array *zmi_write_keys(zm_array *cache, zm_array *keys, zm_array *position, zm_array *sequence);     // keys [R, H, D] -> the updated state
+zm_array *zmi_rope(zm_array *x, zm_array *cosine, zm_array *sine, bool traditional); // x [R, H, D]; rotates the first 2F of D
+// Key cache state [sequences, H, blocks, D/2, 16, 2]; value cache state [sequences, H, context, D]; context = 16 * blocks. position,
+// sequence int32 [R].
+zm_array *zmi_write_keys(zm_array *cache, zm_array *keys, zm_array *position, zm_array *sequence); // keys [R, H, D] -> the updated state
 zm_array *zmi_write_values(zm_array *cache, zm_array *values, zm_array *position, zm_array *sequence);
-zm_array *zmi_attention(zm_array *q, zm_array *keys, zm_array *values, zm_array *position, zm_array *sequence, double scale); // q [R, Hq, D] -> [R, Hq, D]; causal
+// q [R, Hq, D] -> [R, Hq, D]; causal
+zm_array *zmi_attention(zm_array *q, zm_array *keys, zm_array *values, zm_array *position, zm_array *sequence, double scale);
 // Depthwise causal convolution: x [R, D], weight [D, L], bias [D] or NULL, state [sequences, L-1, D] (the last inputs, oldest first).
-zm_status zmi_short_conv(zm_array *x, zm_array *weight, zm_array *bias, zm_array *state, zm_array *position, zm_array *sequence, zm_array **y,
-                         zm_array **new_state);
+zm_status zmi_short_conv(zm_array *x, zm_array *weight, zm_array *bias, zm_array *state, zm_array *position, zm_array *sequence,
+                         zm_array **y, zm_array **new_state);
 typedef enum zmi_route_kind {
-  ZMI_ROUTE_SOFTMAX,  // p = softmax over all experts, rounded to the dtype; choose by p; weights p, divided by their sum if norm
-  ZMI_ROUTE_SIGMOID   // p = sigmoid(logits) rounded to the dtype; choose by float32(p) + bias; weights p, / (sum + eps) if norm, * scale
+  ZMI_ROUTE_SOFTMAX, // p = softmax over all experts, rounded to the dtype; choose by p; weights p, divided by their sum if norm
+  ZMI_ROUTE_SIGMOID  // p = sigmoid(logits) rounded to the dtype; choose by float32(p) + bias; weights p, / (sum + eps) if norm, * scale
 } zmi_route_kind;
 typedef struct zmi_route_attrs {
   int64_t kind, top_k, norm;
   double eps, scale;
 } zmi_route_attrs;
-// logits [R, E], bias float32 [E] or NULL -> experts int32 [R, S] in falling order of score (ties: lowest index), weights [R, S] in the dtype of logits
+// logits [R, E], bias float32 [E] or NULL -> experts int32 [R, S] in falling order of score (ties: lowest index), weights [R, S] in the
+// dtype of logits
 zm_status zmi_route(zm_array *logits, zm_array *bias, const zmi_route_attrs *attrs, zm_array **experts, zm_array **weights);
-zm_array *zmi_combine(zm_array *y, zm_array *weights);                                  // [R, S, D], [R, S] -> [R, D]: float32 fma in order of S, rounded once
+zm_array *zmi_combine(zm_array *y, zm_array *weights); // [R, S, D], [R, S] -> [R, D]: float32 fma in order of S, rounded once
 
 // ---- graph surgery (rewrite.c): what patterns work on ----
 typedef struct zmi_graph {
@@ -102,17 +121,19 @@ typedef struct zmi_graph {
 } zmi_graph;
 zmi_graph *zmi_graph_collect(zm_array *const *outputs, size_t count);
 void zmi_graph_free(zmi_graph *g);
-zm_status zmi_graph_refresh(zmi_graph *g);                                       // recomputes nodes after replacements
-size_t zmi_graph_users(const zmi_graph *g, const zm_array *a, zmi_node **users, size_t limit); // nodes that read a (each once); being an output counts as one more, with no node
-zm_status zmi_graph_replace(zmi_graph *g, zm_array *old, zm_array *replacement); // every reader of old (and the outputs) reads replacement instead
+zm_status zmi_graph_refresh(zmi_graph *g); // recomputes nodes after replacements
+// Nodes that read a (each once); being an output counts as one more, with no node. Returns their number, fills the first `limit`.
+size_t zmi_graph_users(const zmi_graph *g, const zm_array *a, zmi_node **users, size_t limit);
+// Every reader of old (and the outputs) reads replacement instead.
+zm_status zmi_graph_replace(zmi_graph *g, zm_array *old, zm_array *replacement);
 
 // ---- programs (compile.c) ----
 typedef struct zmi_program zmi_program;
 typedef struct zmi_compile_options {
-  const zmi_kernels *kernels;                              // NULL: the best tier
-  zm_status (*rewrite)(void *user, zmi_graph *graph);      // patterns; may be NULL
+  const zmi_kernels *kernels;                         // NULL: the best tier
+  zm_status (*rewrite)(void *user, zmi_graph *graph); // patterns; may be NULL
   void *user;
-  bool plan_only;                                          // no arena, not playable: for printing and for memory plans
+  bool plan_only; // no arena, not playable: for printing and for memory plans
 } zmi_compile_options;
 // Lowers the graph of `outputs` (named names[i]) to a planned tape. Arrays may be released afterwards; leaf memory must stay.
 zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, size_t count, const zmi_compile_options *options);
@@ -125,29 +146,30 @@ zmi_player *zmi_program_player(zmi_program *p);
 // ---- safetensors (safetensors.c) ----
 typedef struct zmi_tensor {
   const char *name;
-  zm_dtype dtype;          // F8 types are uint8
+  zm_dtype dtype; // F8 types are uint8
   int rank;
   int64_t shape[ZM_MAX_RANK];
-  const uint8_t *data;     // into the mapping; any alignment
+  const uint8_t *data; // into the mapping; any alignment
   size_t bytes;
-  int file;                // index of the mapped file
+  int file; // index of the mapped file
 } zmi_tensor;
 typedef struct zmi_tensors zmi_tensors;
-// Opens one .safetensors file, or a folder (model.safetensors, or the shards that model.safetensors.index.json names, all of which must be there). Header checks: sizes, overlaps,
-// overflow, duplicates, dtype and shape against byte counts.
+// Opens one .safetensors file, or a folder (model.safetensors, or the shards that model.safetensors.index.json names, all of which must be
+// there). Header checks: sizes, overlaps, overflow, duplicates, dtype and shape against byte counts.
 zmi_tensors *zmi_tensors_open(const char *path);
 void zmi_tensors_close(zmi_tensors *t);
 size_t zmi_tensors_count(const zmi_tensors *t);
-const zmi_tensor *zmi_tensors_at(const zmi_tensors *t, size_t i);              // in order of name
-const zmi_tensor *zmi_tensors_find(const zmi_tensors *t, const char *name);    // NULL if there is none (no error set)
-void zmi_tensors_drop(const zmi_tensors *t, const zmi_tensor *tensor);         // its pages need not stay in memory
+const zmi_tensor *zmi_tensors_at(const zmi_tensors *t, size_t i);           // in order of name
+const zmi_tensor *zmi_tensors_find(const zmi_tensors *t, const char *name); // NULL if there is none (no error set)
+void zmi_tensors_drop(const zmi_tensors *t, const zmi_tensor *tensor);      // its pages need not stay in memory
 // Parses one header in memory (for tests and fuzzing): the whole file's bytes.
 zmi_tensors *zmi_tensors_parse(const uint8_t *data, size_t size, const char *name);
 // Writes a file (published by rename): add tensors' headers first, then data in the same order.
 typedef struct zmi_tensors_writer zmi_tensors_writer;
-zmi_tensors_writer *zmi_tensors_writer_open(const char *path, size_t count, const zmi_tensor *tensors); // data pointers ignored; metadata {"format":"mlx"}
-zm_status zmi_tensors_writer_write(zmi_tensors_writer *w, const void *data, size_t size);               // bytes of the tensors one after another
-zm_status zmi_tensors_writer_publish(zmi_tensors_writer *w);                                           // frees w; fails if bytes are missing
+zmi_tensors_writer *zmi_tensors_writer_open(const char *path, size_t count,
+                                            const zmi_tensor *tensors); // data pointers ignored; metadata {"format":"mlx"}
+zm_status zmi_tensors_writer_write(zmi_tensors_writer *w, const void *data, size_t size); // bytes of the tensors one after another
+zm_status zmi_tensors_writer_publish(zmi_tensors_writer *w);                              // frees w; fails if bytes are missing
 void zmi_tensors_writer_abandon(zmi_tensors_writer *w);
 
 #endif

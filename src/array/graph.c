@@ -102,11 +102,10 @@ static void drop_node(zmi_node *n, zm_array **dead) {
   zmi_free(n);
 }
 
-void zmi_array_release(zm_array *a) {
-  zm_array *dead = NULL;
-  drop(a, &dead);
+// Frees the dead and whatever dies with them.
+static void bury(zm_array *dead) {
   while (dead) {
-    a = dead;
+    zm_array *a = dead;
     dead = a->next_dead;
     if (a->node) {
       a->node->out[a->index] = NULL;
@@ -116,6 +115,12 @@ void zmi_array_release(zm_array *a) {
     zmi_free(a->name);
     zmi_free(a);
   }
+}
+
+void zmi_array_release(zm_array *a) {
+  zm_array *dead = NULL;
+  drop(a, &dead);
+  bury(dead);
 }
 
 // After evaluation an array stands on its own: the graph behind it may go.
@@ -129,13 +134,7 @@ void zmi_array_settle(zm_array *a, void *data) {
   n->out[a->index] = NULL;
   zm_array *dead = NULL;
   drop_node(n, &dead);
-  while (dead) {
-    zm_array *next = dead->next_dead;
-    dead->refs = 1;
-    zm_array *one = dead;
-    dead = next;
-    zmi_array_release(one);
-  }
+  bury(dead);
 }
 
 // A new array in the current scope, which holds the only reference.
@@ -255,7 +254,8 @@ static zm_status check_operands(const zmi_op *op, int nin, zm_array *const *in, 
   if (nin > ZMI_MAX_IN) return zmi_fail(ZM_ERROR_ARGUMENT, "%s: takes at most %d operands, got %d", op->name, ZMI_MAX_IN, nin);
   for (int i = 0; i < nin; i++) {
     types[i] = (zmi_type){.rank = -1};
-    if (!operand(op, i, &name, &size, &optional)) return zmi_fail(ZM_ERROR_ARGUMENT, "%s: got %d operands, takes '%s'", op->name, nin, op->operands);
+    if (!operand(op, i, &name, &size, &optional))
+      return zmi_fail(ZM_ERROR_ARGUMENT, "%s: got %d operands, takes '%s'", op->name, nin, op->operands);
     if (in[i]) {
       types[i] = in[i]->type;
     } else if (!optional) {
@@ -287,7 +287,8 @@ static zmi_node *new_node(const zmi_op *op, const void *attrs, size_t attrs_size
 
 zm_status zmi_apply(const zmi_op *op, const void *attrs, size_t attrs_size, int nin, zm_array *const *in, zm_array **out) {
   zmi_type types[ZMI_MAX_IN], results[ZMI_MAX_OUT];
-  if (attrs_size > ZMI_ATTR_BYTES) return zmi_fail(ZM_ERROR_ARGUMENT, "%s: attributes of %zu bytes exceed %d", op->name, attrs_size, ZMI_ATTR_BYTES);
+  if (attrs_size > ZMI_ATTR_BYTES)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "%s: attributes of %zu bytes exceed %d", op->name, attrs_size, ZMI_ATTR_BYTES);
   zm_status status = check_operands(op, nin, in, types);
   if (status != ZM_OK) return status;
   zmi_node *n = new_node(op, attrs, attrs_size, nin, in);
@@ -319,8 +320,7 @@ zm_status zmi_apply(const zmi_op *op, const void *attrs, size_t attrs_size, int 
   }
   zm_array *dead = NULL;
   drop_node(n, &dead);
-  for (; dead; dead = NULL) {
-  }
+  bury(dead);
   return status;
 }
 

@@ -5,13 +5,16 @@
 #include "quant/quant.h"
 #include "tape/tape.h"
 
-enum { ZMI_RANGE = 256,          // k of one partial sum of a dot product (docs/numerics.md)
-       ZMI_KEY_RANGE = 128,      // positions of one partial softmax in attention
-       ZMI_KEY_BLOCK = 16,       // positions side by side in the key cache
-       ZMI_ROWS = 4 };           // rows of x that the dot kernels take at once
+enum {
+  ZMI_RANGE = 256,     // k of one partial sum of a dot product (docs/numerics.md)
+  ZMI_KEY_RANGE = 128, // positions of one partial softmax in attention
+  ZMI_KEY_BLOCK = 16,  // positions side by side in the key cache
+  ZMI_ROWS = 4
+}; // rows of x that the dot kernels take at once
 
-// One row of activations as digits. Per group, one after another: group bytes of d0 (most significant), of d1, of d2; after all groups: float scale[groups] (the power
-// of two 2^e), float sum[groups] (2^e times the sum of the integers). Size and addresses: zmi_digits_bytes (a multiple of 64).
+// One row of activations as digits. Per group, one after another: group bytes of d0 (most significant), of d1, of d2; after all groups:
+// float scale[groups] (the power of two 2^e), float sum[groups] (2^e times the sum of the integers). Size and addresses: zmi_digits_bytes
+// (a multiple of 64).
 size_t zmi_digits_bytes(int64_t k, int64_t group);
 
 // One CPU tier. Every function gives the same bits in every tier; the scalar tier (scalar.c) is the readable definition.
@@ -20,25 +23,27 @@ typedef struct zmi_kernels {
 
   // x float32 [k] -> digits (zmi_digits_bytes(k, group) bytes, 64-byte aligned).
   void (*digits)(const float *x, int64_t k, int64_t group, void *digits);
-  // y[m][16*b + lane] = dot of rows m < rows (<= ZMI_ROWS) of x, given as digits, with the 16 rows of each of `blocks` consecutive affine blocks.
-  // y: float32, row stride ldy. Long runs of blocks stream best: the kernel prefetches ahead across them.
-  void (*dot_affine)(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits, float *y, int64_t ldy);
-  // The same for float blocks. x: rows of the dtype of the block (bf16 or f32), k elements; odd k is handled. x_dtype ZM_BF16 or ZM_F32; blocks of bf16
-  // weights with float32 x compute fma(float(w), x, acc). blocks may be n = 1.. consecutive blocks: y[m][16*b + lane].
-  void (*dot_float)(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *x, zm_dtype x_dtype, float *y, int64_t ldy);
+  // y[m][16*b + lane] = dot of rows m < rows (<= ZMI_ROWS) of x, given as digits, with the 16 rows of each of `blocks` consecutive affine
+  // blocks. y: float32, row stride ldy. Long runs of blocks stream best: the kernel prefetches ahead across them.
+  void (*dot_affine)(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits, float *y,
+                     int64_t ldy);
+  // The same for float blocks. x: rows of the dtype of the block (bf16 or f32), k elements; odd k is handled. x_dtype ZM_BF16 or ZM_F32;
+  // blocks of bf16 weights with float32 x compute fma(float(w), x, acc). blocks may be n = 1.. consecutive blocks: y[m][16*b + lane].
+  void (*dot_float)(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *x, zm_dtype x_dtype,
+                    float *y, int64_t ldy);
 
   // Row helpers. n elements; dtype of memory at `src`/`dst` is any float dtype; float32 inside.
-  void (*load)(const void *src, zm_dtype dtype, int64_t n, float *out);        // widen
-  void (*store)(const float *x, int64_t n, void *dst, zm_dtype dtype);         // round to nearest even
-  void (*round)(float *x, int64_t n, zm_dtype dtype);                          // in place, through dtype and back
+  void (*load)(const void *src, zm_dtype dtype, int64_t n, float *out); // widen
+  void (*store)(const float *x, int64_t n, void *dst, zm_dtype dtype);  // round to nearest even
+  void (*round)(float *x, int64_t n, zm_dtype dtype);                   // in place, through dtype and back
   // y = x * (1 / sqrt(mean(x^2) + eps)) * w, w float32. May be in place. Sum of squares in the lane order.
   void (*rms_norm)(const float *x, const float *w, int64_t n, float eps, float *y);
-  float (*sum)(const float *x, int64_t n);                                     // lane order
-  float (*max)(const float *x, int64_t n);                                     // NaN if any is NaN
-  void (*softmax)(float *x, int64_t n);                                        // in place: exp(x - max) / sum
+  float (*sum)(const float *x, int64_t n); // lane order
+  float (*max)(const float *x, int64_t n); // NaN if any is NaN
+  void (*softmax)(float *x, int64_t n);    // in place: exp(x - max) / sum
   void (*exp)(float *x, int64_t n);
   void (*sigmoid)(float *x, int64_t n);
-  void (*silu)(float *x, int64_t n);                                           // x * sigmoid(x)
+  void (*silu)(float *x, int64_t n); // x * sigmoid(x)
   void (*tanh)(float *x, int64_t n);
   void (*log)(float *x, int64_t n);
   // Rotates n/2 pairs: half-split (x[i], x[i + n/2]) or, if traditional, (x[2i], x[2i+1]), by cos/sin [n/2].
@@ -47,11 +52,11 @@ typedef struct zmi_kernels {
   void (*axpy)(float a, const void *x, zm_dtype dtype, int64_t n, float *acc);
   // acc[i] = fma(a[i], b[i], acc[i])
   void (*multiply_add)(const float *a, const float *b, int64_t n, float *acc);
-  // One range of attention for one query head: `count` <= ZMI_KEY_RANGE positions of one key/value head starting at a multiple of ZMI_KEY_RANGE.
-  // q [dim] of dtype; keys: blocks of ZMI_KEY_BLOCK positions, each dim/2 pairs x 16 positions x {2j, 2j+1}; values [positions][dim] row-major.
-  // Out: running maximum, sum of exp, and un-normalized values acc [dim] (float32).
-  void (*attend)(const void *q, const void *keys, const void *values, zm_dtype dtype, int64_t dim, int64_t count, float scale,
-                 float *max, float *sum, float *acc);
+  // One range of attention for one query head: `count` <= ZMI_KEY_RANGE positions of one key/value head starting at a multiple of
+  // ZMI_KEY_RANGE. q [dim] of dtype; keys: blocks of ZMI_KEY_BLOCK positions, each dim/2 pairs x 16 positions x {2j, 2j+1}; values
+  // [positions][dim] row-major. Out: running maximum, sum of exp, and un-normalized values acc [dim] (float32).
+  void (*attend)(const void *q, const void *keys, const void *values, zm_dtype dtype, int64_t dim, int64_t count, float scale, float *max,
+                 float *sum, float *acc);
 } zmi_kernels;
 
 // Tiers from the lowest to the highest; the name of the best this machine and its operating system allow is zmi_kernels_best()->name.
@@ -73,7 +78,8 @@ void zmi_sincos(double x, double *sine, double *cosine); // |x| < 2^30
 double zmi_pow(double base, double exponent);            // base > 0
 
 // ---- executor (cpu/play.c) ----
-// A bound tape ready to play: calls with resolved addresses, and where barriers are needed. Borrows the tape, the arena and all slot memory.
+// A bound tape ready to play: calls with resolved addresses, and where barriers are needed. Borrows the tape, the arena and all slot
+// memory.
 typedef struct zmi_player zmi_player;
 // Every WEIGHT, INPUT and STATE slot must have data; arena has tape->arena_bytes.
 zmi_player *zmi_player_new(zmi_tape *tape, void *arena, const zmi_kernels *kernels);

@@ -37,7 +37,8 @@ bool zmi_grow(void **p, size_t *capacity, size_t needed, size_t element_size);
 #define ZMI_GROW(p, capacity, needed) zmi_grow((void **)&(p), &(capacity), (needed), sizeof *(p))
 
 // ---- strings (text.c) ----
-// A growable, always zero-terminated string. Zero-initialize; zmi_text_free releases. A failed append sets `failed` and later ones do nothing.
+// A growable, always zero-terminated string. Zero-initialize; zmi_text_free releases. A failed append sets `failed` and later ones do
+// nothing.
 typedef struct zmi_text {
   char *data; // "" until something is appended is represented as NULL with size 0; use zmi_text_str
   size_t size, capacity;
@@ -57,7 +58,8 @@ bool zmi_map_get(const zmi_map *m, const char *key, size_t key_size, int64_t *va
 size_t zmi_map_size(const zmi_map *m);
 
 // ---- files (file.c) ----
-// A file mapped read-only. size 0 gives data NULL. Growing or shrinking of the file afterwards is checked by nobody: callers keep offsets below size.
+// A file mapped read-only. size 0 gives data NULL. Growing or shrinking of the file afterwards is checked by nobody: callers keep offsets
+// below size.
 typedef struct zmi_mapping {
   const uint8_t *data;
   size_t size;
@@ -72,8 +74,9 @@ zm_status zmi_read_file(const char *path, size_t limit, char **data, size_t *siz
 typedef struct zmi_writer zmi_writer;
 zmi_writer *zmi_writer_open(const char *path);
 zm_status zmi_writer_write(zmi_writer *w, const void *data, size_t size);
-zm_status zmi_writer_publish(zmi_writer *w); // flush, fsync, rename; frees w in any case; on failure the target is untouched and nothing stays behind
-void zmi_writer_abandon(zmi_writer *w);      // removes the temporary file; NULL is ignored
+zm_status
+zmi_writer_publish(zmi_writer *w); // flush, fsync, rename; frees w in any case; on failure the target is untouched and nothing stays behind
+void zmi_writer_abandon(zmi_writer *w); // removes the temporary file; NULL is ignored
 char *zmi_path_join(const char *folder, const char *name);
 bool zmi_path_is_folder(const char *path);
 bool zmi_path_exists(const char *path);
@@ -97,9 +100,16 @@ unsigned zmi_float_rule_enter(void);
 void zmi_float_rule_leave(unsigned saved);
 
 // ---- time and machine (machine.c) ----
-double zmi_now(void);              // monotonic seconds
-uint64_t zmi_peak_memory(void);    // bytes: largest resident set of this process so far
+double zmi_now(void);                // monotonic seconds
+uint64_t zmi_peak_memory(void);      // bytes: largest resident set of this process so far
 uint64_t zmi_memory_available(void); // bytes that can be had now, cgroup limit respected; 0 when unknown
+// What the control groups of this process allow; `root` is "" outside of tests, which give a folder with proc/ and sys/ of their own.
+typedef struct zmi_limits {
+  double cpus; // 0: no limit
+  bool memory_limited;
+  uint64_t memory, memory_left; // bytes: the limit, and what is left of it when cached files give way; 0 if there is none
+} zmi_limits;
+zmi_limits zmi_group_limits(const char *root);
 
 // ---- environment (env.c): one table of all variables the library reads ----
 typedef struct zmi_env_var {

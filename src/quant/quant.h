@@ -1,20 +1,29 @@
 // Weight formats: what a matrix looks like in a checkpoint, and the packed form that the kernels read.
 //
-// A packed matrix is a run of blocks of 16 output rows. Inside a block, k goes up group by group; a lane (0..15) is a row. Rows past N are zero.
-//   affine b bits, group g (g in 32, 64, 128):  per group: code words, then 16 scales, then 16 biases (scale dtype: bf16 2 bytes or f32 4 bytes).
-//     Codes are cut into bit planes of 8, 4, 2 or 1 bits: 8 = {8}, 6 = {4,2}, 5 = {4,1}, 4 = {4}, 3 = {2,1}, 2 = {2}; the first plane holds the low bits.
-//     Per 32 k, plane after plane: a plane of p bits has p words a lane, word w of all 16 lanes side by side (64 bytes). Byte j of word w, field f
-//     (bits f*p .. f*p+p-1, f < 8/p) is the plane's part of the code of k = w*(32/p) + 4*f + j.
-//   float (bf16, f16 or f32 stored):   per pair of k: 16 lanes side by side, each {w[2j], w[2j+1]}, in bf16 (4 bytes a lane) or f32 (8 bytes a lane).
-//     f16 is widened to f32. Odd K is padded with a zero.
-// Blocks are padded to multiples of 64 bytes.
+// A packed matrix is a run of blocks of 16 output rows, padded to multiples of 64 bytes. Inside a block, k goes up group by group; a lane
+// (0..15) is a row. Rows past N are zero.
+//
+// affine, b bits, group g (32, 64 or 128): per group the code words, then 16 scales, then 16 biases (bf16, 2 bytes, or f32, 4 bytes).
+//   Codes are cut into bit planes of 8, 4, 2 or 1 bits: 8 = {8}, 6 = {4,2}, 5 = {4,1}, 4 = {4}, 3 = {2,1}, 2 = {2}; the first plane holds
+//   the low bits. Per 32 k, plane after plane: a plane of p bits has p words a lane, word w of all 16 lanes side by side (64 bytes).
+//   Byte j of word w, field f (bits f*p .. f*p+p-1, f < 8/p) is the plane's part of the code of k = w*(32/p) + 4*f + j.
+//
+// float (bf16, f16 or f32 stored): per pair of k 16 lanes side by side, each {w[2j], w[2j+1]}, in bf16 (4 bytes a lane) or f32 (8 bytes a
+//   lane). f16 is widened to f32. Odd K is padded with a zero.
 #ifndef ZMI_QUANT_H
 #define ZMI_QUANT_H
 
 #include "base/base.h"
 #include <zmlx/array.h>
 
-typedef enum zmi_quant_mode { ZMI_QUANT_NONE, ZMI_QUANT_AFFINE, ZMI_QUANT_MXFP4, ZMI_QUANT_MXFP8, ZMI_QUANT_NVFP4, ZMI_QUANT_MODE_COUNT } zmi_quant_mode;
+typedef enum zmi_quant_mode {
+  ZMI_QUANT_NONE,
+  ZMI_QUANT_AFFINE,
+  ZMI_QUANT_MXFP4,
+  ZMI_QUANT_MXFP8,
+  ZMI_QUANT_NVFP4,
+  ZMI_QUANT_MODE_COUNT
+} zmi_quant_mode;
 
 // How a matrix is stored in a checkpoint.
 typedef struct zmi_format {
@@ -31,7 +40,7 @@ zm_status zmi_format_check(const zmi_format *f);
 const char *zmi_format_text(const zmi_format *f, char buffer[64]); // "affine 4-bit g64", "bfloat16"
 
 enum { ZMI_LANES = 16 };
-size_t zmi_packed_block_bytes(const zmi_format *f, int64_t k);             // one block of 16 rows
+size_t zmi_packed_block_bytes(const zmi_format *f, int64_t k);                   // one block of 16 rows
 bool zmi_packed_bytes(const zmi_format *f, int64_t n, int64_t k, size_t *bytes); // one matrix [n, k]; false on overflow
 
 // The planes of a bit width, low bits first, ending with 0.
@@ -45,8 +54,8 @@ typedef struct zmi_stored_matrix {
   int64_t n, k;
 } zmi_stored_matrix;
 
-// Packs rows of blocks [begin, end) (of 16 rows) of a matrix to `packed` (address of block 0). Pointers need no alignment. Blocks are independent: callers share them
-// out to workers. NaN or infinite scales are found by zmi_stored_matrix_check.
+// Packs rows of blocks [begin, end) (of 16 rows) of a matrix to `packed` (address of block 0). Pointers need no alignment. Blocks are
+// independent: callers share them out to workers. NaN or infinite scales are found by zmi_stored_matrix_check.
 void zmi_pack_blocks(const zmi_format *f, const zmi_stored_matrix *m, void *packed, int64_t begin, int64_t end);
 // Refuses scales and biases that are NaN or infinite: row and group of the first one are in the message.
 zm_status zmi_stored_matrix_check(const zmi_format *f, const zmi_stored_matrix *m);
@@ -60,11 +69,17 @@ void zmi_quantize_affine(int64_t bits, int64_t group, const float *w, int64_t n,
 
 // Scalar conversions, round to nearest even. NaN becomes the quiet NaN 0x7FC0 (bf16) or 0x7E00 (f16). Denormals are kept as they are.
 static inline float zmi_bf16_to_f32(uint16_t v) {
-  union { uint32_t u; float f; } c = {.u = (uint32_t)v << 16};
+  union {
+    uint32_t u;
+    float f;
+  } c = {.u = (uint32_t)v << 16};
   return c.f;
 }
 static inline uint16_t zmi_f32_to_bf16(float v) {
-  union { float f; uint32_t u; } c = {.f = v};
+  union {
+    float f;
+    uint32_t u;
+  } c = {.f = v};
   if ((c.u & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
   return (uint16_t)((c.u + 0x7fffu + ((c.u >> 16) & 1u)) >> 16);
 }

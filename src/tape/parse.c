@@ -1,5 +1,5 @@
-// Reads the text form of a tape (described in print.c). The text may be hostile: every number is checked, slots must be declared once and before
-// their use, and the finished tape goes through zmi_tape_verify.
+// Reads the text form of a tape (described in print.c). The text may be hostile: every number is checked, slots must be declared once and
+// before their use, and the finished tape goes through zmi_tape_verify.
 #include "tape/tape.h"
 
 #include <errno.h>
@@ -135,22 +135,20 @@ static bool quoted(reader *r, char out[MAX_NAME]) {
 // Slots are declared in any order; numbers not seen yet are holes with kind -1 until their line comes.
 static zm_status declare(reader *r, int64_t index, const zmi_slot *slot) {
   zmi_tape *t = r->tape;
-  if (index < 0 || index >= MAX_SLOTS) return zmi_fail(ZM_ERROR_FORMAT, "tape text, line %d: slot number %" PRId64 " is out of range", r->line, index);
+  if (index < 0 || index >= MAX_SLOTS)
+    return zmi_fail(ZM_ERROR_FORMAT, "tape text, line %d: slot number %" PRId64 " is out of range", r->line, index);
   while (t->slot_count <= (size_t)index) {
     zmi_slot hole = {.kind = (zmi_slot_kind)-1, .base = -1};
     if (zmi_tape_add_slot(t, &hole) < 0) return ZM_ERROR_MEMORY;
   }
-  if ((int)t->slots[index].kind != -1) return zmi_fail(ZM_ERROR_FORMAT, "tape text, line %d: slot %%%" PRId64 " is declared twice", r->line, index);
+  if ((int)t->slots[index].kind != -1)
+    return zmi_fail(ZM_ERROR_FORMAT, "tape text, line %d: slot %%%" PRId64 " is declared twice", r->line, index);
   zmi_slot s = *slot;
   if (s.name && !(s.name = zmi_tape_string(t, s.name))) return ZM_ERROR_MEMORY;
   if (s.kind != ZMI_SLOT_VIEW) {
     s.base = -1;
     zmi_type_bytes(&s.type, &s.bytes); // checked when the type was read
-    int64_t step = 1;
-    for (int i = s.type.rank - 1; i >= 0; i--) {
-      s.stride[i] = step;
-      step *= s.type.shape[i] > 0 ? s.type.shape[i] : 1;
-    }
+    zmi_slot_set_contiguous(&s);
   }
   t->slots[index] = s;
   return ZM_OK;
@@ -266,7 +264,8 @@ static zm_status instr_line(reader *r, int64_t first) {
     while (status == ZM_OK && !take(r, "}")) status = attribute(r, &in);
   }
   if (status != ZM_OK) return status;
-  if (take(r, "scratch") && (!size_number(r, &in.scratch) || !take(r, "@") || !size_number(r, &in.scratch_offset))) return bad(r, "'scratch N @OFFSET'");
+  if (take(r, "scratch") && (!size_number(r, &in.scratch) || !take(r, "@") || !size_number(r, &in.scratch_offset)))
+    return bad(r, "'scratch N @OFFSET'");
   blanks(r);
   if (r->at < r->end && *r->at == '"') {
     if (!quoted(r, label)) return bad(r, "a label in quotes");
@@ -293,12 +292,14 @@ static zm_status check_places(const zmi_tape *t) {
     if ((int)s->kind == -1) return zmi_fail(ZM_ERROR_FORMAT, "tape text: slot %%%zu is not declared", i);
     if (s->kind != ZMI_SLOT_TEMP && s->kind != ZMI_SLOT_OUTPUT) continue;
     if (s->offset > t->arena_bytes || s->bytes > t->arena_bytes - s->offset || s->offset % 64) {
-      return zmi_fail(ZM_ERROR_FORMAT, "tape text: slot %%%zu at %zu with %zu bytes does not fit the arena of %zu", i, s->offset, s->bytes, t->arena_bytes);
+      return zmi_fail(ZM_ERROR_FORMAT, "tape text: slot %%%zu at %zu with %zu bytes does not fit the arena of %zu", i, s->offset, s->bytes,
+                      t->arena_bytes);
     }
   }
   for (size_t i = 0; i < t->instr_count; i++) {
     const zmi_instr *in = &t->instrs[i];
-    if (in->scratch && (in->scratch_offset > t->arena_bytes || in->scratch > t->arena_bytes - in->scratch_offset || in->scratch_offset % 64)) {
+    if (in->scratch &&
+        (in->scratch_offset > t->arena_bytes || in->scratch > t->arena_bytes - in->scratch_offset || in->scratch_offset % 64)) {
       return zmi_fail(ZM_ERROR_FORMAT, "tape text: scratch of instruction %zu does not fit the arena of %zu", i, t->arena_bytes);
     }
   }

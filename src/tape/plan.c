@@ -1,5 +1,5 @@
-// Plans the arena: every temporary slot and every instruction's scratch gets a place for its lifetime; lifetimes that do not meet share memory.
-// One walk over the tape with a list of holes, smallest hole that fits first: near linear in the length of the tape.
+// Plans the arena: every temporary slot and every instruction's scratch gets a place for its lifetime; lifetimes that do not meet share
+// memory. One walk over the tape with a list of holes, smallest hole that fits first: near linear in the length of the tape.
 #include "tape/tape.h"
 
 #include <stdlib.h>
@@ -64,7 +64,8 @@ static void collect(planner *p, zmi_tape *t) {
   }
   for (size_t i = 0; i < t->instr_count; i++) {
     zmi_instr *in = &t->instrs[i];
-    if (in->scratch) blocks[p->count++] = (block){.bytes = in->scratch, .first = (int64_t)i, .last = (int64_t)i, .place = &in->scratch_offset};
+    if (in->scratch)
+      blocks[p->count++] = (block){.bytes = in->scratch, .first = (int64_t)i, .last = (int64_t)i, .place = &in->scratch_offset};
   }
 }
 

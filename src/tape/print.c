@@ -16,8 +16,10 @@ static void put_name(zmi_text *out, const char *s) {
   zmi_text_add(out, " \"");
   for (; *s; s++) {
     unsigned char c = (unsigned char)*s;
-    if (c == '"' || c == '\\' || c < 0x20) zmi_text_add(out, "\\x%02x", c);
-    else zmi_text_add_bytes(out, s, 1);
+    if (c == '"' || c == '\\' || c < 0x20)
+      zmi_text_add(out, "\\x%02x", c);
+    else
+      zmi_text_add_bytes(out, s, 1);
   }
   zmi_text_add(out, "\"");
 }
@@ -57,8 +59,10 @@ static void put_attrs(zmi_text *out, const zmi_instr *in) {
     int64_t v, words = 0;
     memcpy(&v, in->attrs.bytes + f->offset, sizeof v);
     while (f->kind == ZMI_FIELD_WORD && f->words[words]) words++;
-    if (v >= 0 && v < words) zmi_text_add(out, "%s", f->words[v]);
-    else zmi_text_add(out, "%lld", (long long)v);
+    if (v >= 0 && v < words)
+      zmi_text_add(out, "%s", f->words[v]);
+    else
+      zmi_text_add(out, "%lld", (long long)v);
   }
   if (between[1] != '{') zmi_text_add(out, "}");
 }
@@ -93,8 +97,10 @@ static void put_instr(zmi_text *out, const zmi_tape *t, const zmi_instr *in) {
   zmi_text_add(out, " = %s(", in->op->name);
   for (int i = 0; i < in->nin; i++) {
     if (i) zmi_text_add(out, ", ");
-    if (in->in[i] < 0) zmi_text_add(out, "-");
-    else zmi_text_add(out, "%%%d", in->in[i]);
+    if (in->in[i] < 0)
+      zmi_text_add(out, "-");
+    else
+      zmi_text_add(out, "%%%d", in->in[i]);
   }
   zmi_text_add(out, ")");
   put_attrs(out, in);

@@ -45,6 +45,24 @@ const char *zmi_type_text(const zmi_type *t, char buffer[128]) {
   return buffer;
 }
 
+bool zmi_slot_is_contiguous(const zmi_slot *s) {
+  int64_t step = 1;
+  if (zmi_type_count(&s->type) == 0) return true;
+  for (int i = s->type.rank - 1; i >= 0; i--) {
+    if (s->type.shape[i] != 1 && s->stride[i] != step) return false;
+    step *= s->type.shape[i];
+  }
+  return true;
+}
+
+void zmi_slot_set_contiguous(zmi_slot *s) {
+  int64_t step = 1;
+  for (int i = s->type.rank - 1; i >= 0; i--) {
+    s->stride[i] = step;
+    step *= s->type.shape[i] > 0 ? s->type.shape[i] : 1;
+  }
+}
+
 zmi_tape *zmi_tape_new(void) {
   return zmi_calloc(1, sizeof(zmi_tape));
 }

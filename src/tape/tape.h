@@ -1,7 +1,7 @@
 // The tape: a flat list of kernel calls over slots. It is data: it can be printed, parsed back, checked, planned and played; nothing here
 // knows what a model is or how an executor works.
 //
-//   slot         a typed, strided piece of memory: temporary (in the planned arena), weight, input, state, output, or a view of another slot
+//   slot         a typed, strided piece of memory: temporary (in the planned arena), weight, input, state, output, or a view of a slot
 //   instruction  an op, its attributes, the slots it reads and the slots it writes
 //   op           one row: name, operands, attributes, shape rule, rounding point, and the stages that compute it on the CPU
 //   stage        independent tiles; all tiles of a stage are done before the next stage starts
@@ -19,11 +19,11 @@ typedef struct zmi_type {
   int64_t shape[ZM_MAX_RANK];
 } zmi_type;
 
-int64_t zmi_type_count(const zmi_type *t);                        // elements
-bool zmi_type_bytes(const zmi_type *t, size_t *bytes);            // false on overflow or negative dims
+int64_t zmi_type_count(const zmi_type *t);             // elements
+bool zmi_type_bytes(const zmi_type *t, size_t *bytes); // false on overflow or negative dims
 bool zmi_type_equal(const zmi_type *a, const zmi_type *b);
 zmi_type zmi_type_of(zm_dtype dtype, int rank, const int64_t *shape);
-const char *zmi_type_text(const zmi_type *t, char buffer[128]);   // "bfloat16[1, 384]"
+const char *zmi_type_text(const zmi_type *t, char buffer[128]); // "bfloat16[1, 384]"
 
 typedef enum zmi_slot_kind {
   ZMI_SLOT_TEMP,   // lives in the arena
@@ -46,8 +46,13 @@ typedef struct zmi_slot {
   void *data;                  // address of the first element once bound
 } zmi_slot;
 
-// Attributes: each op declares a struct of at most ZMI_ATTR_BYTES and describes its fields, so that tapes print and parse without knowing ops.
-typedef enum zmi_field_kind { ZMI_FIELD_INT /* int64_t */, ZMI_FIELD_FLOAT /* double */, ZMI_FIELD_WORD /* int64_t index into words */ } zmi_field_kind;
+// Attributes: each op declares a struct of at most ZMI_ATTR_BYTES and describes its fields, so that tapes print and parse without knowing
+// ops.
+typedef enum zmi_field_kind {
+  ZMI_FIELD_INT /* int64_t */,
+  ZMI_FIELD_FLOAT /* double */,
+  ZMI_FIELD_WORD /* int64_t index into words */
+} zmi_field_kind;
 typedef struct zmi_field {
   const char *name;
   zmi_field_kind kind;
@@ -69,7 +74,7 @@ typedef struct zmi_call {
   const zmi_slot *out[ZMI_MAX_OUT];
   const void *src[ZMI_MAX_IN];
   void *dst[ZMI_MAX_OUT];
-  void *scratch;                     // op->scratch bytes, 64-byte aligned, contents undefined
+  void *scratch; // op->scratch bytes, 64-byte aligned, contents undefined
   const struct zmi_kernels *kernels;
 } zmi_call;
 
@@ -89,15 +94,16 @@ enum {
 
 typedef struct zmi_op {
   const char *name;
-  const char *operands;      // "x weight bias?": names, '?' = optional, last "xs*" = any number
-  const zmi_field *fields;   // ends with a NULL name; NULL = no attributes
-  const char *rounding;      // where results are rounded, one sentence (docs/numerics.md is generated from it)
+  const char *operands;    // "x weight bias?": names, '?' = optional, last "xs*" = any number
+  const zmi_field *fields; // ends with a NULL name; NULL = no attributes
+  const char *rounding;    // where results are rounded, one sentence (docs/numerics.md is generated from it)
   unsigned flags;
   // In-place outputs: updates[o] = i + 1 says that output o is input i (a state) updated in place; 0 = fresh memory.
   signed char updates[ZMI_MAX_OUT];
   // Shape rule: checks operands (types[i] with rank < 0 for an absent one) and gives the outputs. Sets the error message.
   zm_status (*infer)(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out);
-  // VIEW ops: from the input's slot to the output's strides and extra shift. Returns false if strides can't express it (lowering copies first).
+  // VIEW ops: from the input's slot to the output's strides and extra shift. Returns false if strides can't express it (lowering copies
+  // first).
   bool (*view)(const void *attrs, const zmi_slot *in, const zmi_type *out, int64_t *stride, int64_t *shift);
   size_t (*scratch)(const zmi_call *c); // bytes; src/dst not yet set; NULL = none
   zmi_stage stages[ZMI_MAX_STAGES];     // ends at the first stage without run
@@ -109,7 +115,7 @@ typedef struct zmi_instr {
   int nin, nout;
   int in[ZMI_MAX_IN]; // slots; -1 = absent
   int out[ZMI_MAX_OUT];
-  const char *label;  // place in the model, "model.layers.3.mlp"; may be NULL
+  const char *label;              // place in the model, "model.layers.3.mlp"; may be NULL
   size_t scratch, scratch_offset; // bytes and place in the arena
 } zmi_instr;
 
@@ -122,6 +128,9 @@ typedef struct zmi_tape {
   char **strings;     // owned copies of names and labels
   size_t string_count, string_capacity;
 } zmi_tape;
+
+bool zmi_slot_is_contiguous(const zmi_slot *s); // row-major without gaps (dimensions of size 1 aside)
+void zmi_slot_set_contiguous(zmi_slot *s);      // strides of row-major memory for s->type
 
 zmi_tape *zmi_tape_new(void);
 void zmi_tape_free(zmi_tape *t);

@@ -1,9 +1,11 @@
-// Checks a tape before it is planned or played: indices, types, views, attributes, shape rules, and that nothing is read before it is written.
+// Checks a tape before it is planned or played: indices, types, views, attributes, shape rules, and that nothing is read before it is
+// written.
 #include "tape/tape.h"
 
 #include <string.h>
 
-static const int slot_is_named[] = {[ZMI_SLOT_WEIGHT] = 1, [ZMI_SLOT_INPUT] = 1, [ZMI_SLOT_STATE] = 1, [ZMI_SLOT_OUTPUT] = 1, [ZMI_SLOT_VIEW] = 0};
+static const int slot_is_named[] = {
+    [ZMI_SLOT_WEIGHT] = 1, [ZMI_SLOT_INPUT] = 1, [ZMI_SLOT_STATE] = 1, [ZMI_SLOT_OUTPUT] = 1, [ZMI_SLOT_VIEW] = 0};
 
 // The furthest element that a view can touch, counted from the first element of its base; false on overflow.
 static bool view_extent(const zmi_slot *s, int64_t *low, int64_t *high) {
@@ -21,7 +23,8 @@ static bool view_extent(const zmi_slot *s, int64_t *low, int64_t *high) {
 static zm_status verify_view(const zmi_tape *t, size_t index) {
   const zmi_slot *s = &t->slots[index];
   if (s->base < 0 || (size_t)s->base >= index || t->slots[s->base].kind == ZMI_SLOT_VIEW) {
-    return zmi_fail(ZM_ERROR_FORMAT, "tape: view %%%zu looks into slot %d, which is not an earlier slot with memory of its own", index, s->base);
+    return zmi_fail(ZM_ERROR_FORMAT, "tape: view %%%zu looks into slot %d, which is not an earlier slot with memory of its own", index,
+                    s->base);
   }
   const zmi_slot *base = &t->slots[s->base];
   if (base->type.dtype != s->type.dtype) {
@@ -50,16 +53,6 @@ static zm_status verify_slot(const zmi_tape *t, size_t index) {
   return ZM_OK;
 }
 
-static bool contiguous(const zmi_slot *s) {
-  int64_t step = 1;
-  if (zmi_type_count(&s->type) == 0) return true;
-  for (int i = s->type.rank - 1; i >= 0; i--) {
-    if (s->type.shape[i] != 1 && s->stride[i] != step) return false;
-    step *= s->type.shape[i];
-  }
-  return true;
-}
-
 static int root_of(const zmi_tape *t, int slot) {
   return t->slots[slot].kind == ZMI_SLOT_VIEW ? t->slots[slot].base : slot;
 }
@@ -73,10 +66,12 @@ static zm_status verify_operands(const zmi_tape *t, size_t index, const unsigned
       return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) reads slot %d of %zu", index, in->op->name, in->in[i], t->slot_count);
     }
     if (!written[root_of(t, in->in[i])]) {
-      return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) reads slot %%%d before anything has written it", index, in->op->name, in->in[i]);
+      return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) reads slot %%%d before anything has written it", index, in->op->name,
+                      in->in[i]);
     }
-    if (!(in->op->flags & ZMI_OP_STRIDED) && !contiguous(&t->slots[in->in[i]])) {
-      return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) needs contiguous operands, slot %%%d has strides", index, in->op->name, in->in[i]);
+    if (!(in->op->flags & ZMI_OP_STRIDED) && !zmi_slot_is_contiguous(&t->slots[in->in[i]])) {
+      return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) needs contiguous operands, slot %%%d has strides", index, in->op->name,
+                      in->in[i]);
     }
     types[i] = t->slots[in->in[i]].type;
   }
@@ -92,8 +87,8 @@ static zm_status verify_result(const zmi_tape *t, size_t index, int o, const zmi
   }
   const zmi_slot *s = &t->slots[slot];
   if (!zmi_type_equal(&s->type, expected)) {
-    return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) gives %s, slot %%%d is %s", index, in->op->name, zmi_type_text(expected, a), slot,
-                    zmi_type_text(&s->type, b));
+    return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) gives %s, slot %%%d is %s", index, in->op->name,
+                    zmi_type_text(expected, a), slot, zmi_type_text(&s->type, b));
   }
   int update = in->op->updates[o];
   if (update > 0) {
@@ -101,7 +96,8 @@ static zm_status verify_result(const zmi_tape *t, size_t index, int o, const zmi
       return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) must update its operand %d in place", index, in->op->name, update);
     }
   } else if (s->kind != ZMI_SLOT_TEMP && s->kind != ZMI_SLOT_OUTPUT) {
-    return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) writes slot %%%d, which is neither temporary nor an output", index, in->op->name, slot);
+    return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) writes slot %%%d, which is neither temporary nor an output", index,
+                    in->op->name, slot);
   } else if (written[slot]) {
     return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) writes slot %%%d a second time", index, in->op->name, slot);
   }
@@ -114,7 +110,8 @@ static zm_status verify_instr(const zmi_tape *t, size_t index, unsigned char *wr
   if (!in->op || in->nin < 0 || in->nin > ZMI_MAX_IN || in->nout < 0 || in->nout > ZMI_MAX_OUT) {
     return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu has %d operands and %d results", index, in->nin, in->nout);
   }
-  if (in->op->flags & ZMI_OP_VIEW) return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) is a view, which is a slot", index, in->op->name);
+  if (in->op->flags & ZMI_OP_VIEW)
+    return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) is a view, which is a slot", index, in->op->name);
   zmi_type types[ZMI_MAX_IN], results[ZMI_MAX_OUT];
   zm_status status = verify_operands(t, index, written, types);
   if (status != ZM_OK) return status;
@@ -122,7 +119,8 @@ static zm_status verify_instr(const zmi_tape *t, size_t index, unsigned char *wr
   memset(results, 0, sizeof results);
   status = in->op->infer(in->attrs.bytes, in->nin, types, &nout, results);
   if (status != ZM_OK) return zmi_fail_within("tape: instruction %zu (%s)", index, in->op->name);
-  if (nout != in->nout) return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) has %d results, its rule gives %d", index, in->op->name, in->nout, nout);
+  if (nout != in->nout)
+    return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) has %d results, its rule gives %d", index, in->op->name, in->nout, nout);
   for (int o = 0; o < nout; o++) {
     status = verify_result(t, index, o, &results[o], written);
     if (status != ZM_OK) return status;

@@ -1,0 +1,260 @@
+// Lowers a graph to a tape: one slot an array, views without copies, copies only where an op or an output needs contiguous memory. Then
+// plans and binds it.
+#include "array/array.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "array/ops/ops.h"
+
+struct zmi_program {
+  zmi_tape *tape;
+  zmi_player *player; // NULL if only planned
+  void *arena;
+  char *inputs; // memory of the INPUT slots
+  size_t input_bytes;
+};
+
+typedef struct lowering {
+  zmi_graph *graph;
+  zmi_tape *tape;
+  const char *const *names;
+  int *copies; // for each slot: its contiguous copy, or -1
+  size_t copy_count, copy_capacity;
+  const zmi_kernels *kernels;
+} lowering;
+
+// Slots of arrays are kept in array->mark; -1 = none yet.
+static void clear_marks(const zmi_graph *g) {
+  for (size_t i = 0; i < g->count; i++) {
+    for (int k = 0; k < g->nodes[i]->nin; k++) {
+      if (g->nodes[i]->in[k]) g->nodes[i]->in[k]->mark = -1;
+    }
+    for (int o = 0; o < g->nodes[i]->nout; o++) {
+      if (g->nodes[i]->out[o]) g->nodes[i]->out[o]->mark = -1;
+    }
+  }
+  for (size_t i = 0; i < g->output_count; i++) g->outputs[i]->mark = -1;
+}
+
+static int new_slot(lowering *l, zmi_slot_kind kind, const zmi_type *type, const char *name, void *data) {
+  zmi_slot s = {.kind = kind, .type = *type, .base = -1, .name = name, .data = data};
+  if (!zmi_type_bytes(type, &s.bytes)) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "an array is too large to address");
+    return -1;
+  }
+  zmi_slot_set_contiguous(&s);
+  return zmi_tape_add_slot(l->tape, &s);
+}
+
+static zm_status emit(lowering *l, zmi_instr *in) {
+  if (in->op->scratch) {
+    // Sizes depend on types alone; addresses come later.
+    zmi_call c = {.op = in->op, .attrs = in->attrs.bytes, .nin = in->nin, .nout = in->nout, .kernels = l->kernels};
+    for (int i = 0; i < in->nin; i++) c.in[i] = in->in[i] < 0 ? NULL : &l->tape->slots[in->in[i]];
+    for (int o = 0; o < in->nout; o++) c.out[o] = &l->tape->slots[in->out[o]];
+    in->scratch = in->op->scratch(&c);
+  }
+  return zmi_tape_add_instr(l->tape, in) < 0 ? ZM_ERROR_MEMORY : ZM_OK;
+}
+
+// Emits a contiguous copy of `slot` into a new slot of the given kind.
+static int emit_copy(lowering *l, int slot, zmi_slot_kind kind, const char *name, const char *label) {
+  zmi_type type = l->tape->slots[slot].type;
+  int to = new_slot(l, kind, &type, name, NULL);
+  if (to < 0) return -1;
+  zmi_instr in = {.op = &zmi_op_copy, .nin = 1, .nout = 1, .in = {slot}, .out = {to}, .label = label};
+  return emit(l, &in) == ZM_OK ? to : -1;
+}
+
+// The slot itself if its memory is contiguous, else its contiguous copy, made once.
+static int contiguous(lowering *l, int slot, const char *label) {
+  if (zmi_slot_is_contiguous(&l->tape->slots[slot])) return slot;
+  while (l->copy_count <= (size_t)slot) {
+    if (!ZMI_GROW(l->copies, l->copy_capacity, l->copy_count + 1)) return -1;
+    l->copies[l->copy_count++] = -1;
+  }
+  if (l->copies[slot] >= 0) return l->copies[slot];
+  int copy = emit_copy(l, slot, ZMI_SLOT_TEMP, NULL, label);
+  if (copy >= 0) l->copies[slot] = copy;
+  return copy;
+}
+
+static int leaf_slot(lowering *l, zm_array *a) {
+  static const zmi_slot_kind kinds[] = {[ZMI_LEAF_DATA] = ZMI_SLOT_WEIGHT,
+                                        [ZMI_LEAF_WEIGHT] = ZMI_SLOT_WEIGHT,
+                                        [ZMI_LEAF_INPUT] = ZMI_SLOT_INPUT,
+                                        [ZMI_LEAF_STATE] = ZMI_SLOT_STATE};
+  char name[32];
+  if (a->leaf == ZMI_LEAF_NONE) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "an array without an op and without data cannot be computed");
+    return -1;
+  }
+  snprintf(name, sizeof name, "data.%zu", l->tape->slot_count);
+  return new_slot(l, kinds[a->leaf], &a->type, a->name ? a->name : name, a->data);
+}
+
+static int slot_of(lowering *l, zm_array *a) {
+  if (a->mark < 0) a->mark = leaf_slot(l, a);
+  return (int)a->mark;
+}
+
+// A view op becomes a slot that looks into another one's memory.
+static zm_status lower_view(lowering *l, zmi_node *n) {
+  int from = slot_of(l, n->in[0]);
+  if (from < 0) return zm_last_status();
+  for (int attempt = 0;; attempt++) {
+    zmi_slot in = l->tape->slots[from];
+    zmi_slot s = {.kind = ZMI_SLOT_VIEW, .type = n->out[0]->type, .base = in.base >= 0 ? in.base : from};
+    int64_t shift = 0;
+    if (n->op->view(n->attrs.bytes, &in, &s.type, s.stride, &shift)) {
+      s.shift = in.shift + shift;
+      n->out[0]->mark = zmi_tape_add_slot(l->tape, &s);
+      return n->out[0]->mark < 0 ? ZM_ERROR_MEMORY : ZM_OK;
+    }
+    if (attempt > 0) return zmi_fail(ZM_ERROR_ARGUMENT, "%s: no view of a contiguous array", n->op->name);
+    from = contiguous(l, from, n->label);
+    if (from < 0) return zm_last_status();
+  }
+}
+
+// An array that is asked for and made by this op can be written straight to its output slot.
+static const char *output_name(const lowering *l, const zm_array *a) {
+  for (size_t i = 0; i < l->graph->output_count; i++) {
+    if (l->graph->outputs[i] == a) return l->names[i];
+  }
+  return NULL;
+}
+
+static zm_status lower_results(lowering *l, zmi_node *n, zmi_instr *in) {
+  zmi_type types[ZMI_MAX_IN], results[ZMI_MAX_OUT];
+  for (int i = 0; i < n->nin; i++) types[i] = n->in[i] ? n->in[i]->type : (zmi_type){.rank = -1};
+  int nout = 0;
+  memset(results, 0, sizeof results);
+  zm_status status = n->op->infer(n->attrs.bytes, n->nin, types, &nout, results); // outputs nobody kept still need memory
+  if (status != ZM_OK) return status;
+  in->nout = nout;
+  for (int o = 0; o < nout; o++) {
+    zm_array *a = n->out[o];
+    if (n->op->updates[o]) {
+      in->out[o] = in->in[n->op->updates[o] - 1];
+    } else {
+      const char *name = a ? output_name(l, a) : NULL;
+      in->out[o] = new_slot(l, name ? ZMI_SLOT_OUTPUT : ZMI_SLOT_TEMP, &results[o], name, NULL);
+      if (in->out[o] < 0) return zm_last_status();
+    }
+    if (a) a->mark = in->out[o];
+  }
+  return ZM_OK;
+}
+
+static zm_status lower_node(lowering *l, zmi_node *n) {
+  if (n->op->flags & ZMI_OP_VIEW) return lower_view(l, n);
+  zmi_instr in = {.op = n->op, .attrs = n->attrs, .nin = n->nin, .label = n->label};
+  for (int i = 0; i < n->nin; i++) {
+    in.in[i] = -1;
+    if (!n->in[i]) continue;
+    int slot = slot_of(l, n->in[i]);
+    if (slot >= 0 && !(n->op->flags & ZMI_OP_STRIDED)) slot = contiguous(l, slot, n->label);
+    if (slot < 0) return zm_last_status();
+    in.in[i] = slot;
+  }
+  zm_status status = lower_results(l, n, &in);
+  return status == ZM_OK ? emit(l, &in) : status;
+}
+
+// Outputs that are views, leaves, states or asked for twice get a copy of their own.
+static zm_status lower_outputs(lowering *l) {
+  for (size_t i = 0; i < l->graph->output_count; i++) {
+    int slot = slot_of(l, l->graph->outputs[i]);
+    if (slot < 0) return zm_last_status();
+    const zmi_slot *s = &l->tape->slots[slot];
+    if (s->kind == ZMI_SLOT_OUTPUT && strcmp(s->name, l->names[i]) == 0) continue;
+    if (emit_copy(l, slot, ZMI_SLOT_OUTPUT, l->names[i], NULL) < 0) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
+static zm_status lower(lowering *l) {
+  clear_marks(l->graph);
+  zm_status status = ZM_OK;
+  for (size_t i = 0; i < l->graph->count && status == ZM_OK; i++) status = lower_node(l, l->graph->nodes[i]);
+  if (status == ZM_OK) status = lower_outputs(l);
+  if (status == ZM_OK) status = zmi_tape_verify(l->tape);
+  if (status == ZM_OK) status = zmi_tape_plan(l->tape);
+  zmi_free(l->copies);
+  return status;
+}
+
+// ---- programs ----
+
+static zm_status bind_memory(zmi_program *p, const zmi_kernels *kernels) {
+  size_t offset = 0;
+  for (size_t i = 0; i < p->tape->slot_count; i++) {
+    if (p->tape->slots[i].kind == ZMI_SLOT_INPUT) p->input_bytes += (p->tape->slots[i].bytes + 63) / 64 * 64;
+  }
+  p->inputs = zmi_block_alloc(p->input_bytes + 64);
+  p->arena = zmi_block_alloc(p->tape->arena_bytes + 64);
+  if (!p->inputs || !p->arena) return ZM_ERROR_MEMORY;
+  for (size_t i = 0; i < p->tape->slot_count; i++) {
+    zmi_slot *s = &p->tape->slots[i];
+    if (s->kind != ZMI_SLOT_INPUT) continue;
+    s->data = p->inputs + offset;
+    offset += (s->bytes + 63) / 64 * 64;
+  }
+  p->player = zmi_player_new(p->tape, p->arena, kernels);
+  return p->player ? ZM_OK : ZM_ERROR_MEMORY;
+}
+
+zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, size_t count, const zmi_compile_options *options) {
+  const zmi_compile_options none = {0};
+  if (!options) options = &none;
+  for (size_t i = 0; i < count; i++) {
+    if (!outputs[i]) return NULL; // the message of the op that failed stands
+  }
+  const zmi_kernels *kernels = options->kernels ? options->kernels : zmi_kernels_find(NULL);
+  zmi_program *p = kernels ? zmi_calloc(1, sizeof *p) : NULL;
+  if (!p) return NULL;
+  lowering l = {.graph = zmi_graph_collect(outputs, count), .names = names, .kernels = kernels};
+  p->tape = l.tape = zmi_tape_new();
+  zm_status status = l.graph && l.tape ? ZM_OK : ZM_ERROR_MEMORY;
+  if (status == ZM_OK && options->rewrite) {
+    status = options->rewrite(options->user, l.graph);
+    if (status == ZM_OK) status = zmi_graph_refresh(l.graph);
+  }
+  if (status == ZM_OK) status = lower(&l);
+  if (status == ZM_OK && !options->plan_only) status = bind_memory(p, kernels);
+  zmi_graph_free(l.graph);
+  if (status == ZM_OK) return p;
+  zmi_program_free(p);
+  return NULL;
+}
+
+void zmi_program_free(zmi_program *p) {
+  if (!p) return;
+  zmi_player_free(p->player);
+  if (p->arena) zmi_block_free(p->arena, p->tape->arena_bytes + 64);
+  if (p->inputs) zmi_block_free(p->inputs, p->input_bytes + 64);
+  zmi_tape_free(p->tape);
+  zmi_free(p);
+}
+
+zmi_tape *zmi_program_tape(zmi_program *p) {
+  return p->tape;
+}
+
+zmi_player *zmi_program_player(zmi_program *p) {
+  return p->player;
+}
+
+void *zmi_program_slot(zmi_program *p, const char *name) {
+  for (size_t i = 0; i < p->tape->slot_count; i++) {
+    const zmi_slot *s = &p->tape->slots[i];
+    if (s->name && s->kind != ZMI_SLOT_WEIGHT && strcmp(s->name, name) == 0) return s->data;
+  }
+  return NULL;
+}
+
+void zmi_program_play(zmi_program *p, zmi_pool *pool) {
+  zmi_player_play(p->player, pool);
+}

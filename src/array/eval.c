@@ -1,0 +1,150 @@
+// Evaluation of lazy arrays on the default device: the CPU with all its threads.
+#include "array/array.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// The default device, made at the first evaluation. Besides the thread's last error this is the library's only mutable global.
+static struct {
+  pthread_mutex_t lock;
+  zmi_pool *pool;
+  const zmi_kernels *kernels;
+} device = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+__attribute__((destructor)) static void close_device(void) {
+  zmi_pool_free(device.pool);
+  device.pool = NULL;
+}
+
+static zm_status open_device(void) {
+  zm_status status = ZM_OK;
+  pthread_mutex_lock(&device.lock);
+  if (!device.kernels) device.kernels = zmi_kernels_find(NULL);
+  if (!device.kernels) status = zm_last_status();
+  if (status == ZM_OK && !device.pool) {
+    const char *threads = zmi_env("ZMLX_THREADS");
+    device.pool = zmi_pool_new(threads ? atoi(threads) : 0);
+    if (!device.pool) status = zm_last_status();
+  }
+  pthread_mutex_unlock(&device.lock);
+  return status;
+}
+
+// Copies what was asked for out of the arena, then lets go of the graph behind it.
+static zm_status take_results(zmi_program *p, zm_array *const *wanted, size_t count) {
+  void **copies = zmi_calloc(count, sizeof *copies);
+  zm_status status = copies ? ZM_OK : ZM_ERROR_MEMORY;
+  char name[32];
+  for (size_t i = 0; i < count && status == ZM_OK; i++) {
+    size_t bytes;
+    zmi_type_bytes(&wanted[i]->type, &bytes); // checked when the array was made
+    snprintf(name, sizeof name, "out.%zu", i);
+    copies[i] = zmi_malloc(bytes ? bytes : 1);
+    if (!copies[i])
+      status = ZM_ERROR_MEMORY;
+    else if (bytes)
+      memcpy(copies[i], zmi_program_slot(p, name), bytes);
+  }
+  for (size_t i = 0; i < count && copies; i++) {
+    if (status == ZM_OK)
+      zmi_array_settle(wanted[i], copies[i]);
+    else
+      zmi_free(copies[i]);
+  }
+  zmi_free(copies);
+  return status;
+}
+
+static zm_status evaluate(zm_array **wanted, size_t count) {
+  zm_status status = open_device();
+  if (status != ZM_OK) return status;
+  char(*text)[32] = zmi_calloc(count, sizeof *text);
+  const char **names = zmi_calloc(count, sizeof *names);
+  zmi_program *p = NULL;
+  status = text && names ? ZM_OK : ZM_ERROR_MEMORY;
+  if (status == ZM_OK) {
+    for (size_t i = 0; i < count; i++) {
+      snprintf(text[i], sizeof text[i], "out.%zu", i);
+      names[i] = text[i];
+    }
+    p = zmi_compile(wanted, names, count, &(zmi_compile_options){.kernels = device.kernels});
+    if (!p) status = zm_last_status();
+  }
+  if (status == ZM_OK) {
+    zmi_program_play(p, device.pool);
+    status = take_results(p, wanted, count);
+  }
+  zmi_program_free(p);
+  zmi_free(names);
+  zmi_free(text);
+  return status;
+}
+
+zm_status zm_eval(zm_array *const *arrays, size_t count) {
+  zm_array **wanted = zmi_calloc(count ? count : 1, sizeof *wanted);
+  if (!wanted) return ZM_ERROR_MEMORY;
+  size_t n = 0;
+  zm_status status = ZM_OK;
+  for (size_t i = 0; i < count && status == ZM_OK; i++) {
+    if (!arrays[i])
+      status = zm_last_status() != ZM_OK ? zm_last_status() : zmi_fail(ZM_ERROR_ARGUMENT, "zm_eval: array %zu is NULL", i);
+    else if (arrays[i]->node)
+      wanted[n++] = arrays[i];
+    else if (!arrays[i]->data)
+      status = zmi_fail(ZM_ERROR_ARGUMENT, "zm_eval: array %zu has neither data nor an op that makes it", i);
+  }
+  // The same array twice would be settled twice.
+  for (size_t i = 0; i < n; i++) {
+    wanted[i]->mark = 0;
+  }
+  size_t unique = 0;
+  for (size_t i = 0; i < n; i++) {
+    if (wanted[i]->mark == 0) {
+      wanted[i]->mark = 1;
+      wanted[unique++] = wanted[i];
+    }
+  }
+  if (status == ZM_OK && unique > 0) status = evaluate(wanted, unique);
+  zmi_free(wanted);
+  return status;
+}
+
+const void *zm_array_data(zm_array *a) {
+  return zm_eval(&a, 1) == ZM_OK ? a->data : NULL;
+}
+
+double zm_array_item(zm_array *a) {
+  if (a && zm_array_size(a) != 1) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "zm_array_item: the array has %lld elements, not one", (long long)zm_array_size(a));
+    return 0;
+  }
+  const void *data = zm_array_data(a);
+  if (!data) return 0;
+  switch (a->type.dtype) {
+  case ZM_BOOL:
+  case ZM_U8:
+    return *(const uint8_t *)data;
+  case ZM_U16:
+    return *(const uint16_t *)data;
+  case ZM_U32:
+    return *(const uint32_t *)data;
+  case ZM_U64:
+    return (double)*(const uint64_t *)data;
+  case ZM_I8:
+    return *(const int8_t *)data;
+  case ZM_I16:
+    return *(const int16_t *)data;
+  case ZM_I32:
+    return *(const int32_t *)data;
+  case ZM_I64:
+    return (double)*(const int64_t *)data;
+  case ZM_F16:
+    return zmi_f16_to_f32(*(const uint16_t *)data);
+  case ZM_BF16:
+    return zmi_bf16_to_f32(*(const uint16_t *)data);
+  default:
+    return *(const float *)data;
+  }
+}

@@ -1,0 +1,213 @@
+// The CPU executor: a pool of workers walks the tape together. Each stage's tiles are shared out by place, so the same worker always gets
+// the same part of a weight; a barrier stands only where one instruction meets the memory of another.
+#include "backend/backend.h"
+
+#include <string.h>
+
+typedef struct step {
+  const zmi_call *call;
+  void (*run)(const zmi_call *c, int64_t begin, int64_t end);
+  int64_t tiles;
+  bool barrier; // before this step
+  size_t instr;
+} step;
+
+struct zmi_player {
+  zmi_tape *tape;
+  zmi_call *calls; // one an instruction
+  step *steps;
+  size_t step_count, step_capacity;
+  // one play
+  zmi_pool *pool;
+  size_t first, last; // steps of this run
+  double *seconds;
+};
+
+// ---- binding ----
+
+static void bind_slots(zmi_tape *t, void *arena) {
+  for (size_t i = 0; i < t->slot_count; i++) {
+    zmi_slot *s = &t->slots[i];
+    if (s->kind == ZMI_SLOT_TEMP || s->kind == ZMI_SLOT_OUTPUT) s->data = (char *)arena + s->offset;
+  }
+  for (size_t i = 0; i < t->slot_count; i++) {
+    zmi_slot *s = &t->slots[i];
+    if (s->kind == ZMI_SLOT_VIEW) {
+      s->data = (char *)t->slots[s->base].data + s->shift * (int64_t)zm_dtype_size(s->type.dtype);
+    }
+  }
+}
+
+static void bind_call(zmi_call *c, const zmi_tape *t, const zmi_instr *in, void *arena, const zmi_kernels *kernels) {
+  c->op = in->op;
+  c->attrs = in->attrs.bytes;
+  c->nin = in->nin;
+  c->nout = in->nout;
+  c->kernels = kernels;
+  c->scratch = in->scratch ? (char *)arena + in->scratch_offset : NULL;
+  for (int i = 0; i < in->nin; i++) {
+    if (in->in[i] < 0) continue;
+    c->in[i] = &t->slots[in->in[i]];
+    c->src[i] = c->in[i]->data;
+  }
+  for (int o = 0; o < in->nout; o++) {
+    c->out[o] = &t->slots[in->out[o]];
+    c->dst[o] = c->out[o]->data;
+  }
+}
+
+// ---- barriers ----
+
+typedef struct span {
+  const char *begin, *end;
+} span;
+
+// Memory touched since the last barrier.
+typedef struct traffic {
+  span *reads, *writes;
+  size_t read_count, read_capacity, write_count, write_capacity;
+} traffic;
+
+static span slot_span(const zmi_tape *t, int slot) {
+  if (t->slots[slot].kind == ZMI_SLOT_VIEW) slot = t->slots[slot].base;
+  const char *data = t->slots[slot].data;
+  return (span){data, data + t->slots[slot].bytes};
+}
+
+static bool meets(const span *spans, size_t count, span s) {
+  for (size_t i = 0; i < count; i++) {
+    if (spans[i].begin < s.end && s.begin < spans[i].end) return true;
+  }
+  return false;
+}
+
+static bool add_span(span **spans, size_t *count, size_t *capacity, span s) {
+  if (!ZMI_GROW(*spans, *capacity, *count + 1)) return false;
+  (*spans)[(*count)++] = s;
+  return true;
+}
+
+static bool is_constant(const zmi_tape *t, int slot) {
+  if (t->slots[slot].kind == ZMI_SLOT_VIEW) slot = t->slots[slot].base;
+  return t->slots[slot].kind == ZMI_SLOT_WEIGHT || t->slots[slot].kind == ZMI_SLOT_INPUT;
+}
+
+// Whether the instruction must wait for the ones since the last barrier; then notes its own traffic.
+static zm_status note_traffic(traffic *m, const zmi_tape *t, const zmi_instr *in, const zmi_call *c, bool *wait) {
+  span writes[ZMI_MAX_OUT + 1];
+  size_t write_count = 0;
+  for (int o = 0; o < in->nout; o++) writes[write_count++] = slot_span(t, in->out[o]);
+  if (in->scratch) writes[write_count++] = (span){c->scratch, (char *)c->scratch + in->scratch};
+  *wait = false;
+  for (size_t i = 0; i < write_count; i++) {
+    if (meets(m->reads, m->read_count, writes[i]) || meets(m->writes, m->write_count, writes[i])) *wait = true;
+  }
+  for (int i = 0; i < in->nin; i++) {
+    if (in->in[i] >= 0 && !is_constant(t, in->in[i]) && meets(m->writes, m->write_count, slot_span(t, in->in[i]))) *wait = true;
+  }
+  if (*wait) m->read_count = m->write_count = 0;
+  for (size_t i = 0; i < write_count; i++) {
+    if (!add_span(&m->writes, &m->write_count, &m->write_capacity, writes[i])) return ZM_ERROR_MEMORY;
+  }
+  for (int i = 0; i < in->nin; i++) {
+    if (in->in[i] < 0 || is_constant(t, in->in[i])) continue;
+    if (!add_span(&m->reads, &m->read_count, &m->read_capacity, slot_span(t, in->in[i]))) return ZM_ERROR_MEMORY;
+  }
+  return ZM_OK;
+}
+
+static zm_status add_steps(zmi_player *p, traffic *m, size_t index) {
+  const zmi_instr *in = &p->tape->instrs[index];
+  const zmi_call *c = &p->calls[index];
+  bool any = false, wait;
+  for (int s = 0; s < ZMI_MAX_STAGES && in->op->stages[s].run; s++) any = any || in->op->stages[s].tiles(c) > 0;
+  if (!any) return ZM_OK; // nothing to compute: empty arrays
+  zm_status status = note_traffic(m, p->tape, in, c, &wait);
+  for (int s = 0; s < ZMI_MAX_STAGES && in->op->stages[s].run && status == ZM_OK; s++) {
+    int64_t tiles = in->op->stages[s].tiles(c);
+    if (tiles <= 0) continue;
+    if (!ZMI_GROW(p->steps, p->step_capacity, p->step_count + 1)) return ZM_ERROR_MEMORY;
+    p->steps[p->step_count++] = (step){.call = c, .run = in->op->stages[s].run, .tiles = tiles, .barrier = wait, .instr = index};
+    wait = true; // between the stages of one instruction
+  }
+  return status;
+}
+
+zmi_player *zmi_player_new(zmi_tape *tape, void *arena, const zmi_kernels *kernels) {
+  zmi_player *p = zmi_calloc(1, sizeof *p);
+  if (!p) return NULL;
+  p->tape = tape;
+  p->calls = zmi_calloc(tape->instr_count + 1, sizeof *p->calls);
+  zm_status status = p->calls ? ZM_OK : ZM_ERROR_MEMORY;
+  traffic m = {0};
+  bind_slots(tape, arena);
+  for (size_t i = 0; i < tape->instr_count && status == ZM_OK; i++) {
+    bind_call(&p->calls[i], tape, &tape->instrs[i], arena, kernels);
+    status = add_steps(p, &m, i);
+  }
+  zmi_free(m.reads);
+  zmi_free(m.writes);
+  if (status == ZM_OK) return p;
+  zmi_player_free(p);
+  return NULL;
+}
+
+void zmi_player_free(zmi_player *p) {
+  if (!p) return;
+  zmi_free(p->calls);
+  zmi_free(p->steps);
+  zmi_free(p);
+}
+
+// ---- playing ----
+
+static void play_steps(void *user, int worker, int workers) {
+  zmi_player *p = user;
+  for (size_t i = p->first; i < p->last; i++) {
+    const step *s = &p->steps[i];
+    if (s->barrier && i > p->first) zmi_pool_barrier(p->pool, worker);
+    int64_t begin = s->tiles * worker / workers, end = s->tiles * (worker + 1) / workers;
+    if (begin < end) s->run(s->call, begin, end);
+  }
+}
+
+static void play_with_stamps(void *user, int worker, int workers) {
+  zmi_player *p = user;
+  double before = zmi_now();
+  for (size_t i = p->first; i < p->last; i++) {
+    const step *s = &p->steps[i];
+    int64_t begin = s->tiles * worker / workers, end = s->tiles * (worker + 1) / workers;
+    if (begin < end) s->run(s->call, begin, end);
+    zmi_pool_barrier(p->pool, worker);
+    if (worker > 0) continue;
+    double now = zmi_now();
+    p->seconds[s->instr] += now - before;
+    before = now;
+  }
+}
+
+static void run_steps(zmi_player *p, zmi_pool *pool, size_t first, size_t last, zmi_pool_fn fn) {
+  p->pool = pool;
+  p->first = first;
+  p->last = last;
+  if (first < last) zmi_pool_run(pool, fn, p);
+}
+
+void zmi_player_play(zmi_player *p, zmi_pool *pool) {
+  run_steps(p, pool, 0, p->step_count, play_steps);
+}
+
+void zmi_player_profile(zmi_player *p, zmi_pool *pool, double *seconds) {
+  p->seconds = seconds;
+  run_steps(p, pool, 0, p->step_count, play_with_stamps);
+}
+
+void zmi_player_trace(zmi_player *p, zmi_pool *pool, void (*look)(void *user, const zmi_tape *tape, size_t instr), void *user) {
+  size_t next = 0;
+  for (size_t i = 0; i < p->tape->instr_count; i++) {
+    size_t first = next;
+    while (next < p->step_count && p->steps[next].instr == i) next++;
+    run_steps(p, pool, first, next, play_steps);
+    look(user, p->tape, i);
+  }
+}

@@ -5,30 +5,41 @@
 
 #include "array/array.h"
 
-#define ZMI_OP_LIST(X)                                                                                                       \
-  /* operations of models */                                                                                                 \
-  X(embed) X(linear) X(gather_linear) X(rms_norm) X(rope_table) X(rope) X(write_keys) X(write_values) X(attention)           \
-  X(short_conv) X(route) X(combine)                                                                                          \
-  /* views.c, slice.c, copy.c: shapes and memory */                                                                          \
-  X(reshape) X(transpose) X(broadcast_to) X(slice) X(copy) X(concatenate) X(take) X(arange)                                   \
-  /* elementwise.c */                                                                                                        \
-  X(add) X(subtract) X(multiply) X(divide) X(maximum) X(minimum)                                                             \
-  X(equal) X(not_equal) X(less) X(less_equal) X(greater) X(greater_equal) X(where)                                           \
-  X(negative) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(sigmoid) X(silu) X(tanh) X(astype)                                     \
-  /* reduce.c, softmax.c, matmul.c */                                                                                        \
+// clang-format off
+#define ZMI_OP_LIST(X)                                                                                                \
+  /* operations of models */                                                                                          \
+  X(embed) X(linear) X(gather_linear) X(rms_norm) X(rope_table) X(rope) X(write_keys) X(write_values) X(attention)    \
+  X(short_conv) X(route) X(combine)                                                                                   \
+  /* shapes and memory: views.c, slice.c, copy.c, join.c, take.c, arange.c */                                         \
+  X(reshape) X(transpose) X(broadcast_to) X(slice) X(copy) X(concatenate) X(take) X(arange)                           \
+  /* elementwise: binary.c, unary.c, cast.c */                                                                        \
+  X(add) X(subtract) X(multiply) X(divide) X(maximum) X(minimum)                                                      \
+  X(equal) X(not_equal) X(less) X(less_equal) X(greater) X(greater_equal) X(where)                                    \
+  X(negative) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(sigmoid) X(silu) X(tanh) X(astype)                              \
+  /* along axes: reduce.c, softmax.c, matmul.c */                                                                     \
   X(sum) X(mean) X(max) X(min) X(argmax) X(softmax) X(matmul)
+// clang-format on
 
 #define X(name) extern const zmi_op zmi_op_##name;
 ZMI_OP_LIST(X)
 #undef X
 
-// ---- for shape rules ----
+// ---- for shape rules (the caller puts the op's name before their messages) ----
 // Checks that exactly n operands are there and none is absent.
-zm_status zmi_check_operands(const char *op, int nin, const zmi_type *in, int n);
-// Gives one output, checking that its size is representable.
-zm_status zmi_give(const char *op, int *nout, zmi_type *out, zm_dtype dtype, int rank, const int64_t *shape);
+zm_status zmi_check_operands(int nin, const zmi_type *in, int n);
+// Gives the only output.
+zm_status zmi_give(int *nout, zmi_type *out, zm_dtype dtype, int rank, const int64_t *shape);
 bool zmi_dtype_is_float(zm_dtype dtype);
+bool zmi_dtype_is_known(int64_t dtype); // for attributes, which may come from a text
 extern const char *const zmi_dtype_words[]; // for ZMI_FIELD_WORD fields that hold a zm_dtype
+// Eight fields for an array of ZM_MAX_RANK int64_t: ZMI_FIELDS8("shape", struct, member).
+// clang-format off
+#define ZMI_FIELDS8(text, type, member)                                                                                      \
+  {text "0", ZMI_FIELD_INT, offsetof(type, member), NULL}, {text "1", ZMI_FIELD_INT, offsetof(type, member) + 8, NULL},     \
+  {text "2", ZMI_FIELD_INT, offsetof(type, member) + 16, NULL}, {text "3", ZMI_FIELD_INT, offsetof(type, member) + 24, NULL}, \
+  {text "4", ZMI_FIELD_INT, offsetof(type, member) + 32, NULL}, {text "5", ZMI_FIELD_INT, offsetof(type, member) + 40, NULL}, \
+  {text "6", ZMI_FIELD_INT, offsetof(type, member) + 48, NULL}, {text "7", ZMI_FIELD_INT, offsetof(type, member) + 56, NULL}
+// clang-format on
 
 // ---- for builders ----
 // False if an array is NULL: keeps the first error, or sets one if there is none.
@@ -36,12 +47,14 @@ bool zmi_present(const char *op, int n, zm_array *const *arrays);
 // An axis of rank `rank`, negative from the end; false with a message if out of range.
 bool zmi_axis(const char *op, int axis, int rank, int *result);
 zm_dtype zmi_at_least_float(zm_dtype dtype); // float32 for bool and integers
-// The shape that two shapes broadcast to.
-zm_status zmi_broadcast_shape(const char *op, const zmi_type *a, const zmi_type *b, int *rank, int64_t *shape);
+// The shape that two shapes broadcast to; false with a message if they do not.
+bool zmi_broadcast_shape(const char *op, const zmi_type *a, const zmi_type *b, int *rank, int64_t *shape);
 
 // ---- for stages ----
 enum { ZMI_TILE = 4096 }; // elements of one tile of an elementwise op
 int64_t zmi_tiles_of(int64_t count, int64_t tile);
+// The elementwise tiling: of the elements of the first output.
+int64_t zmi_element_tiles(const zmi_call *c);
 
 // Dimensions of a strided operand after those that step together are merged (and those of size 1 dropped): size[0] outermost.
 typedef struct zmi_walk {
@@ -52,5 +65,14 @@ zmi_walk zmi_walk_of(const zmi_slot *slot);
 bool zmi_walk_is_contiguous(const zmi_walk *w);
 // Copies elements [begin, begin + n) in row-major order to dst. `size` is that of an element: 1, 2, 4 or 8 bytes.
 void zmi_gather(const zmi_walk *w, const void *src, size_t size, int64_t begin, int64_t n, void *dst);
+
+// Conversion of one number: to floats through float32, to integers toward zero and limited to the range, NaN to 0, to bool: not zero.
+void zmi_store_double(double value, zm_dtype dtype, void *dst);
+// A denormal becomes a zero of its sign.
+static inline float zmi_flush(float v) {
+  union { float f; uint32_t u; } c = {.f = v};
+  if ((c.u & 0x7f800000u) == 0) c.u &= 0x80000000u;
+  return c.f;
+}
 
 #endif

@@ -41,11 +41,12 @@ typedef struct zmi_model_program_options {
 // if selected > 0, "select" [selected]: the rows whose logits are wanted.
 // Output: "logits" [selected, vocab] in the model's dtype (zmi_model_dtype), or "hidden" [rows, hidden] if selected is 0.
 // options may be NULL. The program borrows the memory of the model and of the states. Callers hold the model's lock.
-zmi_program *zmi_model_compile(zm_model *m, int32_t rows, int32_t selected, const zmi_state_set *states, const zmi_model_program_options *options);
+zmi_program *zmi_model_compile(zm_model *m, int32_t rows, int32_t selected, const zmi_state_set *states,
+                               const zmi_model_program_options *options);
 
 // ---- facts ----
-// The chosen patterns and a count of the changes of the choice: programs made under another value of zmi_model_epoch are out of date. A cache
-// of programs may be keyed by zmi_model_patterns instead: equal patterns, rows and states give equal programs.
+// The chosen patterns and a count of the changes of the choice: programs made under another value of zmi_model_epoch are out of date. A
+// cache of programs may be keyed by zmi_model_patterns instead: equal patterns, rows and states give equal programs.
 zmi_patterns zmi_model_patterns(const zm_model *m);
 uint64_t zmi_model_epoch(const zm_model *m);
 // Sets the choice directly (zm_patch, zm_unpatch and zm_smart_patch end here). Takes the lock.
@@ -78,15 +79,15 @@ typedef struct zmi_model_plan {
   char quantization[64];
   zm_dtype dtype;
   int32_t layers, hidden, vocab, context, sequences, chunk;
-  int32_t model_context;      // the longest that the checkpoint was made for
-  uint64_t file_bytes;        // tensors of the checkpoint (0 if there are none yet: config.json alone)
-  uint64_t weight_bytes;      // packed weights
-  uint64_t bytes_per_token;   // weight bytes that decoding one token reads
-  uint64_t cache_bytes;       // key/value caches and other states of all sequences
+  int32_t model_context;    // the longest that the checkpoint was made for
+  uint64_t file_bytes;      // tensors of the checkpoint (0 if there are none yet: config.json alone)
+  uint64_t weight_bytes;    // packed weights
+  uint64_t bytes_per_token; // weight bytes that decoding one token reads
+  uint64_t cache_bytes;     // key/value caches and other states of all sequences
   uint64_t cache_bytes_per_token;
-  uint64_t scratch_bytes;     // arenas of the decode program and of the prompt program
-  uint64_t load_bytes;        // the most that loading needs beside the weights
-  uint64_t total_bytes;       // peak: weights + the larger of loading and (cache + scratch)
+  uint64_t scratch_bytes; // arenas of the decode program and of the prompt program
+  uint64_t load_bytes;    // the most that loading needs beside the weights
+  uint64_t total_bytes;   // peak: weights + the larger of loading and (cache + scratch)
 } zmi_model_plan;
 
 // Plans a checkpoint folder, or a folder with config.json alone, without loading weights. request may be NULL.
@@ -95,8 +96,8 @@ zm_status zmi_model_plan_path(const char *path, const zmi_model_plan_request *re
 zm_status zmi_model_plan_check(const zmi_model_plan *plan, uint64_t limit);
 
 // ---- random checkpoints (synth.c) ----
-// Writes a checkpoint of the shapes of config_folder/config.json to the new folder out_folder: config.json, safetensors shards below 5 GB and their
-// index. The bytes depend on seed and configuration only. progress may be NULL.
+// Writes a checkpoint of the shapes of config_folder/config.json to the new folder out_folder: config.json, safetensors shards below 5 GB
+// and their index. The bytes depend on seed and configuration only. progress may be NULL.
 zm_status zmi_synth(const char *config_folder, const char *out_folder, uint64_t seed, zm_progress_fn progress, void *user);
 
 // ---- families (families.c), for help texts ----

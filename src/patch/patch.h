@@ -1,5 +1,5 @@
-// The patch room: patterns that match a subgraph of a model and replace it by one fused op that gives the same bits. One file a pattern, one
-// row in the table of table.c. The public names zm_pattern_* and zm_patch_report_* live here too.
+// The patch room: patterns that match a subgraph of a model and replace it by one fused op that gives the same bits. One file a pattern,
+// one row in the table of table.c. The public names zm_pattern_* and zm_patch_report_* live here too.
 #ifndef ZMI_PATCH_H
 #define ZMI_PATCH_H
 
@@ -11,7 +11,8 @@ typedef uint64_t zmi_patterns;
 
 typedef struct zmi_pattern {
   const char *name, *summary;
-  // Rewrites every place in the graph that fits and tells the report (may be NULL) about each place, matched or not. The graph is fresh on entry.
+  // Rewrites every place in the graph that fits and tells the report (may be NULL) about each place, matched or not. The graph is fresh on
+  // entry.
   zm_status (*rewrite)(zmi_graph *graph, zm_patch_report *report);
 } zmi_pattern;
 

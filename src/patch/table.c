@@ -1,0 +1,113 @@
+// The table of patterns, the choice of some of them, and reports.
+#include "patch/patch.h"
+
+#include <stdio.h>
+#include <string.h>
+
+// In the order in which they are tried; ends with NULL. At most 64.
+static const zmi_pattern *const patterns[] = {NULL};
+
+size_t zm_pattern_count(void) {
+  size_t count = 0;
+  while (patterns[count]) count++;
+  return count;
+}
+
+const char *zm_pattern_name(size_t i) {
+  return i < zm_pattern_count() ? patterns[i]->name : NULL;
+}
+
+const char *zm_pattern_summary(size_t i) {
+  return i < zm_pattern_count() ? patterns[i]->summary : NULL;
+}
+
+static zm_status add_names(const char *const *names, size_t count, zmi_patterns *set) {
+  for (size_t n = 0; n < count; n++) {
+    size_t i = 0;
+    while (patterns[i] && (!names[n] || strcmp(patterns[i]->name, names[n]) != 0)) i++;
+    if (patterns[i]) {
+      *set |= (zmi_patterns)1 << i;
+      continue;
+    }
+    zmi_text known = {0};
+    for (size_t k = 0; patterns[k]; k++) zmi_text_add(&known, "%s%s", k ? ", " : "", patterns[k]->name);
+    zm_status status =
+        zmi_fail(ZM_ERROR_ARGUMENT, "there is no pattern \"%.60s\" (known: %s)", names[n] ? names[n] : "", zmi_text_str(&known));
+    zmi_text_release(&known);
+    return status;
+  }
+  return ZM_OK;
+}
+
+zm_status zmi_patterns_choose(const zm_patch_options *options, zmi_patterns *set) {
+  zmi_patterns chosen = 0, excluded = 0;
+  zm_status status = ZM_OK;
+  if (options && options->patterns)
+    status = add_names(options->patterns, options->count, &chosen);
+  else
+    for (size_t i = 0; patterns[i]; i++) chosen |= (zmi_patterns)1 << i;
+  if (status == ZM_OK && options && options->exclude) status = add_names(options->exclude, options->exclude_count, &excluded);
+  if (status == ZM_OK) *set = chosen & ~excluded;
+  return status;
+}
+
+zm_status zmi_patterns_apply(zmi_patterns set, zmi_graph *graph, zm_patch_report *report) {
+  for (size_t i = 0; patterns[i]; i++) {
+    if (!(set >> i & 1)) continue;
+    zm_status status = zmi_graph_refresh(graph);
+    if (status == ZM_OK) status = patterns[i]->rewrite(graph, report);
+    if (status != ZM_OK) return zmi_fail_within("pattern %s", patterns[i]->name);
+  }
+  return ZM_OK;
+}
+
+// ---- reports ----
+
+struct zm_patch_report {
+  zm_patch_entry *entries; // strings owned
+  size_t count, capacity;
+};
+
+zm_patch_report *zmi_patch_report_new(void) {
+  return zmi_calloc(1, sizeof(zm_patch_report));
+}
+
+static char *copy(const char *s) {
+  return zmi_strdup(s ? s : "");
+}
+
+static void release(const zm_patch_entry *e) {
+  zmi_free((char *)(uintptr_t)e->pattern);
+  zmi_free((char *)(uintptr_t)e->place);
+  zmi_free((char *)(uintptr_t)e->reason);
+}
+
+zm_status zmi_patch_report_add(zm_patch_report *r, const zm_patch_entry *entry) {
+  if (!r) return ZM_OK;
+  if (!ZMI_GROW(r->entries, r->capacity, r->count + 1)) return ZM_ERROR_MEMORY;
+  zm_patch_entry e = *entry;
+  e.pattern = copy(entry->pattern);
+  e.place = copy(entry->place);
+  e.reason = copy(entry->reason);
+  if (!e.pattern || !e.place || !e.reason) {
+    release(&e);
+    return ZM_ERROR_MEMORY;
+  }
+  r->entries[r->count++] = e;
+  return ZM_OK;
+}
+
+size_t zm_patch_report_size(const zm_patch_report *r) {
+  return r ? r->count : 0;
+}
+
+const zm_patch_entry *zm_patch_report_entry(const zm_patch_report *r, size_t i) {
+  return r && i < r->count ? &r->entries[i] : NULL;
+}
+
+void zm_patch_report_free(zm_patch_report *r) {
+  if (!r) return;
+  for (size_t i = 0; i < r->count; i++) release(&r->entries[i]);
+  zmi_free(r->entries);
+  zmi_free(r);
+}

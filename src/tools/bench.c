@@ -1,0 +1,186 @@
+// bench: how fast a model reads prompts and decodes, beside what the machine's memory can give, measured in the same process between the runs.
+#include "tools/tools.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct bencher {
+  zm_model *model;
+  zmi_bench *out;
+  const zmi_bench_options *o;
+  zm_session *session;
+  int32_t *tokens;
+  float *logits;
+  int32_t vocab;
+} bencher;
+
+static int32_t best(const float *x, int32_t n) {
+  int32_t at = 0;
+  for (int32_t i = 1; i < n; i++) at = x[i] > x[at] ? i : at;
+  return at;
+}
+
+static zm_status tick(const bencher *b, uint64_t done, uint64_t total) {
+  if (!b->o->progress || b->o->progress(b->o->user, "measuring", done, total)) return ZM_OK;
+  return zmi_fail(ZM_ERROR_CANCELLED, "the benchmark was cancelled");
+}
+
+// One repetition: read the prompt, fill up to the depth, decode greedily as a user's generation would.
+static zm_status run_once(bencher *b, double *prefill, double *decode) {
+  zmi_bench *out = b->out;
+  zm_status status = zm_session_reset(b->session, 0);
+  double start = zmi_now();
+  if (status == ZM_OK) status = zm_session_feed(b->session, 0, b->tokens, (size_t)out->prompt_tokens, b->logits, 1, NULL, NULL);
+  *prefill = out->prompt_tokens / (zmi_now() - start);
+  if (status == ZM_OK && out->depth > out->prompt_tokens) {
+    status =
+        zm_session_feed(b->session, 0, b->tokens + out->prompt_tokens, (size_t)(out->depth - out->prompt_tokens), b->logits, 1, NULL, NULL);
+  }
+  start = zmi_now();
+  for (int32_t i = 0; i < out->decode_tokens && status == ZM_OK; i++) {
+    zm_row row = {0, best(b->logits, b->vocab)};
+    status = zm_session_step(b->session, &row, 1, b->logits, 1);
+  }
+  *decode = out->decode_tokens / (zmi_now() - start);
+  return status;
+}
+
+static zm_status run_all(bencher *b) {
+  zmi_bench *out = b->out;
+  double unused_prefill, unused_decode, bandwidth;
+  zm_status status = run_once(b, &unused_prefill, &unused_decode); // compiles and warms up
+  for (size_t i = 0; i < out->runs && status == ZM_OK; i++) {
+    status = zmi_read_bandwidth(zmi_model_pool(b->model), 0, &bandwidth);
+    if (status == ZM_OK && bandwidth > out->bandwidth) out->bandwidth = bandwidth;
+    if (status == ZM_OK) status = run_once(b, &out->prefill_runs[i], &out->decode_runs[i]);
+    if (status == ZM_OK) status = tick(b, i + 1, out->runs);
+  }
+  if (status == ZM_OK) status = zmi_median_interval(out->prefill_runs, out->runs, &out->prefill);
+  if (status == ZM_OK) status = zmi_median_interval(out->decode_runs, out->runs, &out->decode);
+  return status;
+}
+
+// ---- profile ----
+
+static int by_time(const void *x, const void *y) {
+  const zmi_bench_op *a = x, *b = y;
+  return (a->seconds < b->seconds) - (a->seconds > b->seconds);
+}
+
+static void add_op(zmi_bench *out, const char *name, double seconds) {
+  size_t i = 0;
+  while (i < out->op_count && strcmp(out->ops[i].name, name) != 0) i++;
+  if (i == out->op_count) out->ops[out->op_count++] = (zmi_bench_op){.name = name};
+  out->ops[i].calls++;
+  out->ops[i].seconds += seconds;
+}
+
+static void set_input(zmi_program *p, const char *name, int32_t value) {
+  int32_t *slot = zmi_program_slot(p, name);
+  if (slot) *slot = value;
+}
+
+// Plays a decode program of its own at the depth reached; positions are not advanced, so the caches keep their meaning.
+static zm_status profile(bencher *b) {
+  zmi_program *p = zmi_model_compile(b->model, 1, 1, zmi_session_states(b->session), NULL);
+  if (!p) return zm_last_status();
+  zmi_tape *t = zmi_program_tape(p);
+  double *seconds = zmi_calloc(t->instr_count + 1, sizeof *seconds);
+  b->out->ops = zmi_calloc(t->instr_count + 1, sizeof *b->out->ops);
+  zm_status status = seconds && b->out->ops ? ZM_OK : ZM_ERROR_MEMORY;
+  int32_t repeats = b->out->decode_tokens;
+  if (status == ZM_OK) {
+    set_input(p, "position", zm_session_length(b->session, 0) - 1);
+    set_input(p, "sequence", 0);
+    set_input(p, "select", 0);
+    for (int32_t i = 0; i < repeats; i++) {
+      set_input(p, "tokens", b->tokens[i % b->out->prompt_tokens]); // other tokens, other experts
+      zmi_player_profile(zmi_program_player(p), zmi_model_pool(b->model), seconds);
+    }
+    for (size_t i = 0; i < t->instr_count; i++) add_op(b->out, t->instrs[i].op->name, seconds[i] / repeats);
+    qsort(b->out->ops, b->out->op_count, sizeof *b->out->ops, by_time);
+  }
+  zmi_free(seconds);
+  zmi_program_free(p);
+  return status;
+}
+
+// ---- the whole ----
+
+static zm_status prepare(bencher *b) {
+  zmi_bench *out = b->out;
+  const zmi_bench_options *o = b->o;
+  out->prompt_tokens = o->prompt_tokens ? o->prompt_tokens : 128;
+  out->decode_tokens = o->decode_tokens ? o->decode_tokens : 32;
+  out->depth = ZMI_MAX(o->depth, out->prompt_tokens);
+  out->runs = o->rounds ? (size_t)o->rounds : 5;
+  int32_t limit = zmi_model_context(b->model);
+  if (out->depth > limit - out->decode_tokens) {
+    return zmi_fail(ZM_ERROR_LIMIT, "a depth of %d and %d decoded tokens do not fit the model's context of %d", out->depth,
+                    out->decode_tokens, limit);
+  }
+  out->prefill_runs = zmi_calloc(out->runs, sizeof *out->prefill_runs);
+  out->decode_runs = zmi_calloc(out->runs, sizeof *out->decode_runs);
+  b->tokens = zmi_calloc((size_t)out->depth, sizeof *b->tokens);
+  b->logits = zmi_calloc((size_t)b->vocab, sizeof *b->logits);
+  if (!out->prefill_runs || !out->decode_runs || !b->tokens || !b->logits) return ZM_ERROR_MEMORY;
+  for (int32_t i = 0; i < out->depth; i++) b->tokens[i] = (int32_t)(zmi_uniform(1, (uint64_t)i) * b->vocab);
+  b->session = zm_session_open(b->model, &(zm_session_options){.context = out->depth + out->decode_tokens, .chunk = o->chunk});
+  return b->session ? ZM_OK : zm_last_status();
+}
+
+zm_status zmi_bench_run(zm_model *m, const zmi_bench_options *options, zmi_bench *out) {
+  memset(out, 0, sizeof *out);
+  bencher b = {.model = m, .out = out, .o = options, .vocab = zmi_model_vocab(m)};
+  zm_status status = prepare(&b);
+  if (status == ZM_OK) status = run_all(&b);
+  if (status == ZM_OK && options->profile) {
+    zmi_model_lock(m);
+    status = profile(&b);
+    zmi_model_unlock(m);
+  }
+  if (status == ZM_OK) {
+    zm_model_info info;
+    zm_model_get_info(m, &info);
+    out->bytes_per_token = info.bytes_per_token;
+    out->cache_bytes = info.cache_bytes_per_token * (uint64_t)out->depth;
+    out->share = (double)(out->bytes_per_token + out->cache_bytes) * out->decode.median / 1e9 / out->bandwidth;
+    out->peak_memory = zmi_peak_memory();
+  }
+  zm_session_close(b.session);
+  zmi_free(b.tokens);
+  zmi_free(b.logits);
+  if (status != ZM_OK) zmi_bench_release(out);
+  return status;
+}
+
+void zmi_bench_release(zmi_bench *b) {
+  zmi_free(b->decode_runs);
+  zmi_free(b->prefill_runs);
+  zmi_free(b->ops);
+  memset(b, 0, sizeof *b);
+}
+
+static json_t *list(const double *values, size_t n) {
+  json_t *array = json_array();
+  for (size_t i = 0; i < n && array; i++) json_array_append_new(array, json_real(values[i]));
+  return array;
+}
+
+json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m) {
+  json_t *j =
+      json_pack("{s:f, s:f, s:I, s:I, s:f, s:f, s:i, s:i, s:i, s:[f, f], s:[f, f], s:o, s:o, s:I, s:o}", "decode_tok_s", b->decode.median,
+                "prefill_tok_s", b->prefill.median, "bytes_per_token", (json_int_t)b->bytes_per_token, "cache_bytes",
+                (json_int_t)b->cache_bytes, "read_bandwidth_gb_s", b->bandwidth, "share_of_bandwidth", b->share, "prompt_tokens",
+                b->prompt_tokens, "decode_tokens", b->decode_tokens, "depth", b->depth, "decode_interval", b->decode.low, b->decode.high,
+                "prefill_interval", b->prefill.low, b->prefill.high, "decode_runs", list(b->decode_runs, b->runs), "prefill_runs",
+                list(b->prefill_runs, b->runs), "peak_memory", (json_int_t)b->peak_memory, "model", zmi_model_json(m));
+  if (!j || b->op_count == 0) return j;
+  json_t *ops = json_array();
+  for (size_t i = 0; i < b->op_count && ops; i++) {
+    json_array_append_new(ops,
+                          json_pack("{s:s, s:i, s:f}", "op", b->ops[i].name, "calls", (int)b->ops[i].calls, "seconds", b->ops[i].seconds));
+  }
+  json_object_set_new(j, "profile", ops);
+  return j;
+}

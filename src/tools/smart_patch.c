@@ -1,0 +1,149 @@
+// zm_smart_patch: keeps a pattern only if decoding with it is faster beyond the noise and gives the same bits. Patterns are tried one after another on top of
+// those already kept, each timed in ABBA blocks against the choice without it.
+#include "tools/tools.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { PROMPT = 32, DEFAULT_ROUNDS = 12, DEFAULT_TOKENS = 16 };
+
+typedef struct trial {
+  zm_model *model;
+  zm_session *session; // sequence 0: without the pattern, 1: with it
+  const zm_smart_patch_options *o;
+  zmi_patterns sides[2];
+  int32_t rounds, tokens, vocab;
+  float *logits[2];
+  uint64_t done, total;
+} trial;
+
+static int32_t token_at(const trial *t, int32_t position) {
+  return (int32_t)(zmi_uniform(7, (uint64_t)position) * t->vocab);
+}
+
+static zm_status step(trial *t, int side, int32_t position) {
+  zm_row row = {side, token_at(t, position)};
+  return zm_session_step(t->session, &row, 1, t->logits[side], 1);
+}
+
+static zm_status block(trial *t, int side, double *seconds) {
+  int32_t position = zm_session_length(t->session, side);
+  zm_status status = ZM_OK;
+  zmi_model_set_patterns(t->model, t->sides[side]);
+  double start = zmi_now();
+  for (int32_t i = 0; i < t->tokens && status == ZM_OK; i++) status = step(t, side, position + i);
+  *seconds = zmi_now() - start;
+  return status;
+}
+
+// Both sequences back at the same short prompt, compiled and warm.
+static zm_status restart(trial *t) {
+  zm_status status = ZM_OK;
+  for (int side = 0; side < 2 && status == ZM_OK; side++) {
+    zmi_model_set_patterns(t->model, t->sides[side]);
+    status = zm_session_reset(t->session, side);
+    for (int32_t i = 0; i < PROMPT && status == ZM_OK; i++) status = step(t, side, i);
+  }
+  return status;
+}
+
+static zm_status time_rounds(trial *t, zmi_abba *times, bool *same) {
+  static const int order[4] = {0, 1, 1, 0};
+  zm_status status = restart(t);
+  *same = status == ZM_OK && memcmp(t->logits[0], t->logits[1], (size_t)t->vocab * sizeof(float)) == 0;
+  for (size_t r = 0; r < times->rounds && status == ZM_OK && *same; r++) {
+    int seen[2] = {0, 0};
+    for (int i = 0; i < 4 && status == ZM_OK; i++) {
+      int side = order[i];
+      double *to = side == 0 ? times->a : times->b;
+      status = block(t, side, &to[2 * r + (size_t)seen[side]++]);
+    }
+    // Both sides have decoded the same tokens from the same beginning.
+    if (memcmp(t->logits[0], t->logits[1], (size_t)t->vocab * sizeof(float)) != 0) *same = false;
+    t->done++;
+    if (status == ZM_OK && t->o->progress && !t->o->progress(t->o->progress_user, "timing patterns", t->done, t->total)) {
+      status = zmi_fail(ZM_ERROR_CANCELLED, "smart patching was cancelled");
+    }
+  }
+  return status == ZM_OK && *same ? zmi_abba_finish(times) : status;
+}
+
+static bool matches_anything(zm_model *m, size_t pattern) {
+  const char *name = zm_pattern_name(pattern);
+  zm_patch_report *r = NULL;
+  bool any = false;
+  if (zm_patch(m, &(zm_patch_options){.patterns = &name, .count = 1}, &r) != ZM_OK) return false;
+  for (size_t i = 0; i < zm_patch_report_size(r); i++) any = any || zm_patch_report_entry(r, i)->matched;
+  zm_patch_report_free(r);
+  return any;
+}
+
+static zm_status try_pattern(trial *t, size_t pattern, zmi_patterns *kept, zm_patch_report *report) {
+  char reason[160];
+  zm_patch_entry entry = {.pattern = zm_pattern_name(pattern), .place = "decode", .reason = reason};
+  if (!matches_anything(t->model, pattern)) {
+    snprintf(reason, sizeof reason, "left out: it matches no place of this model");
+    t->done += (uint64_t)t->rounds;
+    return zmi_patch_report_add(report, &entry);
+  }
+  t->sides[0] = *kept;
+  t->sides[1] = *kept | (zmi_patterns)1 << pattern;
+  zmi_abba times;
+  bool same = false;
+  zm_status status = zmi_abba_new(&times, (size_t)t->rounds);
+  if (status == ZM_OK) status = time_rounds(t, &times, &same);
+  if (status == ZM_OK && same) {
+    entry.speedup = times.speedup.median;
+    entry.speedup_low = times.speedup.low;
+    entry.speedup_high = times.speedup.high;
+  }
+  entry.matched = status == ZM_OK && same && times.speedup.low > 1;
+  if (entry.matched) *kept = t->sides[1];
+  snprintf(reason, sizeof reason, "%s",
+           !same           ? "left out: its logits differ from those without it"
+           : entry.matched ? "kept: faster beyond the noise, same bits"
+                           : "left out: no gain beyond the noise");
+  zmi_abba_release(&times);
+  return status == ZM_OK ? zmi_patch_report_add(report, &entry) : status;
+}
+
+static zm_status open_trial(trial *t) {
+  int32_t context = PROMPT + t->rounds * t->tokens * 2, limit = zmi_model_context(t->model);
+  if (context > limit) {
+    return zmi_fail(ZM_ERROR_LIMIT, "%d rounds of %d tokens do not fit the model's context of %d: ask for fewer", t->rounds, t->tokens,
+                    limit);
+  }
+  t->session = zm_session_open(t->model, &(zm_session_options){.context = context, .sequences = 2});
+  if (!t->session) return zm_last_status();
+  for (int side = 0; side < 2; side++) {
+    t->logits[side] = zmi_calloc((size_t)t->vocab, sizeof(float));
+    if (!t->logits[side]) return ZM_ERROR_MEMORY;
+  }
+  return ZM_OK;
+}
+
+zm_status zm_smart_patch(zm_model *m, const zm_smart_patch_options *options, zm_patch_report **report) {
+  const zm_smart_patch_options none = {0};
+  if (!m) return zmi_fail(ZM_ERROR_ARGUMENT, "zm_smart_patch: no model was given");
+  trial t = {.model = m, .o = options ? options : &none, .vocab = zmi_model_vocab(m)};
+  t.rounds = t.o->rounds > 0 ? t.o->rounds : DEFAULT_ROUNDS;
+  t.tokens = t.o->tokens > 0 ? t.o->tokens : DEFAULT_TOKENS;
+  t.total = (uint64_t)t.rounds * zm_pattern_count();
+  zmi_patterns before = zmi_model_patterns(m), candidates = 0, kept = 0;
+  zm_status status = zmi_patterns_choose(&(zm_patch_options){.patterns = t.o->candidates, .count = t.o->count}, &candidates);
+  zm_patch_report *r = status == ZM_OK ? zmi_patch_report_new() : NULL;
+  if (status == ZM_OK && !r) status = ZM_ERROR_MEMORY;
+  if (status == ZM_OK) status = open_trial(&t);
+  for (size_t i = 0; i < zm_pattern_count() && status == ZM_OK; i++) {
+    if (candidates >> i & 1) status = try_pattern(&t, i, &kept, r);
+  }
+  zmi_model_set_patterns(m, status == ZM_OK ? kept : before);
+  zm_session_close(t.session);
+  zmi_free(t.logits[0]);
+  zmi_free(t.logits[1]);
+  if (status == ZM_OK && report)
+    *report = r;
+  else
+    zm_patch_report_free(r);
+  return status;
+}

@@ -1,0 +1,117 @@
+// The tools room: what proves and measures: validate, bench, smart patching, capsules, facts about the machine. Nothing here prints; results are
+// structs, and JSON objects (jansson) for machines and capsules.
+#ifndef ZMI_TOOLS_H
+#define ZMI_TOOLS_H
+
+#include "lm/lm.h"
+#include <jansson.h>
+
+// ---- statistics (stats.c) ----
+double zmi_median(const double *values, size_t n); // of a copy; 0 if n is 0
+// The median and an interval that holds the true median with 95% confidence whatever the distribution: order statistics of the binomial (the
+// whole range below six values).
+typedef struct zmi_interval {
+  double median, low, high;
+} zmi_interval;
+zm_status zmi_median_interval(const double *values, size_t n, zmi_interval *out);
+
+// A comparison in ABBA rounds: each round times A, B, B, A; its ratio is the time of A over the time of B, so above 1 means that B is faster.
+typedef struct zmi_abba {
+  size_t rounds;
+  double *a, *b; // seconds of each A or B block: 2 a round, in order
+  double *ratio; // one a round
+  zmi_interval seconds_a, seconds_b, speedup;
+} zmi_abba;
+zm_status zmi_abba_new(zmi_abba *t, size_t rounds);
+zm_status zmi_abba_finish(zmi_abba *t); // fills ratio and the intervals from a and b
+void zmi_abba_release(zmi_abba *t);
+json_t *zmi_abba_json(const zmi_abba *t, double items); // rates are items a second
+
+// ---- machine (machine.c) ----
+// Read bandwidth in GB/s (1e9 bytes): the pool's workers read `bytes` (0: 512 MB) of fresh memory; best of several passes within about a second.
+zm_status zmi_read_bandwidth(zmi_pool *pool, size_t bytes, double *gb_per_second);
+// {"cpu", "cores", "memory_bytes", "system", "isa", "compiler", "version", "commit"}. NULL when memory is short.
+json_t *zmi_machine_json(const zmi_kernels *kernels);
+
+// ---- validate (validate.c) ----
+typedef struct zmi_validate_options {
+  const char *const *prompts; // NULL: the three built-in ones
+  size_t prompt_count;
+  int32_t max_tokens;    // new tokens for each prompt; 0: 64
+  int32_t rounds;        // ABBA rounds; 0: 8
+  int32_t context;       // 0: as long as the longest prompt and its answer need
+  zmi_patterns patterns; // what "patched" means
+  zm_progress_fn progress;
+  void *user;
+} zmi_validate_options;
+
+typedef struct zmi_prompt_check {
+  char *prompt;
+  int32_t prompt_tokens, new_tokens;
+  int32_t equal_tokens;   // greedy tokens of the patched model that equal the stock model's
+  int64_t positions;      // logits rows compared: every position of prompt and answer
+  int64_t differing;      // rows with any bit different
+  double max_difference;  // largest |stock - patched| of a logit
+  double kl_mean, kl_max; // KL(stock || patched) in nats over the compared rows
+  int32_t first_position; // of the first differing row; -1
+  char *first_place;      // label and op of the first differing result; NULL
+} zmi_prompt_check;
+
+typedef struct zmi_validation {
+  bool passed;    // every token and every bit of every logit equal
+  char *patterns; // names, joined by ","
+  zmi_prompt_check *prompts;
+  size_t prompt_count;
+  zmi_abba decode, prefill;              // A = stock, B = patched
+  int32_t decode_tokens, prefill_tokens; // of one block
+  double bandwidth;                      // GB/s read, measured in this process
+  uint64_t bytes_per_token, peak_memory;
+} zmi_validation;
+zm_status zmi_validate(zm_model *m, const zmi_validate_options *options, zmi_validation *out);
+void zmi_validation_release(zmi_validation *v);
+json_t *zmi_validation_json(const zmi_validation *v);
+
+// Plays one step of stock and patched program from equal states and names the first instruction of the patched tape whose result is not among the stock tape's
+// results: "model.layers.3.mlp (moe_mlp)". *place is owned by the caller, NULL if every result is found. The session's sequence is left as it was.
+zm_status zmi_locate_difference(zm_session *s, zmi_patterns patterns, int32_t sequence, int32_t token, char **place);
+
+// ---- bench (bench.c) ----
+typedef struct zmi_bench_options {
+  int32_t prompt_tokens; // 0: 128
+  int32_t decode_tokens; // 0: 32, of one repetition
+  int32_t rounds;        // 0: 5
+  int32_t depth;         // positions filled before decoding; 0: prompt_tokens
+  int32_t chunk;         // 0: 128
+  bool profile;          // per op
+  zm_progress_fn progress;
+  void *user;
+} zmi_bench_options;
+
+typedef struct zmi_bench_op {
+  const char *name; // of the op
+  size_t calls;     // a token
+  double seconds;   // a token
+} zmi_bench_op;
+
+typedef struct zmi_bench {
+  zmi_interval decode, prefill; // tokens a second
+  double *decode_runs, *prefill_runs;
+  size_t runs;
+  int32_t prompt_tokens, decode_tokens, depth;
+  double bandwidth;                      // GB/s, measured between the runs in the same process (the best of them)
+  double share;                          // bytes_per_token * decode rate / bandwidth
+  uint64_t bytes_per_token, cache_bytes; // weights read for one token; cache read at this depth
+  uint64_t peak_memory;
+  zmi_bench_op *ops; // with profile: by falling time
+  size_t op_count;
+} zmi_bench;
+zm_status zmi_bench_run(zm_model *m, const zmi_bench_options *options, zmi_bench *out);
+void zmi_bench_release(zmi_bench *b);
+json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m);
+
+// ---- capsules (capsule.c; docs/capsules.md is their schema) ----
+// A record of a measurement: {"schema": 1, "kind", "created", "command", "machine": {...}, "model": {...}, "result": {...}}. Takes over `result`.
+zm_status zmi_capsule_write(const char *path, const char *kind, int argc, char *const *argv, zm_model *m, json_t *result);
+json_t *zmi_model_json(const zm_model *m);
+
+#endif

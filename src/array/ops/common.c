@@ -109,6 +109,12 @@ bool zmi_walk_is_contiguous(const zmi_walk *w) {
   return w->rank == 0 || (w->rank == 1 && w->stride[0] == 1);
 }
 
+// Words of any dtype: the memory may have been written as another type.
+typedef uint8_t __attribute__((may_alias)) word1;
+typedef uint16_t __attribute__((may_alias)) word2;
+typedef uint32_t __attribute__((may_alias)) word4;
+typedef uint64_t __attribute__((may_alias)) word8;
+
 // One run along the innermost dimension.
 #define RUN(T)                                                                     \
   static void run_##T(const void *src, int64_t stride, int64_t n, void *dst) {     \
@@ -121,15 +127,15 @@ bool zmi_walk_is_contiguous(const zmi_walk *w) {
     T *d = dst;                                                                    \
     for (int64_t i = 0; i < n; i++) d[i] = v;                                      \
   }
-RUN(uint8_t)
-RUN(uint16_t)
-RUN(uint32_t)
-RUN(uint64_t)
+RUN(word1)
+RUN(word2)
+RUN(word4)
+RUN(word8)
 
 static void (*const runs[])(const void *src, int64_t stride, int64_t n, void *dst) = {
-    [1] = run_uint8_t, [2] = run_uint16_t, [4] = run_uint32_t, [8] = run_uint64_t};
+    [1] = run_word1, [2] = run_word2, [4] = run_word4, [8] = run_word8};
 static void (*const fills[])(const void *src, int64_t n, void *dst) = {
-    [1] = fill_uint8_t, [2] = fill_uint16_t, [4] = fill_uint32_t, [8] = fill_uint64_t};
+    [1] = fill_word1, [2] = fill_word2, [4] = fill_word4, [8] = fill_word8};
 
 static void copy_run(const char *src, int64_t stride, size_t size, int64_t n, char *dst) {
   if (stride == 1) memcpy(dst, src, (size_t)n * size);
@@ -168,6 +174,18 @@ void zmi_gather(const zmi_walk *w, const void *src, size_t size, int64_t begin, 
       at[i] = 0;
     }
   }
+}
+
+zmi_reader zmi_reader_of(const zmi_call *c, int operand) {
+  zmi_reader r = {.walk = zmi_walk_of(c->in[operand]), .src = c->src[operand], .size = zm_dtype_size(c->in[operand]->type.dtype)};
+  r.direct = zmi_walk_is_contiguous(&r.walk);
+  return r;
+}
+
+const void *zmi_read(const zmi_reader *r, int64_t begin, int64_t n, void *buffer) {
+  if (r->direct) return r->src + (size_t)begin * r->size;
+  zmi_gather(&r->walk, r->src, r->size, begin, n, buffer);
+  return buffer;
 }
 
 // ---- numbers ----

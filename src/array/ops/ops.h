@@ -66,6 +66,18 @@ bool zmi_walk_is_contiguous(const zmi_walk *w);
 // Copies elements [begin, begin + n) in row-major order to dst. `size` is that of an element: 1, 2, 4 or 8 bytes.
 void zmi_gather(const zmi_walk *w, const void *src, size_t size, int64_t begin, int64_t n, void *dst);
 
+// An operand read in row-major order, chunk by chunk.
+enum { ZMI_CHUNK = 1024 };
+typedef struct zmi_reader {
+  zmi_walk walk;
+  const char *src;
+  size_t size; // of an element
+  bool direct; // contiguous: no copies
+} zmi_reader;
+zmi_reader zmi_reader_of(const zmi_call *c, int operand);
+// Elements [begin, begin + n), n <= ZMI_CHUNK: where they are, or copied to `buffer` of ZMI_CHUNK * 8 bytes.
+const void *zmi_read(const zmi_reader *r, int64_t begin, int64_t n, void *buffer);
+
 // Conversion of one number: to floats through float32, to integers toward zero and limited to the range, NaN to 0, to bool: not zero.
 void zmi_store_double(double value, zm_dtype dtype, void *dst);
 // A denormal becomes a zero of its sign.

@@ -1,0 +1,218 @@
+// Row computations of the operations of models, on the kernels of the CPU tier in use. The ops of array/ops and the fused ops of the patch
+// room are made of the same functions: that is why patching keeps every bit.
+//
+// Nothing here looks at more than the rows that it is given, and no result depends on how tiles are cut or on who computes them.
+#ifndef ZMI_ARRAY_KERNELS_H
+#define ZMI_ARRAY_KERNELS_H
+
+#include "array/array.h"
+
+// ---- shape rules (ops/check.c). Messages lack the op's name: the caller of the rule puts it in front ----
+// The number of operands, the first `least` of which must be there. First thing in a rule: it makes in[0..least) safe to read.
+zm_status zmi_want_operands(int nin, const zmi_type *in, int least, int most);
+// form says what the dims are, for the message: "[rows, hidden]".
+zm_status zmi_want_rank(const char *operand, const zmi_type *t, int rank, const char *form);
+zm_status zmi_want_dtype(const char *operand, const zmi_type *t, zm_dtype dtype);
+zm_status zmi_want_float(const char *operand, const zmi_type *t);
+zm_status zmi_want_dim(const char *operand, const zmi_type *t, int axis, int64_t expected, const char *meaning);
+// An int32 [rows] operand.
+zm_status zmi_want_index(const char *operand, const zmi_type *t, int64_t rows);
+bool zmi_absent(const zmi_type *types, int nin, int i);
+
+// ---- attributes of matrices ----
+extern const char *const zmi_mode_words[]; // names of zmi_quant_mode
+extern const char *const zmi_dtype_words[];
+// clang-format off
+// Four fields of a zmi_format member of an attribute struct, each name with a prefix.
+#define ZMI_FORMAT_FIELDS(prefix, type, member)                                      \
+  {prefix "mode", ZMI_FIELD_WORD, offsetof(type, member.mode), zmi_mode_words},      \
+  {prefix "bits", ZMI_FIELD_INT, offsetof(type, member.bits), NULL},                 \
+  {prefix "group", ZMI_FIELD_INT, offsetof(type, member.group), NULL},               \
+  {prefix "dtype", ZMI_FIELD_WORD, offsetof(type, member.dtype), zmi_dtype_words}
+// Seven fields of a zmi_matrix_attrs member.
+#define ZMI_MATRIX_FIELDS(prefix, type, member)                                      \
+  ZMI_FORMAT_FIELDS(prefix, type, member.format),                                    \
+  {prefix "n", ZMI_FIELD_INT, offsetof(type, member.n), NULL},                       \
+  {prefix "k", ZMI_FIELD_INT, offsetof(type, member.k), NULL},                       \
+  {prefix "experts", ZMI_FIELD_INT, offsetof(type, member.experts), NULL}
+// clang-format on
+
+// A packed matrix as an attribute: `experts` matrices [n, k] one after another.
+typedef struct zmi_matrix_attrs {
+  zmi_format format;
+  int64_t n, k, experts;
+} zmi_matrix_attrs;
+zmi_matrix_attrs zmi_matrix_attrs_of(const zmi_matrix *m);
+// Checks the attributes, the packed bytes and the bias (operands `weight` and `bias` of the types; bias may be absent).
+zm_status zmi_want_matrix(const zmi_matrix_attrs *m, int nin, const zmi_type *in, int weight, int bias);
+
+// ---- scratch ----
+static inline size_t zmi_align64(size_t bytes) {
+  return (bytes + 63) & ~(size_t)63;
+}
+// Rows shared out to at most ZMI_LANES_MAX tiles, so that tiles can have buffers of their own in little scratch.
+enum { ZMI_LANES_MAX = 64 };
+static inline int64_t zmi_lane_count(int64_t rows) {
+  return rows < ZMI_LANES_MAX ? rows : ZMI_LANES_MAX;
+}
+static inline int64_t zmi_lane_begin(int64_t rows, int64_t lane) { // up to zmi_lane_begin(rows, lane + 1)
+  return rows * lane / zmi_lane_count(rows);
+}
+
+// ---- rows made ready for the dot kernels (ops/dot.c) ----
+enum { ZMI_PIECE = 512 }; // k of one piece of a row, made ready by one tile; a multiple of every group size
+typedef struct zmi_ready {
+  int64_t k;
+  int64_t group;  // above 0: digits of that group size; 0: float rows
+  zm_dtype dtype; // of float rows
+  bool direct;    // rows of x can be used as they are
+  size_t bytes;   // of one row made ready, a multiple of 64
+} zmi_ready;
+zmi_ready zmi_ready_of(const zmi_format *f, zm_dtype x, int64_t k);
+bool zmi_ready_same(const zmi_ready *a, const zmi_ready *b); // rows made ready for one serve the other
+static inline int64_t zmi_ready_pieces(const zmi_ready *f) {
+  return (f->k + ZMI_PIECE - 1) / ZMI_PIECE;
+}
+// Piece `piece` of the row that starts at x (dtype), or of which the piece's values are given, to the row at `ready`.
+void zmi_ready_piece(const zmi_kernels *kn, const zmi_ready *f, int64_t piece, const void *x, zm_dtype dtype, void *ready);
+void zmi_ready_values(const zmi_kernels *kn, const zmi_ready *f, int64_t piece, const float *values, void *ready);
+// Tiles [begin, end) of rows * pieces: whole rows of x (row after row) made ready.
+void zmi_ready_tiles(const zmi_kernels *kn, const zmi_ready *f, const void *x, zm_dtype dtype, void *ready, int64_t begin, int64_t end);
+
+// ---- products with packed matrices (ops/dot.c) ----
+typedef struct zmi_weights {
+  zmi_format format;
+  int64_t n, k, experts, blocks; // blocks of one matrix
+  const unsigned char *packed;
+  const void *bias; // [experts, n] or NULL
+  zm_dtype bias_dtype;
+  size_t block_bytes, matrix_bytes;
+} zmi_weights;
+// Operands `weight` and `bias` of the call.
+zmi_weights zmi_weights_of(const zmi_call *c, const zmi_matrix_attrs *m, int weight, int bias);
+
+enum { ZMI_DOT_BLOCKS = 16, ZMI_DOT_VALUES = ZMI_DOT_BLOCKS * ZMI_LANES };
+// y[m][0..16 * blocks) = float32 products of count <= ZMI_ROWS ready rows with blocks [first, first + blocks) of an expert, bias added, not
+// rounded. blocks <= ZMI_DOT_BLOCKS. Values past n are meaningless.
+void zmi_dot_values(const zmi_kernels *kn, const zmi_weights *w, int64_t expert, int64_t first, int64_t blocks, const zmi_ready *f,
+                    int count, const void *const *rows, float y[][ZMI_DOT_VALUES]);
+// The same rounded to dtype: out[m] is the place of n values.
+void zmi_dot_blocks(const zmi_kernels *kn, const zmi_weights *w, int64_t expert, int64_t first, int64_t blocks, const zmi_ready *f,
+                    int count, const void *const *rows, void *const *out, zm_dtype dtype);
+
+// Dense rows: ready rows at `ready` (stride bytes apart) times a matrix, to rows of `out`.
+typedef struct zmi_rows {
+  const zmi_ready *form;
+  const void *ready;
+  size_t stride; // bytes from one ready row to the next
+  int64_t count;
+} zmi_rows;
+int64_t zmi_dense_tiles(const zmi_weights *w, const zmi_rows *rows);
+void zmi_dense_run(const zmi_kernels *kn, const zmi_weights *w, const zmi_rows *rows, void *out, size_t out_stride, zm_dtype dtype,
+                   int64_t begin, int64_t end);
+// How dense tiles are cut: tile = panel * blocks + block. Rows of a panel stay in a core's cache while its blocks pass by.
+int64_t zmi_panel_rows(const zmi_rows *rows);
+
+// ---- experts (ops/experts.c) ----
+// (row, slot) pairs in order of expert, so that each expert's weights are read once. Lives in scratch.
+typedef struct zmi_expert_plan {
+  int32_t *count;  // [1]: experts that some pair chose, at most `most`
+  int32_t *expert; // [most]: rising; -1 first: pairs whose expert is out of range
+  int32_t *start;  // [most + 1]: pairs of entry j are pair[start[j] .. start[j + 1])
+  int32_t *groups; // [most + 1]: groups of ZMI_ROWS pairs before entry j
+  int32_t *pair;   // [pairs]
+  int32_t *first;  // [experts + 1]: workspace
+  int64_t most, pairs, experts;
+} zmi_expert_plan;
+size_t zmi_expert_plan_bytes(int64_t experts, int64_t pairs);
+zmi_expert_plan zmi_expert_plan_at(void *memory, int64_t experts, int64_t pairs);
+void zmi_expert_plan_make(const zmi_expert_plan *p, const int32_t *chosen);
+static inline int64_t zmi_expert_tiles(const zmi_expert_plan *p, int64_t blocks) {
+  return p->most * blocks;
+}
+// The work of tiles [begin, end): runs of blocks of one entry of the plan, one after another. Balanced by rows and bytes.
+typedef struct zmi_expert_walk {
+  const zmi_expert_plan *plan;
+  int64_t blocks, entry, first, last; // blocks [first, last) of the entry
+  int64_t next, end;
+} zmi_expert_walk;
+zmi_expert_walk zmi_expert_walk_of(const zmi_expert_plan *p, int64_t blocks, int64_t begin, int64_t end);
+bool zmi_expert_walk_next(zmi_expert_walk *w);
+// Tiles of a product: ready row of pair p is row p / share; result p at out + p * n.
+void zmi_expert_run(const zmi_kernels *kn, const zmi_weights *w, const zmi_expert_plan *p, const zmi_rows *rows, int64_t share, void *out,
+                    zm_dtype dtype, int64_t begin, int64_t end);
+
+// ---- rows of other operations ----
+typedef struct zmi_rope_attrs {
+  int64_t traditional;
+} zmi_rope_attrs;
+enum { ZMI_MAX_HEAD = 1024 }; // most elements of an attention head
+// x float32 [dim]: the first 2 * turned are rotated, then all rounded to dst.
+void zmi_rope_head(const zmi_kernels *kn, float *x, int64_t dim, int64_t turned, bool traditional, const float *cosine, const float *sine,
+                   void *dst, zm_dtype dtype);
+
+// A row normalized and rounded; w float32 [n], work float32 [n] (may be where float32 dst is).
+void zmi_rms_row(const zmi_kernels *kn, const void *x, zm_dtype dtype, const float *w, int64_t n, float eps, float *work, void *dst);
+
+// gate[i] = silu(gate[i]) * up[i] for values already rounded to dtype; both steps are rounded to dtype. In float32.
+void zmi_swiglu_values(const zmi_kernels *kn, float *gate, const float *up, int64_t n, zm_dtype dtype);
+
+// work: float32 [2 * experts].
+void zmi_route_row(const zmi_kernels *kn, const zmi_route_attrs *a, const void *logits, zm_dtype dtype, int64_t experts, const float *bias,
+                   float *work, int32_t *chosen, void *weights);
+static inline size_t zmi_route_work(int64_t experts) {
+  return zmi_align64((size_t)experts * 2 * sizeof(float));
+}
+zm_status zmi_want_route(const zmi_route_attrs *a, int64_t experts);
+
+enum { ZMI_COMBINE = 512 }; // elements of one tile of combine
+// dst[0..n) = sum over s of weights[s] * y[s * stride .. + n), n <= ZMI_COMBINE
+void zmi_combine_piece(const zmi_kernels *kn, const void *y, int64_t stride, const void *weights, zm_dtype dtype, int64_t slots, int64_t n,
+                       void *dst);
+
+// ---- attention (ops/attention.c, ops/kv_write.c) ----
+typedef struct zmi_heads {
+  const zmi_kernels *kernels;
+  zm_dtype dtype;
+  int64_t rows, heads, kv_heads, dim, context, sequences;
+  const int32_t *position, *sequence;
+  const void *q;
+  void *keys, *values;               // caches; written by zmi_keys_run and zmi_values_run only
+  const void *new_keys, *new_values; // [rows, kv_heads, dim]
+  void *out;
+  float scale;
+} zmi_heads;
+// Writes keys or values of heads [begin, end) of kv_heads.
+void zmi_keys_run(const zmi_heads *h, int64_t begin, int64_t end);
+void zmi_values_run(const zmi_heads *h, int64_t begin, int64_t end);
+size_t zmi_attention_scratch(const zmi_heads *h);
+int64_t zmi_attention_tiles(const zmi_heads *h);
+void zmi_attention_run(const zmi_heads *h, void *scratch, int64_t begin, int64_t end);
+int64_t zmi_attention_finish_tiles(const zmi_heads *h);
+void zmi_attention_finish(const zmi_heads *h, void *scratch, int64_t begin, int64_t end);
+zm_status zmi_want_attention(const zmi_type *q, const zmi_type *keys, const zmi_type *values);
+zm_status zmi_want_cache(const char *operand, const zmi_type *t, bool keys);
+zm_status zmi_want_head_dtype(const char *operand, const zmi_type *t);
+
+// ---- short convolution (ops/short_conv.c) ----
+enum { ZMI_CONV_CHANNELS = 64, ZMI_CONV_TAPS = 16 }; // channels of one tile; most taps
+typedef struct zmi_conv {
+  const zmi_kernels *kernels;
+  zm_dtype dtype, weight_dtype, bias_dtype;
+  int64_t rows, channels, taps, sequences;
+  const void *x;      // [rows, channels]
+  const void *weight; // [channels, taps]
+  const void *bias;   // or NULL
+  void *state;        // [sequences, taps - 1, channels]
+  const int32_t *position, *sequence;
+  void *y; // [rows, channels]
+} zmi_conv;
+// Channels [first, first + n) of all rows, n <= ZMI_CONV_CHANNELS; updates the state.
+void zmi_conv_channels(const zmi_conv *v, int64_t first, int64_t n);
+zm_status zmi_want_conv(const zmi_type *x, const zmi_type *weight, const zmi_type *bias, const zmi_type *state);
+
+static inline void *zmi_at(const void *base, zm_dtype dtype, int64_t index) {
+  return (char *)(uintptr_t)base + index * (int64_t)zm_dtype_size(dtype);
+}
+
+#endif

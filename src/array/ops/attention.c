@@ -1,0 +1,289 @@
+// attention: causal, grouped queries, over the key and value caches. Positions are taken in ranges of 128; a range gives a maximum, a sum
+// of exponentials and un-normalized values (the kernel `attend`), and ranges are joined from left to right. That order is the result: it is
+// the same whether all ranges of a head follow one another in one tile or every range is a tile of its own.
+#include "array/kernels.h"
+#include "array/ops/ops.h"
+
+#include <string.h>
+
+typedef struct attention_attrs {
+  double scale;
+} attention_attrs;
+
+static const zmi_field fields[] = {{"scale", ZMI_FIELD_FLOAT, offsetof(attention_attrs, scale), NULL}, {NULL, ZMI_FIELD_INT, 0, NULL}};
+
+enum { Q, KEYS, VALUES, POSITION, SEQUENCE };
+
+// Every range is a tile of its own where rows are few and their partial results take at most SPLIT_BYTES; else a head's ranges follow one
+// another.
+enum { SPLIT_ROWS = 8, SPLIT_BYTES = 16 * 1024 * 1024, SPLIT_TILES = 64, PASS_ROWS = 8, HEADER = 16 };
+
+// ---- one query head ----
+
+// What some ranges of one query head came to. In scratch: header, then values [dim].
+typedef struct partial {
+  float max, sum, unused[HEADER - 2];
+  float values[];
+} partial;
+
+static size_t partial_bytes(const zmi_heads *h) {
+  return zmi_align64(sizeof(partial) + (size_t)h->dim * sizeof(float));
+}
+
+// a = a joined with b, the range that follows.
+static void join(const zmi_heads *h, partial *a, const partial *b) {
+  float max = b->max > a->max || b->max != b->max ? b->max : a->max;
+  float wa = max == a->max ? 1 : zmi_expf(a->max - max), wb = max == b->max ? 1 : zmi_expf(b->max - max);
+  if (wa != 1) {
+    for (int64_t i = 0; i < h->dim; i++) a->values[i] *= wa;
+  }
+  h->kernels->axpy(wb, b->values, ZM_F32, h->dim, a->values);
+  a->sum = __builtin_fmaf(wb, b->sum, wa * a->sum);
+  a->max = max;
+}
+
+static void finish(const zmi_heads *h, partial *a, int64_t row, int64_t head) {
+  for (int64_t i = 0; i < h->dim; i++) a->values[i] /= a->sum;
+  h->kernels->store(a->values, h->dim, zmi_at(h->out, h->dtype, (row * h->heads + head) * h->dim), h->dtype);
+}
+
+// Positions that a row sees; 0 if its position or sequence is out of range.
+static int64_t seen(const zmi_heads *h, int64_t row) {
+  int64_t p = h->position[row], s = h->sequence[row];
+  return p < 0 || p >= h->context || s < 0 || s >= h->sequences ? 0 : p + 1;
+}
+
+static int64_t ranges_of(int64_t positions) {
+  return (positions + ZMI_KEY_RANGE - 1) / ZMI_KEY_RANGE;
+}
+
+static void attend(const zmi_heads *h, int64_t row, int64_t head, int64_t range, partial *to) {
+  int64_t first = range * ZMI_KEY_RANGE, count = ZMI_MIN(seen(h, row) - first, ZMI_KEY_RANGE);
+  int64_t kv = head / (h->heads / h->kv_heads), at = (h->sequence[row] * h->kv_heads + kv) * h->context + first;
+  h->kernels->attend(zmi_at(h->q, h->dtype, (row * h->heads + head) * h->dim), zmi_at(h->keys, h->dtype, at * h->dim),
+                     zmi_at(h->values, h->dtype, at * h->dim), h->dtype, h->dim, count, h->scale, &to->max, &to->sum, to->values);
+}
+
+// ---- all ranges at once: every range of every head has a partial result, which the second stage joins ----
+
+static int64_t all_ranges(const zmi_heads *h) {
+  return ranges_of(h->context);
+}
+
+static bool splits(const zmi_heads *h) {
+  size_t bytes = partial_bytes(h);
+  if (h->rows > SPLIT_ROWS) return false;
+  return !zmi_mul_overflow(bytes, (size_t)(h->rows * h->heads), &bytes) && !zmi_mul_overflow(bytes, (size_t)all_ranges(h), &bytes) &&
+         bytes <= SPLIT_BYTES;
+}
+
+static partial *split_partial(const zmi_heads *h, void *scratch, int64_t row, int64_t head, int64_t range) {
+  return (partial *)(void *)((char *)scratch + (size_t)((row * h->heads + head) * all_ranges(h) + range) * partial_bytes(h));
+}
+
+// Items (row, key/value head, range) that have positions, shared out evenly: their number is known only now.
+static void split_run(const zmi_heads *h, void *scratch, int64_t begin, int64_t end) {
+  int64_t total = 0, group = h->heads / h->kv_heads;
+  for (int64_t r = 0; r < h->rows; r++) total += h->kv_heads * ranges_of(seen(h, r));
+  int64_t next = total * begin / SPLIT_TILES, stop = total * end / SPLIT_TILES, base = 0;
+  for (int64_t r = 0; r < h->rows && base < stop; r++) {
+    int64_t ranges = ranges_of(seen(h, r)), items = h->kv_heads * ranges;
+    for (; next < ZMI_MIN(stop, base + items); next++) {
+      int64_t kv = (next - base) / ranges, range = (next - base) % ranges;
+      for (int64_t q = kv * group; q < (kv + 1) * group; q++) attend(h, r, q, range, split_partial(h, scratch, r, q, range));
+    }
+    base += items;
+  }
+}
+
+static void zero_row(const zmi_heads *h, int64_t row, int64_t head) {
+  memset(zmi_at(h->out, h->dtype, (row * h->heads + head) * h->dim), 0, (size_t)h->dim * zm_dtype_size(h->dtype));
+}
+
+static void split_finish(const zmi_heads *h, void *scratch, int64_t begin, int64_t end) {
+  for (int64_t t = begin; t < end; t++) {
+    int64_t row = t / h->heads, head = t % h->heads, ranges = ranges_of(seen(h, row));
+    if (ranges == 0) {
+      zero_row(h, row, head);
+      continue;
+    }
+    partial *first = split_partial(h, scratch, row, head, 0);
+    for (int64_t range = 1; range < ranges; range++) join(h, first, split_partial(h, scratch, row, head, range));
+    finish(h, first, row, head);
+  }
+}
+
+// ---- one after another: a tile is a few rows and one key/value head, and passes once over the keys ----
+
+// Running results of a tile's rows and heads, and one for the range at hand.
+static size_t pass_bytes(const zmi_heads *h) {
+  return partial_bytes(h) * (size_t)(PASS_ROWS * (h->heads / h->kv_heads) + 1);
+}
+
+static int64_t pass_tiles(const zmi_heads *h) {
+  return (h->rows + PASS_ROWS - 1) / PASS_ROWS * h->kv_heads;
+}
+
+// Later rows of a prompt see more positions: tiles take first and last row groups in turn, so that neighbouring tiles together cost the
+// same everywhere.
+static int64_t fold(int64_t i, int64_t n) {
+  return i % 2 == 0 ? i / 2 : n - 1 - i / 2;
+}
+
+static void pass_tile(const zmi_heads *h, char *memory, int64_t tile) {
+  int64_t group = h->heads / h->kv_heads, parts = pass_tiles(h) / h->kv_heads, first = fold(tile % parts, parts) * PASS_ROWS;
+  int64_t last = ZMI_MIN(first + PASS_ROWS, h->rows), ranges = 0, head = tile / parts * group;
+  partial *now = (partial *)(void *)(memory + (size_t)(PASS_ROWS * group) * partial_bytes(h));
+  for (int64_t r = first; r < last; r++) ranges = ZMI_MAX(ranges, ranges_of(seen(h, r)));
+  for (int64_t range = 0; range < ranges; range++) {
+    for (int64_t r = first; r < last; r++) {
+      if (range >= ranges_of(seen(h, r))) continue;
+      for (int64_t q = 0; q < group; q++) {
+        partial *sum = (partial *)(void *)(memory + (size_t)((r - first) * group + q) * partial_bytes(h));
+        attend(h, r, head + q, range, range ? now : sum);
+        if (range) join(h, sum, now);
+      }
+    }
+  }
+  for (int64_t r = first; r < last; r++) {
+    for (int64_t q = 0; q < group; q++) {
+      if (seen(h, r) == 0) {
+        zero_row(h, r, head + q);
+      } else {
+        finish(h, (partial *)(void *)(memory + (size_t)((r - first) * group + q) * partial_bytes(h)), r, head + q);
+      }
+    }
+  }
+}
+
+// ---- either way ----
+
+static int64_t pass_lanes(const zmi_heads *h) {
+  return zmi_lane_count(pass_tiles(h));
+}
+
+size_t zmi_attention_scratch(const zmi_heads *h) {
+  if (h->rows == 0) return 0;
+  if (splits(h)) return partial_bytes(h) * (size_t)(h->rows * h->heads * all_ranges(h));
+  return pass_bytes(h) * (size_t)pass_lanes(h);
+}
+
+int64_t zmi_attention_tiles(const zmi_heads *h) {
+  return h->rows == 0 ? 0 : splits(h) ? SPLIT_TILES : pass_lanes(h);
+}
+
+void zmi_attention_run(const zmi_heads *h, void *scratch, int64_t begin, int64_t end) {
+  if (splits(h)) {
+    split_run(h, scratch, begin, end);
+    return;
+  }
+  int64_t tiles = pass_tiles(h);
+  for (int64_t lane = begin; lane < end; lane++) {
+    for (int64_t t = zmi_lane_begin(tiles, lane); t < zmi_lane_begin(tiles, lane + 1); t++)
+      pass_tile(h, (char *)scratch + (size_t)lane * pass_bytes(h), t);
+  }
+}
+
+int64_t zmi_attention_finish_tiles(const zmi_heads *h) {
+  return splits(h) ? h->rows * h->heads : 0;
+}
+
+void zmi_attention_finish(const zmi_heads *h, void *scratch, int64_t begin, int64_t end) {
+  split_finish(h, scratch, begin, end);
+}
+
+// ---- the op ----
+
+zm_status zmi_want_attention(const zmi_type *q, const zmi_type *keys, const zmi_type *values) {
+  zm_status status = zmi_want_rank("q", q, 3, "[rows, heads, dim]");
+  if (status == ZM_OK) status = zmi_want_head_dtype("q", q);
+  if (status == ZM_OK) status = zmi_want_cache("keys", keys, true);
+  if (status == ZM_OK) status = zmi_want_cache("values", values, false);
+  if (status == ZM_OK) status = zmi_want_dtype("keys", keys, q->dtype);
+  if (status == ZM_OK) status = zmi_want_dtype("values", values, q->dtype);
+  if (status == ZM_OK) status = zmi_want_dim("q", q, 2, 2 * keys->shape[3], "elements of a head of keys");
+  if (status == ZM_OK) status = zmi_want_dim("values", values, 0, keys->shape[0], "sequences of keys");
+  if (status == ZM_OK) status = zmi_want_dim("values", values, 1, keys->shape[1], "heads of keys");
+  if (status == ZM_OK) status = zmi_want_dim("values", values, 2, keys->shape[2] * ZMI_KEY_BLOCK, "positions of keys");
+  if (status == ZM_OK) status = zmi_want_dim("values", values, 3, q->shape[2], "elements of a head");
+  if (status == ZM_OK && (keys->shape[1] < 1 || q->shape[1] < 1 || q->shape[1] % keys->shape[1] != 0)) {
+    status = zmi_fail(ZM_ERROR_ARGUMENT, "q: %lld heads are not a multiple of the %lld heads of the keys", (long long)q->shape[1],
+                      (long long)keys->shape[1]);
+  }
+  return status;
+}
+
+static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
+  (void)attrs;
+  zm_status status = zmi_want_operands(nin, in, 5, 5);
+  if (status == ZM_OK) status = zmi_want_attention(&in[Q], &in[KEYS], &in[VALUES]);
+  if (status == ZM_OK) status = zmi_want_index("position", &in[POSITION], in[Q].shape[0]);
+  if (status == ZM_OK) status = zmi_want_index("sequence", &in[SEQUENCE], in[Q].shape[0]);
+  if (status != ZM_OK) return status;
+  *nout = 1;
+  out[0] = in[Q];
+  return ZM_OK;
+}
+
+static zmi_heads heads_of(const zmi_call *c) {
+  const attention_attrs *a = c->attrs;
+  const zmi_type *q = &c->in[Q]->type, *values = &c->in[VALUES]->type;
+  return (zmi_heads){
+      .kernels = c->kernels,
+      .dtype = q->dtype,
+      .rows = q->shape[0],
+      .heads = q->shape[1],
+      .dim = q->shape[2],
+      .kv_heads = values->shape[1],
+      .context = values->shape[2],
+      .sequences = values->shape[0],
+      .position = c->src[POSITION],
+      .sequence = c->src[SEQUENCE],
+      .q = c->src[Q],
+      .out = c->dst[0],
+      .scale = (float)a->scale,
+      .keys = (void *)(uintptr_t)c->src[KEYS],
+      .values = (void *)(uintptr_t)c->src[VALUES], // only read here
+  };
+}
+
+static size_t scratch(const zmi_call *c) {
+  zmi_heads h = heads_of(c);
+  return zmi_attention_scratch(&h);
+}
+
+static int64_t tiles(const zmi_call *c) {
+  zmi_heads h = heads_of(c);
+  return zmi_attention_tiles(&h);
+}
+
+static void run(const zmi_call *c, int64_t begin, int64_t end) {
+  zmi_heads h = heads_of(c);
+  zmi_attention_run(&h, c->scratch, begin, end);
+}
+
+static int64_t finish_tiles(const zmi_call *c) {
+  zmi_heads h = heads_of(c);
+  return zmi_attention_finish_tiles(&h);
+}
+
+static void finish_run(const zmi_call *c, int64_t begin, int64_t end) {
+  zmi_heads h = heads_of(c);
+  zmi_attention_finish(&h, c->scratch, begin, end);
+}
+
+const zmi_op zmi_op_attention = {
+    .name = "attention",
+    .operands = "q keys values position sequence",
+    .fields = fields,
+    .rounding = "Scores, softmax and weighted values in float32 by ranges of 128 positions joined from left to right; divided by the sum, "
+                "then rounded once.",
+    .infer = infer,
+    .scratch = scratch,
+    .stages = {{tiles, run}, {finish_tiles, finish_run}},
+};
+
+zm_array *zmi_attention(zm_array *q, zm_array *keys, zm_array *values, zm_array *position, zm_array *sequence, double scale) {
+  attention_attrs a = {scale};
+  return zmi_apply1(&zmi_op_attention, &a, sizeof a, 5, (zm_array *[]){q, keys, values, position, sequence});
+}

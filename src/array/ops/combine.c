@@ -1,0 +1,71 @@
+// combine: the weighted sum of the results of a row's experts; and the gated activation, which only fused ops take in one step.
+#include "array/kernels.h"
+#include "array/ops/ops.h"
+
+#include <string.h>
+
+enum { Y, WEIGHTS };
+
+void zmi_combine_piece(const zmi_kernels *kn, const void *y, int64_t stride, const void *weights, zm_dtype dtype, int64_t slots, int64_t n,
+                       void *dst) {
+  _Alignas(64) float sum[ZMI_COMBINE];
+  memset(sum, 0, (size_t)n * sizeof *sum);
+  for (int64_t s = 0; s < slots; s++) {
+    float w;
+    kn->load(zmi_at(weights, dtype, s), dtype, 1, &w);
+    kn->axpy(w, zmi_at(y, dtype, s * stride), dtype, n, sum);
+  }
+  kn->store(sum, n, dst, dtype);
+}
+
+void zmi_swiglu_values(const zmi_kernels *kn, float *gate, const float *up, int64_t n, zm_dtype dtype) {
+  kn->silu(gate, n);
+  kn->round(gate, n, dtype);
+  for (int64_t i = 0; i < n; i++) gate[i] *= up[i];
+  kn->round(gate, n, dtype);
+}
+
+static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
+  (void)attrs;
+  zm_status status = zmi_want_operands(nin, in, 2, 2);
+  if (status == ZM_OK) status = zmi_want_rank("y", &in[Y], 3, "[rows, slots, hidden]");
+  if (status == ZM_OK) status = zmi_want_float("y", &in[Y]);
+  if (status == ZM_OK) status = zmi_want_rank("weights", &in[WEIGHTS], 2, "[rows, slots]");
+  if (status == ZM_OK) status = zmi_want_dtype("weights", &in[WEIGHTS], in[Y].dtype);
+  if (status == ZM_OK) status = zmi_want_dim("weights", &in[WEIGHTS], 0, in[Y].shape[0], "rows of y");
+  if (status == ZM_OK) status = zmi_want_dim("weights", &in[WEIGHTS], 1, in[Y].shape[1], "slots of y");
+  if (status != ZM_OK) return status;
+  *nout = 1;
+  out[0] = zmi_type_of(in[Y].dtype, 2, (int64_t[]){in[Y].shape[0], in[Y].shape[2]});
+  return ZM_OK;
+}
+
+static int64_t pieces_of(const zmi_call *c) {
+  return (c->in[Y]->type.shape[2] + ZMI_COMBINE - 1) / ZMI_COMBINE;
+}
+
+static int64_t tiles(const zmi_call *c) {
+  return c->in[Y]->type.shape[0] * pieces_of(c);
+}
+
+static void run(const zmi_call *c, int64_t begin, int64_t end) {
+  zm_dtype dtype = c->in[Y]->type.dtype;
+  int64_t slots = c->in[Y]->type.shape[1], width = c->in[Y]->type.shape[2], pieces = pieces_of(c);
+  for (int64_t t = begin; t < end; t++) {
+    int64_t row = t / pieces, first = t % pieces * ZMI_COMBINE;
+    zmi_combine_piece(c->kernels, zmi_at(c->src[Y], dtype, row * slots * width + first), width, zmi_at(c->src[WEIGHTS], dtype, row * slots),
+                      dtype, slots, ZMI_MIN(width - first, ZMI_COMBINE), zmi_at(c->dst[0], dtype, row * width + first));
+  }
+}
+
+const zmi_op zmi_op_combine = {
+    .name = "combine",
+    .operands = "y weights",
+    .rounding = "fma in float32 over the slots in their order, starting from 0; rounded once to the dtype of y.",
+    .infer = infer,
+    .stages = {{tiles, run}},
+};
+
+zm_array *zmi_combine(zm_array *y, zm_array *weights) {
+  return zmi_apply1(&zmi_op_combine, NULL, 0, 2, (zm_array *[]){y, weights});
+}

@@ -1,0 +1,138 @@
+// Rows times packed matrices: rows are made ready once (digits, or floats of the dtype that the kernel takes), then blocks of 16 outputs
+// are computed for up to four rows at a time. Which rows go together never changes a bit: the kernels treat each row alone.
+#include "array/kernels.h"
+
+#include <string.h>
+
+zmi_ready zmi_ready_of(const zmi_format *f, zm_dtype x, int64_t k) {
+  zmi_ready r = {.k = k};
+  if (f->mode != ZMI_QUANT_NONE) {
+    r.group = f->group;
+    r.dtype = ZM_F32;
+    r.bytes = zmi_digits_bytes(k, f->group);
+    return r;
+  }
+  // float32 rows meet blocks of either dtype; bf16 rows only bf16 blocks.
+  r.dtype = x == ZM_BF16 && f->dtype == ZM_BF16 ? ZM_BF16 : ZM_F32;
+  r.direct = x == r.dtype;
+  r.bytes = zmi_align64((size_t)k * zm_dtype_size(r.dtype));
+  return r;
+}
+
+bool zmi_ready_same(const zmi_ready *a, const zmi_ready *b) {
+  return a->k == b->k && a->group == b->group && a->dtype == b->dtype && a->direct == b->direct;
+}
+
+void zmi_ready_values(const zmi_kernels *kn, const zmi_ready *f, int64_t piece, const float *values, void *ready) {
+  int64_t first = piece * ZMI_PIECE, n = ZMI_MIN(f->k - first, ZMI_PIECE);
+  if (f->group == 0) {
+    kn->store(values, n, zmi_at(ready, f->dtype, first), f->dtype);
+    return;
+  }
+  if (n == f->k) {
+    kn->digits(values, n, f->group, ready);
+    return;
+  }
+  // Groups are independent: those of a piece are made apart and put in their places.
+  _Alignas(64) unsigned char digits[3 * ZMI_PIECE + 2 * sizeof(float) * (ZMI_PIECE / 32) + 64];
+  unsigned char *row = ready;
+  int64_t groups = n / f->group, before = first / f->group, all = f->k / f->group;
+  size_t size = (size_t)groups * sizeof(float);
+  float *scale = (float *)(void *)(row + 3 * f->k), *sum = scale + all;
+  const unsigned char *made = digits + 3 * n;
+  kn->digits(values, n, f->group, digits);
+  memcpy(row + 3 * first, digits, (size_t)(3 * n));
+  memcpy(scale + before, made, size);
+  memcpy(sum + before, made + size, size);
+}
+
+void zmi_ready_piece(const zmi_kernels *kn, const zmi_ready *f, int64_t piece, const void *x, zm_dtype dtype, void *ready) {
+  _Alignas(64) float values[ZMI_PIECE];
+  int64_t first = piece * ZMI_PIECE, n = ZMI_MIN(f->k - first, ZMI_PIECE);
+  if (dtype == ZM_F32) {
+    zmi_ready_values(kn, f, piece, (const float *)x + first, ready);
+    return;
+  }
+  kn->load(zmi_at(x, dtype, first), dtype, n, values);
+  zmi_ready_values(kn, f, piece, values, ready);
+}
+
+void zmi_ready_tiles(const zmi_kernels *kn, const zmi_ready *f, const void *x, zm_dtype dtype, void *ready, int64_t begin, int64_t end) {
+  int64_t pieces = zmi_ready_pieces(f);
+  for (int64_t t = begin; t < end; t++) {
+    int64_t row = t / pieces;
+    zmi_ready_piece(kn, f, t % pieces, zmi_at(x, dtype, row * f->k), dtype, (char *)ready + (size_t)row * f->bytes);
+  }
+}
+
+zmi_weights zmi_weights_of(const zmi_call *c, const zmi_matrix_attrs *m, int weight, int bias) {
+  zmi_weights w = {.format = m->format, .n = m->n, .k = m->k, .experts = m->experts, .packed = c->src[weight]};
+  w.blocks = (m->n + ZMI_LANES - 1) / ZMI_LANES;
+  w.block_bytes = zmi_packed_block_bytes(&m->format, m->k);
+  w.matrix_bytes = w.block_bytes * (size_t)w.blocks;
+  if (bias >= 0 && bias < c->nin && c->in[bias]) {
+    w.bias = c->src[bias];
+    w.bias_dtype = c->in[bias]->type.dtype;
+  }
+  return w;
+}
+
+void zmi_dot_values(const zmi_kernels *kn, const zmi_weights *w, int64_t expert, int64_t first, int64_t blocks, const zmi_ready *f,
+                    int count, const void *const *rows, float y[][ZMI_DOT_VALUES]) {
+  const unsigned char *block = w->packed + (size_t)expert * w->matrix_bytes + (size_t)first * w->block_bytes;
+  if (f->group) {
+    kn->dot_affine(&w->format, block, blocks, w->k, count, rows, &y[0][0], ZMI_DOT_VALUES);
+  } else {
+    kn->dot_float(&w->format, block, blocks, w->k, count, rows, f->dtype, &y[0][0], ZMI_DOT_VALUES);
+  }
+  if (!w->bias) return;
+  _Alignas(64) float bias[ZMI_DOT_VALUES];
+  int64_t n = ZMI_MIN(w->n - first * ZMI_LANES, blocks * ZMI_LANES);
+  kn->load(zmi_at(w->bias, w->bias_dtype, expert * w->n + first * ZMI_LANES), w->bias_dtype, n, bias);
+  for (int m = 0; m < count; m++) {
+    for (int64_t i = 0; i < n; i++) y[m][i] += bias[i];
+  }
+}
+
+void zmi_dot_blocks(const zmi_kernels *kn, const zmi_weights *w, int64_t expert, int64_t first, int64_t blocks, const zmi_ready *f,
+                    int count, const void *const *rows, void *const *out, zm_dtype dtype) {
+  _Alignas(64) float y[ZMI_ROWS][ZMI_DOT_VALUES];
+  int64_t n = ZMI_MIN(w->n - first * ZMI_LANES, blocks * ZMI_LANES);
+  zmi_dot_values(kn, w, expert, first, blocks, f, count, rows, y);
+  for (int m = 0; m < count; m++) kn->store(y[m], n, zmi_at(out[m], dtype, first * ZMI_LANES), dtype);
+}
+
+// Half of a common second-level cache: the other half is for the blocks that pass by.
+enum { PANEL_BYTES = 512 * 1024 };
+
+int64_t zmi_panel_rows(const zmi_rows *rows) {
+  int64_t fit = PANEL_BYTES / (int64_t)rows->form->bytes / ZMI_ROWS * ZMI_ROWS;
+  return ZMI_MIN(ZMI_MAX(fit, ZMI_ROWS), rows->count);
+}
+
+int64_t zmi_dense_tiles(const zmi_weights *w, const zmi_rows *rows) {
+  if (rows->count == 0) return 0;
+  int64_t panel = zmi_panel_rows(rows);
+  return (rows->count + panel - 1) / panel * w->blocks;
+}
+
+void zmi_dense_run(const zmi_kernels *kn, const zmi_weights *w, const zmi_rows *rows, void *out, size_t out_stride, zm_dtype dtype,
+                   int64_t begin, int64_t end) {
+  int64_t panel = zmi_panel_rows(rows);
+  // Few rows: long runs of blocks, which stream from memory. Many: one block at a time, which stays in the first-level cache for all rows.
+  int64_t most = rows->count <= ZMI_ROWS ? ZMI_DOT_BLOCKS : 1;
+  for (int64_t t = begin, blocks; t < end; t += blocks) {
+    int64_t first = t % w->blocks, row = t / w->blocks * panel, last = ZMI_MIN(row + panel, rows->count);
+    blocks = ZMI_MIN(ZMI_MIN(most, w->blocks - first), end - t);
+    for (; row < last; row += ZMI_ROWS) {
+      const void *x[ZMI_ROWS];
+      void *y[ZMI_ROWS];
+      int count = (int)ZMI_MIN(last - row, ZMI_ROWS);
+      for (int m = 0; m < count; m++) {
+        x[m] = (const char *)rows->ready + (size_t)(row + m) * rows->stride;
+        y[m] = (char *)out + (size_t)(row + m) * out_stride;
+      }
+      zmi_dot_blocks(kn, w, 0, first, blocks, rows->form, count, x, y, dtype);
+    }
+  }
+}

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Builds the tests with a sanitizer and runs the suite: scripts/sanitize.sh address,undefined | thread [arguments of meson test]
+set -eu
+kind=$1
+shift
+cd "$(dirname "$0")/.."
+folder=build-$(echo "$kind" | tr , -)
+[ -f "$folder/build.ninja" ] || scripts/build.sh "$folder" -Db_sanitize="$kind" -Db_lundef=false -Doptimization=2
+
+export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
+export UBSAN_OPTIONS=print_stacktrace=1
+export TSAN_OPTIONS=second_deadlock_stack=1
+# The thread sanitizer of older compilers cannot start under wide address randomization.
+plain=
+[ "$kind" = thread ] && setarch "$(uname -m)" -R true 2>/dev/null && plain="setarch $(uname -m) -R"
+$plain scripts/check.sh "$folder" --timeout-multiplier 10 "$@"

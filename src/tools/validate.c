@@ -337,7 +337,7 @@ void zmi_validation_release(zmi_validation *v) {
 }
 
 // JSON has no NaN or infinity.
-static json_t *finite(double v) {
+static json_t *number(double v) {
   return isfinite(v) ? json_real(v) : json_null();
 }
 
@@ -348,8 +348,8 @@ json_t *zmi_validation_json(const zmi_validation *v) {
     json_array_append_new(prompts, json_pack("{s:s, s:i, s:i, s:i, s:I, s:I, s:o, s:o, s:o, s:i, s:s?}", "prompt", c->prompt,
                                              "prompt_tokens", c->prompt_tokens, "new_tokens", c->new_tokens, "equal_tokens",
                                              c->equal_tokens, "positions", (json_int_t)c->positions, "differing", (json_int_t)c->differing,
-                                             "max_difference", finite(c->max_difference), "kl_mean", finite(c->kl_mean), "kl_max",
-                                             finite(c->kl_max), "first_position", c->first_position, "first_place", c->first_place));
+                                             "max_difference", number(c->max_difference), "kl_mean", number(c->kl_mean), "kl_max",
+                                             number(c->kl_max), "first_position", c->first_position, "first_place", c->first_place));
   }
   double rate = v->decode.seconds_b.median > 0 ? v->decode_tokens / v->decode.seconds_b.median : 0;
   return json_pack("{s:b, s:s, s:o, s:o, s:o, s:f, s:I, s:f, s:I}", "passed", v->passed, "patterns", v->patterns, "prompts", prompts,

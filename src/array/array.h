@@ -161,6 +161,7 @@ void zmi_tensors_close(zmi_tensors *t);
 size_t zmi_tensors_count(const zmi_tensors *t);
 const zmi_tensor *zmi_tensors_at(const zmi_tensors *t, size_t i);           // in order of name
 const zmi_tensor *zmi_tensors_find(const zmi_tensors *t, const char *name); // NULL if there is none (no error set)
+const char *zmi_tensors_path(const zmi_tensors *t, int file);                   // of a mapped file, for messages; "" if there is none
 void zmi_tensors_drop(const zmi_tensors *t, const zmi_tensor *tensor);      // its pages need not stay in memory
 // Parses one header in memory (for tests and fuzzing): the whole file's bytes.
 zmi_tensors *zmi_tensors_parse(const uint8_t *data, size_t size, const char *name);

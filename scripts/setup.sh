@@ -1,7 +1,8 @@
 #!/bin/sh
 # Looks for the tools and libraries that a purpose needs. On Debian and Ubuntu, as root or with sudo, installs what is missing through apt
 # and says so; elsewhere prints what to install and fails. Installs nothing when nothing is missing.
-#   scripts/setup.sh [build] [check] [clang]     build: the library and the command; check: the tests; clang: fuzzing and the clang build
+#   scripts/setup.sh [purpose...]   build: the library and the command (the default); check: the tests; clang: fuzzing and the clang
+#                                   build; tools and scripts: what .ci/run needs besides
 set -u
 [ $# -gt 0 ] || set -- build
 
@@ -18,6 +19,9 @@ build library libutf8proc  libutf8proc-dev
 check library cmocka       libcmocka-dev
 check tool    g++          g++
 check tool    objdump      binutils
+tools tool    make         make
+tools tool    git          git
+scripts tool  shellcheck   shellcheck
 clang tool    clang        clang
 clang fuzzer  -            libclang-rt-dev
 '

@@ -1,0 +1,45 @@
+// Private to the CPU backend: the tiers' tables and what the kernels of all tiers share.
+#ifndef ZMI_CPU_H
+#define ZMI_CPU_H
+
+#include "backend/backend.h"
+
+#define ZMI_INLINE static inline __attribute__((always_inline, unused))
+
+extern const zmi_kernels zmi_kernels_scalar;
+#if defined(__x86_64__)
+extern const zmi_kernels zmi_kernels_avx2;
+extern const zmi_kernels zmi_kernels_avx512;
+extern const zmi_kernels zmi_kernels_avx512vnni;
+#endif
+
+// Digits of one row (backend.h has the layout).
+enum { ZMI_DIGIT_MAX = 8355711 }; // 127 * 65536 + 127 * 256 + 127: the largest integer that three signed bytes hold in both signs
+
+ZMI_INLINE float *zmi_digits_scale(const void *digits, int64_t k) {
+  return (float *)(void *)((char *)(uintptr_t)digits + 3 * k);
+}
+
+ZMI_INLINE float *zmi_digits_sum(const void *digits, int64_t k, int64_t group) {
+  return zmi_digits_scale(digits, k) + k / group;
+}
+
+ZMI_INLINE uint32_t zmi_bits(float v) {
+  union { float f; uint32_t u; } c = {.f = v};
+  return c.u;
+}
+
+ZMI_INLINE float zmi_float(uint32_t v) {
+  union { uint32_t u; float f; } c = {.u = v};
+  return c.f;
+}
+
+// The exponent of a group, biased by 127 as in a float32: from the bits of its largest magnitude, which is a normal number. 2^e is
+// zmi_float(b << 23) and 2^-e is zmi_float((254 - b) << 23). Adding 0x10101 carries into the exponent where the fraction is above that of
+// 2 * ZMI_DIGIT_MAX, whose half still fits three digits.
+ZMI_INLINE uint32_t zmi_digits_exponent(uint32_t largest) {
+  uint32_t biased = (largest + 0x10101u) >> 23;
+  return biased > 23 ? biased - 22 : 1;
+}
+
+#endif

@@ -1,0 +1,200 @@
+// Row helpers of a tier: loops that each tier's compiler turns into vector code of its own, all with the bits of the plain loop. Included
+// once by the file that defines the tier's table; ZMI_ROW_KERNELS initializes that table's entries.
+#ifndef ZMI_ROWS_H
+#define ZMI_ROWS_H
+
+#include "backend/cpu/functions.h"
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+// ---- float16, bfloat16, float32 ----
+
+static void load_f16(const uint16_t *src, int64_t n, float *out) {
+  int64_t i = 0;
+#if defined(__F16C__)
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(src + i))));
+#endif
+  for (; i < n; i++) out[i] = zmi_f16_to_f32(src[i]);
+}
+
+static void store_f16(const float *x, int64_t n, uint16_t *dst) {
+  int64_t i = 0;
+#if defined(__F16C__)
+  const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
+  for (; i + 8 <= n; i += 8) {
+    __m256 v = _mm256_loadu_ps(x + i);
+    v = _mm256_blendv_ps(v, nan, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    _mm_storeu_si128((__m128i *)(void *)(dst + i), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+  }
+#endif
+  for (; i < n; i++) dst[i] = zmi_f32_to_f16(x[i]);
+}
+
+static uint16_t to_bf16(float v) {
+  uint32_t u = zmi_bits(v), r = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+  return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : r);
+}
+
+static void row_load(const void *src, zm_dtype dtype, int64_t n, float *out) {
+  if (dtype == ZM_BF16) {
+    const uint16_t *p = src;
+    for (int64_t i = 0; i < n; i++) out[i] = zmi_float((uint32_t)p[i] << 16);
+  } else if (dtype == ZM_F16) {
+    load_f16(src, n, out);
+  } else {
+    const float *p = src;
+    for (int64_t i = 0; i < n; i++) out[i] = p[i];
+  }
+}
+
+static void row_store(const float *x, int64_t n, void *dst, zm_dtype dtype) {
+  if (dtype == ZM_BF16) {
+    uint16_t *p = dst;
+    for (int64_t i = 0; i < n; i++) p[i] = to_bf16(x[i]);
+  } else if (dtype == ZM_F16) {
+    store_f16(x, n, dst);
+  } else {
+    float *p = dst;
+    for (int64_t i = 0; i < n; i++) p[i] = x[i];
+  }
+}
+
+static void row_round(float *x, int64_t n, zm_dtype dtype) {
+  if (dtype == ZM_BF16) {
+    for (int64_t i = 0; i < n; i++) x[i] = zmi_float((uint32_t)to_bf16(x[i]) << 16);
+  } else if (dtype == ZM_F16) {
+    uint16_t part[256];
+    for (int64_t i = 0; i < n; i += 256) {
+      int64_t count = ZMI_MIN(n - i, 256);
+      store_f16(x + i, count, part);
+      load_f16(part, count, x + i);
+    }
+  }
+}
+
+// ---- reductions in 16 lanes: lane i takes k = i, i + 16, ...; then lanes i and i + 8, i + 4, i + 2, i + 1 are added ----
+
+static float fold(float *lane) {
+  for (int h = 8; h > 0; h /= 2) {
+    for (int i = 0; i < h; i++) lane[i] += lane[i + h];
+  }
+  return lane[0];
+}
+
+static float row_sum(const float *x, int64_t n) {
+  float lane[16] = {0};
+  int64_t k = 0;
+  for (; k + 16 <= n; k += 16) {
+    for (int i = 0; i < 16; i++) lane[i] += x[k + i];
+  }
+  for (int i = 0; k + i < n; i++) lane[i] += x[k + i];
+  return fold(lane);
+}
+
+static float sum_squares(const float *x, int64_t n) {
+  float lane[16] = {0};
+  int64_t k = 0;
+  for (; k + 16 <= n; k += 16) {
+    for (int i = 0; i < 16; i++) lane[i] = __builtin_fmaf(x[k + i], x[k + i], lane[i]);
+  }
+  for (int i = 0; k + i < n; i++) lane[i] = __builtin_fmaf(x[k + i], x[k + i], lane[i]);
+  return fold(lane);
+}
+
+// NaN if any is NaN; a zero is +0, whichever zeros there were.
+static float row_max(const float *x, int64_t n) {
+  float lane[16];
+  uint32_t nan[16];
+  int64_t k = 0;
+  for (int i = 0; i < 16; i++) lane[i] = zmi_float(0xff800000u), nan[i] = 0;
+  for (; k + 16 <= n; k += 16) {
+    for (int i = 0; i < 16; i++) {
+      float v = x[k + i];
+      lane[i] = v > lane[i] ? v : lane[i];
+      nan[i] |= (zmi_bits(v) & 0x7fffffffu) > 0x7f800000u ? 1u : 0u;
+    }
+  }
+  float most = lane[0];
+  uint32_t any = nan[0];
+  for (int i = 1; i < 16; i++) most = lane[i] > most ? lane[i] : most, any |= nan[i];
+  for (; k < n; k++) most = x[k] > most ? x[k] : most, any |= x[k] != x[k];
+  return any ? zmi_float(0x7fc00000u) : most + 0.0f;
+}
+
+static void row_rms_norm(const float *x, const float *w, int64_t n, float eps, float *y) {
+  float r = 1.0f / __builtin_sqrtf(sum_squares(x, n) / (float)n + eps);
+  for (int64_t i = 0; i < n; i++) y[i] = x[i] * r * w[i];
+}
+
+// x becomes exp(x - most); returns the sum.
+static float exp_sum(float *x, int64_t n, float most) {
+  for (int64_t i = 0; i < n; i++) x[i] = zmi_exp1(x[i] - most);
+  return row_sum(x, n);
+}
+
+static void row_softmax(float *x, int64_t n) {
+  float sum = exp_sum(x, n, row_max(x, n));
+  for (int64_t i = 0; i < n; i++) x[i] = x[i] / sum;
+}
+
+// ---- elementwise ----
+
+static void row_exp(float *x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) x[i] = zmi_exp1(x[i]);
+}
+
+static void row_sigmoid(float *x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) x[i] = zmi_sigmoid1(x[i]);
+}
+
+static void row_silu(float *x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) x[i] = zmi_silu1(x[i]);
+}
+
+static void row_tanh(float *x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) x[i] = zmi_tanh1(x[i]);
+}
+
+static void row_log(float *x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) x[i] = zmi_log1(x[i]);
+}
+
+// (a, b) -> (fma(a, cos, -(b sin)), fma(a, sin, b cos))
+static void row_rope(float *x, int64_t n, bool traditional, const float *cosine, const float *sine) {
+  int64_t half = n / 2, step = traditional ? 2 : 1, other = traditional ? 1 : half;
+  for (int64_t i = 0; i < half; i++) {
+    float a = x[i * step], b = x[i * step + other];
+    x[i * step] = __builtin_fmaf(a, cosine[i], -(b * sine[i]));
+    x[i * step + other] = __builtin_fmaf(a, sine[i], b * cosine[i]);
+  }
+}
+
+static void row_axpy(float a, const void *x, zm_dtype dtype, int64_t n, float *acc) {
+  if (dtype == ZM_BF16) {
+    const uint16_t *p = x;
+    for (int64_t i = 0; i < n; i++) acc[i] = __builtin_fmaf(a, zmi_float((uint32_t)p[i] << 16), acc[i]);
+  } else if (dtype == ZM_F16) {
+    float part[256];
+    for (int64_t i = 0; i < n; i += 256) {
+      int64_t count = ZMI_MIN(n - i, 256);
+      load_f16((const uint16_t *)x + i, count, part);
+      for (int64_t j = 0; j < count; j++) acc[i + j] = __builtin_fmaf(a, part[j], acc[i + j]);
+    }
+  } else {
+    const float *p = x;
+    for (int64_t i = 0; i < n; i++) acc[i] = __builtin_fmaf(a, p[i], acc[i]);
+  }
+}
+
+static void row_multiply_add(const float *a, const float *b, int64_t n, float *acc) {
+  for (int64_t i = 0; i < n; i++) acc[i] = __builtin_fmaf(a[i], b[i], acc[i]);
+}
+
+#define ZMI_ROW_KERNELS                                                                                                              \
+  .load = row_load, .store = row_store, .round = row_round, .rms_norm = row_rms_norm, .sum = row_sum, .max = row_max,                \
+  .softmax = row_softmax, .exp = row_exp, .sigmoid = row_sigmoid, .silu = row_silu, .tanh = row_tanh, .log = row_log,                \
+  .rope = row_rope, .axpy = row_axpy, .multiply_add = row_multiply_add
+
+#endif

@@ -1,0 +1,169 @@
+// The scalar tier: the definition of what every kernel computes (docs/numerics.md has it in formulas). All other tiers are tested against
+// it bit by bit. It relies on the float rule of zmi_pool_run (denormals count as zero, round to nearest even) as they do.
+#include "backend/cpu/rows.h"
+
+#include <string.h>
+
+// ---- activations as digits ----
+
+static void digits_of_group(const float *x, int64_t group, int8_t *d, float *scale, float *sum) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < group; i++) largest = ZMI_MAX(largest, zmi_bits(x[i]) & 0x7fffffffu);
+  if (largest < 0x00800000u || largest >= 0x7f800000u) { // all zero, or a NaN or an infinity among them
+    memset(d, 0, (size_t)(3 * group));
+    *scale = *sum = largest < 0x00800000u ? 0.0f : zmi_float(0x7fc00000u);
+    return;
+  }
+  uint32_t exponent = zmi_digits_exponent(largest);
+  float to_integer = zmi_float((254 - exponent) << 23);
+  int32_t total = 0;
+  for (int64_t i = 0; i < group; i++) {
+    float v = x[i] * to_integer, big = __builtin_copysignf(0x1p23f, v);
+    int32_t q = (int32_t)((v + big) - big); // |v| < 2^23: rounds to nearest even
+    total += q;
+    d[2 * group + i] = (int8_t)(uint8_t)(q & 255);
+    q = (q + 128) >> 8;
+    d[group + i] = (int8_t)(uint8_t)(q & 255);
+    d[i] = (int8_t)((q + 128) >> 8);
+  }
+  *scale = zmi_float(exponent << 23);
+  *sum = (float)total * *scale;
+}
+
+static void scalar_digits(const float *x, int64_t k, int64_t group, void *digits) {
+  float *scale = zmi_digits_scale(digits, k), *sum = zmi_digits_sum(digits, k, group);
+  for (int64_t at = 0; at < k; at += group) digits_of_group(x + at, group, (int8_t *)digits + 3 * at, scale++, sum++);
+}
+
+// ---- affine dot products ----
+
+// The code of k (inside a group) of one lane; `plane` from zmi_planes.
+static int code_at(const int *plane, int64_t bits, const uint32_t *lane, int64_t k) {
+  const uint32_t *unit = lane + k / 32 * bits * ZMI_LANES;
+  int code = 0, done = 0, i = (int)(k % 32);
+  for (; *plane; plane++) {
+    int p = *plane, per_word = 32 / p;
+    uint32_t word = unit[i / per_word * ZMI_LANES];
+    code |= (int)(word >> (i % 4 * 8 + i % per_word / 4 * p) & ((1u << p) - 1)) << done;
+    done += p;
+    unit += p * ZMI_LANES;
+  }
+  return code;
+}
+
+static float scale_at(const void *p, int64_t dtype, int64_t lane) {
+  return dtype == ZM_BF16 ? zmi_bf16_to_f32(((const uint16_t *)p)[lane]) : ((const float *)p)[lane];
+}
+
+// What one range [begin, end) of k adds to y. codes: those of the lane, from `begin` on. scales: those of the range's first group.
+static float affine_range(const zmi_format *f, const uint8_t *codes, const char *scales, size_t group_bytes, int64_t lane, int64_t begin,
+                          int64_t end, int64_t k, const void *digits) {
+  const float *scale = zmi_digits_scale(digits, k), *sum = zmi_digits_sum(digits, k, f->group);
+  const size_t scale_bytes = ZMI_LANES * zm_dtype_size((zm_dtype)f->dtype);
+  float hi = 0, lo = 0;
+  for (int64_t at = begin; at < end; at += f->group, scales += group_bytes, codes += f->group) {
+    int64_t g = at / f->group;
+    const int8_t *d = (const int8_t *)digits + 3 * at;
+    int32_t D0 = 0, D1 = 0, D2 = 0;
+    for (int64_t i = 0; i < f->group; i++) {
+      D0 += codes[i] * d[i];
+      D1 += codes[i] * d[f->group + i];
+      D2 += codes[i] * d[2 * f->group + i];
+    }
+    float s = scale_at(scales, f->dtype, lane), b = scale_at(scales + scale_bytes, f->dtype, lane);
+    hi = __builtin_fmaf(s * (scale[g] * 256.0f), __builtin_fmaf((float)D0, 256.0f, (float)D1), hi);
+    lo = __builtin_fmaf(s * scale[g], (float)D2, lo);
+    hi = __builtin_fmaf(b, sum[g], hi);
+  }
+  return hi + lo;
+}
+
+static void scalar_dot_affine(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits,
+                              float *y, int64_t ldy) {
+  const size_t code_bytes = (size_t)(f->group * f->bits) * ZMI_LANES / 8;
+  const size_t group_bytes = code_bytes + 2 * ZMI_LANES * zm_dtype_size((zm_dtype)f->dtype);
+  const int *plane = zmi_planes(f->bits);
+  uint8_t codes[ZMI_RANGE];
+  for (int64_t row = 0; row < blocks * ZMI_LANES; row++) {
+    const char *rows16 = (const char *)block + (size_t)(row / ZMI_LANES) * zmi_packed_block_bytes(f, k);
+    int64_t lane = row % ZMI_LANES;
+    float sum[ZMI_ROWS] = {0};
+    for (int64_t begin = 0; begin < k; begin += ZMI_RANGE) {
+      int64_t end = ZMI_MIN(begin + ZMI_RANGE, k);
+      for (int64_t i = begin; i < end; i++) {
+        const char *group = rows16 + (size_t)(i / f->group) * group_bytes;
+        codes[i - begin] = (uint8_t)code_at(plane, f->bits, (const uint32_t *)(const void *)group + lane, i % f->group);
+      }
+      const char *scales = rows16 + (size_t)(begin / f->group) * group_bytes + code_bytes;
+      for (int m = 0; m < rows; m++) sum[m] += affine_range(f, codes, scales, group_bytes, lane, begin, end, k, digits[m]);
+    }
+    for (int m = 0; m < rows; m++) y[m * ldy + row] = sum[m];
+  }
+}
+
+// ---- float dot products: pairs of k, the odd one first ----
+
+static float float_at(const void *p, zm_dtype dtype, int64_t i) {
+  if (dtype == ZM_F32) return ((const float *)p)[i];
+  uint16_t v = ((const uint16_t *)p)[i];
+  return dtype == ZM_BF16 ? zmi_bf16_to_f32(v) : zmi_f16_to_f32(v);
+}
+
+static void scalar_dot_float(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *x,
+                             zm_dtype x_dtype, float *y, int64_t ldy) {
+  const zm_dtype w_dtype = (zm_dtype)f->dtype;
+  for (int64_t row = 0; row < blocks * ZMI_LANES; row++) {
+    const char *w = (const char *)block + (size_t)(row / ZMI_LANES) * zmi_packed_block_bytes(f, k);
+    int64_t lane = row % ZMI_LANES;
+    for (int m = 0; m < rows; m++) {
+      float sum = 0;
+      for (int64_t begin = 0; begin < k; begin += ZMI_RANGE) {
+        float acc = 0;
+        for (int64_t i = begin; i < ZMI_MIN(begin + ZMI_RANGE, k); i += 2) {
+          float odd = i + 1 < k ? float_at(x[m], x_dtype, i + 1) : 0.0f; // of an odd k's last pair both halves are zero
+          acc = __builtin_fmaf(float_at(w, w_dtype, i * ZMI_LANES + 2 * lane + 1), odd, acc);
+          acc = __builtin_fmaf(float_at(w, w_dtype, i * ZMI_LANES + 2 * lane), float_at(x[m], x_dtype, i), acc);
+        }
+        sum += acc;
+      }
+      y[m * ldy + row] = sum;
+    }
+  }
+}
+
+// ---- attention over one range of positions ----
+
+static float score(const void *q, const void *keys, zm_dtype dtype, int64_t dim, int64_t t, float scale) {
+  const int64_t first = t / ZMI_KEY_BLOCK * ZMI_KEY_BLOCK * dim + t % ZMI_KEY_BLOCK * 2; // of the pair {0, 1}; pair j stands 32 j further
+  float sum = 0;
+  for (int64_t begin = 0; begin < dim; begin += ZMI_RANGE) {
+    float acc = 0;
+    for (int64_t d = begin; d < ZMI_MIN(begin + ZMI_RANGE, dim); d += 2) {
+      acc = __builtin_fmaf(float_at(keys, dtype, first + d * ZMI_KEY_BLOCK + 1), float_at(q, dtype, d + 1), acc);
+      acc = __builtin_fmaf(float_at(keys, dtype, first + d * ZMI_KEY_BLOCK), float_at(q, dtype, d), acc);
+    }
+    sum += acc;
+  }
+  return scale * sum;
+}
+
+static void scalar_attend(const void *q, const void *keys, const void *values, zm_dtype dtype, int64_t dim, int64_t count, float scale,
+                          float *max, float *sum, float *acc) {
+  float p[ZMI_KEY_RANGE] = {0};
+  for (int64_t t = 0; t < count; t++) p[t] = score(q, keys, dtype, dim, t, scale);
+  *max = row_max(p, count);
+  *sum = exp_sum(p, count, *max);
+  for (int64_t d = 0; d < dim; d++) acc[d] = 0;
+  for (int64_t t = 0; t < count; t++) {
+    for (int64_t d = 0; d < dim; d++) acc[d] = __builtin_fmaf(p[t], float_at(values, dtype, t * dim + d), acc[d]);
+  }
+}
+
+const zmi_kernels zmi_kernels_scalar = {
+    .name = "scalar",
+    .digits = scalar_digits,
+    .dot_affine = scalar_dot_affine,
+    .dot_float = scalar_dot_float,
+    ZMI_ROW_KERNELS,
+    .attend = scalar_attend,
+};

@@ -1,0 +1,346 @@
+// Reductions over one axis: sum, mean, max, min, argmax. The operand is contiguous and seen as [outer, K, inner]; a block is up to WIDTH neighbouring
+// results of one outer index (just one if inner is 1, where K itself is contiguous).
+//
+// Order of a float sum (the lane order): 16 lanes, lane l adds up k = l, l + 16, ... from +0; then lane l and l + 8 are added, l + 4, l + 2, l + 1.
+// The winner of max, min and argmax is the lowest index among equals; a NaN beats everything.
+#include "array/ops/ops.h"
+
+#include <string.h>
+
+enum { WIDTH = 64, LANES = 16 };
+
+typedef struct reduce_attrs {
+  int64_t axis, keepdims;
+} reduce_attrs;
+
+static const zmi_field fields[] = {
+    {"axis", ZMI_FIELD_INT, offsetof(reduce_attrs, axis), NULL}, {"keepdims", ZMI_FIELD_INT, offsetof(reduce_attrs, keepdims), NULL}, {0}};
+
+typedef struct layout {
+  int64_t outer, k, inner;
+} layout;
+
+static layout layout_of(const zmi_call *c) {
+  const zmi_type *t = &c->in[0]->type;
+  int axis = (int)((const reduce_attrs *)c->attrs)->axis;
+  layout l = {1, t->shape[axis], 1};
+  for (int i = 0; i < axis; i++) l.outer *= t->shape[i];
+  for (int i = axis + 1; i < t->rank; i++) l.inner *= t->shape[i];
+  return l;
+}
+
+// One block: results [at, at + width) of the output.
+typedef struct block {
+  const zmi_kernels *kernels;
+  zm_dtype dtype, to;
+  const char *src; // element k = 0 of the first result
+  char *dst;
+  int64_t k, inner, width;
+} block;
+
+static const void *row_of(const block *b, int64_t k) {
+  return b->src + (size_t)(k * b->inner) * zm_dtype_size(b->dtype);
+}
+
+// ---- floats: sums ----
+
+static void sum_of_row(const block *b, float *sum) {
+  float lane[LANES] = {0}, part[ZMI_CHUNK];
+  for (int64_t at = 0; at < b->k; at += ZMI_CHUNK) {
+    int64_t n = ZMI_MIN(b->k - at, ZMI_CHUNK), i = 0;
+    b->kernels->load(row_of(b, at), b->dtype, n, part);
+    for (; i + LANES <= n; i += LANES) {
+      for (int l = 0; l < LANES; l++) lane[l] += part[i + l];
+    }
+    for (int l = 0; i + l < n; l++) lane[l] += part[i + l];
+  }
+  for (int h = LANES / 2; h > 0; h /= 2) {
+    for (int l = 0; l < h; l++) lane[l] += lane[l + h];
+  }
+  *sum = lane[0];
+}
+
+static void sum_of_columns(const block *b, float *sum) {
+  float lane[LANES][WIDTH] = {{0}}, part[WIDTH];
+  for (int64_t k = 0; k < b->k; k++) {
+    float *to = lane[k % LANES];
+    b->kernels->load(row_of(b, k), b->dtype, b->width, part);
+    for (int64_t j = 0; j < b->width; j++) to[j] += part[j];
+  }
+  for (int h = LANES / 2; h > 0; h /= 2) {
+    for (int l = 0; l < h; l++) {
+      for (int64_t j = 0; j < b->width; j++) lane[l][j] += lane[l + h][j];
+    }
+  }
+  memcpy(sum, lane[0], (size_t)b->width * sizeof *sum);
+}
+
+static void sum_of_floats(const block *b, float *sum) {
+  if (b->inner == 1) sum_of_row(b, sum);
+  else sum_of_columns(b, sum);
+}
+
+static void float_sum(const block *b) {
+  float sum[WIDTH];
+  sum_of_floats(b, sum);
+  b->kernels->store(sum, b->width, b->dst, b->to);
+}
+
+static void float_mean(const block *b) {
+  float sum[WIDTH];
+  sum_of_floats(b, sum);
+  for (int64_t j = 0; j < b->width; j++) sum[j] /= (float)b->k;
+  b->kernels->store(sum, b->width, b->dst, b->to);
+}
+
+// ---- floats: winners ----
+
+static inline bool beats(float v, float best, bool least) {
+  return (least ? v < best : v > best) || (v != v && best == best);
+}
+
+// K values next to each other (step 1, one result) or one value for each of `width` results.
+static void compete(const block *b, bool least, float *best, int64_t *index) {
+  float part[ZMI_CHUNK];
+  int64_t step = b->inner == 1 ? ZMI_CHUNK : 1;
+  for (int64_t at = 0; at < b->k; at += step) {
+    int64_t n = b->inner == 1 ? ZMI_MIN(b->k - at, step) : b->width;
+    b->kernels->load(row_of(b, at), b->dtype, n, part);
+    if (at == 0) {
+      for (int64_t j = 0; j < b->width; j++) best[j] = part[j], index[j] = 0;
+    }
+    for (int64_t i = 0; i < n; i++) {
+      int64_t j = b->inner == 1 ? 0 : i;
+      if (beats(part[i], best[j], least)) best[j] = part[i], index[j] = at + i - j;
+    }
+  }
+}
+
+static void float_winner(const block *b, bool least) {
+  static const union { uint32_t u; float f; } nan = {.u = 0x7fc00000u};
+  float best[WIDTH];
+  int64_t index[WIDTH];
+  compete(b, least, best, index);
+  // One NaN and one zero, whichever there were.
+  for (int64_t j = 0; j < b->width; j++) best[j] = best[j] == best[j] ? best[j] + 0.0f : nan.f;
+  b->kernels->store(best, b->width, b->dst, b->to);
+}
+
+static void float_max(const block *b) {
+  float_winner(b, false);
+}
+
+static void float_min(const block *b) {
+  float_winner(b, true);
+}
+
+static void store_indices(const block *b, const int64_t *index) {
+  uint32_t *dst = (uint32_t *)(void *)b->dst;
+  for (int64_t j = 0; j < b->width; j++) dst[j] = (uint32_t)index[j];
+}
+
+static void float_argmax(const block *b) {
+  float best[WIDTH];
+  int64_t index[WIDTH];
+  compete(b, false, best, index);
+  store_indices(b, index);
+}
+
+// ---- integers and bool ----
+
+#define INTEGER(T)                                                                                                                           \
+  static void sums_##T(const block *b, uint64_t *sum) {                                                                                      \
+    const T *x = (const T *)(const void *)b->src;                                                                                            \
+    memset(sum, 0, WIDTH * sizeof *sum);                                                                                                     \
+    for (int64_t k = 0; k < b->k && b->inner == 1; k++) sum[0] += (uint64_t)x[k];                                                            \
+    for (int64_t k = 0; k < b->k && b->inner != 1; k++) {                                                                                    \
+      for (int64_t j = 0; j < b->width; j++) sum[j] += (uint64_t)x[k * b->inner + j];                                                        \
+    }                                                                                                                                        \
+  }                                                                                                                                          \
+  static void winners_##T(const block *b, bool least, int64_t *index) {                                                                      \
+    const T *x = (const T *)(const void *)b->src;                                                                                            \
+    T best[WIDTH];                                                                                                                           \
+    for (int64_t j = 0; j < b->width; j++) best[j] = x[j], index[j] = 0;                                                                     \
+    for (int64_t k = 1; k < b->k; k++) {                                                                                                     \
+      for (int64_t j = 0; j < b->width; j++) {                                                                                               \
+        T v = x[k * b->inner + j];                                                                                                           \
+        if (least ? v < best[j] : v > best[j]) best[j] = v, index[j] = k;                                                                    \
+      }                                                                                                                                      \
+    }                                                                                                                                        \
+  }
+INTEGER(uint8_t)
+INTEGER(uint16_t)
+INTEGER(uint32_t)
+INTEGER(uint64_t)
+INTEGER(int8_t)
+INTEGER(int16_t)
+INTEGER(int32_t)
+INTEGER(int64_t)
+
+// The dtype of a sum is at least 32 bits wide, as in MLX.
+static const struct {
+  zm_dtype sum;
+  void (*sums)(const block *b, uint64_t *sum);
+  void (*winners)(const block *b, bool least, int64_t *index);
+} integers[ZM_DTYPE_COUNT] = {
+    [ZM_BOOL] = {ZM_I32, sums_uint8_t, winners_uint8_t}, [ZM_U8] = {ZM_U32, sums_uint8_t, winners_uint8_t},
+    [ZM_U16] = {ZM_U32, sums_uint16_t, winners_uint16_t}, [ZM_U32] = {ZM_U32, sums_uint32_t, winners_uint32_t},
+    [ZM_U64] = {ZM_U64, sums_uint64_t, winners_uint64_t}, [ZM_I8] = {ZM_I32, sums_int8_t, winners_int8_t},
+    [ZM_I16] = {ZM_I32, sums_int16_t, winners_int16_t}, [ZM_I32] = {ZM_I32, sums_int32_t, winners_int32_t},
+    [ZM_I64] = {ZM_I64, sums_int64_t, winners_int64_t},
+};
+
+static void integer_sum(const block *b) {
+  uint64_t sum[WIDTH];
+  size_t size = zm_dtype_size(b->to);
+  integers[b->dtype].sums(b, sum);
+  for (int64_t j = 0; j < b->width; j++) memcpy(b->dst + (size_t)j * size, &sum[j], size); // the low bytes: little-endian
+}
+
+static void integer_winner(const block *b, bool least) {
+  int64_t index[WIDTH];
+  size_t size = zm_dtype_size(b->dtype);
+  integers[b->dtype].winners(b, least, index);
+  for (int64_t j = 0; j < b->width; j++) memcpy(b->dst + (size_t)j * size, (const char *)row_of(b, index[j]) + (size_t)j * size, size);
+}
+
+static void integer_max(const block *b) {
+  integer_winner(b, false);
+}
+
+static void integer_min(const block *b) {
+  integer_winner(b, true);
+}
+
+static void integer_argmax(const block *b) {
+  int64_t index[WIDTH];
+  integers[b->dtype].winners(b, false, index);
+  store_indices(b, index);
+}
+
+// ---- tiles ----
+
+// Results of a tile where inner is 1: about ZMI_TILE elements.
+static int64_t tile_rows(const layout *l) {
+  return l->k >= ZMI_TILE ? 1 : ZMI_TILE / ZMI_MAX(l->k, 1);
+}
+
+static int64_t tiles(const zmi_call *c) {
+  layout l = layout_of(c);
+  return l.inner == 1 ? zmi_tiles_of(l.outer, tile_rows(&l)) : l.outer * zmi_tiles_of(l.inner, WIDTH);
+}
+
+typedef void (*block_fn)(const block *b);
+
+static void run(const zmi_call *c, block_fn floats, block_fn ints, int64_t begin, int64_t end) {
+  layout l = layout_of(c);
+  block b = {.kernels = c->kernels, .dtype = c->in[0]->type.dtype, .to = c->out[0]->type.dtype, .k = l.k, .inner = l.inner, .width = 1};
+  block_fn fn = zmi_dtype_is_float(b.dtype) ? floats : ints;
+  size_t size = zm_dtype_size(b.dtype), to_size = zm_dtype_size(b.to);
+  if (l.inner == 1) {
+    int64_t rows = tile_rows(&l), last = ZMI_MIN(end * rows, l.outer);
+    for (int64_t o = begin * rows; o < last; o++) {
+      b.src = (const char *)c->src[0] + (size_t)(o * l.k) * size;
+      b.dst = (char *)c->dst[0] + (size_t)o * to_size;
+      fn(&b);
+    }
+    return;
+  }
+  int64_t blocks = zmi_tiles_of(l.inner, WIDTH);
+  for (int64_t tile = begin; tile < end; tile++) {
+    int64_t o = tile / blocks, col = tile % blocks * WIDTH;
+    b.width = ZMI_MIN(l.inner - col, WIDTH);
+    b.src = (const char *)c->src[0] + (size_t)(o * l.k * l.inner + col) * size;
+    b.dst = (char *)c->dst[0] + (size_t)(o * l.inner + col) * to_size;
+    fn(&b);
+  }
+}
+
+// ---- shape rules ----
+
+static zm_status infer(const reduce_attrs *a, int nin, const zmi_type *in, zm_dtype to, bool may_be_empty, int *nout, zmi_type *out) {
+  char text[128];
+  int64_t shape[ZM_MAX_RANK];
+  int rank = 0;
+  if (a->axis < 0 || a->axis >= in[0].rank) {
+    return zmi_fail(ZM_ERROR_ARGUMENT, "axis %lld is out of range for %s", (long long)a->axis, zmi_type_text(&in[0], text));
+  }
+  if (!may_be_empty && in[0].shape[a->axis] == 0) {
+    return zmi_fail(ZM_ERROR_ARGUMENT, "axis %lld of %s has no elements to choose from", (long long)a->axis, zmi_type_text(&in[0], text));
+  }
+  (void)nin;
+  for (int i = 0; i < in[0].rank; i++) {
+    if (i != a->axis) shape[rank++] = in[0].shape[i];
+    else if (a->keepdims) shape[rank++] = 1;
+  }
+  return zmi_give(nout, out, to, rank, shape);
+}
+
+static zm_status sum_infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
+  zm_status status = zmi_check_operands(nin, in, 1);
+  if (status != ZM_OK) return status;
+  zm_dtype dtype = in[0].dtype;
+  return infer(attrs, nin, in, zmi_dtype_is_float(dtype) ? dtype : integers[dtype].sum, true, nout, out);
+}
+
+static zm_status mean_infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
+  zm_status status = zmi_check_operands(nin, in, 1);
+  if (status != ZM_OK) return status;
+  if (!zmi_dtype_is_float(in[0].dtype)) return zmi_fail(ZM_ERROR_ARGUMENT, "expected a float dtype, found %s", zm_dtype_name(in[0].dtype));
+  return infer(attrs, nin, in, in[0].dtype, true, nout, out);
+}
+
+static zm_status winner_infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
+  zm_status status = zmi_check_operands(nin, in, 1);
+  return status == ZM_OK ? infer(attrs, nin, in, in[0].dtype, false, nout, out) : status;
+}
+
+static zm_status argmax_infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
+  zm_status status = zmi_check_operands(nin, in, 1);
+  if (status == ZM_OK) status = infer(attrs, nin, in, ZM_U32, false, nout, out);
+  if (status != ZM_OK || in[0].shape[((const reduce_attrs *)attrs)->axis] <= UINT32_MAX) return status;
+  return zmi_fail(ZM_ERROR_ARGUMENT, "more than 2^32 elements to choose from");
+}
+
+// ---- the table ----
+
+#define ROW(word, rule, float_fn, integer_fn, text)                                                                                          \
+  static void word##_run(const zmi_call *c, int64_t begin, int64_t end) {                                                                    \
+    run(c, float_fn, integer_fn, begin, end);                                                                                                \
+  }                                                                                                                                          \
+  const zmi_op zmi_op_##word = {                                                                                                             \
+      .name = #word, .operands = "x", .fields = fields, .rounding = text, .infer = rule, .stages = {{tiles, word##_run}}};
+
+// clang-format off
+ROW(sum, sum_infer, float_sum, integer_sum, "float32 sum in the lane order, rounded once to the dtype; integers wrap around in 32 bits or more")
+ROW(mean, mean_infer, float_mean, NULL, "float32 sum in the lane order, divided by the count in float32, rounded once to the dtype")
+ROW(max, winner_infer, float_max, integer_max, "exact; NaN if any is NaN; a zero is +0")
+ROW(min, winner_infer, float_min, integer_min, "exact; NaN if any is NaN; a zero is +0")
+ROW(argmax, argmax_infer, float_argmax, integer_argmax, "exact; the lowest index among equals; the first NaN if there is one")
+// clang-format on
+
+static zm_array *build(const zmi_op *op, zm_array *a, int axis, bool keepdims) {
+  int at;
+  if (!zmi_present(op->name, 1, &a) || !zmi_axis(op->name, axis, a->type.rank, &at)) return NULL;
+  return zmi_apply1(op, &(reduce_attrs){at, keepdims}, sizeof(reduce_attrs), 1, &a);
+}
+
+zm_array *zm_sum(zm_array *a, int axis, bool keepdims) {
+  return build(&zmi_op_sum, a, axis, keepdims);
+}
+
+zm_array *zm_mean(zm_array *a, int axis, bool keepdims) {
+  return build(&zmi_op_mean, a ? zm_astype(a, zmi_at_least_float(a->type.dtype)) : NULL, axis, keepdims);
+}
+
+zm_array *zm_max(zm_array *a, int axis, bool keepdims) {
+  return build(&zmi_op_max, a, axis, keepdims);
+}
+
+zm_array *zm_min(zm_array *a, int axis, bool keepdims) {
+  return build(&zmi_op_min, a, axis, keepdims);
+}
+
+zm_array *zm_argmax(zm_array *a, int axis, bool keepdims) {
+  return build(&zmi_op_argmax, a, axis, keepdims);
+}

@@ -1,6 +1,6 @@
 // Conversion between dtypes (astype) and choosing between two arrays (where).
 //   float to float, integer to float   through float32, rounded at each step
-//   float to integer                   toward zero, limited to the range, NaN gives 0: the same on every device, where C leaves it undefined
+//   float to integer                   toward zero, limited to the range, NaN gives 0: the same on every device (C leaves it undefined)
 //   integer to integer                 wraps around
 //   to bool                            not zero; NaN is true
 #include "array/ops/ops.h"
@@ -21,28 +21,28 @@ static const zmi_field cast_fields[] = {{"dtype", ZMI_FIELD_WORD, offsetof(cast_
 // clang-format on
 
 // Sign- or zero-extension to 64 bits, and back by cutting.
-#define LOOPS(dtype, T, low, above)                                                                                                          \
-  static void widen_##T(const void *src, int64_t n, uint64_t *out) {                                                                         \
-    const T *x = src;                                                                                                                        \
-    for (int64_t i = 0; i < n; i++) out[i] = (uint64_t)x[i];                                                                                 \
-  }                                                                                                                                          \
-  static void narrow_##T(const uint64_t *x, int64_t n, void *dst) {                                                                          \
-    T *out = dst;                                                                                                                            \
-    for (int64_t i = 0; i < n; i++) out[i] = (T)x[i];                                                                                        \
-  }                                                                                                                                          \
-  static void to_float_##T(const void *src, int64_t n, float *out) {                                                                         \
-    const T *x = src;                                                                                                                        \
-    for (int64_t i = 0; i < n; i++) out[i] = (float)x[i];                                                                                    \
-  }                                                                                                                                          \
-  static T limited_##T(float v) {                                                                                                            \
-    const T lowest = low < 0 ? (T)(UINT64_C(1) << (8 * sizeof(T) - 1)) : 0;                                                                  \
-    if (v >= above) return (T) ~(uint64_t)lowest;                                                                                            \
-    if (v <= low) return lowest;                                                                                                             \
-    return v == v ? (T)v : 0;                                                                                                                \
-  }                                                                                                                                          \
-  static void from_float_##T(const float *x, int64_t n, void *dst) {                                                                         \
-    T *out = dst;                                                                                                                            \
-    for (int64_t i = 0; i < n; i++) out[i] = limited_##T(x[i]);                                                                              \
+#define LOOPS(dtype, T, low, above)                                                                                                        \
+  static void widen_##T(const void *src, int64_t n, uint64_t *out) {                                                                       \
+    const T *x = src;                                                                                                                      \
+    for (int64_t i = 0; i < n; i++) out[i] = (uint64_t)x[i];                                                                               \
+  }                                                                                                                                        \
+  static void narrow_##T(const uint64_t *x, int64_t n, void *dst) {                                                                        \
+    T *out = dst;                                                                                                                          \
+    for (int64_t i = 0; i < n; i++) out[i] = (T)x[i];                                                                                      \
+  }                                                                                                                                        \
+  static void to_float_##T(const void *src, int64_t n, float *out) {                                                                       \
+    const T *x = src;                                                                                                                      \
+    for (int64_t i = 0; i < n; i++) out[i] = (float)x[i];                                                                                  \
+  }                                                                                                                                        \
+  static T limited_##T(float v) {                                                                                                          \
+    const T lowest = low < 0 ? (T)(UINT64_C(1) << (8 * sizeof(T) - 1)) : 0;                                                                \
+    if (v >= above) return (T) ~(uint64_t)lowest;                                                                                          \
+    if (v <= low) return lowest;                                                                                                           \
+    return v == v ? (T)v : 0;                                                                                                              \
+  }                                                                                                                                        \
+  static void from_float_##T(const float *x, int64_t n, void *dst) {                                                                       \
+    T *out = dst;                                                                                                                          \
+    for (int64_t i = 0; i < n; i++) out[i] = limited_##T(x[i]);                                                                            \
   }
 INTEGERS(LOOPS)
 #undef LOOPS
@@ -62,10 +62,9 @@ static const struct {
   void (*narrow)(const uint64_t *x, int64_t n, void *dst);
   void (*to_float)(const void *src, int64_t n, float *out);
   void (*from_float)(const float *x, int64_t n, void *dst);
-} casts[ZM_DTYPE_COUNT] = {
-    [ZM_BOOL] = {widen_uint8_t, narrow_truth, to_float_uint8_t, truth_from_float},
+} casts[ZM_DTYPE_COUNT] = {[ZM_BOOL] = {widen_uint8_t, narrow_truth, to_float_uint8_t, truth_from_float},
 #define ROW(dtype, T, low, above) [dtype] = {widen_##T, narrow_##T, to_float_##T, from_float_##T},
-    INTEGERS(ROW)
+                           INTEGERS(ROW)
 #undef ROW
 };
 
@@ -80,8 +79,10 @@ static void cast_chunk(const zmi_kernels *k, const void *src, zm_dtype from, int
       k->load(src, from, n, value);
       x = value;
     }
-    if (zmi_dtype_is_float(to)) k->store(x, n, dst, to);
-    else casts[to].from_float(x, n, dst);
+    if (zmi_dtype_is_float(to))
+      k->store(x, n, dst, to);
+    else
+      casts[to].from_float(x, n, dst);
   } else if (zmi_dtype_is_float(to)) {
     casts[from].to_float(src, n, to == ZM_F32 ? dst : value);
     if (to != ZM_F32) k->store(value, n, dst, to);
@@ -126,20 +127,20 @@ zm_array *zm_astype(zm_array *a, zm_dtype dtype) {
 
 // ---- where ----
 
-#define CHOOSE(bits)                                                                                                                         \
-  typedef uint##bits##_t __attribute__((may_alias)) word##bits;                                                                              \
-  static void choose##bits(const uint8_t *c, const void *a, const void *b, int64_t n, void *dst) {                                           \
-    const word##bits *x = a, *y = b;                                                                                                         \
-    word##bits *out = dst;                                                                                                                   \
-    for (int64_t i = 0; i < n; i++) out[i] = c[i] ? x[i] : y[i];                                                                             \
+#define CHOOSE(bits)                                                                                                                       \
+  typedef uint##bits##_t __attribute__((may_alias)) word##bits;                                                                            \
+  static void choose##bits(const uint8_t *c, const void *a, const void *b, int64_t n, void *dst) {                                         \
+    const word##bits *x = a, *y = b;                                                                                                       \
+    word##bits *out = dst;                                                                                                                 \
+    for (int64_t i = 0; i < n; i++) out[i] = c[i] ? x[i] : y[i];                                                                           \
   }
 CHOOSE(8)
 CHOOSE(16)
 CHOOSE(32)
 CHOOSE(64)
 
-static void (*const choose[])(const uint8_t *c, const void *a, const void *b, int64_t n, void *dst) = {
-    [1] = choose8, [2] = choose16, [4] = choose32, [8] = choose64};
+static void (*const choose[])(const uint8_t *c, const void *a, const void *b, int64_t n,
+                              void *dst) = {[1] = choose8, [2] = choose16, [4] = choose32, [8] = choose64};
 
 static void where_run(const zmi_call *c, int64_t begin, int64_t end) {
   zmi_reader condition = zmi_reader_of(c, 0), a = zmi_reader_of(c, 1), b = zmi_reader_of(c, 2);

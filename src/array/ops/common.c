@@ -10,7 +10,7 @@ const char *const zmi_dtype_words[] = {
 #define X(dtype, text, bytes) text,
     ZM_DTYPE_LIST(X)
 #undef X
-    NULL,
+        NULL,
 };
 
 bool zmi_dtype_is_float(zm_dtype dtype) {
@@ -116,31 +116,34 @@ typedef uint32_t __attribute__((may_alias)) word4;
 typedef uint64_t __attribute__((may_alias)) word8;
 
 // One run along the innermost dimension.
-#define RUN(T)                                                                     \
-  static void run_##T(const void *src, int64_t stride, int64_t n, void *dst) {     \
-    const T *s = src;                                                              \
-    T *d = dst;                                                                    \
-    for (int64_t i = 0; i < n; i++) d[i] = s[i * stride];                          \
-  }                                                                                \
-  static void fill_##T(const void *src, int64_t n, void *dst) {                    \
-    const T v = *(const T *)src;                                                   \
-    T *d = dst;                                                                    \
-    for (int64_t i = 0; i < n; i++) d[i] = v;                                      \
+#define RUN(T)                                                                                                                             \
+  static void run_##T(const void *src, int64_t stride, int64_t n, void *dst) {                                                             \
+    const T *s = src;                                                                                                                      \
+    T *d = dst;                                                                                                                            \
+    for (int64_t i = 0; i < n; i++) d[i] = s[i * stride];                                                                                  \
+  }                                                                                                                                        \
+  static void fill_##T(const void *src, int64_t n, void *dst) {                                                                            \
+    const T v = *(const T *)src;                                                                                                           \
+    T *d = dst;                                                                                                                            \
+    for (int64_t i = 0; i < n; i++) d[i] = v;                                                                                              \
   }
 RUN(word1)
 RUN(word2)
 RUN(word4)
 RUN(word8)
 
-static void (*const runs[])(const void *src, int64_t stride, int64_t n, void *dst) = {
-    [1] = run_word1, [2] = run_word2, [4] = run_word4, [8] = run_word8};
-static void (*const fills[])(const void *src, int64_t n, void *dst) = {
-    [1] = fill_word1, [2] = fill_word2, [4] = fill_word4, [8] = fill_word8};
+static void (*const runs[])(const void *src, int64_t stride, int64_t n,
+                            void *dst) = {[1] = run_word1, [2] = run_word2, [4] = run_word4, [8] = run_word8};
+static void (*const fills[])(const void *src, int64_t n,
+                             void *dst) = {[1] = fill_word1, [2] = fill_word2, [4] = fill_word4, [8] = fill_word8};
 
 static void copy_run(const char *src, int64_t stride, size_t size, int64_t n, char *dst) {
-  if (stride == 1) memcpy(dst, src, (size_t)n * size);
-  else if (stride == 0) fills[size](src, n, dst);
-  else runs[size](src, stride, n, dst);
+  if (stride == 1)
+    memcpy(dst, src, (size_t)n * size);
+  else if (stride == 0)
+    fills[size](src, n, dst);
+  else
+    runs[size](src, stride, n, dst);
 }
 
 void zmi_gather(const zmi_walk *w, const void *src, size_t size, int64_t begin, int64_t n, void *dst) {
@@ -194,17 +197,21 @@ const void *zmi_read(const zmi_reader *r, int64_t begin, int64_t n, void *buffer
 static const struct {
   double low, above;
 } limits[ZM_DTYPE_COUNT] = {
-    [ZM_U8] = {0, 0x1p8},       [ZM_U16] = {0, 0x1p16},       [ZM_U32] = {0, 0x1p32},       [ZM_U64] = {0, 0x1p64},
+    [ZM_U8] = {0, 0x1p8},      [ZM_U16] = {0, 0x1p16},       [ZM_U32] = {0, 0x1p32},       [ZM_U64] = {0, 0x1p64},
     [ZM_I8] = {-0x1p7, 0x1p7}, [ZM_I16] = {-0x1p15, 0x1p15}, [ZM_I32] = {-0x1p31, 0x1p31}, [ZM_I64] = {-0x1p63, 0x1p63},
 };
 
 static void store_integer(double value, zm_dtype dtype, void *dst) {
   size_t size = zm_dtype_size(dtype);
   uint64_t bits = 0;
-  if (value >= limits[dtype].above) bits = limits[dtype].low < 0 ? (UINT64_C(1) << (8 * size - 1)) - 1 : UINT64_MAX;
-  else if (value <= limits[dtype].low) bits = limits[dtype].low < 0 ? UINT64_MAX << (8 * size - 1) : 0;
-  else if (value < 0) bits = (uint64_t)(int64_t)value;
-  else if (value > 0) bits = (uint64_t)value;
+  if (value >= limits[dtype].above)
+    bits = limits[dtype].low < 0 ? (UINT64_C(1) << (8 * size - 1)) - 1 : UINT64_MAX;
+  else if (value <= limits[dtype].low)
+    bits = limits[dtype].low < 0 ? UINT64_MAX << (8 * size - 1) : 0;
+  else if (value < 0)
+    bits = (uint64_t)(int64_t)value;
+  else if (value > 0)
+    bits = (uint64_t)value;
   memcpy(dst, &bits, size); // the low bytes: little-endian
 }
 

@@ -5,8 +5,8 @@
 
 enum { BLOCK = 64 }; // a transposing copy goes in squares of BLOCK x BLOCK elements
 
-// A copy whose innermost dimension strides while another dimension is contiguous: in squares of the two, so that each cache line that is read is used
-// while it is there.
+// A copy whose innermost dimension strides while another dimension is contiguous: in squares of the two, so that each cache line that is
+// read is used while it is there.
 typedef struct squares {
   zmi_walk walk;
   int down;           // the dimension that is contiguous in the source; the last one is contiguous in the result
@@ -28,22 +28,22 @@ static bool squares_of(const zmi_walk *w, squares *s) {
   return true;
 }
 
-#define TURN(bits)                                                                                                                           \
-  typedef uint##bits##_t __attribute__((may_alias)) word##bits;                                                                              \
-  static void turn##bits(const void *src, int64_t src_step, void *dst, int64_t dst_step, int64_t rows, int64_t cols) {                       \
-    const word##bits *x = src;                                                                                                               \
-    word##bits *out = dst;                                                                                                                   \
-    for (int64_t i = 0; i < rows; i++) {                                                                                                     \
-      for (int64_t j = 0; j < cols; j++) out[i * dst_step + j] = x[i + j * src_step];                                                        \
-    }                                                                                                                                        \
+#define TURN(bits)                                                                                                                         \
+  typedef uint##bits##_t __attribute__((may_alias)) word##bits;                                                                            \
+  static void turn##bits(const void *src, int64_t src_step, void *dst, int64_t dst_step, int64_t rows, int64_t cols) {                     \
+    const word##bits *x = src;                                                                                                             \
+    word##bits *out = dst;                                                                                                                 \
+    for (int64_t i = 0; i < rows; i++) {                                                                                                   \
+      for (int64_t j = 0; j < cols; j++) out[i * dst_step + j] = x[i + j * src_step];                                                      \
+    }                                                                                                                                      \
   }
 TURN(8)
 TURN(16)
 TURN(32)
 TURN(64)
 
-static void (*const turns[])(const void *src, int64_t src_step, void *dst, int64_t dst_step, int64_t rows, int64_t cols) = {
-    [1] = turn8, [2] = turn16, [4] = turn32, [8] = turn64};
+static void (*const turns[])(const void *src, int64_t src_step, void *dst, int64_t dst_step, int64_t rows,
+                             int64_t cols) = {[1] = turn8, [2] = turn16, [4] = turn32, [8] = turn64};
 
 static void copy_square(const zmi_call *c, const squares *s, int64_t tile) {
   const zmi_walk *w = &s->walk;
@@ -91,12 +91,8 @@ static zm_status copy_infer(const void *attrs, int nin, const zmi_type *in, int 
   return status == ZM_OK ? zmi_give(nout, out, in[0].dtype, in[0].rank, in[0].shape) : status;
 }
 
-const zmi_op zmi_op_copy = {.name = "copy",
-                            .operands = "x",
-                            .rounding = "exact",
-                            .flags = ZMI_OP_STRIDED,
-                            .infer = copy_infer,
-                            .stages = {{copy_tiles, copy_run}}};
+const zmi_op zmi_op_copy = {
+    .name = "copy", .operands = "x", .rounding = "exact", .flags = ZMI_OP_STRIDED, .infer = copy_infer, .stages = {{copy_tiles, copy_run}}};
 
 zm_array *zm_contiguous(zm_array *a) {
   if (!zmi_present("contiguous", 1, &a)) return NULL;

@@ -1,5 +1,5 @@
-// Elementwise arithmetic, comparisons and functions of one or two arrays. An op is a row of loops: floats in float32 (loaded, computed, rounded once),
-// integers and bool in their own type. Builders give both operands one dtype and one shape; broadcast operands have strides of zero.
+// Elementwise arithmetic, comparisons and functions of one or two arrays. An op is a row of loops: floats in float32 (loaded, computed,
+// rounded once), integers and bool in their own type. Builders give both operands one dtype and one shape; broadcast operands have strides of zero.
 #include "array/ops/ops.h"
 
 #include <string.h>
@@ -7,7 +7,7 @@
 typedef void (*typed_loop)(const void *a, const void *b, void *out, int64_t n);
 
 typedef struct loops {
-  bool compares;                                                    // the result is bool
+  bool compares;                                                     // the result is bool
   void (*two)(const float *a, const float *b, void *out, int64_t n); // out: float, or bool if it compares
   void (*one)(const zmi_kernels *k, float *x, int64_t n);            // in place
   typed_loop typed[ZM_DTYPE_COUNT];                                  // bool and integers; b is not read by functions of one operand
@@ -15,12 +15,12 @@ typedef struct loops {
 
 // ---- integers and bool ----
 
-#define LOOP(name, T, R, value)                                                                                                              \
-  static void name##_##T(const void *a, const void *b, void *out, int64_t n) {                                                               \
-    const T *x = a, *y = b;                                                                                                                  \
-    R *z = out;                                                                                                                              \
-    (void)y;                                                                                                                                 \
-    for (int64_t i = 0; i < n; i++) z[i] = (R)(value);                                                                                       \
+#define LOOP(name, T, R, value)                                                                                                            \
+  static void name##_##T(const void *a, const void *b, void *out, int64_t n) {                                                             \
+    const T *x = a, *y = b;                                                                                                                \
+    R *z = out;                                                                                                                            \
+    (void)y;                                                                                                                               \
+    for (int64_t i = 0; i < n; i++) z[i] = (R)(value);                                                                                     \
   }
 // clang-format off
 #define INTEGER_LOOPS(name, value)                                                                   \
@@ -60,10 +60,10 @@ COMPARE_LOOPS(greater_equal, x[i] >= y[i])
 
 // ---- floats ----
 
-#define FLOAT_LOOP(name, R, value)                                                                                                           \
-  static void name##_float(const float *x, const float *y, void *out, int64_t n) {                                                           \
-    R *restrict z = out;                                                                                                                     \
-    for (int64_t i = 0; i < n; i++) z[i] = (R)(value);                                                                                       \
+#define FLOAT_LOOP(name, R, value)                                                                                                         \
+  static void name##_float(const float *x, const float *y, void *out, int64_t n) {                                                         \
+    R *restrict z = out;                                                                                                                   \
+    for (int64_t i = 0; i < n; i++) z[i] = (R)(value);                                                                                     \
   }
 
 // NaN if one is NaN; of two zeros the second operand's. Comparing and choosing may or may not flush a denormal, so that is done by hand.
@@ -88,14 +88,14 @@ FLOAT_LOOP(less_equal, uint8_t, x[i] <= y[i])
 FLOAT_LOOP(greater, uint8_t, x[i] > y[i])
 FLOAT_LOOP(greater_equal, uint8_t, x[i] >= y[i])
 
-#define OWN_FLOAT(name, value)                                                                                                               \
-  static void name##_one(const zmi_kernels *k, float *x, int64_t n) {                                                                        \
-    (void)k;                                                                                                                                 \
-    for (int64_t i = 0; i < n; i++) x[i] = value;                                                                                            \
+#define OWN_FLOAT(name, value)                                                                                                             \
+  static void name##_one(const zmi_kernels *k, float *x, int64_t n) {                                                                      \
+    (void)k;                                                                                                                               \
+    for (int64_t i = 0; i < n; i++) x[i] = value;                                                                                          \
   }
-#define KERNEL_FLOAT(name)                                                                                                                   \
-  static void name##_one(const zmi_kernels *k, float *x, int64_t n) {                                                                        \
-    k->name(x, n);                                                                                                                           \
+#define KERNEL_FLOAT(name)                                                                                                                 \
+  static void name##_one(const zmi_kernels *k, float *x, int64_t n) {                                                                      \
+    k->name(x, n);                                                                                                                         \
   }
 OWN_FLOAT(negative, -x[i])
 OWN_FLOAT(abs, __builtin_fabsf(x[i]))
@@ -163,8 +163,10 @@ static void run(const zmi_call *c, const loops *l, int64_t begin, int64_t end) {
   int64_t last = ZMI_MIN(end * ZMI_TILE, zmi_type_count(&c->out[0]->type));
   for (int64_t at = begin * ZMI_TILE; at < last; at += ZMI_CHUNK) {
     int64_t n = ZMI_MIN(last - at, ZMI_CHUNK);
-    if (l->two) chunk_of_two(c, l, r, at, n, &b);
-    else chunk_of_one(c, l, r, at, n, &b);
+    if (l->two)
+      chunk_of_two(c, l, r, at, n, &b);
+    else
+      chunk_of_one(c, l, r, at, n, &b);
   }
 }
 
@@ -215,16 +217,16 @@ static zm_status infer_float(const void *attrs, int nin, const zmi_type *in, int
 
 // ---- the table: one row an op ----
 
-#define ROW(word, operand_names, rule, text, ...)                                                                                            \
-  static const loops word##_loops = {__VA_ARGS__};                                                                                           \
-  static void word##_run(const zmi_call *c, int64_t begin, int64_t end) {                                                                    \
-    run(c, &word##_loops, begin, end);                                                                                                       \
-  }                                                                                                                                          \
-  const zmi_op zmi_op_##word = {.name = #word,                                                                                               \
-                                .operands = operand_names,                                                                                   \
-                                .rounding = text,                                                                                            \
-                                .flags = ZMI_OP_STRIDED,                                                                                     \
-                                .infer = rule,                                                                                               \
+#define ROW(word, operand_names, rule, text, ...)                                                                                          \
+  static const loops word##_loops = {__VA_ARGS__};                                                                                         \
+  static void word##_run(const zmi_call *c, int64_t begin, int64_t end) {                                                                  \
+    run(c, &word##_loops, begin, end);                                                                                                     \
+  }                                                                                                                                        \
+  const zmi_op zmi_op_##word = {.name = #word,                                                                                             \
+                                .operands = operand_names,                                                                                 \
+                                .rounding = text,                                                                                          \
+                                .flags = ZMI_OP_STRIDED,                                                                                   \
+                                .infer = rule,                                                                                             \
                                 .stages = {{zmi_element_tiles, word##_run}}};
 
 #define ONCE "floats in float32, rounded once to the dtype; integers wrap around"
@@ -232,7 +234,8 @@ static zm_status infer_float(const void *attrs, int nin, const zmi_type *in, int
 #define FUNCTION "computed in float32 by the library's own function, rounded once to the dtype"
 // clang-format off
 ROW(add, "a b", infer_two, ONCE "; bool: or", .two = add_float, .typed = {INTEGER_TABLE(add), [ZM_BOOL] = add_truth})
-ROW(subtract, "a b", infer_two, ONCE "; bool: exclusive or", .two = subtract_float, .typed = {INTEGER_TABLE(subtract), [ZM_BOOL] = subtract_truth})
+ROW(subtract, "a b", infer_two, ONCE "; bool: exclusive or",
+    .two = subtract_float, .typed = {INTEGER_TABLE(subtract), [ZM_BOOL] = subtract_truth})
 ROW(multiply, "a b", infer_two, ONCE "; bool: and", .two = multiply_float, .typed = {INTEGER_TABLE(multiply), [ZM_BOOL] = multiply_truth})
 ROW(divide, "a b", infer_two_floats, "quotient in float32, rounded once to the dtype", .two = divide_float)
 ROW(maximum, "a b", infer_two, "exact; NaN if one is NaN; a denormal counts as zero; of two zeros the second", .two = maximum_float,
@@ -240,11 +243,13 @@ ROW(maximum, "a b", infer_two, "exact; NaN if one is NaN; a denormal counts as z
 ROW(minimum, "a b", infer_two, "exact; NaN if one is NaN; a denormal counts as zero; of two zeros the second", .two = minimum_float,
     .typed = {INTEGER_TABLE(minimum), [ZM_BOOL] = multiply_truth})
 ROW(equal, "a b", infer_compare, EXACT, .compares = true, .two = equal_float, .typed = {INTEGER_TABLE(equal), [ZM_BOOL] = equal_uint8_t})
-ROW(not_equal, "a b", infer_compare, EXACT, .compares = true, .two = not_equal_float, .typed = {INTEGER_TABLE(not_equal), [ZM_BOOL] = not_equal_uint8_t})
+ROW(not_equal, "a b", infer_compare, EXACT, .compares = true, .two = not_equal_float,
+    .typed = {INTEGER_TABLE(not_equal), [ZM_BOOL] = not_equal_uint8_t})
 ROW(less, "a b", infer_compare, EXACT, .compares = true, .two = less_float, .typed = {INTEGER_TABLE(less), [ZM_BOOL] = less_uint8_t})
 ROW(less_equal, "a b", infer_compare, EXACT, .compares = true, .two = less_equal_float,
     .typed = {INTEGER_TABLE(less_equal), [ZM_BOOL] = less_equal_uint8_t})
-ROW(greater, "a b", infer_compare, EXACT, .compares = true, .two = greater_float, .typed = {INTEGER_TABLE(greater), [ZM_BOOL] = greater_uint8_t})
+ROW(greater, "a b", infer_compare, EXACT, .compares = true, .two = greater_float,
+    .typed = {INTEGER_TABLE(greater), [ZM_BOOL] = greater_uint8_t})
 ROW(greater_equal, "a b", infer_compare, EXACT, .compares = true, .two = greater_equal_float,
     .typed = {INTEGER_TABLE(greater_equal), [ZM_BOOL] = greater_equal_uint8_t})
 ROW(negative, "x", infer_number, "exact; integers wrap around", .one = negative_one, .typed = {INTEGER_TABLE(negative)})
@@ -277,13 +282,13 @@ static zm_array *one(const zmi_op *op, zm_array *a, bool to_float) {
   return zmi_apply1(op, NULL, 0, 1, &a);
 }
 
-#define BUILD_TWO(name, to_float)                                                                                                            \
-  zm_array *zm_##name(zm_array *a, zm_array *b) {                                                                                            \
-    return two(&zmi_op_##name, a, b, to_float);                                                                                              \
+#define BUILD_TWO(name, to_float)                                                                                                          \
+  zm_array *zm_##name(zm_array *a, zm_array *b) {                                                                                          \
+    return two(&zmi_op_##name, a, b, to_float);                                                                                            \
   }
-#define BUILD_FUNCTION(name)                                                                                                                 \
-  zm_array *zm_##name(zm_array *a) {                                                                                                         \
-    return one(&zmi_op_##name, a, true);                                                                                                     \
+#define BUILD_FUNCTION(name)                                                                                                               \
+  zm_array *zm_##name(zm_array *a) {                                                                                                       \
+    return one(&zmi_op_##name, a, true);                                                                                                   \
   }
 BUILD_TWO(add, false)
 BUILD_TWO(subtract, false)

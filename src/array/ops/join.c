@@ -47,16 +47,18 @@ static zm_status join_infer(const void *attrs, int nin, const zmi_type *in, int 
   if (nin < 1) return zmi_fail(ZM_ERROR_ARGUMENT, "takes at least one operand");
   zm_status status = zmi_check_operands(nin, in, nin);
   if (status != ZM_OK) return status;
-  if (axis < 0 || axis >= in[0].rank) return zmi_fail(ZM_ERROR_ARGUMENT, "axis %lld is out of range for rank %d", (long long)axis, in[0].rank);
+  if (axis < 0 || axis >= in[0].rank)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "axis %lld is out of range for rank %d", (long long)axis, in[0].rank);
   zmi_type sum = in[0];
   for (int i = 1; i < nin; i++) {
     zmi_type t = in[i];
     if (t.rank == sum.rank) t.shape[axis] = sum.shape[axis];
     if (!zmi_type_equal(&t, &sum)) {
-      return zmi_fail(ZM_ERROR_ARGUMENT, "operand %d is %s and operand 1 is %s: only axis %lld may differ", i + 1, zmi_type_text(&in[i], other),
-                      zmi_type_text(&in[0], first), (long long)axis);
+      return zmi_fail(ZM_ERROR_ARGUMENT, "operand %d is %s and operand 1 is %s: only axis %lld may differ", i + 1,
+                      zmi_type_text(&in[i], other), zmi_type_text(&in[0], first), (long long)axis);
     }
-    if (__builtin_add_overflow(sum.shape[axis], in[i].shape[axis], &sum.shape[axis])) return zmi_fail(ZM_ERROR_ARGUMENT, "the result is too large");
+    if (__builtin_add_overflow(sum.shape[axis], in[i].shape[axis], &sum.shape[axis]))
+      return zmi_fail(ZM_ERROR_ARGUMENT, "the result is too large");
   }
   return zmi_give(nout, out, sum.dtype, sum.rank, sum.shape);
 }

@@ -1,7 +1,7 @@
 // matmul: float matrices [..., M, K] x [..., K, N] of any strides.
 //
-// Order of one result: k is cut into ranges of ZMI_RANGE; a range's partial is acc = fma(a[k], b[k], acc) from +0 with k rising; the partials are added in
-// rising order, beginning with the first. A result depends on its own row and column alone.
+// Order of one result: k is cut into ranges of ZMI_RANGE; a range's partial is acc = fma(a[k], b[k], acc) from +0 with k rising; the
+// partials are added in rising order, beginning with the first. A result depends on its own row and column alone.
 #include "array/ops/ops.h"
 
 #include <string.h>
@@ -91,7 +91,8 @@ typedef struct work {
   _Alignas(64) float panel[STEP * COLS];
 } work;
 
-static void add_range(const zmi_kernels *kn, const product *p, int64_t row, int64_t rows, int64_t col, int64_t cols, int64_t begin, work *w) {
+static void add_range(const zmi_kernels *kn, const product *p, int64_t row, int64_t rows, int64_t col, int64_t cols, int64_t begin,
+                      work *w) {
   int64_t end = ZMI_MIN(begin + ZMI_RANGE, p->k);
   for (int64_t m = 0; m < rows; m++) memset(w->partial[m], 0, (size_t)cols * sizeof(float));
   for (int64_t k = begin; k < end; k += STEP) {
@@ -158,19 +159,20 @@ static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout
   bool good = r >= 2 && in[1].rank == r && zmi_dtype_is_float(t.dtype) && in[1].dtype == t.dtype && in[1].shape[r - 2] == t.shape[r - 1];
   for (int i = 0; good && i < r - 2; i++) good = in[1].shape[i] == t.shape[i];
   if (!good) {
-    return zmi_fail(ZM_ERROR_ARGUMENT, "expected float matrices [..., M, K] and [..., K, N] of one dtype, found %s and %s", zmi_type_text(&in[0], a),
-                    zmi_type_text(&in[1], b));
+    return zmi_fail(ZM_ERROR_ARGUMENT, "expected float matrices [..., M, K] and [..., K, N] of one dtype, found %s and %s",
+                    zmi_type_text(&in[0], a), zmi_type_text(&in[1], b));
   }
   t.shape[r - 1] = in[1].shape[r - 1];
   return zmi_give(nout, out, t.dtype, r, t.shape);
 }
 
-const zmi_op zmi_op_matmul = {.name = "matmul",
-                              .operands = "a b",
-                              .rounding = "per result: fma in float32 with k rising inside ranges of 256, partials added in rising order, rounded once to the dtype",
-                              .flags = ZMI_OP_STRIDED,
-                              .infer = infer,
-                              .stages = {{tiles, run}}};
+const zmi_op zmi_op_matmul = {
+    .name = "matmul",
+    .operands = "a b",
+    .rounding = "per result: fma in float32 with k rising inside ranges of 256, partials added in rising order, rounded once to the dtype",
+    .flags = ZMI_OP_STRIDED,
+    .infer = infer,
+    .stages = {{tiles, run}}};
 
 // The operand with the batch dimensions of both.
 static zm_array *with_batch(zm_array *a, int batch_rank, const int64_t *batch) {
@@ -191,7 +193,8 @@ zm_array *zm_matmul(zm_array *a, zm_array *b) {
   if (!zmi_present("matmul", 2, in)) return NULL;
   zm_dtype dtype = zm_dtype_promote(a->type.dtype, b->type.dtype);
   if (!zmi_dtype_is_float(dtype) || a->type.rank < 1 || b->type.rank < 1) {
-    zmi_fail(ZM_ERROR_ARGUMENT, "matmul: expected float arrays of rank 1 or more, found %s and %s", zmi_type_text(&a->type, ta), zmi_type_text(&b->type, tb));
+    zmi_fail(ZM_ERROR_ARGUMENT, "matmul: expected float arrays of rank 1 or more, found %s and %s", zmi_type_text(&a->type, ta),
+             zmi_type_text(&b->type, tb));
     return NULL;
   }
   bool row = a->type.rank == 1, col = b->type.rank == 1;

@@ -30,7 +30,7 @@ zm_status zmi_check_operands(int nin, const zmi_type *in, int n);
 // Gives the only output.
 zm_status zmi_give(int *nout, zmi_type *out, zm_dtype dtype, int rank, const int64_t *shape);
 bool zmi_dtype_is_float(zm_dtype dtype);
-bool zmi_dtype_is_known(int64_t dtype); // for attributes, which may come from a text
+bool zmi_dtype_is_known(int64_t dtype);     // for attributes, which may come from a text
 extern const char *const zmi_dtype_words[]; // for ZMI_FIELD_WORD fields that hold a zm_dtype
 // Eight fields for an array of ZM_MAX_RANK int64_t: ZMI_FIELDS8("shape", struct, member).
 // clang-format off
@@ -82,7 +82,10 @@ const void *zmi_read(const zmi_reader *r, int64_t begin, int64_t n, void *buffer
 void zmi_store_double(double value, zm_dtype dtype, void *dst);
 // A denormal becomes a zero of its sign.
 static inline float zmi_flush(float v) {
-  union { float f; uint32_t u; } c = {.f = v};
+  union {
+    float f;
+    uint32_t u;
+  } c = {.f = v};
   if ((c.u & 0x7f800000u) == 0) c.u &= 0x80000000u;
   return c.f;
 }

@@ -1,7 +1,8 @@
-// Reductions over one axis: sum, mean, max, min, argmax. The operand is contiguous and seen as [outer, K, inner]; a block is up to WIDTH neighbouring
-// results of one outer index (just one if inner is 1, where K itself is contiguous).
+// Reductions over one axis: sum, mean, max, min, argmax. The operand is contiguous and seen as [outer, K, inner]; a block is up to
+// WIDTH neighbouring results of one outer index (just one if inner is 1, where K itself is contiguous).
 //
-// Order of a float sum (the lane order): 16 lanes, lane l adds up k = l, l + 16, ... from +0; then lane l and l + 8 are added, l + 4, l + 2, l + 1.
+// Order of a float sum (the lane order): 16 lanes, lane l adds up k = l, l + 16, ... from +0; then lanes l and l + 8 are added, then
+// l + 4, l + 2, l + 1.
 // The winner of max, min and argmax is the lowest index among equals; a NaN beats everything.
 #include "array/ops/ops.h"
 
@@ -76,8 +77,10 @@ static void sum_of_columns(const block *b, float *sum) {
 }
 
 static void sum_of_floats(const block *b, float *sum) {
-  if (b->inner == 1) sum_of_row(b, sum);
-  else sum_of_columns(b, sum);
+  if (b->inner == 1)
+    sum_of_row(b, sum);
+  else
+    sum_of_columns(b, sum);
 }
 
 static void float_sum(const block *b) {
@@ -117,7 +120,10 @@ static void compete(const block *b, bool least, float *best, int64_t *index) {
 }
 
 static void float_winner(const block *b, bool least) {
-  static const union { uint32_t u; float f; } nan = {.u = 0x7fc00000u};
+  static const union {
+    uint32_t u;
+    float f;
+  } nan = {.u = 0x7fc00000u};
   float best[WIDTH];
   int64_t index[WIDTH];
   compete(b, least, best, index);
@@ -148,25 +154,25 @@ static void float_argmax(const block *b) {
 
 // ---- integers and bool ----
 
-#define INTEGER(T)                                                                                                                           \
-  static void sums_##T(const block *b, uint64_t *sum) {                                                                                      \
-    const T *x = (const T *)(const void *)b->src;                                                                                            \
-    memset(sum, 0, WIDTH * sizeof *sum);                                                                                                     \
-    for (int64_t k = 0; k < b->k && b->inner == 1; k++) sum[0] += (uint64_t)x[k];                                                            \
-    for (int64_t k = 0; k < b->k && b->inner != 1; k++) {                                                                                    \
-      for (int64_t j = 0; j < b->width; j++) sum[j] += (uint64_t)x[k * b->inner + j];                                                        \
-    }                                                                                                                                        \
-  }                                                                                                                                          \
-  static void winners_##T(const block *b, bool least, int64_t *index) {                                                                      \
-    const T *x = (const T *)(const void *)b->src;                                                                                            \
-    T best[WIDTH];                                                                                                                           \
-    for (int64_t j = 0; j < b->width; j++) best[j] = x[j], index[j] = 0;                                                                     \
-    for (int64_t k = 1; k < b->k; k++) {                                                                                                     \
-      for (int64_t j = 0; j < b->width; j++) {                                                                                               \
-        T v = x[k * b->inner + j];                                                                                                           \
-        if (least ? v < best[j] : v > best[j]) best[j] = v, index[j] = k;                                                                    \
-      }                                                                                                                                      \
-    }                                                                                                                                        \
+#define INTEGER(T)                                                                                                                         \
+  static void sums_##T(const block *b, uint64_t *sum) {                                                                                    \
+    const T *x = (const T *)(const void *)b->src;                                                                                          \
+    memset(sum, 0, WIDTH * sizeof *sum);                                                                                                   \
+    for (int64_t k = 0; k < b->k && b->inner == 1; k++) sum[0] += (uint64_t)x[k];                                                          \
+    for (int64_t k = 0; k < b->k && b->inner != 1; k++) {                                                                                  \
+      for (int64_t j = 0; j < b->width; j++) sum[j] += (uint64_t)x[k * b->inner + j];                                                      \
+    }                                                                                                                                      \
+  }                                                                                                                                        \
+  static void winners_##T(const block *b, bool least, int64_t *index) {                                                                    \
+    const T *x = (const T *)(const void *)b->src;                                                                                          \
+    T best[WIDTH];                                                                                                                         \
+    for (int64_t j = 0; j < b->width; j++) best[j] = x[j], index[j] = 0;                                                                   \
+    for (int64_t k = 1; k < b->k; k++) {                                                                                                   \
+      for (int64_t j = 0; j < b->width; j++) {                                                                                             \
+        T v = x[k * b->inner + j];                                                                                                         \
+        if (least ? v < best[j] : v > best[j]) best[j] = v, index[j] = k;                                                                  \
+      }                                                                                                                                    \
+    }                                                                                                                                      \
   }
 INTEGER(uint8_t)
 INTEGER(uint16_t)
@@ -183,10 +189,10 @@ static const struct {
   void (*sums)(const block *b, uint64_t *sum);
   void (*winners)(const block *b, bool least, int64_t *index);
 } integers[ZM_DTYPE_COUNT] = {
-    [ZM_BOOL] = {ZM_I32, sums_uint8_t, winners_uint8_t}, [ZM_U8] = {ZM_U32, sums_uint8_t, winners_uint8_t},
+    [ZM_BOOL] = {ZM_I32, sums_uint8_t, winners_uint8_t},  [ZM_U8] = {ZM_U32, sums_uint8_t, winners_uint8_t},
     [ZM_U16] = {ZM_U32, sums_uint16_t, winners_uint16_t}, [ZM_U32] = {ZM_U32, sums_uint32_t, winners_uint32_t},
     [ZM_U64] = {ZM_U64, sums_uint64_t, winners_uint64_t}, [ZM_I8] = {ZM_I32, sums_int8_t, winners_int8_t},
-    [ZM_I16] = {ZM_I32, sums_int16_t, winners_int16_t}, [ZM_I32] = {ZM_I32, sums_int32_t, winners_int32_t},
+    [ZM_I16] = {ZM_I32, sums_int16_t, winners_int16_t},   [ZM_I32] = {ZM_I32, sums_int32_t, winners_int32_t},
     [ZM_I64] = {ZM_I64, sums_int64_t, winners_int64_t},
 };
 
@@ -270,8 +276,10 @@ static zm_status infer(const reduce_attrs *a, int nin, const zmi_type *in, zm_dt
   }
   (void)nin;
   for (int i = 0; i < in[0].rank; i++) {
-    if (i != a->axis) shape[rank++] = in[0].shape[i];
-    else if (a->keepdims) shape[rank++] = 1;
+    if (i != a->axis)
+      shape[rank++] = in[0].shape[i];
+    else if (a->keepdims)
+      shape[rank++] = 1;
   }
   return zmi_give(nout, out, to, rank, shape);
 }
@@ -304,16 +312,17 @@ static zm_status argmax_infer(const void *attrs, int nin, const zmi_type *in, in
 
 // ---- the table ----
 
-#define ROW(word, rule, float_fn, integer_fn, text)                                                                                          \
-  static void word##_run(const zmi_call *c, int64_t begin, int64_t end) {                                                                    \
-    run(c, float_fn, integer_fn, begin, end);                                                                                                \
-  }                                                                                                                                          \
-  const zmi_op zmi_op_##word = {                                                                                                             \
+#define ROW(word, rule, float_fn, integer_fn, text)                                                                                        \
+  static void word##_run(const zmi_call *c, int64_t begin, int64_t end) {                                                                  \
+    run(c, float_fn, integer_fn, begin, end);                                                                                              \
+  }                                                                                                                                        \
+  const zmi_op zmi_op_##word = {                                                                                                           \
       .name = #word, .operands = "x", .fields = fields, .rounding = text, .infer = rule, .stages = {{tiles, word##_run}}};
 
 // clang-format off
 ROW(sum, sum_infer, float_sum, integer_sum, "float32 sum in the lane order, rounded once to the dtype; integers wrap around in 32 bits or more")
-ROW(mean, mean_infer, float_mean, NULL, "float32 sum in the lane order, divided by the count in float32, rounded once to the dtype")
+ROW(mean, mean_infer, float_mean, NULL,
+    "float32 sum in the lane order, divided by the count in float32, rounded once to the dtype")
 ROW(max, winner_infer, float_max, integer_max, "exact; NaN if any is NaN; a zero is +0")
 ROW(min, winner_infer, float_min, integer_min, "exact; NaN if any is NaN; a zero is +0")
 ROW(argmax, argmax_infer, float_argmax, integer_argmax, "exact; the lowest index among equals; the first NaN if there is one")

@@ -44,8 +44,10 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
       const char *src = (const char *)c->src[0] + (size_t)row * bytes;
       char *dst = (char *)c->dst[0] + (size_t)row * bytes;
       float *x = buffer;
-      if (dtype == ZM_F32) x = (float *)(void *)dst;
-      else if (r.n > ZMI_TILE) x = (float *)c->scratch + tile * r.n;
+      if (dtype == ZM_F32)
+        x = (float *)(void *)dst;
+      else if (r.n > ZMI_TILE)
+        x = (float *)c->scratch + tile * r.n;
       k->load(src, dtype, r.n, x);
       k->softmax(x, r.n);
       if (dtype != ZM_F32) k->store(x, r.n, dst, dtype);

@@ -16,15 +16,15 @@ static int64_t tile_rows(const zmi_call *c) {
 }
 
 // -1 if negative or too large for int64.
-#define INDEX(T)                                                                                                                             \
-  static int64_t index_##T(const void *src, int64_t i) {                                                                                     \
-    T v = ((const T *)src)[i];                                                                                                               \
-    return v < 0 || (uint64_t)v > INT64_MAX ? -1 : (int64_t)v;                                                                               \
+#define INDEX(T)                                                                                                                           \
+  static int64_t index_##T(const void *src, int64_t i) {                                                                                   \
+    T v = ((const T *)src)[i];                                                                                                             \
+    return v < 0 || (uint64_t)v > INT64_MAX ? -1 : (int64_t)v;                                                                             \
   }
-#define UNSIGNED_INDEX(T)                                                                                                                    \
-  static int64_t index_##T(const void *src, int64_t i) {                                                                                     \
-    uint64_t v = ((const T *)src)[i];                                                                                                        \
-    return v > INT64_MAX ? -1 : (int64_t)v;                                                                                                  \
+#define UNSIGNED_INDEX(T)                                                                                                                  \
+  static int64_t index_##T(const void *src, int64_t i) {                                                                                   \
+    uint64_t v = ((const T *)src)[i];                                                                                                      \
+    return v > INT64_MAX ? -1 : (int64_t)v;                                                                                                \
   }
 INDEX(int8_t)
 INDEX(int16_t)
@@ -51,8 +51,10 @@ static void take_run(const zmi_call *c, int64_t begin, int64_t end) {
   for (int64_t r = begin * rows; r < last; r++) {
     int64_t i = index_of[dtype](c->src[1], r);
     char *dst = (char *)c->dst[0] + (size_t)r * bytes;
-    if (i >= 0 && i < there) memcpy(dst, (const char *)c->src[0] + (size_t)i * bytes, bytes);
-    else memset(dst, 0, bytes);
+    if (i >= 0 && i < there)
+      memcpy(dst, (const char *)c->src[0] + (size_t)i * bytes, bytes);
+    else
+      memset(dst, 0, bytes);
   }
 }
 

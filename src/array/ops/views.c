@@ -1,5 +1,5 @@
-// Views: reshape, transpose, broadcast_to and slice change shapes and strides, never data. Where strides cannot express a result (some reshapes of strided
-// arrays) the lowering copies first.
+// Views: reshape, transpose, broadcast_to and slice change shapes and strides, never data. Where strides cannot express a result (some
+// reshapes of strided arrays) the lowering copies first.
 #include "array/ops/ops.h"
 
 #include <string.h>
@@ -44,7 +44,8 @@ static zm_status reshape_infer(const void *attrs, int nin, const zmi_type *in, i
                   zmi_type_text(out, to), (long long)zmi_type_count(out));
 }
 
-// The input's dimensions, merged where they step together, are cut up again into the output's: each output dimension must fall inside one of them.
+// The input's dimensions, merged where they step together, are cut up again into the output's: each output dimension must fall inside
+// one of them.
 static bool reshape_view(const void *attrs, const zmi_slot *in, const zmi_type *out, int64_t *stride, int64_t *shift) {
   (void)attrs;
   *shift = 0;
@@ -85,7 +86,8 @@ static bool complete_shape(const zmi_type *t, shape_attrs *a) {
   int64_t known = 1, unknown = -1, count = zmi_type_count(t);
   char text[128];
   for (int i = 0; i < a->rank; i++) {
-    if (a->shape[i] == -1 && unknown < 0) unknown = i;
+    if (a->shape[i] == -1 && unknown < 0)
+      unknown = i;
     else if (a->shape[i] < 0 || __builtin_mul_overflow(known, a->shape[i], &known)) {
       zmi_fail(ZM_ERROR_ARGUMENT, "reshape: dimension %d is %lld; one dimension may be -1, others at least 0", i, (long long)a->shape[i]);
       return false;
@@ -147,7 +149,8 @@ static zm_status transpose_infer(const void *attrs, int nin, const zmi_type *in,
   for (int i = 0; i < in[0].rank; i++) {
     int64_t axis = a->shape[i];
     if (axis < 0 || axis >= in[0].rank || (seen & 1u << axis)) {
-      return zmi_fail(ZM_ERROR_ARGUMENT, "axis %lld at place %d: the axes must be a permutation of 0 to %d", (long long)axis, i, in[0].rank - 1);
+      return zmi_fail(ZM_ERROR_ARGUMENT, "axis %lld at place %d: the axes must be a permutation of 0 to %d", (long long)axis, i,
+                      in[0].rank - 1);
     }
     seen |= 1u << axis;
     shape[i] = in[0].shape[axis];
@@ -244,8 +247,8 @@ static zm_status slice_infer(const void *attrs, int nin, const zmi_type *in, int
              !__builtin_add_overflow(a->start[i], span, &last) && last >= 0 && last < in[0].shape[i];
     }
     if (!good) {
-      return zmi_fail(ZM_ERROR_ARGUMENT, "axis %d: %lld elements from %lld in steps of %lld leave the %lld that are there", i, (long long)a->count[i],
-                      (long long)a->start[i], (long long)a->step[i], (long long)in[0].shape[i]);
+      return zmi_fail(ZM_ERROR_ARGUMENT, "axis %d: %lld elements from %lld in steps of %lld leave the %lld that are there", i,
+                      (long long)a->count[i], (long long)a->start[i], (long long)a->step[i], (long long)in[0].shape[i]);
     }
   }
   return zmi_give(nout, out, in[0].dtype, in[0].rank, a->count);

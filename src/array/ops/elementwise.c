@@ -1,5 +1,6 @@
 // Elementwise arithmetic, comparisons and functions of one or two arrays. An op is a row of loops: floats in float32 (loaded, computed,
-// rounded once), integers and bool in their own type. Builders give both operands one dtype and one shape; broadcast operands have strides of zero.
+// rounded once), integers and bool in their own type. Builders give both operands one dtype and one shape; broadcast operands have
+// strides of zero.
 #include "array/ops/ops.h"
 
 #include <string.h>

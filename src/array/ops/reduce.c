@@ -320,7 +320,8 @@ static zm_status argmax_infer(const void *attrs, int nin, const zmi_type *in, in
       .name = #word, .operands = "x", .fields = fields, .rounding = text, .infer = rule, .stages = {{tiles, word##_run}}};
 
 // clang-format off
-ROW(sum, sum_infer, float_sum, integer_sum, "float32 sum in the lane order, rounded once to the dtype; integers wrap around in 32 bits or more")
+ROW(sum, sum_infer, float_sum, integer_sum,
+    "float32 sum in the lane order, rounded once to the dtype; integers wrap around in 32 bits or more")
 ROW(mean, mean_infer, float_mean, NULL,
     "float32 sum in the lane order, divided by the count in float32, rounded once to the dtype")
 ROW(max, winner_infer, float_max, integer_max, "exact; NaN if any is NaN; a zero is +0")

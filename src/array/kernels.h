@@ -142,6 +142,14 @@ bool zmi_expert_walk_next(zmi_expert_walk *w);
 void zmi_expert_run(const zmi_kernels *kn, const zmi_weights *w, const zmi_expert_plan *p, const zmi_rows *rows, int64_t share, void *out,
                     zm_dtype dtype, int64_t begin, int64_t end);
 
+// ---- attributes of other operations, which patterns read. Those of linear and gather_linear are a zmi_matrix_attrs ----
+typedef struct zmi_rms_attrs {
+  double eps;
+} zmi_rms_attrs;
+typedef struct zmi_attention_attrs {
+  double scale;
+} zmi_attention_attrs;
+
 // ---- rows of other operations ----
 typedef struct zmi_rope_attrs {
   int64_t traditional;
@@ -195,7 +203,7 @@ zm_status zmi_want_cache(const char *operand, const zmi_type *t, bool keys);
 zm_status zmi_want_head_dtype(const char *operand, const zmi_type *t);
 
 // ---- short convolution (ops/short_conv.c) ----
-enum { ZMI_CONV_CHANNELS = 64, ZMI_CONV_TAPS = 16 }; // channels of one tile; most taps
+enum { ZMI_CONV_CHANNELS = 64, ZMI_CONV_TAPS = 64 }; // channels of one tile; most taps
 typedef struct zmi_conv {
   const zmi_kernels *kernels;
   zm_dtype dtype, weight_dtype, bias_dtype;

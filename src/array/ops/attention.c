@@ -6,11 +6,7 @@
 
 #include <string.h>
 
-typedef struct attention_attrs {
-  double scale;
-} attention_attrs;
-
-static const zmi_field fields[] = {{"scale", ZMI_FIELD_FLOAT, offsetof(attention_attrs, scale), NULL}, {NULL, ZMI_FIELD_INT, 0, NULL}};
+static const zmi_field fields[] = {{"scale", ZMI_FIELD_FLOAT, offsetof(zmi_attention_attrs, scale), NULL}, {NULL, ZMI_FIELD_INT, 0, NULL}};
 
 enum { Q, KEYS, VALUES, POSITION, SEQUENCE };
 
@@ -226,7 +222,7 @@ static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout
 }
 
 static zmi_heads heads_of(const zmi_call *c) {
-  const attention_attrs *a = c->attrs;
+  const zmi_attention_attrs *a = c->attrs;
   const zmi_type *q = &c->in[Q]->type, *values = &c->in[VALUES]->type;
   return (zmi_heads){
       .kernels = c->kernels,
@@ -284,6 +280,6 @@ const zmi_op zmi_op_attention = {
 };
 
 zm_array *zmi_attention(zm_array *q, zm_array *keys, zm_array *values, zm_array *position, zm_array *sequence, double scale) {
-  attention_attrs a = {scale};
+  zmi_attention_attrs a = {scale};
   return zmi_apply1(&zmi_op_attention, &a, sizeof a, 5, (zm_array *[]){q, keys, values, position, sequence});
 }

@@ -2,16 +2,16 @@
 #include "array/kernels.h"
 #include "array/ops/ops.h"
 
-typedef struct gather_attrs {
+typedef struct attributes {
   zmi_matrix_attrs m;
-} gather_attrs;
+} attributes;
 
-static const zmi_field fields[] = {ZMI_MATRIX_FIELDS("", gather_attrs, m), {NULL, ZMI_FIELD_INT, 0, NULL}};
+static const zmi_field fields[] = {ZMI_MATRIX_FIELDS("", attributes, m), {NULL, ZMI_FIELD_INT, 0, NULL}};
 
 enum { X, EXPERTS, WEIGHT, BIAS };
 
 static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
-  const gather_attrs *a = attrs;
+  const attributes *a = attrs;
   zm_status status = zmi_want_operands(nin, in, 3, 4);
   if (status == ZM_OK) status = zmi_want_rank("x", &in[X], in[X].rank == 3 ? 3 : 2, "[rows, k] or [rows, slots, k]");
   if (status == ZM_OK) status = zmi_want_float("x", &in[X]);
@@ -38,7 +38,7 @@ typedef struct gather {
 } gather;
 
 static gather gather_of(const zmi_call *c) {
-  const gather_attrs *a = c->attrs;
+  const attributes *a = c->attrs;
   const zmi_type *x = &c->in[X]->type, *e = &c->in[EXPERTS]->type;
   gather g = {.form = zmi_ready_of(&a->m.format, x->dtype, a->m.k), .pairs = zmi_type_count(e)};
   g.share = x->rank == 2 ? e->shape[1] : 1;
@@ -61,7 +61,7 @@ static int64_t ready_tiles(const zmi_call *c) {
 
 // The last tile makes the plan.
 static void ready_run(const zmi_call *c, int64_t begin, int64_t end) {
-  const gather_attrs *a = c->attrs;
+  const attributes *a = c->attrs;
   gather g = gather_of(c);
   int64_t last = ready_tiles(c) - 1;
   if (begin < last) {
@@ -73,13 +73,13 @@ static void ready_run(const zmi_call *c, int64_t begin, int64_t end) {
 }
 
 static int64_t dot_tiles(const zmi_call *c) {
-  const gather_attrs *a = c->attrs;
+  const attributes *a = c->attrs;
   zmi_expert_plan plan = zmi_expert_plan_at(NULL, a->m.experts, zmi_type_count(&c->in[EXPERTS]->type));
   return zmi_expert_tiles(&plan, (a->m.n + ZMI_LANES - 1) / ZMI_LANES);
 }
 
 static void dot_run(const zmi_call *c, int64_t begin, int64_t end) {
-  const gather_attrs *a = c->attrs;
+  const attributes *a = c->attrs;
   gather g = gather_of(c);
   zmi_weights w = zmi_weights_of(c, &a->m, WEIGHT, BIAS);
   zmi_expert_plan plan = zmi_expert_plan_at(c->scratch, a->m.experts, g.pairs);
@@ -100,7 +100,7 @@ const zmi_op zmi_op_gather_linear = {
 };
 
 zm_array *zmi_gather_linear(const zmi_matrix *w, zm_array *x, zm_array *experts) {
-  gather_attrs a = {zmi_matrix_attrs_of(w)};
+  attributes a = {zmi_matrix_attrs_of(w)};
   zm_array *in[] = {x, experts, w->packed, w->bias};
   return zmi_apply1(&zmi_op_gather_linear, &a, sizeof a, w->bias ? 4 : 3, in);
 }

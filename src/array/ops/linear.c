@@ -2,16 +2,16 @@
 #include "array/kernels.h"
 #include "array/ops/ops.h"
 
-typedef struct linear_attrs {
+typedef struct attributes {
   zmi_matrix_attrs m;
-} linear_attrs;
+} attributes;
 
-static const zmi_field fields[] = {ZMI_MATRIX_FIELDS("", linear_attrs, m), {NULL, ZMI_FIELD_INT, 0, NULL}};
+static const zmi_field fields[] = {ZMI_MATRIX_FIELDS("", attributes, m), {NULL, ZMI_FIELD_INT, 0, NULL}};
 
 enum { X, WEIGHT, BIAS };
 
 static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
-  const linear_attrs *a = attrs;
+  const attributes *a = attrs;
   zm_status status = zmi_want_operands(nin, in, 2, 3);
   if (status == ZM_OK) status = zmi_want_rank("x", &in[X], 2, "[rows, k]");
   if (status == ZM_OK) status = zmi_want_float("x", &in[X]);
@@ -27,7 +27,7 @@ static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout
 }
 
 static zmi_ready ready_form(const zmi_call *c) {
-  const linear_attrs *a = c->attrs;
+  const attributes *a = c->attrs;
   return zmi_ready_of(&a->m.format, c->in[X]->type.dtype, a->m.k);
 }
 
@@ -54,7 +54,7 @@ static void ready_run(const zmi_call *c, int64_t begin, int64_t end) {
 }
 
 static int64_t dot_tiles(const zmi_call *c) {
-  const linear_attrs *a = c->attrs;
+  const attributes *a = c->attrs;
   zmi_ready f = ready_form(c);
   zmi_rows rows = rows_of(c, &f);
   zmi_weights w = zmi_weights_of(c, &a->m, WEIGHT, BIAS);
@@ -62,7 +62,7 @@ static int64_t dot_tiles(const zmi_call *c) {
 }
 
 static void dot_run(const zmi_call *c, int64_t begin, int64_t end) {
-  const linear_attrs *a = c->attrs;
+  const attributes *a = c->attrs;
   zmi_ready f = ready_form(c);
   zmi_rows rows = rows_of(c, &f);
   zmi_weights w = zmi_weights_of(c, &a->m, WEIGHT, BIAS);
@@ -81,7 +81,7 @@ const zmi_op zmi_op_linear = {
 };
 
 zm_array *zmi_linear(const zmi_matrix *w, zm_array *x) {
-  linear_attrs a = {zmi_matrix_attrs_of(w)};
+  attributes a = {zmi_matrix_attrs_of(w)};
   zm_array *in[] = {x, w->packed, w->bias};
   return zmi_apply1(&zmi_op_linear, &a, sizeof a, w->bias ? 3 : 2, in);
 }

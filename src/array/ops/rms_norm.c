@@ -2,11 +2,7 @@
 #include "array/kernels.h"
 #include "array/ops/ops.h"
 
-typedef struct rms_attrs {
-  double eps;
-} rms_attrs;
-
-static const zmi_field fields[] = {{"eps", ZMI_FIELD_FLOAT, offsetof(rms_attrs, eps), NULL}, {NULL, ZMI_FIELD_INT, 0, NULL}};
+static const zmi_field fields[] = {{"eps", ZMI_FIELD_FLOAT, offsetof(zmi_rms_attrs, eps), NULL}, {NULL, ZMI_FIELD_INT, 0, NULL}};
 
 enum { X, WEIGHT };
 
@@ -17,7 +13,7 @@ void zmi_rms_row(const zmi_kernels *kn, const void *x, zm_dtype dtype, const flo
 }
 
 static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
-  const rms_attrs *a = attrs;
+  const zmi_rms_attrs *a = attrs;
   zm_status status = zmi_want_operands(nin, in, 2, 2);
   if (status != ZM_OK) return status;
   if (in[X].rank < 1) return zmi_fail(ZM_ERROR_ARGUMENT, "x: expected at least one axis");
@@ -52,7 +48,7 @@ static int64_t tiles(const zmi_call *c) {
 }
 
 static void run(const zmi_call *c, int64_t begin, int64_t end) {
-  const rms_attrs *a = c->attrs;
+  const zmi_rms_attrs *a = c->attrs;
   zm_dtype dtype = c->in[X]->type.dtype;
   int64_t rows = row_count(c), n = c->in[WEIGHT]->type.shape[0];
   for (int64_t lane = begin; lane < end; lane++) {
@@ -77,6 +73,6 @@ const zmi_op zmi_op_rms_norm = {
 };
 
 zm_array *zmi_rms_norm(zm_array *x, zm_array *weight, double eps) {
-  rms_attrs a = {eps};
+  zmi_rms_attrs a = {eps};
   return zmi_apply1(&zmi_op_rms_norm, &a, sizeof a, 2, (zm_array *[]){x, weight});
 }

@@ -158,8 +158,12 @@ static zm_status run(generation *g, const int32_t *prompt, size_t count) {
 // Moves what was generated to the caller, after failure too.
 static void hand_over(generation *g, size_t prompt_tokens, zm_generate_result *r) {
   double now = zmi_now();
-  *r = (zm_generate_result){
-    .tokens = g->tokens, .count = g->count, .text = g->text.data, .text_size = g->text.size, .stop = g->stop, .prompt_tokens = prompt_tokens};
+  *r = (zm_generate_result){.tokens = g->tokens,
+                            .count = g->count,
+                            .text = g->text.data,
+                            .text_size = g->text.size,
+                            .stop = g->stop,
+                            .prompt_tokens = prompt_tokens};
   if (g->prompt_end > 0) r->prompt_seconds = g->prompt_end - g->start;
   if (g->first_token > 0) {
     r->first_token_seconds = g->first_token - g->start;

@@ -311,7 +311,8 @@ static zm_status next_token(zmi_sampler *s, float *x, uint64_t position, int32_t
   apply_bias_and_penalties(s, x);
   float changed_max = x[best_token(x, s->vocab)];
   if (changed_max == -INFINITY)
-    return zmi_fail(ZM_ERROR_ARGUMENT, "every token is forbidden at position %" PRIu64 ": logit bias leaves nothing to choose from", position);
+    return zmi_fail(ZM_ERROR_ARGUMENT, "every token is forbidden at position %" PRIu64 ": logit bias leaves nothing to choose from",
+                    position);
   *token = o->temperature > 0 ? draw(s, x, changed_max, position) : best_token(x, s->vocab);
   *logprob = log_probability(s->raw[*token], max, sum);
   return ZM_OK;

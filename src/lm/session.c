@@ -69,9 +69,9 @@ static zm_status give_memory(zm_session *s) {
     return zmi_fail(ZM_ERROR_MEMORY, "caches of %d sequences of %d positions are larger than the address space", s->sequences, s->context);
   uint64_t available = zmi_memory_available();
   if (available && bytes > available)
-    return zmi_fail(ZM_ERROR_MEMORY, "caches of %d %s of %d positions need %.2f GB, %.2f GB more than can be had: ask for a smaller context",
-                    s->sequences, s->sequences == 1 ? "sequence" : "sequences", s->context, (double)bytes / 1e9,
-                    (double)(bytes - available) / 1e9);
+    return zmi_fail(ZM_ERROR_MEMORY,
+                    "caches of %d %s of %d positions need %.2f GB, %.2f GB more than can be had: ask for a smaller context", s->sequences,
+                    s->sequences == 1 ? "sequence" : "sequences", s->context, (double)bytes / 1e9, (double)(bytes - available) / 1e9);
   s->memory_bytes = ZMI_MAX(bytes, (size_t)64);
   s->memory = zmi_block_alloc(s->memory_bytes);
   if (!s->memory) return ZM_ERROR_MEMORY;
@@ -196,8 +196,8 @@ static zm_status check_rows(zm_session *s, const zm_row *rows, size_t count) {
     if (r.token < 0 || r.token >= s->vocab)
       return zmi_fail(ZM_ERROR_ARGUMENT, "row %zu: token id %d is out of range: ids run from 0 to %d", i, r.token, s->vocab - 1);
     if (i && rows[i - 1].sequence != r.sequence && s->count[r.sequence])
-      return zmi_fail(ZM_ERROR_ARGUMENT, "row %zu belongs to sequence %d like an earlier row, but rows of another sequence lie between them",
-                      i, r.sequence);
+      return zmi_fail(ZM_ERROR_ARGUMENT,
+                      "row %zu belongs to sequence %d like an earlier row, but rows of another sequence lie between them", i, r.sequence);
     if (s->length[r.sequence] + ++s->count[r.sequence] > s->context)
       return zmi_fail(ZM_ERROR_LIMIT, "the context of sequence %d is full: %d of %d positions are left, and row %zu needs one more",
                       r.sequence, s->context - s->length[r.sequence], s->context, i);
@@ -264,8 +264,8 @@ static zm_status check_feed(const zm_session *s, int32_t sequence, const int32_t
   if (last > count) return zmi_fail(ZM_ERROR_ARGUMENT, "logits of the last %zu tokens were asked of a prompt of %zu", last, count);
   int32_t left = s->context - s->length[sequence];
   if (count > (size_t)left)
-    return zmi_fail(ZM_ERROR_LIMIT, "%zu tokens do not fit: %d of the %d positions of the context are left; ask for a larger context", count,
-                    left, s->context);
+    return zmi_fail(ZM_ERROR_LIMIT, "%zu tokens do not fit: %d of the %d positions of the context are left; ask for a larger context",
+                    count, left, s->context);
   for (size_t i = 0; i < count; i++)
     if (tokens[i] < 0 || tokens[i] >= s->vocab)
       return zmi_fail(ZM_ERROR_ARGUMENT, "token %zu of the prompt is %d, which is out of range: ids run from 0 to %d", i, tokens[i],

@@ -1,0 +1,109 @@
+// Help and docs/cli.md, made from the option table.
+#include "cli/cli.h"
+
+#include <string.h>
+
+enum { HELP_COLUMN = 28 }; // where an option's explanation begins; lines end before column 80
+
+static void add_value(const cli_option *o, zmi_text *out) {
+  if (o->kind != CLI_FLAG) zmi_text_add(out, " %s", o->value);
+}
+
+void cli_option_usage(const cli_option *o, zmi_text *out) {
+  if (o->letter) zmi_text_add(out, "-%c, ", o->letter);
+  zmi_text_add(out, "--%s", o->name);
+  add_value(o, out);
+}
+
+static void option_line(const cli_option *o, zmi_text *out) {
+  size_t start = out->size;
+  zmi_text_add(out, o->letter ? "  " : "      ");
+  cli_option_usage(o, out);
+  size_t used = out->size - start;
+  if (used < HELP_COLUMN) zmi_text_add(out, "%*s", (int)(HELP_COLUMN - used), "");
+  else zmi_text_add(out, " ");
+  zmi_text_add(out, "%s", o->help);
+  if (o->fallback) zmi_text_add(out, " (%s)", o->fallback);
+  zmi_text_add(out, "\n");
+}
+
+static void option_lines(const cli_option *o, zmi_text *out) {
+  for (; o && o->name; o++) option_line(o, out);
+}
+
+static void usage_line(const cli_command *c, zmi_text *out) {
+  zmi_text_add(out, "zmlx %s%s%s%s", c->name, c->arguments ? " " : "", c->arguments ? c->arguments : "",
+               c->options || c->model_options ? " [OPTION]..." : "");
+}
+
+void cli_help_overview(zmi_text *out) {
+  zmi_text_add(out, "zmlx COMMAND ...: language models from MLX checkpoints, patched, with the same bits\n\n");
+  for (size_t i = 0; cli_commands[i]; i++) zmi_text_add(out, "  %-12s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
+  zmi_text_add(out, "\nzmlx help COMMAND explains one of them. MODEL is a folder with config.json,\n*.safetensors and tokenizer.json.\n");
+}
+
+void cli_help_command(const cli_command *c, zmi_text *out) {
+  zmi_text_add(out, "Usage: ");
+  usage_line(c, out);
+  zmi_text_add(out, "\n%s. Defaults in parentheses.\n", c->summary);
+  option_lines(c->options, out);
+  if (c->model_options) {
+    zmi_text_add(out, "  and");
+    for (const cli_option *o = cli_model_options; o->name; o++) zmi_text_add(out, " --%s%s", o->name, o[1].name ? "" : ":");
+    zmi_text_add(out, " see zmlx help model\n");
+  }
+  if (c->notes) zmi_text_add(out, "%s\n", c->notes);
+}
+
+void cli_help_model_options(zmi_text *out) {
+  zmi_text_add(out, "Options of every command that opens a model. Defaults in parentheses.\n");
+  option_lines(cli_model_options, out);
+  zmi_text_add(out, "\nPatterns, in the order in which they are tried:\n");
+  for (size_t i = 0; i < zm_pattern_count(); i++) zmi_text_add(out, "  %-18s %s\n", zm_pattern_name(i), zm_pattern_summary(i));
+}
+
+// ---- docs/cli.md ----
+
+static void markdown_options(const cli_option *o, zmi_text *out) {
+  zmi_text_add(out, "| option | meaning | default | allowed |\n|---|---|---|---|\n");
+  for (; o && o->name; o++) {
+    zmi_text_add(out, "| `");
+    if (o->letter) zmi_text_add(out, "-%c`, `", o->letter);
+    zmi_text_add(out, "--%s", o->name);
+    if (o->kind == CLI_CHOICE) zmi_text_add(out, "` | %s | %s | `", o->help, o->fallback ? o->fallback : "");
+    else {
+      add_value(o, out);
+      zmi_text_add(out, "` | %s | %s | ", o->help, o->fallback ? o->fallback : "");
+    }
+    if (o->kind == CLI_INT || o->kind == CLI_FLOAT) zmi_text_add(out, "%.16g to %.16g", o->low, o->high);
+    for (const char *w = o->kind == CLI_CHOICE ? o->value : ""; *w; w++) zmi_text_add(out, *w == '|' ? "`, `" : "%c", *w);
+    zmi_text_add(out, o->kind == CLI_CHOICE ? "` |\n" : o->kind == CLI_LIST ? "may be repeated |\n" : " |\n");
+  }
+}
+
+void cli_help_markdown(zmi_text *out) {
+  zmi_text_add(out, "# The command line\n\nThis page is made by `make docs` from the option table in `src/cli`.\n\n");
+  zmi_text_add(
+      out,
+      "Exit status: 0 success, 1 failure, 2 wrong usage, 130 interrupted. Results go to standard output; statistics, warnings and\n"
+      "errors (`zmlx: one sentence`) to standard error. Colours and progress appear on terminals only, and no colours with `NO_COLOR`.\n\n"
+      "| command | what it does |\n|---|---|\n");
+  for (size_t i = 0; cli_commands[i]; i++)
+    zmi_text_add(out, "| [`%s`](#%s) | %s |\n", cli_commands[i]->name, cli_commands[i]->name, cli_commands[i]->summary);
+  for (size_t i = 0; cli_commands[i]; i++) {
+    const cli_command *c = cli_commands[i];
+    zmi_text_add(out, "\n## %s\n\n`", c->name);
+    usage_line(c, out);
+    zmi_text_add(out, "`\n\n%s.\n", c->summary);
+    if (c->options) {
+      zmi_text_add(out, "\n");
+      markdown_options(c->options, out);
+    }
+    if (c->model_options) zmi_text_add(out, "\nAlso the [model options](#model-options).\n");
+    if (c->notes) zmi_text_add(out, "\n```\n%s\n```\n", c->notes);
+  }
+  zmi_text_add(out, "\n## Model options\n\nOptions of every command that opens a model.\n\n");
+  markdown_options(cli_model_options, out);
+  zmi_text_add(out, "\n## Environment\n\n| variable | meaning |\n|---|---|\n");
+  for (const zmi_env_var *v = zmi_env_table; v->name; v++) zmi_text_add(out, "| `%s` | %s |\n", v->name, v->meaning);
+}

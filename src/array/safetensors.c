@@ -2,6 +2,7 @@
 // JSON header (name -> dtype, shape, data_offsets) and the data. Nothing in a header is believed before it was checked.
 #include "array/safetensors.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,8 +59,9 @@ bool zmi_tensor_bytes(zm_dtype dtype, int rank, const int64_t *shape, size_t *by
 
 static json_t *parse_json(const char *text, size_t size, const char *path, const char *what) {
   json_error_t error;
+  errno = 0;
   json_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
-  if (!json && json_error_code(&error) == json_error_out_of_memory) {
+  if (!json && errno == ENOMEM) { // jansson itself then names any error that its state suggests
     zmi_fail(ZM_ERROR_MEMORY, "out of memory while reading %s", path);
   } else if (!json) {
     zmi_fail(ZM_ERROR_FORMAT, "%s: %s is not valid JSON: %s (line %d, column %d)", path, what, shown(error.text, (char[SHOWN_NAME]){0}),
@@ -173,7 +175,8 @@ static zm_status parse_entries(zmi_tensors *all, const tensor_file *file, json_t
   zm_status status = ZM_OK;
   json_object_foreach(header, name, entry) {
     if (strcmp(name, "__metadata__") == 0) {
-      if (!json_is_object(entry)) status = zmi_fail(ZM_ERROR_FORMAT, "%s: __metadata__ of the header is not an object", file->path);
+      if (!json_is_object(entry) && !json_is_null(entry)) // MLX writes null where there is none
+        status = zmi_fail(ZM_ERROR_FORMAT, "%s: __metadata__ of the header is not an object", file->path);
     } else {
       status = parse_tensor(all, file, name, entry, data_start, &spans[count]);
       count++;

@@ -1,4 +1,5 @@
-// The worker pool: every worker runs once, barriers hold, callers take turns, mistakes do not hang, and the float rule is on inside and off after.
+// The worker pool: every worker runs once, barriers hold, callers take turns, mistakes do not hang, and the float rule is on inside a run
+// and off after it.
 #define _GNU_SOURCE 1
 #include "base/base.h"
 
@@ -41,7 +42,7 @@ static void each_worker_runs_once(void **state) {
   zmi_pool_free(NULL);
 }
 
-// Between two barriers each worker writes its own cell and reads those of all others; nothing but the barrier orders them (TSan checks that).
+// Between two barriers each worker writes its own cell and reads those of all others; only the barrier orders them (TSan checks that).
 typedef struct relay {
   zmi_pool *pool;
   int rounds;
@@ -299,7 +300,7 @@ static float as_float(uint32_t bits) {
   return f;
 }
 
-// True if denormal results and inputs are zero, and 1 + 2^-24 (a tie) goes to even, which it does in no other rounding mode but down and to zero.
+// True if denormal results and inputs are zero, and ties go to even: 1 + 2^-24 down, the next one up, which no other rounding mode does.
 static bool rule_holds(void) {
   volatile float tiny = as_float(denormal), smallest = as_float(least), half = 0.5f, one = 1.0f, ulp = 0x1p-23f, big = 0x1p100f;
   bool results = smallest * half == 0.0f, inputs = tiny * big == 0.0f;

@@ -5,6 +5,7 @@
 #endif
 #include "base/base.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,7 @@ static bool must_fail(void) {
 }
 
 static void *out_of_memory(size_t size) {
+  errno = ENOMEM; // as malloc does: callers inside other libraries look at it
   zmi_fail(ZM_ERROR_MEMORY, "out of memory: %zu bytes could not be had; free memory or use a smaller model, context or batch", size);
   return NULL;
 }

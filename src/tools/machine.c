@@ -6,10 +6,6 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#ifndef ZMI_COMMIT
-#define ZMI_COMMIT "unknown"
-#endif
-
 typedef struct reading {
   const uint64_t *data;
   size_t words;
@@ -89,7 +85,7 @@ json_t *zmi_machine_json(const zmi_kernels *kernels) {
 #else
                         "gcc " __VERSION__,
 #endif
-                        "version", zm_version(), "commit", ZMI_COMMIT);
+                        "version", zm_version(), "commit", zmi_commit);
   if (!j) zmi_fail(ZM_ERROR_MEMORY, "out of memory while describing the machine");
   return j;
 }

@@ -78,9 +78,9 @@ static inline __attribute__((always_inline)) void pack_unit(int bits, const uint
 }
 
 #define WIDTHS(X) X(2) X(3) X(4) X(5) X(6) X(8)
-#define X(bits)                                                                                    \
-  static void pack_codes_##bits(const uint8_t *source, int64_t units, uint32_t *lane) {            \
-    for (int64_t u = 0; u < units; u++) pack_unit(bits, source + u * 4 * bits, lane + u * bits * ZMI_LANES); \
+#define X(bits)                                                                                                                            \
+  static void pack_codes_##bits(const uint8_t *source, int64_t units, uint32_t *lane) {                                                    \
+    for (int64_t u = 0; u < units; u++) pack_unit(bits, source + u * 4 * bits, lane + u * bits * ZMI_LANES);                               \
   }
 WIDTHS(X)
 #undef X

@@ -25,12 +25,18 @@ ZMI_INLINE float *zmi_digits_sum(const void *digits, int64_t k, int64_t group) {
 }
 
 ZMI_INLINE uint32_t zmi_bits(float v) {
-  union { float f; uint32_t u; } c = {.f = v};
+  union {
+    float f;
+    uint32_t u;
+  } c = {.f = v};
   return c.u;
 }
 
 ZMI_INLINE float zmi_float(uint32_t v) {
-  union { uint32_t u; float f; } c = {.u = v};
+  union {
+    uint32_t u;
+    float f;
+  } c = {.u = v};
   return c.f;
 }
 

@@ -119,7 +119,7 @@ static void sincos_near(double r, double tail, double *sine, double *cosine) {
 void zmi_sincos(double x, double *sine, double *cosine) {
   static const double half_pi[3] = {0x1.921fb54442d18p0, 0x1.1a62633145c07p-54, -0x1.f1976b7ed8fbcp-110};
   double t = __builtin_fma(x, 0x1.45f306dc9c883p-1, round_even), n = t - round_even; // x = n pi/2 + r
-  double product = n * half_pi[0], r = x - product;                                     // exact: the two are close
+  double product = n * half_pi[0], r = x - product;                                  // exact: the two are close
   double less = __builtin_fma(n, half_pi[0], -product) + n * half_pi[1], error = __builtin_fma(n, half_pi[0], -product);
   double low = n * half_pi[1];
   less = error + low;

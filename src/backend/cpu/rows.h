@@ -5,6 +5,8 @@
 
 #include "backend/cpu/functions.h"
 
+#include <string.h>
+
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
@@ -192,9 +194,41 @@ static void row_multiply_add(const float *a, const float *b, int64_t n, float *a
   for (int64_t i = 0; i < n; i++) acc[i] = __builtin_fmaf(a[i], b[i], acc[i]);
 }
 
-#define ZMI_ROW_KERNELS                                                                                                              \
-  .load = row_load, .store = row_store, .round = row_round, .rms_norm = row_rms_norm, .sum = row_sum, .max = row_max,                \
-  .softmax = row_softmax, .exp = row_exp, .sigmoid = row_sigmoid, .silu = row_silu, .tanh = row_tanh, .log = row_log,                \
+// ---- activations as digits ----
+
+// Written for vector compilers: integers only after one multiplication, no early exits inside the loops.
+static void digits_of_group(const float *x, int64_t group, int8_t *d, float *scale, float *sum) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < group; i++) largest = ZMI_MAX(largest, zmi_bits(x[i]) & 0x7fffffffu);
+  if (largest < 0x00800000u || largest >= 0x7f800000u) { // all zero, or a NaN or an infinity among them
+    memset(d, 0, (size_t)(3 * group));
+    *scale = *sum = largest < 0x00800000u ? 0.0f : zmi_float(0x7fc00000u);
+    return;
+  }
+  uint32_t exponent = zmi_digits_exponent(largest);
+  float to_integer = zmi_float((254 - exponent) << 23);
+  int32_t total = 0;
+  for (int64_t i = 0; i < group; i++) {
+    float v = x[i] * to_integer, big = __builtin_copysignf(0x1p23f, v);
+    int32_t q = (int32_t)((v + big) - big); // |v| < 2^23: rounds to nearest even
+    total += q;
+    d[2 * group + i] = (int8_t)(uint8_t)(q & 255);
+    q = (q + 128) >> 8;
+    d[group + i] = (int8_t)(uint8_t)(q & 255);
+    d[i] = (int8_t)((q + 128) >> 8);
+  }
+  *scale = zmi_float(exponent << 23);
+  *sum = (float)total * *scale;
+}
+
+static void row_digits(const float *x, int64_t k, int64_t group, void *digits) {
+  float *scale = zmi_digits_scale(digits, k), *sum = zmi_digits_sum(digits, k, group);
+  for (int64_t at = 0; at < k; at += group) digits_of_group(x + at, group, (int8_t *)digits + 3 * at, scale++, sum++);
+}
+
+#define ZMI_ROW_KERNELS                                                                                                                    \
+  .digits = row_digits, .load = row_load, .store = row_store, .round = row_round, .rms_norm = row_rms_norm, .sum = row_sum,                \
+  .max = row_max, .softmax = row_softmax, .exp = row_exp, .sigmoid = row_sigmoid, .silu = row_silu, .tanh = row_tanh, .log = row_log,      \
   .rope = row_rope, .axpy = row_axpy, .multiply_add = row_multiply_add
 
 #endif

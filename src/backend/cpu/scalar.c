@@ -2,39 +2,6 @@
 // it bit by bit. It relies on the float rule of zmi_pool_run (denormals count as zero, round to nearest even) as they do.
 #include "backend/cpu/rows.h"
 
-#include <string.h>
-
-// ---- activations as digits ----
-
-static void digits_of_group(const float *x, int64_t group, int8_t *d, float *scale, float *sum) {
-  uint32_t largest = 0;
-  for (int64_t i = 0; i < group; i++) largest = ZMI_MAX(largest, zmi_bits(x[i]) & 0x7fffffffu);
-  if (largest < 0x00800000u || largest >= 0x7f800000u) { // all zero, or a NaN or an infinity among them
-    memset(d, 0, (size_t)(3 * group));
-    *scale = *sum = largest < 0x00800000u ? 0.0f : zmi_float(0x7fc00000u);
-    return;
-  }
-  uint32_t exponent = zmi_digits_exponent(largest);
-  float to_integer = zmi_float((254 - exponent) << 23);
-  int32_t total = 0;
-  for (int64_t i = 0; i < group; i++) {
-    float v = x[i] * to_integer, big = __builtin_copysignf(0x1p23f, v);
-    int32_t q = (int32_t)((v + big) - big); // |v| < 2^23: rounds to nearest even
-    total += q;
-    d[2 * group + i] = (int8_t)(uint8_t)(q & 255);
-    q = (q + 128) >> 8;
-    d[group + i] = (int8_t)(uint8_t)(q & 255);
-    d[i] = (int8_t)((q + 128) >> 8);
-  }
-  *scale = zmi_float(exponent << 23);
-  *sum = (float)total * *scale;
-}
-
-static void scalar_digits(const float *x, int64_t k, int64_t group, void *digits) {
-  float *scale = zmi_digits_scale(digits, k), *sum = zmi_digits_sum(digits, k, group);
-  for (int64_t at = 0; at < k; at += group) digits_of_group(x + at, group, (int8_t *)digits + 3 * at, scale++, sum++);
-}
-
 // ---- affine dot products ----
 
 // The code of k (inside a group) of one lane; `plane` from zmi_planes.
@@ -161,7 +128,6 @@ static void scalar_attend(const void *q, const void *keys, const void *values, z
 
 const zmi_kernels zmi_kernels_scalar = {
     .name = "scalar",
-    .digits = scalar_digits,
     .dot_affine = scalar_dot_affine,
     .dot_float = scalar_dot_float,
     ZMI_ROW_KERNELS,

@@ -46,7 +46,7 @@ static const struct tier {
   unsigned needs;
 } tiers[] = {
     {&zmi_kernels_scalar, 0},
-#if defined(ZMI_VECTOR_TIERS)
+#if defined(__x86_64__)
     {&zmi_kernels_avx2, AVX2 | OS_AVX},
     {&zmi_kernels_avx512, AVX2 | AVX512 | OS_AVX | OS_AVX512},
     {&zmi_kernels_avx512vnni, AVX2 | AVX512 | VNNI | BF16 | OS_AVX | OS_AVX512},

@@ -1,0 +1,399 @@
+// The vector tiers: dot products, digits and attention for 256 and 512 bits, with the bits of scalar.c. Compiled once for each tier with
+// that tier's flags; what the flags allow (VNNI, BF16) is used.
+#include "backend/cpu/rows.h"
+#include "backend/cpu/simd.h"
+
+// How far ahead of its reads a kernel asks for memory: far enough for the latency under load, near enough to stay in the second-level
+// cache.
+#ifndef AHEAD
+#define AHEAD 24576
+#endif
+
+ZMI_INLINE void prefetch(const char *p, int lines) {
+  for (int i = 0; i < lines; i++) _mm_prefetch(p + AHEAD + 64 * i, _MM_HINT_T0);
+}
+
+// ---- affine dot products ----
+
+// Codes of quad t (k = 4 t .. 4 t + 3 of a unit of 32): `unit` is the address of this half's lanes in the unit's first word.
+ZMI_INLINE vu quad(int bits, const char *unit, int t) {
+  const int planes[9][3] = {[2] = {2}, [3] = {2, 1}, [4] = {4}, [5] = {4, 1}, [6] = {4, 2}, [8] = {8}};
+  vu codes = {0};
+  int done = 0;
+  for (int i = 0; i < 2 && planes[bits][i]; i++) {
+    int p = planes[bits][i], fields = 8 / p, shift = t % fields * p - done;
+    vu w = vu_load(unit + t / fields * 64);
+    if (p == 8) return w;
+    w = shift >= 0 ? w >> (shift >= 0 ? shift : 0) : w << (shift < 0 ? -shift : 0);
+    w &= (((1u << p) - 1) << done) * 0x01010101u;
+    codes = i == 0 ? w : codes | w;
+    done += p;
+    unit += 64 * p;
+  }
+  return codes;
+}
+
+typedef struct affine_sums {
+  vf hi[ZMI_ROWS][ZMI_HALVES], lo[ZMI_ROWS][ZMI_HALVES];
+} affine_sums;
+
+// One group: exact integers, then a few float operations. `bits` and `rows` are constants at every call.
+ZMI_INLINE void affine_group(int bits, int rows, int64_t group, bool wide, const char *at, const int8_t *const *d,
+                             const float *const *scale, const float *const *sum, int64_t g, affine_sums *acc) {
+  const char *scales = at + group / 32 * bits * 64;
+  for (int h = 0; h < ZMI_HALVES; h++) {
+    vi D[ZMI_ROWS][3] = {0};
+    for (int64_t u = 0; u < group / 32; u++) {
+      const char *unit = at + u * bits * 64 + h * 32;
+      vu codes[8];
+      if (h == 0) prefetch(unit, bits);
+      for (int t = 0; t < 8; t++) codes[t] = quad(bits, unit, t);
+      for (int m = 0; m < rows; m++) {
+        for (int p = 0; p < 3; p++) D[m][p] = unit_dot(D[m][p], codes, d[m] + (3 * g + p) * group + 32 * u, bits);
+      }
+    }
+    vf s, b;
+    if (wide) {
+      if (h == 0) prefetch(scales, 2);
+      s = vf_load(scales + 32 * h);
+      b = vf_load(scales + 64 + 32 * h);
+    } else {
+      if (h == 0) prefetch(scales, 1);
+      s = vf_load_bf16(scales + 16 * h);
+      b = vf_load_bf16(scales + 32 + 16 * h);
+    }
+    for (int m = 0; m < rows; m++) {
+      vf f = vf_fma(vf_from_int(D[m][0]), vf_set1(256.0f), vf_from_int(D[m][1]));
+      acc->hi[m][h] = vf_fma(s * vf_set1(scale[m][g] * 256.0f), f, acc->hi[m][h]);
+      acc->lo[m][h] = vf_fma(s * vf_set1(scale[m][g]), vf_from_int(D[m][2]), acc->lo[m][h]);
+      acc->hi[m][h] = vf_fma(b, vf_set1(sum[m][g]), acc->hi[m][h]);
+    }
+  }
+}
+
+ZMI_INLINE void affine_blocks(int bits, int rows, int64_t group, bool wide, const void *block, int64_t blocks, int64_t k,
+                              const void *const *digits, float *y, int64_t ldy) {
+  const int64_t groups = k / group, per_range = ZMI_RANGE / group, group_bytes = group / 32 * bits * 64 + (wide ? 128 : 64);
+  const int8_t *d[ZMI_ROWS];
+  const float *scale[ZMI_ROWS], *sum[ZMI_ROWS];
+  for (int m = 0; m < rows; m++) {
+    d[m] = digits[m];
+    scale[m] = zmi_digits_scale(digits[m], k);
+    sum[m] = zmi_digits_sum(digits[m], k, group);
+  }
+  const char *at = block;
+  for (int64_t b = 0; b < blocks; b++) {
+    vf total[ZMI_ROWS][ZMI_HALVES];
+    for (int m = 0; m < rows; m++) {
+      for (int h = 0; h < ZMI_HALVES; h++) total[m][h] = vf_zero();
+    }
+    for (int64_t begin = 0; begin < groups; begin += per_range) {
+      affine_sums acc;
+      for (int m = 0; m < rows; m++) {
+        for (int h = 0; h < ZMI_HALVES; h++) acc.hi[m][h] = acc.lo[m][h] = vf_zero();
+      }
+      int64_t end = ZMI_MIN(begin + per_range, groups);
+      for (int64_t g = begin; g < end; g++, at += group_bytes) affine_group(bits, rows, group, wide, at, d, scale, sum, g, &acc);
+      for (int m = 0; m < rows; m++) {
+        for (int h = 0; h < ZMI_HALVES; h++) total[m][h] += acc.hi[m][h] + acc.lo[m][h];
+      }
+    }
+    for (int m = 0; m < rows; m++) {
+      for (int h = 0; h < ZMI_HALVES; h++) vf_store(y + m * ldy + b * ZMI_LANES + h * ZMI_WIDE, total[m][h]);
+    }
+  }
+}
+
+typedef void (*affine_fn)(int64_t group, bool wide, const void *block, int64_t blocks, int64_t k, const void *const *digits, float *y,
+                          int64_t ldy);
+
+#define AFFINE(bits, rows)                                                                                                                 \
+  static void affine_##bits##_##rows(int64_t group, bool wide, const void *block, int64_t blocks, int64_t k, const void *const *digits,    \
+                                     float *y, int64_t ldy) {                                                                              \
+    affine_blocks(bits, rows, group, wide, block, blocks, k, digits, y, ldy);                                                              \
+  }
+#define ROWS(bits) AFFINE(bits, 1) AFFINE(bits, 2) AFFINE(bits, 3) AFFINE(bits, 4)
+ROWS(2)
+ROWS(3)
+ROWS(4) ROWS(5) ROWS(6) ROWS(8)
+#undef ROWS
+#undef AFFINE
+
+#define ROWS(bits) [bits] = {affine_##bits##_1, affine_##bits##_2, affine_##bits##_3, affine_##bits##_4}
+    static const affine_fn affine_table[9][ZMI_ROWS] = {ROWS(2), ROWS(3), ROWS(4), ROWS(5), ROWS(6), ROWS(8)};
+#undef ROWS
+
+static void vector_dot_affine(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits,
+                              float *y, int64_t ldy) {
+  affine_table[f->bits][rows - 1](f->group, f->dtype == ZM_F32, block, blocks, k, digits, y, ldy);
+}
+
+// ---- float dot products ----
+
+// One range of one block for `rows` rows of x. The elements of x as float32, or pairs of bfloat16 where the processor multiplies those.
+ZMI_INLINE void float_range(int rows, bool w_wide, const char *w, int64_t pairs, const float *const *x, vf acc[ZMI_ROWS][ZMI_HALVES]) {
+  for (int64_t j = 0; j < pairs; j++) {
+    prefetch(w, w_wide ? 2 : 1);
+    for (int h = 0; h < ZMI_HALVES; h++) {
+      pair p = w_wide ? pair_of_two(vf_load(w + 64 * h), vf_load(w + 64 * h + 4 * ZMI_WIDE)) : pair_of_bf16(vu_load(w + 32 * h));
+      for (int m = 0; m < rows; m++) {
+        acc[m][h] = vf_fma(p.odd, vf_set1(x[m][2 * j + 1]), acc[m][h]);
+        acc[m][h] = vf_fma(p.even, vf_set1(x[m][2 * j]), acc[m][h]);
+      }
+    }
+    w += w_wide ? 128 : 64;
+  }
+}
+
+ZMI_INLINE void float_blocks(int rows, bool w_wide, const void *block, int64_t blocks, int64_t k, const void *const *x, zm_dtype x_dtype,
+                             float *y, int64_t ldy) {
+  const int64_t pair_bytes = w_wide ? 128 : 64;
+  float part[ZMI_ROWS][ZMI_RANGE];
+  const float *from[ZMI_ROWS];
+  const char *w = block;
+  for (int64_t b = 0; b < blocks; b++) {
+    vf total[ZMI_ROWS][ZMI_HALVES];
+    for (int m = 0; m < rows; m++) {
+      for (int h = 0; h < ZMI_HALVES; h++) total[m][h] = vf_zero();
+    }
+    for (int64_t begin = 0; begin < k; begin += ZMI_RANGE) {
+      int64_t count = ZMI_MIN(k - begin, ZMI_RANGE), pairs = (count + 1) / 2;
+      vf acc[ZMI_ROWS][ZMI_HALVES];
+      for (int m = 0; m < rows; m++) {
+        for (int h = 0; h < ZMI_HALVES; h++) acc[m][h] = vf_zero();
+        from[m] = (const float *)x[m] + begin;
+        if (x_dtype != ZM_F32 || count % 2) {
+          row_load((const char *)x[m] + begin * (x_dtype == ZM_F32 ? 4 : 2), x_dtype, count, part[m]);
+          if (count % 2) part[m][count] = 0;
+          from[m] = part[m];
+        }
+      }
+      float_range(rows, w_wide, w, pairs, from, acc);
+      w += pairs * pair_bytes;
+      for (int m = 0; m < rows; m++) {
+        for (int h = 0; h < ZMI_HALVES; h++) total[m][h] += acc[m][h];
+      }
+    }
+    for (int m = 0; m < rows; m++) {
+      for (int h = 0; h < ZMI_HALVES; h++) {
+        vf_store(y + m * ldy + b * ZMI_LANES + h * ZMI_WIDE, w_wide ? pair_order(total[m][h]) : total[m][h]);
+      }
+    }
+  }
+}
+
+#if defined(__AVX512BF16__)
+// Weights and activations both in bfloat16: vdpbf16ps is the two multiply-adds, the odd one first.
+ZMI_INLINE void bf16_blocks(int rows, const void *block, int64_t blocks, int64_t k, const void *const *x, float *y, int64_t ldy) {
+  const char *w = block;
+  for (int64_t b = 0; b < blocks; b++) {
+    __m512 total[ZMI_ROWS];
+    for (int m = 0; m < rows; m++) total[m] = _mm512_setzero_ps();
+    for (int64_t begin = 0; begin < k; begin += ZMI_RANGE) {
+      int64_t count = ZMI_MIN(k - begin, ZMI_RANGE);
+      __m512 acc[ZMI_ROWS];
+      for (int m = 0; m < rows; m++) acc[m] = _mm512_setzero_ps();
+      for (int64_t j = 0; j < count / 2; j++, w += 64) {
+        prefetch(w, 1);
+        __m512bh v = (__m512bh)_mm512_loadu_si512(w);
+        for (int m = 0; m < rows; m++)
+          acc[m] = _mm512_dpbf16_ps(acc[m], v, (__m512bh)vi_broadcast4((const uint16_t *)x[m] + begin + 2 * j));
+      }
+      if (count % 2) {
+        __m512bh v = (__m512bh)_mm512_loadu_si512(w);
+        for (int m = 0; m < rows; m++) acc[m] = _mm512_dpbf16_ps(acc[m], v, (__m512bh)_mm512_set1_epi32(((const uint16_t *)x[m])[k - 1]));
+        w += 64;
+      }
+      for (int m = 0; m < rows; m++) total[m] += acc[m];
+    }
+    for (int m = 0; m < rows; m++) _mm512_storeu_ps(y + m * ldy + b * ZMI_LANES, total[m]);
+  }
+}
+#endif
+
+static void vector_dot_float(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *x,
+                             zm_dtype x_dtype, float *y, int64_t ldy) {
+#define ROWS(call)                                                                                                                         \
+  do {                                                                                                                                     \
+    if (rows == 1) call(1);                                                                                                                \
+    if (rows == 2) call(2);                                                                                                                \
+    if (rows == 3) call(3);                                                                                                                \
+    if (rows == 4) call(4);                                                                                                                \
+  } while (0)
+#define BF16(m) bf16_blocks(m, block, blocks, k, x, y, ldy)
+#define NARROW(m) float_blocks(m, false, block, blocks, k, x, x_dtype, y, ldy)
+#define WIDE(m) float_blocks(m, true, block, blocks, k, x, x_dtype, y, ldy)
+  if (f->dtype == ZM_F32) {
+    ROWS(WIDE);
+    return;
+  }
+#if defined(__AVX512BF16__)
+  if (x_dtype == ZM_BF16) {
+    ROWS(BF16);
+    return;
+  }
+#endif
+  ROWS(NARROW);
+#undef WIDE
+#undef NARROW
+#undef BF16
+#undef ROWS
+}
+
+// ---- attention over one range of positions ----
+
+// How keys and values stand in memory. BF16_PAIRS: bfloat16 where the processor multiplies pairs of them.
+typedef enum store_kind { BF16_PAIRS, BF16, F16, F32 } store_kind;
+
+enum { KEY_BLOCKS = ZMI_KEY_RANGE / ZMI_KEY_BLOCK, TOGETHER = 4 /* key blocks whose sums run side by side */ };
+
+// Adds `pairs` products of q and the keys of n blocks to acc. keys: the first block's first pair; blocks are `stride` bytes apart.
+ZMI_INLINE void score_blocks(store_kind kind, int n, const char *keys, int64_t stride, const void *q, int64_t pairs, vf acc[][ZMI_HALVES]) {
+  for (int64_t j = 0; j < pairs; j++) {
+#if defined(__AVX512BF16__)
+    if (kind == BF16_PAIRS) {
+      __m512bh x = (__m512bh)vi_broadcast4((const uint16_t *)q + 2 * j);
+      for (int b = 0; b < n; b++) acc[b][0] = _mm512_dpbf16_ps(acc[b][0], (__m512bh)_mm512_loadu_si512(keys + b * stride + 64 * j), x);
+      continue;
+    }
+#endif
+    vf even = vf_set1(((const float *)q)[2 * j]), odd = vf_set1(((const float *)q)[2 * j + 1]);
+    for (int b = 0; b < n; b++) {
+      for (int h = 0; h < ZMI_HALVES; h++) {
+        pair p;
+        const char *at = keys + b * stride + (kind == F32 ? 128 : 64) * j + (kind == F32 ? 64 : 32) * h;
+        if (kind == F32) {
+          p = pair_of_two(vf_load(at), vf_load(at + 4 * ZMI_WIDE));
+        } else if (kind == F16) {
+          p = pair_of_two(vf_load_f16(at), vf_load_f16(at + 2 * ZMI_WIDE));
+        } else {
+          p = pair_of_bf16(vu_load(at));
+        }
+        acc[b][h] = vf_fma(p.odd, odd, acc[b][h]);
+        acc[b][h] = vf_fma(p.even, even, acc[b][h]);
+      }
+    }
+  }
+}
+
+// p[t] = scale * (q . key t); p has room for whole blocks.
+ZMI_INLINE void scores(store_kind kind, const void *q, zm_dtype dtype, const char *keys, int64_t dim, int64_t count, float scale,
+                       float *p) {
+  const int64_t size = kind == F32 ? 4 : 2, stride = dim * ZMI_KEY_BLOCK * size;
+  const int blocks = (int)((count + ZMI_KEY_BLOCK - 1) / ZMI_KEY_BLOCK);
+  vf total[KEY_BLOCKS][ZMI_HALVES];
+  float part[ZMI_RANGE];
+  for (int b = 0; b < blocks; b++) {
+    for (int h = 0; h < ZMI_HALVES; h++) total[b][h] = vf_zero();
+  }
+  for (int64_t begin = 0; begin < dim; begin += ZMI_RANGE) {
+    const int64_t pairs = ZMI_MIN(dim - begin, ZMI_RANGE) / 2;
+    const void *x = (const char *)q + begin * size;
+    if (kind == BF16 || kind == F16) {
+      row_load(x, dtype, 2 * pairs, part);
+      x = part;
+    }
+    for (int b = 0; b < blocks;) {
+      const char *first = keys + b * stride + begin * ZMI_KEY_BLOCK * size;
+      vf acc[TOGETHER][ZMI_HALVES];
+      int n = blocks - b >= TOGETHER ? TOGETHER : 1;
+      for (int i = 0; i < n; i++) {
+        for (int h = 0; h < ZMI_HALVES; h++) acc[i][h] = vf_zero();
+      }
+      if (n == TOGETHER) {
+        score_blocks(kind, TOGETHER, first, stride, x, pairs, acc);
+      } else {
+        score_blocks(kind, 1, first, stride, x, pairs, acc);
+      }
+      for (int i = 0; i < n; i++, b++) {
+        for (int h = 0; h < ZMI_HALVES; h++) total[b][h] += acc[i][h];
+      }
+    }
+  }
+  for (int b = 0; b < blocks; b++) {
+    for (int h = 0; h < ZMI_HALVES; h++) {
+      vf v = kind == F16 || kind == F32 ? pair_order(total[b][h]) : total[b][h];
+      vf_store(p + b * ZMI_KEY_BLOCK + h * ZMI_WIDE, vf_set1(scale) * v);
+    }
+  }
+}
+
+// acc[0 .. 2 n ZMI_WIDE) = the sum over t of p[t] values[t], from d = 0 of `values` on. Even and odd elements of bfloat16 rows are summed
+// apart.
+ZMI_INLINE void value_columns(store_kind kind, int n, const float *p, int64_t count, const char *values, int64_t dim, float *acc) {
+  const int64_t size = kind == F32 ? 4 : 2;
+  vf even[4], odd[4];
+  for (int i = 0; i < n; i++) even[i] = odd[i] = vf_zero();
+  for (int64_t t = 0; t < count; t++, values += dim * size) {
+    vf w = vf_set1(p[t]);
+    for (int i = 0; i < n; i++) {
+      const char *at = values + 2 * ZMI_WIDE * size * i;
+      pair v;
+      if (kind == F32) {
+        v = (pair){vf_load(at), vf_load(at + 4 * ZMI_WIDE)};
+      } else if (kind == F16) {
+        v = (pair){vf_load_f16(at), vf_load_f16(at + 2 * ZMI_WIDE)};
+      } else {
+        v = pair_of_bf16(vu_load(at));
+      }
+      even[i] = vf_fma(w, v.even, even[i]);
+      odd[i] = vf_fma(w, v.odd, odd[i]);
+    }
+  }
+  for (int i = 0; i < n; i++) {
+    pair v = {even[i], odd[i]};
+    if (kind == BF16 || kind == BF16_PAIRS) v = pair_interleave(v);
+    vf_store(acc + 2 * i * ZMI_WIDE, v.even);
+    vf_store(acc + (2 * i + 1) * ZMI_WIDE, v.odd);
+  }
+}
+
+ZMI_INLINE void attend_kind(store_kind kind, const void *q, const void *keys, const char *values, zm_dtype dtype, int64_t dim,
+                            int64_t count, float scale, float *max, float *sum, float *acc) {
+  const int64_t size = kind == F32 ? 4 : 2, step = 2 * ZMI_WIDE;
+  float p[ZMI_KEY_RANGE] = {0};
+  scores(kind, q, dtype, keys, dim, count, scale, p);
+  *max = row_max(p, count);
+  *sum = exp_sum(p, count, *max);
+  int64_t d = 0;
+  for (; d + 4 * step <= dim; d += 4 * step) value_columns(kind, 4, p, count, values + d * size, dim, acc + d);
+  for (; d + 2 * step <= dim; d += 2 * step) value_columns(kind, 2, p, count, values + d * size, dim, acc + d);
+  for (; d + step <= dim; d += step) value_columns(kind, 1, p, count, values + d * size, dim, acc + d);
+  if (d == dim) return;
+  for (int64_t i = d; i < dim; i++) acc[i] = 0;
+  for (int64_t t = 0; t < count; t++) row_axpy(p[t], values + (t * dim + d) * size, dtype, dim - d, acc + d);
+}
+
+#define ATTEND(kind)                                                                                                                       \
+  static void attend_##kind(const void *q, const void *keys, const void *values, zm_dtype dtype, int64_t dim, int64_t count, float scale,  \
+                            float *max, float *sum, float *acc) {                                                                          \
+    attend_kind(kind, q, keys, values, dtype, dim, count, scale, max, sum, acc);                                                           \
+  }
+ATTEND(F16)
+ATTEND(F32)
+#if defined(__AVX512BF16__)
+ATTEND(BF16_PAIRS)
+#define ATTEND_BF16 attend_BF16_PAIRS
+#else
+ATTEND(BF16)
+#define ATTEND_BF16 attend_BF16
+#endif
+#undef ATTEND
+
+static void vector_attend(const void *q, const void *keys, const void *values, zm_dtype dtype, int64_t dim, int64_t count, float scale,
+                          float *max, float *sum, float *acc) {
+  (dtype == ZM_BF16 ? ATTEND_BF16 : dtype == ZM_F16 ? attend_F16 : attend_F32)(q, keys, values, dtype, dim, count, scale, max, sum, acc);
+}
+
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
+#define JOIN_OF(a, b) a##b
+#define JOIN(a, b) JOIN_OF(a, b)
+
+const zmi_kernels JOIN(zmi_kernels_, ZMI_TIER) = {
+    .name = TEXT(ZMI_TIER),
+    .dot_affine = vector_dot_affine,
+    .dot_float = vector_dot_float,
+    ZMI_ROW_KERNELS,
+    .attend = vector_attend,
+};

@@ -1,0 +1,501 @@
+// Every tier against the scalar one, bit by bit: random and nasty numbers (zeros, denormals, huge, NaN, infinity), odd sizes, one row
+// against several, guard bytes around every output. NaNs are equal whatever their sign and payload.
+#include "backend/backend.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { GUARD = 64, LONGEST = 4096 };
+
+static uint64_t state;
+static uint64_t next_random(void) {
+  state ^= state << 13;
+  state ^= state >> 7;
+  return state ^= state << 17;
+}
+
+static float float_of(uint32_t u) {
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+
+// ---- numbers: each kind is a way to be nasty ----
+
+typedef enum nature { PLAIN, WIDE, BITS, TINY, SPARSE, BROKEN, KINDS } nature;
+static const char *const kind_names[KINDS] = {"plain", "wide", "any bits", "tiny", "sparse", "broken"};
+
+static float number(nature kind) {
+  uint64_t r = next_random();
+  uint32_t sign = (uint32_t)(r >> 63) << 31, fraction = (uint32_t)r & 0x7fffffu, pick = (uint32_t)(r >> 32) & 0xffffu;
+  switch (kind) {
+  case PLAIN:
+    return float_of(sign | (117 + pick % 12) << 23 | fraction);
+  case WIDE:
+    return float_of(sign | (1 + pick % 200) << 23 | fraction);
+  case BITS:
+    return float_of((pick % 254) << 23 | sign | fraction);
+  case TINY:
+    return float_of(sign | (pick % 40) << 23 | fraction); // denormals among them
+  case SPARSE:
+    return pick % 5 ? float_of(sign) : float_of(sign | (120 + pick % 8) << 23 | fraction);
+  default:
+    return pick % 97 ? float_of(sign | (100 + pick % 40) << 23 | fraction) : pick & 1 ? INFINITY : NAN;
+  }
+}
+
+static size_t put_number(zm_dtype dtype, void *p, size_t i, float v) {
+  if (dtype == ZM_F32) {
+    memcpy((char *)p + 4 * i, &v, 4);
+    return 4;
+  }
+  uint16_t h = dtype == ZM_BF16 ? zmi_f32_to_bf16(v) : zmi_f32_to_f16(v);
+  memcpy((char *)p + 2 * i, &h, 2);
+  return 2;
+}
+
+static void fill(zm_dtype dtype, void *p, int64_t n, nature kind) {
+  for (int64_t i = 0; i < n; i++) put_number(dtype, p, (size_t)i, number(kind));
+}
+
+// ---- buffers with guards; the end of the contents is the end of what a kernel may touch ----
+
+typedef struct buffer {
+  unsigned char *memory, *data;
+  size_t size;
+} buffer;
+
+static buffer make(size_t size) {
+  buffer b = {.size = size};
+  size_t all = (GUARD + size + GUARD + 63) / 64 * 64;
+  b.memory = aligned_alloc(64, all);
+  assert_non_null(b.memory);
+  memset(b.memory, 0xa5, all);
+  b.data = b.memory + GUARD;
+  return b;
+}
+
+static void drop(buffer *b) {
+  for (size_t i = 0; i < GUARD; i++) {
+    assert_int_equal(b->memory[i], 0xa5);
+    assert_int_equal(b->data[b->size + i], 0xa5);
+  }
+  free(b->memory);
+}
+
+static bool same_float(float a, float b) {
+  return (a != a && b != b) || memcmp(&a, &b, 4) == 0;
+}
+
+static void assert_same(const char *what, const char *tier, const char *detail, const void *got, const void *expected, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    float a, b;
+    memcpy(&a, (const char *)got + 4 * i, 4);
+    memcpy(&b, (const char *)expected + 4 * i, 4);
+    if (!same_float(a, b))
+      fail_msg("%s, %s, %s: element %lld is %a, scalar has %a", what, tier, detail, (long long)i, (double)a, (double)b);
+  }
+}
+
+// ---- running a check over all tiers ----
+
+typedef void (*check_fn)(const zmi_kernels *scalar, const zmi_kernels *tier);
+
+static void all_tiers(check_fn check) {
+  unsigned saved = zmi_float_rule_enter();
+  for (size_t i = 0; i < zmi_tier_count(); i++) {
+    const char *why;
+    if (!zmi_tier_supported(i, &why)) {
+      print_message("# %s is not tested here: %s\n", zmi_tier(i)->name, why);
+      continue;
+    }
+    state = 88172645463325252ull;
+    check(zmi_tier(0), zmi_tier(i));
+  }
+  zmi_float_rule_leave(saved);
+}
+
+// ---- digits ----
+
+static void check_digits(const zmi_kernels *scalar, const zmi_kernels *tier) {
+  static const int64_t groups[] = {32, 64, 128};
+  for (int round = 0; round < 300; round++) {
+    nature kind = (nature)(round % KINDS);
+    int64_t group = groups[round % 3], k = group * (int64_t)(1 + next_random() % 12);
+    buffer x = make((size_t)k * 4), a = make(zmi_digits_bytes(k, group)), b = make(zmi_digits_bytes(k, group));
+    fill(ZM_F32, x.data, k, kind);
+    scalar->digits((float *)(void *)x.data, k, group, a.data);
+    tier->digits((float *)(void *)x.data, k, group, b.data);
+    assert_memory_equal(a.data, b.data, (size_t)(3 * k + 8 * k / group));
+    // What the digits stand for: within half a unit of x, and the exact sum.
+    const float *scale = (float *)(void *)(a.data + 3 * k), *sum = scale + k / group;
+    for (int64_t g = 0; g < k / group; g++) {
+      const int8_t *d = (int8_t *)a.data + 3 * g * group;
+      double total = 0, most = 0;
+      bool broken = false;
+      for (int64_t i = 0; i < group; i++) {
+        float v = ((float *)(void *)x.data)[g * group + i];
+        double X = 65536.0 * d[i] + 256.0 * d[group + i] + d[2 * group + i];
+        total += X;
+        most = fmax(most, fabs(X));
+        broken |= !isfinite(v);
+        if (isfinite(v) && isfinite(scale[g]) && fabsf(v) >= 0x1p-126f)
+          assert_true(fabs(X * (double)scale[g] - (double)v) <= 0.5 * (double)scale[g]);
+      }
+      assert_true(broken == (scale[g] != scale[g]));
+      if (broken) {
+        assert_true(most == 0 && sum[g] != sum[g]);
+        continue;
+      }
+      assert_true(same_float(sum[g], (float)total * scale[g]));
+      assert_true(scale[g] == 0 || scale[g] == 0x1p-126f || (most >= 4177856 && most <= 8355711));
+    }
+    drop(&x), drop(&a), drop(&b);
+  }
+}
+
+static void digits(void **context) {
+  (void)context;
+  all_tiers(check_digits);
+}
+
+// The exponent is the smallest that three digits can hold: numbers next to the border between two exponents.
+static void digits_border(void **context) {
+  (void)context;
+  unsigned saved = zmi_float_rule_enter();
+  buffer out = make(zmi_digits_bytes(32, 32));
+  for (int e = -100; e < 100; e += 7) {
+    for (int64_t mantissa = 16711418; mantissa < 16711428; mantissa++) {
+      float x[32] = {0};
+      x[3] = (float)ldexp((double)mantissa, e);
+      zmi_tier(0)->digits(x, 32, 32, out.data);
+      float scale = *(float *)(void *)(out.data + 96);
+      assert_true(scale == (float)ldexp(1, mantissa <= 16711422 ? e + 1 : e + 2)); // 16711423 / 2 rounds to 8355712, one too much
+    }
+  }
+  drop(&out);
+  zmi_float_rule_leave(saved);
+}
+
+// ---- affine dot products ----
+
+typedef struct rows {
+  buffer digits[ZMI_ROWS];
+  const void *pointers[ZMI_ROWS];
+} rows;
+
+static void affine_case(const zmi_kernels *scalar, const zmi_kernels *tier, const zmi_format *f, int64_t k, int64_t blocks, nature kind) {
+  char name[64], detail[160];
+  buffer x = make((size_t)k * 4), w = make((size_t)blocks * zmi_packed_block_bytes(f, k));
+  rows r;
+  for (int m = 0; m < ZMI_ROWS; m++) {
+    r.digits[m] = make(zmi_digits_bytes(k, f->group));
+    fill(ZM_F32, x.data, k, kind);
+    scalar->digits((float *)(void *)x.data, k, f->group, r.digits[m].data);
+    r.pointers[m] = r.digits[m].data;
+  }
+  for (size_t i = 0; i < w.size; i++) w.data[i] = (unsigned char)(next_random() >> 20);
+  size_t codes = (size_t)(f->group * f->bits * 2), size = zm_dtype_size((zm_dtype)f->dtype);
+  for (size_t g = 0; g < w.size; g += codes + 32 * size) fill((zm_dtype)f->dtype, w.data + g + codes, 32, kind == BROKEN ? WIDE : kind);
+  if (next_random() % 4 == 0) { // the largest codes and digits: nothing may overflow
+    for (size_t g = 0; g < w.size; g += codes + 32 * size) memset(w.data + g, 0xff, codes);
+    for (int m = 0; m < ZMI_ROWS; m++) memset(r.digits[m].data, m % 2 ? 0x7f : 0x80, (size_t)(3 * k));
+  }
+  int64_t ldy = blocks * 16 + 3;
+  for (int count = 1; count <= ZMI_ROWS; count++) {
+    buffer a = make((size_t)(count * ldy - 3) * 4), b = make((size_t)(count * ldy - 3) * 4), one = make((size_t)blocks * 64);
+    scalar->dot_affine(f, w.data, blocks, k, count, r.pointers, (float *)(void *)a.data, ldy);
+    tier->dot_affine(f, w.data, blocks, k, count, r.pointers, (float *)(void *)b.data, ldy);
+    snprintf(detail, sizeof detail, "%s, k %lld, %lld blocks, %d rows, %s", zmi_format_text(f, name), (long long)k, (long long)blocks,
+             count, kind_names[kind]);
+    for (int m = 0; m < count; m++) {
+      assert_same("dot_affine", tier->name, detail, b.data + 4 * m * ldy, a.data + 4 * m * ldy, blocks * 16);
+      tier->dot_affine(f, w.data, blocks, k, 1, r.pointers + m, (float *)(void *)one.data, ldy);
+      assert_same("dot_affine alone", tier->name, detail, one.data, a.data + 4 * m * ldy, blocks * 16);
+      if (m + 1 < count) assert_memory_equal(b.data + 4 * (m * ldy + blocks * 16), "\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5", 12);
+    }
+    for (int64_t i = 0; i < blocks; i++) { // block by block as in a run
+      tier->dot_affine(f, w.data + (size_t)i * zmi_packed_block_bytes(f, k), 1, k, 1, r.pointers, (float *)(void *)one.data, ldy);
+      assert_same("dot_affine, one block", tier->name, detail, one.data, a.data + 64 * i, 16);
+    }
+    drop(&a), drop(&b), drop(&one);
+  }
+  drop(&x), drop(&w);
+  for (int m = 0; m < ZMI_ROWS; m++) drop(&r.digits[m]);
+}
+
+static void check_affine(const zmi_kernels *scalar, const zmi_kernels *tier) {
+  static const int64_t widths[] = {2, 3, 4, 5, 6, 8}, groups[] = {32, 64, 128};
+  for (size_t b = 0; b < ZMI_COUNT(widths); b++) {
+    for (size_t g = 0; g < ZMI_COUNT(groups); g++) {
+      for (int i = 0; i < 2 * KINDS; i++) {
+        zmi_format f = {ZMI_QUANT_AFFINE, widths[b], groups[g], i < KINDS ? ZM_BF16 : ZM_F32};
+        affine_case(scalar, tier, &f, groups[g] * (int64_t)(1 + next_random() % 9), (int64_t)(1 + next_random() % 2), (nature)(i % KINDS));
+      }
+    }
+  }
+}
+
+static void dot_affine(void **context) {
+  (void)context;
+  all_tiers(check_affine);
+}
+
+// The formula of docs/numerics.md once more, from unpacked weights, in float64: the integer order is as accurate as float32.
+static void affine_accuracy(void **context) {
+  (void)context;
+  unsigned saved = zmi_float_rule_enter();
+  enum { N = 16, LENGTH = 1024 };
+  state = 12345;
+  for (int round = 0; round < 12; round++) {
+    static const int64_t widths[] = {2, 3, 4, 5, 6, 8}, groups[] = {32, 64, 128};
+    zmi_format f = {ZMI_QUANT_AFFINE, widths[round % 6], groups[round % 3], ZM_F32};
+    static float w[N * LENGTH], unpacked[LENGTH], x[LENGTH];
+    static uint32_t codes[N * LENGTH];
+    static float scales[N * LENGTH / 32], biases[N * LENGTH / 32];
+    for (int i = 0; i < N * LENGTH; i++) w[i] = number(PLAIN);
+    for (int i = 0; i < LENGTH; i++) x[i] = number(PLAIN);
+    zmi_quantize_affine(f.bits, f.group, w, N, LENGTH, codes, scales, biases);
+    buffer packed = make(zmi_packed_block_bytes(&f, LENGTH)), digits = make(zmi_digits_bytes(LENGTH, f.group));
+    zmi_stored_matrix m = {codes, scales, biases, ZM_F32, N, LENGTH};
+    zmi_pack_blocks(&f, &m, packed.data, 0, 1);
+    zmi_tier(0)->digits(x, LENGTH, f.group, digits.data);
+    float y[16];
+    const void *pointer = digits.data;
+    zmi_tier(0)->dot_affine(&f, packed.data, 1, LENGTH, 1, &pointer, y, 16);
+    for (int n = 0; n < N; n++) {
+      double sum = 0, magnitude = 0;
+      zmi_unpack_row(&f, packed.data, LENGTH, n, unpacked);
+      for (int i = 0; i < LENGTH; i++) sum += (double)unpacked[i] * (double)x[i], magnitude += fabs((double)unpacked[i] * (double)x[i]);
+      assert_true(fabs(sum - (double)y[n]) <= 4e-7 * magnitude);
+    }
+    drop(&packed), drop(&digits);
+  }
+  zmi_float_rule_leave(saved);
+}
+
+// ---- float dot products ----
+
+static void check_float(const zmi_kernels *scalar, const zmi_kernels *tier) {
+  static const int64_t sizes[] = {1, 2, 3, 7, 64, 255, 256, 257, 511, 512, 513, 640, 1111};
+  static const zm_dtype dtypes[] = {ZM_BF16, ZM_F32};
+  for (int i = 0; i < 4 * (int)ZMI_COUNT(sizes) * KINDS; i++) {
+    nature kind = (nature)(i % KINDS);
+    zmi_format f = {ZMI_QUANT_NONE, 0, 0, dtypes[i / KINDS % 2]};
+    zm_dtype x_dtype = dtypes[i / KINDS / 2 % 2];
+    int64_t k = sizes[(size_t)i / KINDS / 4], blocks = (int64_t)(1 + next_random() % 2), ldy = blocks * 16 + 1;
+    buffer w = make((size_t)blocks * zmi_packed_block_bytes(&f, k)), x[ZMI_ROWS];
+    const void *pointers[ZMI_ROWS];
+    char detail[160];
+    fill((zm_dtype)f.dtype, w.data, (int64_t)(w.size / zm_dtype_size((zm_dtype)f.dtype)), kind);
+    for (int m = 0; m < ZMI_ROWS; m++) {
+      x[m] = make((size_t)k * zm_dtype_size(x_dtype));
+      fill(x_dtype, x[m].data, k, kind);
+      pointers[m] = x[m].data;
+    }
+    for (int count = 1; count <= ZMI_ROWS; count++) {
+      buffer a = make((size_t)(count * ldy - 1) * 4), b = make((size_t)(count * ldy - 1) * 4), one = make((size_t)blocks * 64);
+      scalar->dot_float(&f, w.data, blocks, k, count, pointers, x_dtype, (float *)(void *)a.data, ldy);
+      tier->dot_float(&f, w.data, blocks, k, count, pointers, x_dtype, (float *)(void *)b.data, ldy);
+      snprintf(detail, sizeof detail, "%s x %s, k %lld, %lld blocks, %d rows, %s", zm_dtype_name((zm_dtype)f.dtype), zm_dtype_name(x_dtype),
+               (long long)k, (long long)blocks, count, kind_names[kind]);
+      for (int m = 0; m < count; m++) {
+        assert_same("dot_float", tier->name, detail, b.data + 4 * m * ldy, a.data + 4 * m * ldy, blocks * 16);
+        tier->dot_float(&f, w.data, blocks, k, 1, pointers + m, x_dtype, (float *)(void *)one.data, ldy);
+        assert_same("dot_float alone", tier->name, detail, one.data, a.data + 4 * m * ldy, blocks * 16);
+      }
+      drop(&a), drop(&b), drop(&one);
+    }
+    drop(&w);
+    for (int m = 0; m < ZMI_ROWS; m++) drop(&x[m]);
+  }
+}
+
+static void dot_float(void **context) {
+  (void)context;
+  all_tiers(check_float);
+}
+
+// ---- row helpers ----
+
+static const zm_dtype float_dtypes[] = {ZM_BF16, ZM_F16, ZM_F32};
+
+static void check_conversions(const zmi_kernels *scalar, const zmi_kernels *tier) {
+  for (size_t t = 0; t < ZMI_COUNT(float_dtypes); t++) { // every 16-bit number, and float32 of all kinds
+    zm_dtype dtype = float_dtypes[t];
+    enum { ALL = 65536 };
+    buffer half = make((size_t)ALL * zm_dtype_size(dtype)), a = make(ALL * 4), b = make(ALL * 4);
+    for (uint32_t i = 0; i < ALL; i++) {
+      if (dtype == ZM_F32)
+        put_number(ZM_F32, half.data, i, number((nature)(i % KINDS)));
+      else
+        memcpy(half.data + 2 * i, &(uint16_t){(uint16_t)i}, 2);
+    }
+    scalar->load(half.data, dtype, ALL, (float *)(void *)a.data);
+    tier->load(half.data, dtype, ALL, (float *)(void *)b.data);
+    assert_memory_equal(a.data, b.data, ALL * 4);
+    drop(&half), drop(&a), drop(&b);
+  }
+  for (int round = 0; round < 400; round++) {
+    zm_dtype dtype = float_dtypes[round % 3];
+    int64_t n = (int64_t)(next_random() % 600);
+    size_t bytes = (size_t)n * zm_dtype_size(dtype);
+    buffer x = make((size_t)n * 4), a = make(bytes), b = make(bytes), y = make((size_t)n * 4);
+    fill(ZM_F32, x.data, n, (nature)(round / 3 % KINDS));
+    if (round % 2) { // near ties and borders of float16
+      for (int64_t i = 0; i < n; i++)
+        put_number(ZM_F32, x.data, (size_t)i,
+                   float_of((uint32_t)(next_random() & 0x8fffe000u) + 0x30000000u + (next_random() & 1 ? 0x1000u : 0xfffu)));
+    }
+    scalar->store((float *)(void *)x.data, n, a.data, dtype);
+    tier->store((float *)(void *)x.data, n, b.data, dtype);
+    assert_memory_equal(a.data, b.data, bytes);
+    memcpy(y.data, x.data, y.size);
+    scalar->round((float *)(void *)x.data, n, dtype);
+    tier->round((float *)(void *)y.data, n, dtype);
+    assert_memory_equal(x.data, y.data, y.size);
+    drop(&x), drop(&a), drop(&b), drop(&y);
+  }
+}
+
+static void conversions(void **context) {
+  (void)context;
+  all_tiers(check_conversions);
+}
+
+typedef void (*in_place)(float *x, int64_t n);
+
+static void check_rows(const zmi_kernels *scalar, const zmi_kernels *tier) {
+  for (int round = 0; round < 300; round++) {
+    nature kind = (nature)(round % KINDS);
+    int64_t n = round < 100 ? round : (int64_t)(1 + next_random() % 2500);
+    size_t bytes = (size_t)n * 4;
+    buffer x = make(bytes), w = make(bytes), a = make(bytes), b = make(bytes);
+    float *xs = (float *)(void *)x.data, *ws = (float *)(void *)w.data, *as = (float *)(void *)a.data, *bs = (float *)(void *)b.data;
+    fill(ZM_F32, xs, n, kind);
+    fill(ZM_F32, ws, n, PLAIN);
+    const in_place functions[][2] = {{scalar->exp, tier->exp},   {scalar->sigmoid, tier->sigmoid}, {scalar->silu, tier->silu},
+                                     {scalar->tanh, tier->tanh}, {scalar->log, tier->log},         {scalar->softmax, tier->softmax}};
+    static const char *const names[] = {"exp", "sigmoid", "silu", "tanh", "log", "softmax"};
+    for (size_t i = 0; i < ZMI_COUNT(functions); i++) {
+      if (n == 0) continue;
+      memcpy(as, xs, bytes), memcpy(bs, xs, bytes);
+      functions[i][0](as, n), functions[i][1](bs, n);
+      assert_same(names[i], tier->name, kind_names[kind], bs, as, n);
+    }
+    if (n) {
+      scalar->rms_norm(xs, ws, n, 1e-6f, as), tier->rms_norm(xs, ws, n, 1e-6f, bs);
+      assert_same("rms_norm", tier->name, kind_names[kind], bs, as, n);
+      memcpy(bs, xs, bytes);
+      tier->rms_norm(bs, ws, n, 1e-6f, bs);
+      assert_same("rms_norm in place", tier->name, kind_names[kind], bs, as, n);
+      float m[2] = {scalar->max(xs, n), tier->max(xs, n)};
+      assert_same("max", tier->name, kind_names[kind], m + 1, m, 1);
+    }
+    float s[2] = {scalar->sum(xs, n), tier->sum(xs, n)};
+    assert_same("sum", tier->name, kind_names[kind], s + 1, s, 1);
+    memcpy(as, ws, bytes), memcpy(bs, ws, bytes);
+    scalar->multiply_add(xs, ws, n, as), tier->multiply_add(xs, ws, n, bs);
+    assert_same("multiply_add", tier->name, kind_names[kind], bs, as, n);
+    for (int traditional = 0; traditional < 2; traditional++) {
+      buffer c = make((size_t)(n / 2) * 4), d = make((size_t)(n / 2) * 4);
+      fill(ZM_F32, c.data, n / 2, PLAIN), fill(ZM_F32, d.data, n / 2, PLAIN);
+      memcpy(as, xs, bytes), memcpy(bs, xs, bytes);
+      scalar->rope(as, n / 2 * 2, traditional, (float *)(void *)c.data, (float *)(void *)d.data);
+      tier->rope(bs, n / 2 * 2, traditional, (float *)(void *)c.data, (float *)(void *)d.data);
+      assert_same("rope", tier->name, kind_names[kind], bs, as, n);
+      drop(&c), drop(&d);
+    }
+    for (size_t t = 0; t < ZMI_COUNT(float_dtypes); t++) {
+      buffer v = make((size_t)n * zm_dtype_size(float_dtypes[t]));
+      fill(float_dtypes[t], v.data, n, kind);
+      memcpy(as, ws, bytes), memcpy(bs, ws, bytes);
+      scalar->axpy(0.37f, v.data, float_dtypes[t], n, as), tier->axpy(0.37f, v.data, float_dtypes[t], n, bs);
+      assert_same("axpy", tier->name, kind_names[kind], bs, as, n);
+      drop(&v);
+    }
+    drop(&x), drop(&w), drop(&a), drop(&b);
+  }
+}
+
+static void row_helpers(void **context) {
+  (void)context;
+  all_tiers(check_rows);
+}
+
+// ---- attention ----
+
+static void check_attend(const zmi_kernels *scalar, const zmi_kernels *tier) {
+  static const int64_t dims[] = {2, 16, 32, 64, 80, 96, 128, 192, 256, 288, 576};
+  for (int round = 0; round < 3 * (int)ZMI_COUNT(dims) * KINDS; round++) {
+    zm_dtype dtype = float_dtypes[round % 3];
+    nature kind = (nature)(round / 3 % KINDS);
+    int64_t dim = dims[(size_t)round / 3 / KINDS], count = 1 + (int64_t)(next_random() % ZMI_KEY_RANGE);
+    if (round % 5 == 0) count = ZMI_KEY_RANGE;
+    size_t size = zm_dtype_size(dtype), blocks = (size_t)(count + 15) / 16;
+    buffer q = make((size_t)dim * size), keys = make(blocks * 16 * (size_t)dim * size), values = make((size_t)(count * dim) * size);
+    buffer a = make((size_t)dim * 4), b = make((size_t)dim * 4);
+    fill(dtype, q.data, dim, kind), fill(dtype, keys.data, (int64_t)(blocks * 16) * dim, kind), fill(dtype, values.data, count * dim, kind);
+    for (int64_t t = count; t < (int64_t)blocks * 16; t++) { // what lies behind the last position must not matter
+      for (int64_t d = 0; d < dim; d++) put_number(dtype, keys.data, (size_t)(t / 16 * 16 * dim + d / 2 * 32 + t % 16 * 2 + d % 2), NAN);
+    }
+    float m[2], s[2];
+    char detail[160];
+    snprintf(detail, sizeof detail, "%s, dim %lld, %lld positions, %s", zm_dtype_name(dtype), (long long)dim, (long long)count,
+             kind_names[kind]);
+    scalar->attend(q.data, keys.data, values.data, dtype, dim, count, 0.125f, &m[0], &s[0], (float *)(void *)a.data);
+    tier->attend(q.data, keys.data, values.data, dtype, dim, count, 0.125f, &m[1], &s[1], (float *)(void *)b.data);
+    assert_same("attend: max", tier->name, detail, m + 1, m, 1);
+    assert_same("attend: sum", tier->name, detail, s + 1, s, 1);
+    assert_same("attend: values", tier->name, detail, b.data, a.data, dim);
+    if (kind == PLAIN) assert_true(isfinite(m[0]) && s[0] >= 1);
+    drop(&q), drop(&keys), drop(&values), drop(&a), drop(&b);
+  }
+}
+
+static void attend(void **context) {
+  (void)context;
+  all_tiers(check_attend);
+}
+
+// ---- the choice of a tier ----
+
+static void finding(void **context) {
+  (void)context;
+  assert_string_equal(zmi_tier(0)->name, "scalar");
+  assert_true(zmi_tier_supported(0, NULL));
+  assert_null(zmi_tier(zmi_tier_count()));
+  assert_ptr_equal(zmi_kernels_find("scalar"), zmi_tier(0));
+  assert_null(zmi_kernels_find("mmx"));
+  assert_non_null(strstr(zm_last_error(), "mmx"));
+  assert_non_null(strstr(zm_last_error(), "scalar"));
+  const zmi_kernels *best = zmi_tier(0);
+  for (size_t i = 0; i < zmi_tier_count(); i++) {
+    const char *why = NULL;
+    bool supported = zmi_tier_supported(i, &why);
+    const zmi_kernels *found = zmi_kernels_find(zmi_tier(i)->name);
+    assert_ptr_equal(found, supported ? zmi_tier(i) : NULL);
+    if (supported)
+      best = zmi_tier(i);
+    else
+      assert_non_null(strstr(zm_last_error(), why));
+  }
+  setenv("ZMLX_ISA", "scalar", 1);
+  assert_ptr_equal(zmi_kernels_find(NULL), zmi_tier(0));
+  setenv("ZMLX_ISA", "", 1);
+  assert_ptr_equal(zmi_kernels_find(NULL), best);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(digits),          cmocka_unit_test(digits_border), cmocka_unit_test(dot_affine),
+      cmocka_unit_test(affine_accuracy), cmocka_unit_test(dot_float),     cmocka_unit_test(conversions),
+      cmocka_unit_test(row_helpers),     cmocka_unit_test(attend),        cmocka_unit_test(finding),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -3,13 +3,17 @@
 
 #define CLI_COMMANDS(X) \
   X(generate) \
+  X(validate) \
+  X(bench) \
   X(logits) \
   X(patch) \
+  X(plan) \
   X(inspect) \
   X(tape) \
   X(tokenize) \
   X(detokenize) \
   X(synth) \
+  X(doctor) \
   X(completion) \
   X(help) \
   X(version)

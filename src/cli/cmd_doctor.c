@@ -1,0 +1,127 @@
+// zmlx doctor: what this machine offers and what zmlx makes of it: the answers that a bug report or a speed question needs first.
+#include "cli/cli.h"
+
+#include <string.h>
+#include <unistd.h>
+
+static const cli_option options[] = {
+    {"threads", 't', CLI_INT, "N", 1, 1024, "one for each CPU", "threads that measure the bandwidth"},
+    {"isa", 0, CLI_STRING, "TIER", 0, 0, "the best", "highest CPU tier: scalar, avx2, ..."},
+    {"json", 0, CLI_FLAG, NULL, 0, 0, NULL, "print one JSON object"},
+    CLI_END,
+};
+
+static json_t *tiers_json(const zmi_kernels *chosen) {
+  json_t *tiers = json_array();
+  for (size_t i = 0; i < zmi_tier_count() && tiers; i++) {
+    const char *why = NULL;
+    bool supported = zmi_tier_supported(i, &why);
+    json_array_append_new(tiers, json_pack("{s:s, s:b, s:b, s:s?}", "name", zmi_tier(i)->name, "supported", supported, "chosen",
+                                           zmi_tier(i) == chosen, "why_not", supported ? NULL : why));
+  }
+  return tiers;
+}
+
+static json_t *caches_json(void) {
+  static const struct {
+    const char *name;
+    int key;
+  } rows[] = {{"L1d", _SC_LEVEL1_DCACHE_SIZE}, {"L2", _SC_LEVEL2_CACHE_SIZE}, {"L3", _SC_LEVEL3_CACHE_SIZE}};
+  json_t *caches = json_object();
+  for (size_t i = 0; i < ZMI_COUNT(rows) && caches; i++) {
+    long size = sysconf(rows[i].key);
+    if (size > 0) json_object_set_new(caches, rows[i].name, json_integer(size));
+  }
+  return caches;
+}
+
+// Other backends are said to be missing rather than left out.
+static json_t *devices_json(void) {
+  bool nvidia = access("/dev/nvidiactl", F_OK) == 0;
+  return json_pack("[{s:s, s:b, s:s}, {s:s, s:b, s:s}]", "name", "cpu", "usable", 1, "note", "all commands", "name", "cuda", "usable", 0, "note",
+                   nvidia ? "an NVIDIA driver is here, but this build has no CUDA backend yet" : "no NVIDIA driver; this build has no CUDA backend yet");
+}
+
+static json_t *environment_json(void) {
+  json_t *object = json_object();
+  for (const zmi_env_var *v = zmi_env_table; v->name && object; v++) {
+    const char *value = zmi_env(v->name);
+    json_object_set_new(object, v->name, value ? json_string(value) : json_null());
+  }
+  return object;
+}
+
+static void print_tiers(json_t *j, zmi_text *out) {
+  json_t *tier;
+  size_t i;
+  json_array_foreach(json_object_get(j, "tiers"), i, tier) {
+    const char *why = json_string_value(json_object_get(tier, "why_not"));
+    bool chosen = json_is_true(json_object_get(tier, "chosen"));
+    zmi_text_add(out, "  %-12s %s%s\n", json_string_value(json_object_get(tier, "name")), why ? "no: " : chosen ? "in use" : "can be chosen with --isa",
+                 why ? why : "");
+  }
+}
+
+static void print_text(json_t *j) {
+  char size[32];
+  zmi_text out = {0};
+  json_t *machine = json_object_get(j, "machine"), *value;
+  const char *key;
+  zmi_text_add(&out, "zmlx %s (%s), built with %s\n", zm_version(), json_string_value(json_object_get(machine, "commit")),
+               json_string_value(json_object_get(machine, "compiler")));
+  zmi_text_add(&out, "%s, %s\n", json_string_value(json_object_get(machine, "cpu")), json_string_value(json_object_get(machine, "system")));
+  zmi_text_add(&out, "CPUs this process may use: %d; threads: %d\n", zmi_cpu_count(), (int)json_integer_value(json_object_get(j, "threads")));
+  zmi_text_add(&out, "memory: %s", cli_bytes((double)json_integer_value(json_object_get(machine, "memory_bytes")), size));
+  zmi_text_add(&out, ", available now: %s\n", cli_bytes((double)json_integer_value(json_object_get(j, "memory_available")), size));
+  zmi_text_add(&out, "read bandwidth: %.1f GB/s\n", json_real_value(json_object_get(j, "read_bandwidth_gb_s")));
+  zmi_text_add(&out, "caches:");
+  json_object_foreach(json_object_get(j, "caches"), key, value) {
+    zmi_text_add(&out, " %s %s", key, cli_bytes((double)json_integer_value(value), size));
+  }
+  zmi_text_add(&out, "\nCPU tiers:\n");
+  print_tiers(j, &out);
+  zmi_text_add(&out, "devices:\n");
+  size_t i;
+  json_array_foreach(json_object_get(j, "devices"), i, value) {
+    zmi_text_add(&out, "  %-12s %s\n", json_string_value(json_object_get(value, "name")), json_string_value(json_object_get(value, "note")));
+  }
+  zmi_text_add(&out, "environment:\n");
+  json_object_foreach(json_object_get(j, "environment"), key, value) {
+    zmi_text_add(&out, "  %-16s %s\n", key, json_is_string(value) ? json_string_value(value) : "not set");
+  }
+  cli_print_text(&out);
+}
+
+static int run_doctor(const cli_args *args) {
+  const zmi_kernels *kernels = zmi_kernels_find(cli_given(args, "isa") ? cli_text(args, "isa") : NULL);
+  if (!kernels) return cli_failed();
+  zmi_pool *pool = zmi_pool_new((int)cli_int(args, "threads"));
+  double bandwidth = 0;
+  if (!pool || zmi_read_bandwidth(pool, 0, &bandwidth) != ZM_OK) {
+    zmi_pool_free(pool);
+    return cli_failed();
+  }
+  json_t *j = json_pack("{s:o, s:i, s:f, s:I, s:o, s:o, s:o, s:o}", "machine", zmi_machine_json(kernels), "threads", zmi_pool_workers(pool),
+                        "read_bandwidth_gb_s", bandwidth, "memory_available", (json_int_t)zmi_memory_available(), "caches", caches_json(), "tiers",
+                        tiers_json(kernels), "devices", devices_json(), "environment", environment_json());
+  zmi_pool_free(pool);
+  if (!j) {
+    cli_error("out of memory");
+    return CLI_FAILURE;
+  }
+  if (cli_flag(args, "json")) {
+    cli_print_json(j);
+  } else {
+    print_text(j);
+    json_decref(j);
+  }
+  return CLI_OK;
+}
+
+const cli_command cli_doctor = {
+    .name = "doctor",
+    .summary = "Shows the machine, CPU tiers and why, bandwidth, devices",
+    .arguments = "",
+    .options = options,
+    .run = run_doctor,
+};

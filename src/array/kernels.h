@@ -113,6 +113,19 @@ void zmi_dense_run(const zmi_kernels *kn, const zmi_weights *w, const zmi_rows *
 // How dense tiles are cut: tile = panel * blocks + block. Rows of a panel stay in a core's cache while its blocks pass by.
 int64_t zmi_panel_rows(const zmi_rows *rows);
 
+// out[m] = silu(gate row) * (up row) for blocks [first, first + blocks) <= ZMI_DOT_BLOCKS of two matrices of one shape; all four steps are
+// rounded to dtype.
+void zmi_gated_blocks(const zmi_kernels *kn, const zmi_weights *gate, const zmi_weights *up, int64_t expert, int64_t first, int64_t blocks,
+                      const zmi_ready *gate_form, const zmi_ready *up_form, int count, const void *const *gate_rows,
+                      const void *const *up_rows, void *const *out, zm_dtype dtype);
+
+// Work on several things at once: part i has `items` items that cost `weight` each. Of the items in their order, tiles [begin, end) of
+// `tiles` own [first[i], last[i]) of part i.
+typedef struct zmi_part {
+  int64_t items, weight;
+} zmi_part;
+void zmi_share(const zmi_part *parts, int count, int64_t tiles, int64_t begin, int64_t end, int64_t *first, int64_t *last);
+
 // ---- experts (ops/experts.c) ----
 // (row, slot) pairs in order of expert, so that each expert's weights are read once. Lives in scratch.
 typedef struct zmi_expert_plan {

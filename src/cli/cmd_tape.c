@@ -16,10 +16,11 @@ static const cli_option options[] = {
 static void count_ops(const zmi_tape *t, zmi_text *out) {
   zmi_text rows = {0};
   zmi_text_add(&rows, "op\t>count\n");
-  for (size_t k = 0; k < zmi_op_count(); k++) {
+  for (size_t k = 0; k < zmi_op_count() + zmi_patch_op_count(); k++) {
+    const zmi_op *op = k < zmi_op_count() ? zmi_op_at(k) : zmi_patch_op_at(k - zmi_op_count());
     size_t n = 0;
-    for (size_t i = 0; i < t->instr_count; i++) n += t->instrs[i].op == zmi_op_at(k);
-    if (n) zmi_text_add(&rows, "%s\t%zu\n", zmi_op_at(k)->name, n);
+    for (size_t i = 0; i < t->instr_count; i++) n += t->instrs[i].op == op;
+    if (n) zmi_text_add(&rows, "%s\t%zu\n", op->name, n);
   }
   zmi_text_add(&rows, "all\t%zu\n", t->instr_count);
   cli_table(zmi_text_str(&rows), out);
@@ -69,7 +70,7 @@ static zm_status parse_file(const cli_args *args, const char *text, size_t size)
     }
     const char *next = strstr(text + at, "\n#");
     size_t end = next ? (size_t)(next - text) + 1 : size;
-    zmi_tape *t = zmi_tape_parse(text + at, end - at, zmi_op_find);
+    zmi_tape *t = zmi_tape_parse(text + at, end - at, zmi_patch_op_find);
     if (!t) return zm_last_status();
     zm_status status = print_tape(args, t);
     zmi_tape_free(t);

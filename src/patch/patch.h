@@ -21,6 +21,11 @@ zm_status zmi_patterns_choose(const zm_patch_options *options, zmi_patterns *pat
 // Applies the chosen patterns in table order. report may be NULL.
 zm_status zmi_patterns_apply(zmi_patterns patterns, zmi_graph *graph, zm_patch_report *report);
 
+// The fused ops, which patched tapes contain. find also knows every op of the array room: it is what parses any tape.
+const zmi_op *zmi_patch_op_find(const char *name); // NULL if unknown
+size_t zmi_patch_op_count(void);
+const zmi_op *zmi_patch_op_at(size_t i);
+
 zm_patch_report *zmi_patch_report_new(void);
 zm_status zmi_patch_report_add(zm_patch_report *r, const zm_patch_entry *entry); // copies the strings; ok when r is NULL
 

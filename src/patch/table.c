@@ -1,11 +1,39 @@
 // The table of patterns, the choice of some of them, and reports.
-#include "patch/patch.h"
+#include "patch/fused.h"
 
 #include <stdio.h>
 #include <string.h>
 
 // In the order in which they are tried; ends with NULL. At most 64.
-static const zmi_pattern *const patterns[] = {NULL};
+static const zmi_pattern *const patterns[] = {
+    &zmi_pattern_moe_mlp,
+    &zmi_pattern_swiglu_mlp,
+    &zmi_pattern_residual_norm,
+    &zmi_pattern_qkv,
+    &zmi_pattern_short_conv,
+    &zmi_pattern_attention_decode,
+    NULL,
+};
+
+static const zmi_op *const ops[] = {
+    &zmi_op_fused_moe_mlp, &zmi_op_fused_swiglu_mlp, &zmi_op_fused_residual_norm,
+    &zmi_op_fused_qkv,     &zmi_op_fused_short_conv, &zmi_op_fused_attention,
+};
+
+size_t zmi_patch_op_count(void) {
+  return ZMI_COUNT(ops);
+}
+
+const zmi_op *zmi_patch_op_at(size_t i) {
+  return i < ZMI_COUNT(ops) ? ops[i] : NULL;
+}
+
+const zmi_op *zmi_patch_op_find(const char *name) {
+  for (size_t i = 0; i < ZMI_COUNT(ops); i++) {
+    if (strcmp(ops[i]->name, name) == 0) return ops[i];
+  }
+  return zmi_op_find(name);
+}
 
 size_t zm_pattern_count(void) {
   size_t count = 0;

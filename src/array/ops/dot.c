@@ -136,3 +136,35 @@ void zmi_dense_run(const zmi_kernels *kn, const zmi_weights *w, const zmi_rows *
     }
   }
 }
+
+void zmi_gated_blocks(const zmi_kernels *kn, const zmi_weights *gate, const zmi_weights *up, int64_t expert, int64_t first, int64_t blocks,
+                      const zmi_ready *gate_form, const zmi_ready *up_form, int count, const void *const *gate_rows,
+                      const void *const *up_rows, void *const *out, zm_dtype dtype) {
+  _Alignas(64) float g[ZMI_ROWS][ZMI_DOT_VALUES], u[ZMI_ROWS][ZMI_DOT_VALUES];
+  int64_t n = ZMI_MIN(gate->n - first * ZMI_LANES, blocks * ZMI_LANES);
+  zmi_dot_values(kn, gate, expert, first, blocks, gate_form, count, gate_rows, g);
+  zmi_dot_values(kn, up, expert, first, blocks, up_form, count, up_rows, u);
+  for (int m = 0; m < count; m++) {
+    kn->round(g[m], n, dtype);
+    kn->round(u[m], n, dtype);
+    zmi_swiglu_values(kn, g[m], u[m], n, dtype);
+    kn->store(g[m], n, zmi_at(out[m], dtype, first * ZMI_LANES), dtype);
+  }
+}
+
+// Items of a part that start before `mark`, where the part starts at `base`.
+static int64_t items_before(const zmi_part *p, int64_t base, int64_t mark) {
+  if (mark <= base) return 0;
+  return ZMI_MIN((mark - base + p->weight - 1) / p->weight, p->items);
+}
+
+void zmi_share(const zmi_part *parts, int count, int64_t tiles, int64_t begin, int64_t end, int64_t *first, int64_t *last) {
+  double total = 0, base = 0; // exact: far below 2^53
+  for (int i = 0; i < count; i++) total += (double)parts[i].items * (double)parts[i].weight;
+  int64_t low = (int64_t)(total * ((double)begin / (double)tiles)), high = (int64_t)(total * ((double)end / (double)tiles));
+  for (int i = 0; i < count; i++) {
+    first[i] = items_before(&parts[i], (int64_t)base, low);
+    last[i] = items_before(&parts[i], (int64_t)base, high);
+    base += (double)parts[i].items * (double)parts[i].weight;
+  }
+}

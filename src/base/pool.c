@@ -1,5 +1,6 @@
-// The worker pool: a fixed set of threads that play a tape together. Waiting goes in three steps: spin (the answer is usually microseconds
-// away), give the CPU away (a neighbour may need it), then sleep. Sleeping uses a mutex and a condition, so that it works on any system.
+// The worker pool: a fixed set of threads that play a tape together. Who waits spins for a moment, as the answer is usually microseconds
+// away, and then sleeps on a condition. Nobody yields: on a busy machine sched_yield gives a whole time slice to a neighbour at each
+// barrier, while a thread that is woken up runs at once.
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -7,7 +8,6 @@
 
 #include <fenv.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -16,16 +16,15 @@
 #endif
 
 enum { MAX_WORKERS = 1024, CACHE_LINE = 64, SPINS_PER_LOOK = 32 };
+enum { PATIENCE_LEAST = 4, PATIENCE_MOST = 64 }; // microseconds of spinning; the most is about what waking up costs at worst
 
-static const double SPIN_SECONDS = 40e-6;          // nothing but pause instructions
-static const double IDLE_YIELD_SECONDS = 200e-6;   // between runs: then the worker sleeps
-static const double BARRIER_YIELD_SECONDS = 2e-3;  // inside a run: waking up costs more than yielding for a while
 
 // A counter that threads wait for. Waiters that sleep say so in `sleepers` before they look at `value` a last time, and who changes
 // `value` looks at `sleepers` afterwards; both in one total order, so that one of the two always sees the other.
 typedef struct event {
   _Alignas(CACHE_LINE) atomic_uint value;
   _Alignas(CACHE_LINE) atomic_uint sleepers;
+  atomic_uint patience; // doubled when spinning was worth it, halved when it ended in sleep: a busy machine needs the CPU for others
   pthread_mutex_t mutex;
   pthread_cond_t changed;
 } event;
@@ -101,6 +100,7 @@ static void relax(void) {
 }
 
 static bool event_init(event *e) {
+  atomic_init(&e->patience, PATIENCE_MOST);
   if (pthread_mutex_init(&e->mutex, NULL) != 0) return false;
   if (pthread_cond_init(&e->changed, NULL) == 0) return true;
   pthread_mutex_destroy(&e->mutex);
@@ -120,22 +120,24 @@ static void event_advance(event *e) {
   pthread_mutex_unlock(&e->mutex);
 }
 
-// Waits until the value is no longer `seen`.
-static void event_wait(event *e, unsigned seen, bool spin, double yield_seconds) {
-  if (atomic_load(&e->value) != seen) return;
-  double begin = zmi_now(), waited = 0;
-  while (waited < yield_seconds) {
-    if (spin && waited < SPIN_SECONDS) {
-      for (int i = 0; i < SPINS_PER_LOOK; i++) {
-        relax();
-        if (atomic_load_explicit(&e->value, memory_order_acquire) != seen) return;
-      }
-    } else {
-      sched_yield();
-      if (atomic_load_explicit(&e->value, memory_order_acquire) != seen) return;
+// True if the value changed while there was patience.
+static bool spin_until(event *e, unsigned seen) {
+  unsigned patience = atomic_load_explicit(&e->patience, memory_order_relaxed);
+  for (double end = zmi_now() + patience * 1e-6; zmi_now() < end;) {
+    for (int i = 0; i < SPINS_PER_LOOK; i++) {
+      relax();
+      if (atomic_load_explicit(&e->value, memory_order_acquire) == seen) continue;
+      if (patience < PATIENCE_MOST) atomic_store_explicit(&e->patience, patience * 2, memory_order_relaxed);
+      return true;
     }
-    waited = zmi_now() - begin;
   }
+  if (patience > PATIENCE_LEAST) atomic_store_explicit(&e->patience, patience / 2, memory_order_relaxed);
+  return false;
+}
+
+// Waits until the value is no longer `seen`.
+static void event_wait(event *e, unsigned seen, bool spin) {
+  if (atomic_load(&e->value) != seen || (spin && spin_until(e, seen))) return;
   pthread_mutex_lock(&e->mutex);
   atomic_fetch_add(&e->sleepers, 1);
   while (atomic_load(&e->value) == seen) pthread_cond_wait(&e->changed, &e->mutex);
@@ -158,7 +160,7 @@ static void *work(void *arg) {
   thread_arg *a = arg;
   zmi_pool *p = a->pool;
   for (unsigned seen = 0;; seen++) {
-    event_wait(&p->start, seen, p->spin, IDLE_YIELD_SECONDS);
+    event_wait(&p->start, seen, p->spin);
     if (p->quit) return NULL;
     call(p, a->worker, p->workers, false);
     if (atomic_fetch_sub(&p->busy, 1) == 1) event_advance(&p->done);
@@ -270,7 +272,7 @@ void zmi_pool_run(zmi_pool *p, zmi_pool_fn fn, void *user) {
     atomic_store(&p->busy, p->workers - 1);
     event_advance(&p->start);
     call(p, 0, p->workers, false);
-    event_wait(&p->done, seen, p->spin, BARRIER_YIELD_SECONDS);
+    event_wait(&p->done, seen, p->spin);
   }
   pthread_mutex_unlock(&p->turn);
 }
@@ -284,6 +286,6 @@ void zmi_pool_barrier(zmi_pool *p, int worker) {
     atomic_store(&p->arrived, 0);
     event_advance(&p->phase);
   } else {
-    event_wait(&p->phase, seen, p->spin, BARRIER_YIELD_SECONDS);
+    event_wait(&p->phase, seen, p->spin);
   }
 }

@@ -24,17 +24,19 @@ typedef struct lowering {
   const zmi_kernels *kernels;
 } lowering;
 
-// Slots of arrays are kept in array->mark; -1 = none yet.
+// Slots of arrays are kept in array->mark; while negative there is none yet: NO_SLOT, or NO_SLOT - 1 - i for output i.
+enum { NO_SLOT = -1 };
+
 static void clear_marks(const zmi_graph *g) {
   for (size_t i = 0; i < g->count; i++) {
     for (int k = 0; k < g->nodes[i]->nin; k++) {
-      if (g->nodes[i]->in[k]) g->nodes[i]->in[k]->mark = -1;
+      if (g->nodes[i]->in[k]) g->nodes[i]->in[k]->mark = NO_SLOT;
     }
     for (int o = 0; o < g->nodes[i]->nout; o++) {
-      if (g->nodes[i]->out[o]) g->nodes[i]->out[o]->mark = -1;
+      if (g->nodes[i]->out[o]) g->nodes[i]->out[o]->mark = NO_SLOT;
     }
   }
-  for (size_t i = 0; i < g->output_count; i++) g->outputs[i]->mark = -1;
+  for (size_t i = g->output_count; i-- > 0;) g->outputs[i]->mark = NO_SLOT - 1 - (int64_t)i; // asked for twice: the first name
 }
 
 static int new_slot(lowering *l, zmi_slot_kind kind, const zmi_type *type, const char *name, void *data) {
@@ -120,10 +122,7 @@ static zm_status lower_view(lowering *l, zmi_node *n) {
 
 // An array that is asked for and made by this op can be written straight to its output slot.
 static const char *output_name(const lowering *l, const zm_array *a) {
-  for (size_t i = 0; i < l->graph->output_count; i++) {
-    if (l->graph->outputs[i] == a) return l->names[i];
-  }
-  return NULL;
+  return a->mark < NO_SLOT ? l->names[NO_SLOT - 1 - a->mark] : NULL;
 }
 
 static zm_status lower_results(lowering *l, zmi_node *n, zmi_instr *in) {

@@ -36,16 +36,16 @@ static zm_status open_device(void) {
 static zm_status take_results(zmi_program *p, zm_array *const *wanted, size_t count) {
   void **copies = zmi_calloc(count, sizeof *copies);
   zm_status status = copies ? ZM_OK : ZM_ERROR_MEMORY;
-  char name[32];
-  for (size_t i = 0; i < count && status == ZM_OK; i++) {
-    size_t bytes;
-    zmi_type_bytes(&wanted[i]->type, &bytes); // checked when the array was made
-    snprintf(name, sizeof name, "out.%zu", i);
-    copies[i] = zmi_malloc(bytes ? bytes : 1);
-    if (!copies[i])
+  const zmi_tape *t = zmi_program_tape(p);
+  for (size_t i = 0; i < t->slot_count && status == ZM_OK; i++) {
+    const zmi_slot *s = &t->slots[i];
+    size_t index;
+    if (s->kind != ZMI_SLOT_OUTPUT || sscanf(s->name, "out.%zu", &index) != 1) continue;
+    copies[index] = zmi_malloc(s->bytes ? s->bytes : 1);
+    if (!copies[index])
       status = ZM_ERROR_MEMORY;
-    else if (bytes)
-      memcpy(copies[i], zmi_program_slot(p, name), bytes);
+    else if (s->bytes)
+      memcpy(copies[index], s->data, s->bytes);
   }
   for (size_t i = 0; i < count && copies; i++) {
     if (status == ZM_OK)

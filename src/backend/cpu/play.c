@@ -62,6 +62,8 @@ typedef struct span {
   const char *begin, *end;
 } span;
 
+enum { MOST_SPANS = 256 };
+
 // Memory touched since the last barrier.
 typedef struct traffic {
   span *reads, *writes;
@@ -98,7 +100,8 @@ static zm_status note_traffic(traffic *m, const zmi_tape *t, const zmi_instr *in
   size_t write_count = 0;
   for (int o = 0; o < in->nout; o++) writes[write_count++] = slot_span(t, in->out[o]);
   if (in->scratch) writes[write_count++] = (span){c->scratch, (char *)c->scratch + in->scratch};
-  *wait = false;
+  // A barrier now and then keeps the list short: binding takes linear time.
+  *wait = m->read_count + m->write_count > MOST_SPANS;
   for (size_t i = 0; i < write_count; i++) {
     if (meets(m->reads, m->read_count, writes[i]) || meets(m->writes, m->write_count, writes[i])) *wait = true;
   }

@@ -19,7 +19,8 @@ static void print_profile(const zmi_bench *b, zmi_text *out) {
   for (size_t i = 0; i < b->op_count; i++) total += b->ops[i].seconds;
   zmi_text_add(&rows, "op\t>calls a token\t>microseconds a token\t>share\n");
   for (size_t i = 0; i < b->op_count; i++) {
-    zmi_text_add(&rows, "%s\t%zu\t%.1f\t%.1f%%\n", b->ops[i].name, b->ops[i].calls, b->ops[i].seconds * 1e6, 100 * b->ops[i].seconds / total);
+    zmi_text_add(&rows, "%s\t%zu\t%.1f\t%.1f%%\n", b->ops[i].name, b->ops[i].calls, b->ops[i].seconds * 1e6,
+                 100 * b->ops[i].seconds / total);
   }
   zmi_text_add(out, "\n");
   cli_table(zmi_text_str(&rows), out);

@@ -38,8 +38,10 @@ static json_t *caches_json(void) {
 // Other backends are said to be missing rather than left out.
 static json_t *devices_json(void) {
   bool nvidia = access("/dev/nvidiactl", F_OK) == 0;
-  return json_pack("[{s:s, s:b, s:s}, {s:s, s:b, s:s}]", "name", "cpu", "usable", 1, "note", "all commands", "name", "cuda", "usable", 0, "note",
-                   nvidia ? "an NVIDIA driver is here, but this build has no CUDA backend yet" : "no NVIDIA driver; this build has no CUDA backend yet");
+  return json_pack("[{s:s, s:b, s:s}, {s:s, s:b, s:s}]", "name", "cpu", "usable", 1, "note", "all commands", "name", "cuda", "usable", 0,
+                   "note",
+                   nvidia ? "an NVIDIA driver is here, but this build has no CUDA backend yet"
+                          : "no NVIDIA driver; this build has no CUDA backend yet");
 }
 
 static json_t *environment_json(void) {
@@ -57,7 +59,10 @@ static void print_tiers(json_t *j, zmi_text *out) {
   json_array_foreach(json_object_get(j, "tiers"), i, tier) {
     const char *why = json_string_value(json_object_get(tier, "why_not"));
     bool chosen = json_is_true(json_object_get(tier, "chosen"));
-    zmi_text_add(out, "  %-12s %s%s\n", json_string_value(json_object_get(tier, "name")), why ? "no: " : chosen ? "in use" : "can be chosen with --isa",
+    zmi_text_add(out, "  %-12s %s%s\n", json_string_value(json_object_get(tier, "name")),
+                 why      ? "no: "
+                 : chosen ? "in use"
+                          : "can be chosen with --isa",
                  why ? why : "");
   }
 }
@@ -70,7 +75,8 @@ static void print_text(json_t *j) {
   zmi_text_add(&out, "zmlx %s (%s), built with %s\n", zm_version(), json_string_value(json_object_get(machine, "commit")),
                json_string_value(json_object_get(machine, "compiler")));
   zmi_text_add(&out, "%s, %s\n", json_string_value(json_object_get(machine, "cpu")), json_string_value(json_object_get(machine, "system")));
-  zmi_text_add(&out, "CPUs this process may use: %d; threads: %d\n", zmi_cpu_count(), (int)json_integer_value(json_object_get(j, "threads")));
+  zmi_text_add(&out, "CPUs this process may use: %d; threads: %d\n", zmi_cpu_count(),
+               (int)json_integer_value(json_object_get(j, "threads")));
   zmi_text_add(&out, "memory: %s", cli_bytes((double)json_integer_value(json_object_get(machine, "memory_bytes")), size));
   zmi_text_add(&out, ", available now: %s\n", cli_bytes((double)json_integer_value(json_object_get(j, "memory_available")), size));
   zmi_text_add(&out, "read bandwidth: %.1f GB/s\n", json_real_value(json_object_get(j, "read_bandwidth_gb_s")));
@@ -83,7 +89,8 @@ static void print_text(json_t *j) {
   zmi_text_add(&out, "devices:\n");
   size_t i;
   json_array_foreach(json_object_get(j, "devices"), i, value) {
-    zmi_text_add(&out, "  %-12s %s\n", json_string_value(json_object_get(value, "name")), json_string_value(json_object_get(value, "note")));
+    zmi_text_add(&out, "  %-12s %s\n", json_string_value(json_object_get(value, "name")),
+                 json_string_value(json_object_get(value, "note")));
   }
   zmi_text_add(&out, "environment:\n");
   json_object_foreach(json_object_get(j, "environment"), key, value) {
@@ -101,9 +108,10 @@ static int run_doctor(const cli_args *args) {
     zmi_pool_free(pool);
     return cli_failed();
   }
-  json_t *j = json_pack("{s:o, s:i, s:f, s:I, s:o, s:o, s:o, s:o}", "machine", zmi_machine_json(kernels), "threads", zmi_pool_workers(pool),
-                        "read_bandwidth_gb_s", bandwidth, "memory_available", (json_int_t)zmi_memory_available(), "caches", caches_json(), "tiers",
-                        tiers_json(kernels), "devices", devices_json(), "environment", environment_json());
+  json_t *j =
+      json_pack("{s:o, s:i, s:f, s:I, s:o, s:o, s:o, s:o}", "machine", zmi_machine_json(kernels), "threads", zmi_pool_workers(pool),
+                "read_bandwidth_gb_s", bandwidth, "memory_available", (json_int_t)zmi_memory_available(), "caches", caches_json(),
+                "tiers", tiers_json(kernels), "devices", devices_json(), "environment", environment_json());
   zmi_pool_free(pool);
   if (!j) {
     cli_error("out of memory");

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const cli_option options[] = {
   {"prompt", 'p', CLI_STRING, "TEXT", 0, 0, NULL, "text to continue"},
@@ -50,21 +51,22 @@ typedef struct run {
 static double rate(double items, double seconds) { return seconds > 0 && items > 0 ? items / seconds : 0; }
 
 static void print_stats(void) {
-  if (atomic_exchange(&stats.text_open, false)) {
-    cli_write("\n", 1);
-    cli_flush();
-  }
   if (stats.quiet) return;
   double prompt_end = stats.prompt_end > 0 ? stats.prompt_end : zmi_now();
   size_t done = stats.prompt_done, count = stats.new_tokens;
-  if (!done && !count) return;
   zmi_text line = {0};
   zmi_text_add(&line, "prompt %zu tokens, %.1f tok/s", done, rate((double)done, prompt_end - stats.start));
   if (count) zmi_text_add(&line, "; new %zu tokens", count);
   if (count > 1) zmi_text_add(&line, ", %.1f tok/s", rate((double)(count - 1), stats.last_token - stats.first_token));
   if (count) zmi_text_add(&line, "; first token after %.0f ms", 1e3 * (stats.first_token - stats.start));
-  cli_note("%s%s", zmi_text_str(&line), cli_interrupted() ? "; interrupted" : "");
+  cli_note("%s%s", done || count ? zmi_text_str(&line) : "nothing generated", cli_interrupted() ? "; interrupted" : "");
   zmi_text_release(&line);
+}
+
+// On the thread that ends the process: standard output may be held by a write that waits for its reader, so it is left alone.
+static void last_words(void) {
+  if (stats.text_open && isatty(STDOUT_FILENO)) fputc('\n', stderr);
+  print_stats();
 }
 
 static bool on_prompt(void *user, const char *what, uint64_t done, uint64_t total) {
@@ -222,7 +224,7 @@ static int generate(run *r, zm_model *m, prompt *p, const zm_generate_options *o
 static int run_generate(const cli_args *args) {
   run r = {.args = args, .stream = !cli_flag(args, "json") && !cli_flag(args, "print-tokens"), .last = '\n'};
   stats.quiet = cli_flag(args, "quiet");
-  cli_interrupt_grace(0.07, print_stats);
+  cli_interrupt_grace(0.07, last_words);
   zm_generate_options o = {
     .max_tokens = (size_t)cli_int(args, "max-tokens"),
     .temperature = (float)cli_float(args, "temperature"),

@@ -14,8 +14,8 @@ static const cli_option options[] = {
 static void print_table(const zmi_model_plan *p) {
   char size[32];
   zmi_text rows = {0}, out = {0};
-  zmi_text_add(&out, "%s %s, %d layers, hidden %d, vocabulary %d, computing in %s\n\n", p->family, p->quantization, p->layers, p->hidden, p->vocab,
-               zm_dtype_name(p->dtype));
+  zmi_text_add(&out, "%s %s, %d layers, hidden %d, vocabulary %d, computing in %s\n\n", p->family, p->quantization, p->layers, p->hidden,
+               p->vocab, zm_dtype_name(p->dtype));
   zmi_text_add(&rows, "memory\t>size\n");
   zmi_text_add(&rows, "weights\t%s\n", cli_bytes((double)p->weight_bytes, size));
   zmi_text_add(&rows, "caches, %d positions of %d sequence%s\t%s\n", p->context, p->sequences, p->sequences == 1 ? "" : "s",
@@ -26,18 +26,18 @@ static void print_table(const zmi_model_plan *p) {
   cli_table(zmi_text_str(&rows), &out);
   zmi_text_release(&rows);
   zmi_text_add(&out, "\ndecoding a token reads %s of weights", cli_bytes((double)p->bytes_per_token, size));
-  zmi_text_add(&out, " and %s for each position in the cache; the model allows %d positions\n", cli_bytes((double)p->cache_bytes_per_token, size),
-               p->model_context);
+  zmi_text_add(&out, " and %s for each position in the cache; the model allows %d positions\n",
+               cli_bytes((double)p->cache_bytes_per_token, size), p->model_context);
   cli_print_text(&out);
 }
 
 static json_t *plan_json(const zmi_model_plan *p) {
-  return json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "family", p->family, "quantization",
-                   p->quantization, "dtype", zm_dtype_name(p->dtype), "layers", p->layers, "hidden", p->hidden, "vocab", p->vocab, "context", p->context,
-                   "sequences", p->sequences, "file_bytes", (json_int_t)p->file_bytes, "weight_bytes", (json_int_t)p->weight_bytes, "bytes_per_token",
-                   (json_int_t)p->bytes_per_token, "cache_bytes", (json_int_t)p->cache_bytes, "cache_bytes_per_token",
-                   (json_int_t)p->cache_bytes_per_token, "scratch_bytes", (json_int_t)p->scratch_bytes, "load_bytes", (json_int_t)p->load_bytes,
-                   "total_bytes", (json_int_t)p->total_bytes);
+  return json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "family", p->family,
+                   "quantization", p->quantization, "dtype", zm_dtype_name(p->dtype), "layers", p->layers, "hidden", p->hidden, "vocab",
+                   p->vocab, "context", p->context, "sequences", p->sequences, "file_bytes", (json_int_t)p->file_bytes, "weight_bytes",
+                   (json_int_t)p->weight_bytes, "bytes_per_token", (json_int_t)p->bytes_per_token, "cache_bytes",
+                   (json_int_t)p->cache_bytes, "cache_bytes_per_token", (json_int_t)p->cache_bytes_per_token, "scratch_bytes",
+                   (json_int_t)p->scratch_bytes, "load_bytes", (json_int_t)p->load_bytes, "total_bytes", (json_int_t)p->total_bytes);
 }
 
 static int run_plan(const cli_args *args) {

@@ -26,15 +26,17 @@ static zm_status read_prompts(const char *path, char **text, const char ***lines
 }
 
 static void prompt_row(zmi_text *rows, const zmi_prompt_check *c) {
-  zmi_text_add(rows, "%.32s%s\t%d\t%d of %d\t%lld of %lld\t", c->prompt, strlen(c->prompt) > 32 ? "..." : "", c->prompt_tokens, c->equal_tokens,
-               c->new_tokens, (long long)(c->positions - c->differing), (long long)c->positions);
+  zmi_text_add(rows, "%.32s%s\t%d\t%d of %d\t%lld of %lld\t", c->prompt, strlen(c->prompt) > 32 ? "..." : "", c->prompt_tokens,
+               c->equal_tokens, c->new_tokens, (long long)(c->positions - c->differing), (long long)c->positions);
   if (c->differing == 0) zmi_text_add(rows, "0\t0\t\n");
-  else zmi_text_add(rows, "%.3g\t%.3g\t%s at position %d\n", c->kl_mean, c->max_difference, c->first_place ? c->first_place : "?", c->first_position);
+  else
+    zmi_text_add(rows, "%.3g\t%.3g\t%s at position %d\n", c->kl_mean, c->max_difference, c->first_place ? c->first_place : "?",
+                 c->first_position);
 }
 
 static void time_row(zmi_text *rows, const char *what, const zmi_abba *t, double items) {
-  zmi_text_add(rows, "%s\t%.1f\t%.1f\t%.3f\t%.3f to %.3f\n", what, items / t->seconds_a.median, items / t->seconds_b.median, t->speedup.median,
-               t->speedup.low, t->speedup.high);
+  zmi_text_add(rows, "%s\t%.1f\t%.1f\t%.3f\t%.3f to %.3f\n", what, items / t->seconds_a.median, items / t->seconds_b.median,
+               t->speedup.median, t->speedup.low, t->speedup.high);
 }
 
 static void print_table(const zmi_validation *v) {
@@ -52,10 +54,12 @@ static void print_table(const zmi_validation *v) {
   cli_table(zmi_text_str(&rows), &out);
   zmi_text_release(&rows);
   double read = (double)v->bytes_per_token * v->decode_tokens / v->decode.seconds_b.median / 1e9;
-  zmi_text_add(&out, "\npatched decode reads %.1f GB/s of weights, %.0f%% of the %.1f GB/s measured; ", read, 100 * read / v->bandwidth, v->bandwidth);
+  zmi_text_add(&out, "\npatched decode reads %.1f GB/s of weights, %.0f%% of the %.1f GB/s measured; ", read, 100 * read / v->bandwidth,
+               v->bandwidth);
   zmi_text_add(&out, "peak memory %s\n", cli_bytes((double)v->peak_memory, size));
   zmi_text_add(&out, "%s%s%s\n", cli_style(stdout, v->passed ? "green" : "red"),
-               v->passed ? "PASS: every token and every bit of every logit is the same" : "FAIL: patched and stock differ", cli_style(stdout, "reset"));
+               v->passed ? "PASS: every token and every bit of every logit is the same" : "FAIL: patched and stock differ",
+               cli_style(stdout, "reset"));
   cli_print_text(&out);
 }
 

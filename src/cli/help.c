@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { HELP_COLUMN = 28 }; // where an option's explanation begins; lines end before column 80
+enum { HELP_COLUMN = 31 }; // where an option's explanation begins; lines end before column 80
 
 static void add_value(const cli_option *o, zmi_text *out) {
   if (o->kind != CLI_FLAG) zmi_text_add(out, " %s", o->value);

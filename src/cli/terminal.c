@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -60,7 +61,7 @@ int cli_finish_output(int status) {
 
 // ---- standard error ----
 
-static bool progress_shown;
+static atomic_bool progress_shown; // the thread of interrupt.c may wipe the line too
 
 const char *cli_style(FILE *f, const char *style) {
   static const struct {
@@ -140,8 +141,7 @@ bool cli_progress(void *user, const char *what, uint64_t done, uint64_t total) {
 }
 
 void cli_progress_end(void) {
-  if (!progress_shown) return;
-  progress_shown = false;
+  if (!atomic_exchange(&progress_shown, false)) return;
   fputs("\r\033[K", stderr);
   fflush(stderr);
 }

@@ -16,6 +16,6 @@ if ! grep -q '^tests enabled$' "$folder/purpose" 2>/dev/null; then
 fi
 
 status=0
-meson test -C "$folder" --no-rebuild --print-errorlogs "$@" || status=$?
+meson test -C "$folder" --print-errorlogs "$@" || status=$?
 scripts/tally.sh "$folder/meson-logs/testlog.txt" || status=1
 exit $status

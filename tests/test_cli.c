@@ -19,12 +19,14 @@
 #define MODEL "checkpoints/storyteller-4bit"
 static char program[4096], scratch[64] = "/tmp/zmlx-cli-XXXXXX";
 
+// The path of a name in the scratch folder; the same string for the same name.
 static const char *in_scratch(const char *name) {
-  static char paths[4][256];
-  static int at;
-  at = (at + 1) % 4;
-  snprintf(paths[at], sizeof paths[at], "%s/%s", scratch, name);
-  return paths[at];
+  static char paths[64][256];
+  char path[256];
+  snprintf(path, sizeof path, "%s/%s", scratch, name);
+  size_t i = 0;
+  while (i < 63 && paths[i][0] && strcmp(paths[i], path) != 0) i++;
+  return memcpy(paths[i], path, sizeof path);
 }
 
 static const char *file_with(const char *name, const char *text) {
@@ -296,7 +298,7 @@ static void failures(void **state) {
   assert_fails(run("generate", MODEL, "--tokens-file", ids, "--context", "2", NULL), CLI_FAILURE, "3 tokens do not fit");
   assert_fails(run("generate", MODEL, "--tokens-file", ids, "--context", "99999", NULL), CLI_FAILURE, "context is 99999");
   assert_fails(run("generate", MODEL, "--tokens-file", ids, "--isa", "z80", NULL), CLI_FAILURE, "z80");
-  assert_fails(run("generate", MODEL, "--tokens-file", ids, "--memory-limit", "0.001", NULL), CLI_FAILURE, "memory");
+  assert_fails(run("generate", MODEL, "--tokens-file", ids, "--memory-limit", "0.001", NULL), CLI_FAILURE, "more than the limit of 1.0 MB");
   assert_fails(run("generate", MODEL, "--tokens-file", ids, "--logit-bias", "9000=1", NULL), CLI_FAILURE, "token 9000");
   assert_fails(run("logits", MODEL, "--tokens-file", ids, "--out", in_scratch("none/x"), NULL), CLI_FAILURE, "none/x");
   assert_fails(run("logits", MODEL, "--tokens-file", ids, "--out", scratch, NULL), CLI_FAILURE, scratch);

@@ -6,7 +6,7 @@ static const cli_option options[] = {
     {"decode-tokens", 'n', CLI_INT, "N", 1, 1000000, "32", "tokens decoded in a run"},
     {"depth", 0, CLI_INT, "N", 0, 1000000, "0", "positions filled before decoding"},
     {"runs", 0, CLI_INT, "N", 1, 1000, "5", "repetitions"},
-    {"chunk", 0, CLI_INT, "N", 1, 1024, "128", "most rows of a step while the prompt is read"},
+    {"chunk", 0, CLI_INT, "N", 1, 1024, "128", "prompt tokens in one step"},
     {"profile", 0, CLI_FLAG, NULL, 0, 0, NULL, "time of each op in decoding"},
     {"capsule", 0, CLI_PATH, "FILE", 0, 0, NULL, "write a capsule (docs/capsules.md)"},
     {"json", 0, CLI_FLAG, NULL, 0, 0, NULL, "print one JSON object"},

@@ -45,7 +45,7 @@ void cli_help_overview(zmi_text *out) {
 void cli_help_command(const cli_command *c, zmi_text *out) {
   zmi_text_add(out, "Usage: ");
   usage_line(c, out);
-  zmi_text_add(out, "\n%s. Defaults in parentheses.\n", c->summary);
+  zmi_text_add(out, "%s\n%s.\n", c->options || c->model_options ? "  (defaults in parentheses)" : "", c->summary);
   option_lines(c->options, out);
   if (c->model_options) {
     zmi_text_add(out, "  and");

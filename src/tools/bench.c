@@ -49,6 +49,7 @@ static zm_status run_all(bencher *b) {
   zmi_bench *out = b->out;
   double unused_prefill, unused_decode, bandwidth;
   zm_status status = run_once(b, &unused_prefill, &unused_decode); // compiles and warms up
+  out->peak_memory = zmi_peak_memory();                            // before the memory that measures bandwidth
   for (size_t i = 0; i < out->runs && status == ZM_OK; i++) {
     status = zmi_read_bandwidth(zmi_model_pool(b->model), 0, &bandwidth);
     if (status == ZM_OK && bandwidth > out->bandwidth) out->bandwidth = bandwidth;
@@ -145,7 +146,6 @@ zm_status zmi_bench_run(zm_model *m, const zmi_bench_options *options, zmi_bench
     out->bytes_per_token = info.bytes_per_token;
     out->cache_bytes = info.cache_bytes_per_token * (uint64_t)out->depth;
     out->share = (double)(out->bytes_per_token + out->cache_bytes) * out->decode.median / 1e9 / out->bandwidth;
-    out->peak_memory = zmi_peak_memory();
   }
   zm_session_close(b.session);
   zmi_free(b.tokens);

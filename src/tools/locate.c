@@ -83,7 +83,8 @@ static size_t copy_states(const zmi_state_set *set, char *memory, bool save) {
   return at;
 }
 
-zm_status zmi_locate_difference(zm_session *s, zmi_patterns patterns, int32_t sequence, int32_t token, char **place) {
+zm_status zmi_locate_difference(zm_session *s, zmi_patterns patterns, int32_t sequence, int32_t stock_token, int32_t patched_token,
+                                char **place) {
   *place = NULL;
   zm_model *m = zmi_session_model(s);
   const zmi_state_set *set = zmi_session_states(s);
@@ -94,9 +95,9 @@ zm_status zmi_locate_difference(zm_session *s, zmi_patterns patterns, int32_t se
   zmi_model_lock(m);
   copy_states(set, saved, true);
   seen found = {0};
-  zm_status status = trace(s, true, sequence, token, remember, &found);
+  zm_status status = trace(s, true, sequence, stock_token, remember, &found);
   copy_states(set, saved, false);
-  if (status == ZM_OK) status = trace(s, false, sequence, token, look_up, &found);
+  if (status == ZM_OK) status = trace(s, false, sequence, patched_token, look_up, &found);
   copy_states(set, saved, false);
   zmi_model_unlock(m);
   zmi_model_set_patterns(m, before);

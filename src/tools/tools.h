@@ -75,7 +75,9 @@ json_t *zmi_validation_json(const zmi_validation *v);
 
 // Plays one step of stock and patched program from equal states and names the first instruction of the patched tape whose result is not among the stock tape's
 // results: "model.layers.3.mlp (moe_mlp)". *place is owned by the caller, NULL if every result is found. The session's sequence is left as it was.
-zm_status zmi_locate_difference(zm_session *s, zmi_patterns patterns, int32_t sequence, int32_t token, char **place);
+// The two tokens are the same but in tests.
+zm_status zmi_locate_difference(zm_session *s, zmi_patterns patterns, int32_t sequence, int32_t stock_token, int32_t patched_token,
+                                char **place);
 
 // ---- bench (bench.c) ----
 typedef struct zmi_bench_options {

@@ -162,7 +162,8 @@ static zm_status locate(validator *v, size_t index) {
     status = zm_session_feed(v->session, STOCK, p->ids, (size_t)c->first_position, NULL, 0, NULL, NULL);
   }
   if (status != ZM_OK) return status;
-  return zmi_locate_difference(v->session, v->patterns[PATCHED], STOCK, p->ids[c->first_position], &c->first_place);
+  return zmi_locate_difference(v->session, v->patterns[PATCHED], STOCK, p->ids[c->first_position], p->ids[c->first_position],
+                               &c->first_place);
 }
 
 static zm_status check_prompt(validator *v, size_t index) {
@@ -293,12 +294,12 @@ static zm_status validate(validator *v) {
   }
   for (size_t i = 0; i < v->prompt_count && status == ZM_OK; i++) status = check_prompt(v, i);
   if (status == ZM_OK) status = time_all(v);
+  out->peak_memory = zmi_peak_memory(); // before the memory that measures bandwidth
   if (status == ZM_OK) status = zmi_read_bandwidth(zmi_model_pool(v->model), 0, &out->bandwidth);
   if (status != ZM_OK) return status;
   zm_model_info info;
   zm_model_get_info(v->model, &info);
   out->bytes_per_token = info.bytes_per_token;
-  out->peak_memory = zmi_peak_memory();
   out->passed = true;
   for (size_t i = 0; i < v->prompt_count; i++) {
     if (out->prompts[i].differing || out->prompts[i].equal_tokens != out->prompts[i].new_tokens) out->passed = false;

@@ -16,7 +16,7 @@
 #endif
 
 enum { MAX_WORKERS = 1024, CACHE_LINE = 64, SPINS_PER_LOOK = 32 };
-enum { PATIENCE_LEAST = 4, PATIENCE_MOST = 64 }; // microseconds of spinning; the most is about what waking up costs at worst
+enum { PATIENCE_LEAST = 4, PATIENCE_MOST = 64, NAPS = 64 }; // microseconds of spinning; the most is about what waking up costs
 
 
 // A counter that threads wait for. Waiters that sleep say so in `sleepers` before they look at `value` a last time, and who changes
@@ -25,6 +25,7 @@ typedef struct event {
   _Alignas(CACHE_LINE) atomic_uint value;
   _Alignas(CACHE_LINE) atomic_uint sleepers;
   atomic_uint patience; // doubled when spinning was worth it, halved when it ended in sleep: a busy machine needs the CPU for others
+  atomic_uint naps;     // sleeps with the least patience; now and then one is preceded by a full try, as the machine may be free again
   pthread_mutex_t mutex;
   pthread_cond_t changed;
 } event;
@@ -121,28 +122,40 @@ static void event_advance(event *e) {
 }
 
 // True if the value changed while there was patience.
-static bool spin_until(event *e, unsigned seen) {
-  unsigned patience = atomic_load_explicit(&e->patience, memory_order_relaxed);
+static bool spin_until(event *e, unsigned seen, unsigned patience) {
   for (double end = zmi_now() + patience * 1e-6; zmi_now() < end;) {
     for (int i = 0; i < SPINS_PER_LOOK; i++) {
       relax();
-      if (atomic_load_explicit(&e->value, memory_order_acquire) == seen) continue;
-      if (patience < PATIENCE_MOST) atomic_store_explicit(&e->patience, patience * 2, memory_order_relaxed);
-      return true;
+      if (atomic_load_explicit(&e->value, memory_order_acquire) != seen) return true;
     }
   }
-  if (patience > PATIENCE_LEAST) atomic_store_explicit(&e->patience, patience / 2, memory_order_relaxed);
   return false;
 }
 
-// Waits until the value is no longer `seen`.
-static void event_wait(event *e, unsigned seen, bool spin) {
-  if (atomic_load(&e->value) != seen || (spin && spin_until(e, seen))) return;
+static void sleep_until(event *e, unsigned seen) {
   pthread_mutex_lock(&e->mutex);
   atomic_fetch_add(&e->sleepers, 1);
   while (atomic_load(&e->value) == seen) pthread_cond_wait(&e->changed, &e->mutex);
   atomic_fetch_sub(&e->sleepers, 1);
   pthread_mutex_unlock(&e->mutex);
+}
+
+// Waits until the value is no longer `seen`.
+static void event_wait(event *e, unsigned seen, bool spin) {
+  if (atomic_load(&e->value) != seen) return;
+  if (!spin) {
+    sleep_until(e, seen);
+    return;
+  }
+  unsigned patience = atomic_load_explicit(&e->patience, memory_order_relaxed), tried = patience, next;
+  if (patience == PATIENCE_LEAST && atomic_fetch_add_explicit(&e->naps, 1, memory_order_relaxed) % NAPS == NAPS - 1) tried = PATIENCE_MOST;
+  if (spin_until(e, seen, tried)) {
+    next = ZMI_MIN(tried * 2, (unsigned)PATIENCE_MOST);
+  } else {
+    next = ZMI_MAX(patience / 2, (unsigned)PATIENCE_LEAST);
+    sleep_until(e, seen);
+  }
+  if (next != patience) atomic_store_explicit(&e->patience, next, memory_order_relaxed);
 }
 
 // ---- workers ----

@@ -175,6 +175,9 @@ static void help_fits_a_screen(void **state) {
   cli_help_model_options(&out);
   assert_fits(&out);
   zmi_text_release(&out);
+  cli_help_sampling(&out);
+  assert_fits(&out);
+  zmi_text_release(&out);
 }
 
 // ---- parsing ----

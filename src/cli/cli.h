@@ -84,6 +84,7 @@ const cli_option *cli_option_at(const cli_command *command, size_t i);
 void cli_help_overview(zmi_text *out);
 void cli_help_command(const cli_command *command, zmi_text *out);
 void cli_help_model_options(zmi_text *out);
+void cli_help_sampling(zmi_text *out);
 void cli_help_markdown(zmi_text *out);
 // "--name VALUE" as help shows it, with the short form in front if there is one.
 void cli_option_usage(const cli_option *option, zmi_text *out);

@@ -62,7 +62,7 @@ static void bash_script(zmi_text *out) {
                     "    -*) COMPREPLY=($(compgen -W \"$words\" -- \"$cur\")) ;;\n"
                     "    *)\n"
                     "      case \"${COMP_WORDS[1]}\" in\n"
-                    "        help) COMPREPLY=($(compgen -W 'model ");
+                    "        help) COMPREPLY=($(compgen -W 'model sampling ");
   add_names(out);
   zmi_text_add(out, "' -- \"$cur\")) ;;\n"
                     "        completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- \"$cur\")) ;;\n"
@@ -107,7 +107,7 @@ static void zsh_script(zmi_text *out) {
     zmi_text_add(out, "    %s)\n      _arguments", cli_commands[i]->name);
     for (size_t k = 0; (o = cli_option_at(cli_commands[i], k)); k++) zsh_option(o, out);
     if (strcmp(cli_commands[i]->name, "help") == 0) {
-      zmi_text_add(out, " \\\n        '1:command:(model ");
+      zmi_text_add(out, " \\\n        '1:command:(model sampling ");
       add_names(out);
       zmi_text_add(out, ")' ;;\n");
     } else if (strcmp(cli_commands[i]->name, "completion") == 0) {
@@ -147,7 +147,7 @@ static void fish_script(zmi_text *out) {
     for (size_t k = 0; (o = cli_option_at(c, k)); k++) fish_option(c, o, out);
   }
   zmi_text_add(out, "complete -c zmlx -f -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'\n"
-                    "complete -c zmlx -f -n '__fish_seen_subcommand_from help' -a 'model ");
+                    "complete -c zmlx -f -n '__fish_seen_subcommand_from help' -a 'model sampling ");
   add_names(out);
   zmi_text_add(out, "'\n");
 }

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 static const cli_option options[] = {
-    {"threads", 't', CLI_INT, "N", 1, 1024, "one for each CPU", "threads that measure the bandwidth"},
+    {"threads", 't', CLI_INT, "N", 1, 1024, "one for each CPU", "threads that measure"},
     {"isa", 0, CLI_STRING, "TIER", 0, 0, "the best", "highest CPU tier: scalar, avx2, ..."},
     {"json", 0, CLI_FLAG, NULL, 0, 0, NULL, "print one JSON object"},
     CLI_END,

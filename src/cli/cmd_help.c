@@ -8,22 +8,36 @@ static const cli_option options[] = {
   CLI_END,
 };
 
+// What else can be explained.
+static const struct {
+  const char *name;
+  void (*help)(zmi_text *out);
+} topics[] = {{"model", cli_help_model_options}, {"sampling", cli_help_sampling}};
+
+static bool explain_topic(const char *name, zmi_text *out) {
+  for (size_t i = 0; i < ZMI_COUNT(topics); i++) {
+    if (strcmp(topics[i].name, name) != 0) continue;
+    topics[i].help(out);
+    return true;
+  }
+  return false;
+}
+
 static int run_help(const cli_args *args) {
   zmi_text out = {0};
   const char *name = args->count ? args->positional[0] : NULL;
   const cli_command *c = name ? cli_find_command(name) : NULL;
   if (cli_flag(args, "markdown")) cli_help_markdown(&out);
   else if (!name) cli_help_overview(&out);
-  else if (strcmp(name, "model") == 0) cli_help_model_options(&out);
   else if (c) cli_help_command(c, &out);
-  else return cli_usage("there is no command %s: zmlx help lists them", name);
+  else if (!explain_topic(name, &out)) return cli_usage("there is no command %s: zmlx help lists them", name);
   cli_print_text(&out);
   return CLI_OK;
 }
 
 const cli_command cli_help = {
   .name = "help",
-  .summary = "Explains a command, or the options of all models (model)",
+  .summary = "Explains a command, or one of: model, sampling",
   .arguments = "[COMMAND]",
   .options = options,
   .run = run_help,

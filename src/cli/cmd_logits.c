@@ -119,7 +119,7 @@ const cli_command cli_logits = {
   .arguments = "MODEL",
   .options = options,
   .model_options = true,
-  .notes = "FILE gets logits float32 [K, vocabulary], of the last K positions, and nll float32\n"
-           "[n-1]: minus the log likelihood, in nats, of token i+1 given tokens 0 to i.",
+  .notes = "FILE gets logits, float32 [K, vocabulary], of the last K positions, and nll,\n"
+           "float32 [n-1]: minus the log likelihood, in nats, of token i+1 given 0 to i.",
   .run = run_logits,
 };

@@ -2,11 +2,11 @@
 #include "cli/cli.h"
 
 static const cli_option options[] = {
-    {"context", 'c', CLI_INT, "N", 1, 10000000, NULL, "positions (default: 4096, or what the model allows)"},
+    {"context", 'c', CLI_INT, "N", 1, 10000000, NULL, "positions (default: at most 4096)"},
     {"sequences", 0, CLI_INT, "N", 1, 1024, "1", "independent sequences"},
     {"chunk", 0, CLI_INT, "N", 1, 1024, "128", "most rows of a step while a prompt is read"},
     {"dtype", 0, CLI_CHOICE, "bfloat16|float32", 0, 0, NULL, "compute in it (default: as stored)"},
-    {"memory-limit", 0, CLI_FLOAT, "GB", 0.001, 1e6, NULL, "refuse what needs more (default: what the machine has)"},
+    {"memory-limit", 0, CLI_FLOAT, "GB", 0.001, 1e6, NULL, "refuse what needs more (default: all there is)"},
     {"json", 0, CLI_FLAG, NULL, 0, 0, NULL, "print one JSON object"},
     CLI_END,
 };

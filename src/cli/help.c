@@ -37,7 +37,7 @@ static void usage_line(const cli_command *c, zmi_text *out) {
 }
 
 void cli_help_overview(zmi_text *out) {
-  zmi_text_add(out, "zmlx COMMAND ...: language models from MLX checkpoints, patched, with the same bits\n\n");
+  zmi_text_add(out, "zmlx COMMAND ...: language models from MLX checkpoints, faster, same bits\n\n");
   for (size_t i = 0; cli_commands[i]; i++) zmi_text_add(out, "  %-12s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
   zmi_text_add(out, "\nzmlx help COMMAND explains one of them. MODEL is a folder with config.json,\n*.safetensors and tokenizer.json.\n");
 }
@@ -61,6 +61,23 @@ void cli_help_model_options(zmi_text *out) {
   zmi_text_add(out, "\nPatterns, in the order in which they are tried:\n");
   for (size_t i = 0; i < zm_pattern_count(); i++) zmi_text_add(out, "  %-18s %s\n", zm_pattern_name(i), zm_pattern_summary(i));
 }
+
+static const char sampling[] =
+  "How a token is chosen, in this order. The definitions are those of mlx-lm and\n"
+  "llama.cpp: cuts look at probabilities before the temperature.\n\n"
+  "  1. --logit-bias is added; -inf forbids a token.\n"
+  "  2. --repetition-penalty R: of each of the latest 64 tokens of prompt and\n"
+  "     answer, a positive logit is divided by R, any other multiplied by R.\n"
+  "  3. --presence-penalty P is subtracted from each of those that were generated.\n"
+  "  4. --temperature 0: the largest logit, the lowest id among equals. Done.\n"
+  "  5. --top-k K keeps the K most probable tokens, --top-p P the fewest most\n"
+  "     probable ones that add up to P, --min-p P those at least P times as\n"
+  "     probable as the best. A token stays if all of them keep it.\n"
+  "  6. Of those kept, one is drawn with weight exp(logit / temperature).\n\n"
+  "Random numbers depend on --seed and the token's position only (Philox4x32-10),\n"
+  "so threads, CPU, chunks and batches never change a text.\n";
+
+void cli_help_sampling(zmi_text *out) { zmi_text_add_bytes(out, sampling, sizeof sampling - 1); }
 
 // ---- docs/cli.md ----
 
@@ -104,6 +121,7 @@ void cli_help_markdown(zmi_text *out) {
   }
   zmi_text_add(out, "\n## Model options\n\nOptions of every command that opens a model.\n\n");
   markdown_options(cli_model_options, out);
+  zmi_text_add(out, "\n## Sampling\n\n```\n%s```\n", sampling);
   zmi_text_add(out, "\n## Environment\n\n| variable | meaning |\n|---|---|\n");
   for (const zmi_env_var *v = zmi_env_table; v->name; v++) zmi_text_add(out, "| `%s` | %s |\n", v->name, v->meaning);
 }

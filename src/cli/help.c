@@ -55,11 +55,31 @@ void cli_help_command(const cli_command *c, zmi_text *out) {
   if (c->notes) zmi_text_add(out, "%s\n", c->notes);
 }
 
+// Words in lines that end before column 80, after `indent` columns, of which the first line's are there already.
+static void wrapped(const char *text, size_t indent, zmi_text *out) {
+  size_t column = indent;
+  while (*text) {
+    size_t word = strcspn(text, " ");
+    if (column + 1 + word > 79) {
+      zmi_text_add(out, "\n%*s", (int)indent, "");
+      column = indent;
+    }
+    zmi_text_add(out, " %.*s", (int)word, text);
+    column += 1 + word;
+    text += word;
+    text += strspn(text, " ");
+  }
+  zmi_text_add(out, "\n");
+}
+
 void cli_help_model_options(zmi_text *out) {
   zmi_text_add(out, "Options of every command that opens a model. Defaults in parentheses.\n");
   option_lines(cli_model_options, out);
   zmi_text_add(out, "\nPatterns, in the order in which they are tried:\n");
-  for (size_t i = 0; i < zm_pattern_count(); i++) zmi_text_add(out, "  %-18s %s\n", zm_pattern_name(i), zm_pattern_summary(i));
+  for (size_t i = 0; i < zm_pattern_count(); i++) {
+    zmi_text_add(out, "  %-18s", zm_pattern_name(i));
+    wrapped(zm_pattern_summary(i), 20, out);
+  }
 }
 
 static const char sampling[] =
@@ -121,6 +141,9 @@ void cli_help_markdown(zmi_text *out) {
   }
   zmi_text_add(out, "\n## Model options\n\nOptions of every command that opens a model.\n\n");
   markdown_options(cli_model_options, out);
+  zmi_text_add(out,
+               "\n## Patterns\n\nIn the order in which they are tried; names for `--patch`.\n\n| pattern | what it fuses |\n|---|---|\n");
+  for (size_t i = 0; i < zm_pattern_count(); i++) zmi_text_add(out, "| `%s` | %s |\n", zm_pattern_name(i), zm_pattern_summary(i));
   zmi_text_add(out, "\n## Sampling\n\n```\n%s```\n", sampling);
   zmi_text_add(out, "\n## Environment\n\n| variable | meaning |\n|---|---|\n");
   for (const zmi_env_var *v = zmi_env_table; v->name; v++) zmi_text_add(out, "| `%s` | %s |\n", v->name, v->meaning);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 const cli_option cli_model_options[] = {
-  {"patch", 0, CLI_STRING, "P", 0, 0, "all", "none, all, smart, or names joined by commas"},
+  {"patch", 0, CLI_STRING, "P", 0, 0, "all", "none, all, smart, names joined by commas"},
   {"threads", 't', CLI_INT, "N", 1, 1024, "one for each CPU", "worker threads"},
   {"isa", 0, CLI_STRING, "TIER", 0, 0, "the best", "highest CPU tier: scalar, avx2, ..."},
   {"dtype", 0, CLI_CHOICE, "bfloat16|float32", 0, 0, NULL, "compute in it (default: as stored)"},

@@ -173,4 +173,7 @@ zm_status zmi_tensors_writer_write(zmi_tensors_writer *w, const void *data, size
 zm_status zmi_tensors_writer_publish(zmi_tensors_writer *w);                              // frees w; fails if bytes are missing
 void zmi_tensors_writer_abandon(zmi_tensors_writer *w);
 
+// The row functions that the ops of this room and the fused ops of the patch room are made of.
+#include "array/kernels.h"
+
 #endif

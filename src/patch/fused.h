@@ -3,7 +3,6 @@
 #ifndef ZMI_PATCH_FUSED_H
 #define ZMI_PATCH_FUSED_H
 
-#include "array/kernels.h"
 #include "patch/patch.h"
 
 extern const zmi_op zmi_op_fused_moe_mlp, zmi_op_fused_swiglu_mlp, zmi_op_fused_residual_norm, zmi_op_fused_qkv, zmi_op_fused_short_conv,

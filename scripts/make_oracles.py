@@ -128,7 +128,7 @@ def oracle(name, folder, prompts, dtype_name):
         if text:
             report[t]["text"] = text
     out = TOP / "tests" / "oracles"
-    mx.save_safetensors(str(out / f"{name}.safetensors"), tensors)
+    mx.save_safetensors(str(out / f"{name}.safetensors"), tensors, metadata={"format": "mlx"})
     import mlx_lm
     body = {"model": name, "reference": f"mlx-lm {mlx_lm.__version__} on mlx {mx.__version__}, CPU", "kept_positions": KEEP,
             "greedy_tokens": GREEDY, "texts": report}
@@ -193,7 +193,7 @@ def loosen(folder):
                 weights[one] = w[e]
         else:
             weights[name] = w.transpose(0, 2, 1) if name.endswith("conv.conv.weight") else w
-    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     index = folder / "model.safetensors.index.json"
     body = json.loads(index.read_text())
     body["weight_map"] = {name: "model.safetensors" for name in sorted(weights)}

@@ -58,11 +58,11 @@ int32_t zmi_round_context(int32_t context) {
   return (int32_t)(((int64_t)context + ZMI_KEY_BLOCK - 1) / ZMI_KEY_BLOCK * ZMI_KEY_BLOCK);
 }
 
+// Activations are computed in bfloat16 or float32. A float16 checkpoint is computed in float32, which holds all of its values.
 zm_dtype zmi_choose_dtype(zm_dtype asked, zm_dtype stored) {
-  if (asked == ZM_DTYPE_DEFAULT) return stored;
-  if (asked == ZM_F32 || asked == ZM_BF16 || asked == stored) return asked;
-  zmi_fail(ZM_ERROR_ARGUMENT, "models compute in bfloat16, in float32 or in the checkpoint's own %s, not in %s", zm_dtype_name(stored),
-           zm_dtype_name(asked));
+  if (asked == ZM_DTYPE_DEFAULT) return stored == ZM_BF16 ? ZM_BF16 : ZM_F32;
+  if (asked == ZM_F32 || asked == ZM_BF16) return asked;
+  zmi_fail(ZM_ERROR_ARGUMENT, "models compute in bfloat16 or float32, not in %s", zm_dtype_name(asked));
   return ZM_DTYPE_DEFAULT;
 }
 

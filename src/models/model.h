@@ -43,7 +43,7 @@ zmi_program *zmi_step_compile(zmi_step *step);
 zm_status zmi_step_visit(zmi_step *step, zmi_state_set *states);
 
 int32_t zmi_round_context(int32_t context);                 // up to a multiple of ZMI_KEY_BLOCK
-zm_dtype zmi_choose_dtype(zm_dtype asked, zm_dtype stored); // ZM_DTYPE_DEFAULT with an error if it can't be
+zm_dtype zmi_choose_dtype(zm_dtype asked, zm_dtype stored); // of activations; ZM_DTYPE_DEFAULT: an error
 zm_status zmi_plan(const zmi_config *config, const zmi_source *source, uint64_t file_bytes, const zmi_kernels *kernels,
                    const zmi_model_plan_request *request, zm_dtype dtype, zmi_model_plan *plan);
 

@@ -1,4 +1,5 @@
-// Arrays: the written orders of sums and products bit by bit, strides, rounding and flushing rules, errors, deep graphs, memory that runs out.
+// Arrays: the written orders of sums and products bit by bit, strides, rounding and flushing rules, errors, deep graphs, memory that
+// runs out.
 #include "array/ops/ops.h"
 #include "play.h"
 

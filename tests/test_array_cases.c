@@ -1,4 +1,5 @@
-// Array operations against results stored by scripts/make_array_cases.py (MLX and NumPy), on every CPU tier and with 1, 2 and 3 workers: the same bits.
+// Array operations against results stored by scripts/make_array_cases.py (MLX and NumPy), on every CPU tier and with 1, 2 and 3 workers:
+// the same bits.
 #include "play.h"
 
 #include <jansson.h>

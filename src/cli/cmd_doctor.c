@@ -1,6 +1,7 @@
 // zmlx doctor: what this machine offers and what zmlx makes of it: the answers that a bug report or a speed question needs first.
 #include "cli/cli.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -22,15 +23,28 @@ static json_t *tiers_json(const zmi_kernels *chosen) {
   return tiers;
 }
 
+// First line of a small file of the system, without its newline; false if there is none.
+static bool read_line(const char *path, char *out, size_t size) {
+  FILE *f = fopen(path, "r");
+  bool read = f && fgets(out, (int)size, f);
+  if (f) fclose(f);
+  if (read) out[strcspn(out, "\n")] = 0;
+  return read;
+}
+
+// Data and unified caches of the first CPU, as the system tells them: "32768K".
 static json_t *caches_json(void) {
-  static const struct {
-    const char *name;
-    int key;
-  } rows[] = {{"L1d", _SC_LEVEL1_DCACHE_SIZE}, {"L2", _SC_LEVEL2_CACHE_SIZE}, {"L3", _SC_LEVEL3_CACHE_SIZE}};
   json_t *caches = json_object();
-  for (size_t i = 0; i < ZMI_COUNT(rows) && caches; i++) {
-    long size = sysconf(rows[i].key);
-    if (size > 0) json_object_set_new(caches, rows[i].name, json_integer(size));
+  for (int i = 0; i < 8 && caches; i++) {
+    char path[96], level[16], kind[32], size[32], name[40];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/level", i);
+    if (!read_line(path, level, sizeof level)) break;
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/type", i);
+    if (!read_line(path, kind, sizeof kind) || strcmp(kind, "Instruction") == 0) continue;
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", i);
+    if (!read_line(path, size, sizeof size)) continue;
+    snprintf(name, sizeof name, "L%s", level);
+    json_object_set_new(caches, name, json_integer(strtoll(size, NULL, 10) * (strchr(size, 'M') ? 1 << 20 : 1 << 10)));
   }
   return caches;
 }

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 zmlx=${1:-build/zmlx}
 model=checkpoints/storyteller-4bit
-prompt='The old lighthouse keeper had not spoken to a living soul for many weeks, when one evening'
+prompt='It was a dark November evening, and the old clock in the hall had just struck nine, when'
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -21,7 +21,10 @@ value() { # key of the JSON in the log -> its number
 echo "$model: a 4-bit mixture of experts of 29.8 M parameters. Prompt, and what it writes:"
 echo
 printf '%s' "$prompt"
-"$zmlx" generate "$model" --patch all --prompt "$prompt" --max-tokens 160 --temperature 0.7 --seed 7
+"$zmlx" generate "$model" --patch all --prompt "$prompt" --max-tokens 160 --temperature 0.7 --top-p 0.9 --repetition-penalty 1.1 \
+  --seed 4 2>"$log" || explain "the model wrote nothing"
+echo
+cat "$log"
 echo
 "$zmlx" bench "$model" --patch all --json >"$log" 2>&1 || explain "the measurement failed"
 awk -v rate="$(value decode_tok_s)" -v bytes="$(value bytes_per_token)" -v bandwidth="$(value read_bandwidth_gb_s)" \

@@ -40,9 +40,8 @@ static const char *file_with(const char *name, const char *text) {
 
 static int set_up(void **state) {
   (void)state;
-  const char *build = getenv("ZMLX_BUILD");
+  const char *build = getenv("TEST_BUILD");
   snprintf(program, sizeof program, "%s/zmlx", build ? build : "build");
-  unsetenv("ZMLX_BUILD"); // the command would warn of it
   return mkdtemp(scratch) ? 0 : -1;
 }
 

@@ -3,7 +3,7 @@
 # of README and CONTRIBUTING are known.
 set -u
 . "$(dirname "$0")/tap.sh"
-zmlx=${ZMLX_BUILD:-build}/zmlx
+zmlx=${TEST_BUILD:-build}/zmlx
 documents="README.md CONTRIBUTING.md $(find docs -name '*.md' | sort | tr '\n' ' ')"
 
 expect_empty "docs/cli.md is up to date (make docs)" "$("$zmlx" help --markdown 2>&1 | diff docs/cli.md - 2>&1 | head -n 20)"

@@ -3,7 +3,7 @@
 # pkg-config, in C against the shared library and against the static one, and in C++.
 set -u
 . "$(dirname "$0")/tap.sh"
-build=${ZMLX_BUILD:-build}
+build=${TEST_BUILD:-build}
 root=$(mktemp -d) || exit 1
 trap 'rm -rf "$root"' EXIT
 

@@ -3,7 +3,7 @@
 # the platform; and no AVX instruction outside the CPU tiers, so that the library starts on any x86-64.
 set -u
 . "$(dirname "$0")/tap.sh"
-build=${ZMLX_BUILD:-build}
+build=${TEST_BUILD:-build}
 exported=$(nm -D --defined-only "$build/libzmlx.so" | awk '{ sub(/@.*/, "", $3); print $3 }' | sort)
 declared=$(sed -n 's/.*ZM_API[^(;]*[ *]\(zm_[a-z0-9_]*\)(.*/\1/p' include/zmlx/*.h | sort)
 

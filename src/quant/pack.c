@@ -41,11 +41,11 @@ static inline uint64_t spread(uint64_t x, int bits) {
 
 // 32 codes of one row (4 * bits bytes) to the words of one lane, ZMI_LANES words apart. `bits` is a constant at every call.
 static inline __attribute__((always_inline)) void pack_unit(int bits, const uint8_t *source, uint32_t *lane) {
-  uint64_t c[4];
+  uint64_t c[4], w[5] = {0};
+  memcpy(w, source, (size_t)(4 * bits));
   for (int i = 0; i < 4; i++) {
-    uint64_t x = 0;
-    memcpy(&x, source + i * bits, (size_t)bits);
-    c[i] = spread(x, bits);
+    int at = i * bits / 8, shift = i * bits % 8 * 8; // eight codes begin at bit `shift` of word `at`
+    c[i] = spread(shift ? w[at] >> shift | w[at + 1] << (64 - shift) : w[at], bits);
   }
   if (bits == 8) {
     for (int i = 0; i < 4; i++) {
@@ -64,8 +64,7 @@ static inline __attribute__((always_inline)) void pack_unit(int bits, const uint
   }
   if (bits - done >= 2) {
     for (int i = 0; i < 4; i += 2, lane += ZMI_LANES) {
-      uint64_t v = c[i] >> done & 0x0303030303030303ull, w = c[i + 1] >> done & 0x0303030303030303ull;
-      v |= w << 4;
+      uint64_t v = (c[i] >> done & 0x0303030303030303ull) | (c[i + 1] >> done & 0x0303030303030303ull) << 4;
       *lane = (uint32_t)(v | v >> 30);
     }
     done += 2;

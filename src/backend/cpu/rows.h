@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-#if defined(__F16C__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -78,51 +78,100 @@ static void row_round(float *x, int64_t n, zm_dtype dtype) {
 
 // ---- reductions in 16 lanes: lane i takes k = i, i + 16, ...; then lanes i and i + 8, i + 4, i + 2, i + 1 are added ----
 
-static float fold(float *lane) {
+// The 16 lanes as vectors of the tier's own size: neither compiler is good at larger ones.
+#if defined(__AVX512F__)
+#define LANE_BYTES 64
+#elif defined(__AVX2__)
+#define LANE_BYTES 32
+#else
+#define LANE_BYTES 16
+#endif
+enum { WIDTH = LANE_BYTES / 4, PARTS = 16 / WIDTH };
+typedef float lanes __attribute__((vector_size(LANE_BYTES), aligned(4), may_alias));
+typedef int32_t masks __attribute__((vector_size(LANE_BYTES), aligned(4), may_alias));
+
+ZMI_INLINE lanes load_lanes(const float *x) {
+  return *(const lanes *)(const void *)x;
+}
+
+static float fold(const lanes acc[PARTS]) {
+  float lane[16];
+  memcpy(lane, acc, sizeof lane);
   for (int h = 8; h > 0; h /= 2) {
     for (int i = 0; i < h; i++) lane[i] += lane[i + h];
   }
   return lane[0];
 }
 
+// acc = fma(x, x, acc)
+ZMI_INLINE lanes add_squares(const float *x, lanes acc) {
+#if defined(__AVX512F__)
+  return (lanes)_mm512_fmadd_ps(_mm512_loadu_ps(x), _mm512_loadu_ps(x), (__m512)acc);
+#elif defined(__AVX2__)
+  return (lanes)_mm256_fmadd_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(x), (__m256)acc);
+#else
+  for (int i = 0; i < WIDTH; i++) acc[i] = __builtin_fmaf(x[i], x[i], acc[i]);
+  return acc;
+#endif
+}
+
+// The last n < 16 elements with zeros behind them: a sum that starts at +0 is never -0, so adding a zero changes nothing.
+static void tail(const float *x, int64_t n, float rest[16]) {
+  for (int64_t i = 0; i < 16; i++) rest[i] = i < n ? x[i] : 0.0f;
+}
+
 static float row_sum(const float *x, int64_t n) {
-  float lane[16] = {0};
+  lanes acc[PARTS] = {{0}};
+  float rest[16];
   int64_t k = 0;
   for (; k + 16 <= n; k += 16) {
-    for (int i = 0; i < 16; i++) lane[i] += x[k + i];
+    ZMI_UNROLL
+    for (int i = 0; i < PARTS; i++) acc[i] += load_lanes(x + k + i * WIDTH);
   }
-  for (int i = 0; k + i < n; i++) lane[i] += x[k + i];
-  return fold(lane);
+  tail(x + k, n - k, rest);
+  for (int i = 0; i < PARTS; i++) acc[i] += load_lanes(rest + i * WIDTH);
+  return fold(acc);
 }
 
 static float sum_squares(const float *x, int64_t n) {
-  float lane[16] = {0};
+  lanes acc[PARTS] = {{0}};
+  float rest[16];
   int64_t k = 0;
   for (; k + 16 <= n; k += 16) {
-    for (int i = 0; i < 16; i++) lane[i] = __builtin_fmaf(x[k + i], x[k + i], lane[i]);
+    ZMI_UNROLL
+    for (int i = 0; i < PARTS; i++) acc[i] = add_squares(x + k + i * WIDTH, acc[i]);
   }
-  for (int i = 0; k + i < n; i++) lane[i] = __builtin_fmaf(x[k + i], x[k + i], lane[i]);
-  return fold(lane);
+  tail(x + k, n - k, rest);
+  for (int i = 0; i < PARTS; i++) acc[i] = add_squares(rest + i * WIDTH, acc[i]);
+  return fold(acc);
 }
 
 // NaN if any is NaN; a zero is +0, whichever zeros there were.
 static float row_max(const float *x, int64_t n) {
-  float lane[16];
-  uint32_t nan[16];
+  masks most[PARTS], nan[PARTS] = {{0}};
+  float lane[16], result = zmi_float(0xff800000u);
+  int32_t any = 0;
   int64_t k = 0;
-  for (int i = 0; i < 16; i++) lane[i] = zmi_float(0xff800000u), nan[i] = 0;
+  for (int i = 0; i < PARTS; i++) most[i] = (masks)((lanes){0} - __builtin_inff());
   for (; k + 16 <= n; k += 16) {
-    for (int i = 0; i < 16; i++) {
-      float v = x[k + i];
-      lane[i] = v > lane[i] ? v : lane[i];
-      nan[i] |= (zmi_bits(v) & 0x7fffffffu) > 0x7f800000u ? 1u : 0u;
+    ZMI_UNROLL
+    for (int i = 0; i < PARTS; i++) {
+      lanes v = load_lanes(x + k + i * WIDTH);
+      masks above = v > (lanes)most[i];
+      most[i] = ((masks)v & above) | (most[i] & ~above);
+      nan[i] |= v != v;
     }
   }
-  float most = lane[0];
-  uint32_t any = nan[0];
-  for (int i = 1; i < 16; i++) most = lane[i] > most ? lane[i] : most, any |= nan[i];
-  for (; k < n; k++) most = x[k] > most ? x[k] : most, any |= x[k] != x[k];
-  return any ? zmi_float(0x7fc00000u) : most + 0.0f;
+  memcpy(lane, most, sizeof lane);
+  for (int i = 0; i < 16; i++) {
+    result = lane[i] > result ? lane[i] : result;
+    any |= nan[i / WIDTH][i % WIDTH];
+  }
+  for (; k < n; k++) {
+    result = x[k] > result ? x[k] : result;
+    any |= x[k] != x[k];
+  }
+  return any ? zmi_float(0x7fc00000u) : result + 0.0f;
 }
 
 static void row_rms_norm(const float *x, const float *w, int64_t n, float eps, float *y) {
@@ -165,11 +214,17 @@ static void row_log(float *x, int64_t n) {
 
 // (a, b) -> (fma(a, cos, -(b sin)), fma(a, sin, b cos))
 static void row_rope(float *x, int64_t n, bool traditional, const float *cosine, const float *sine) {
-  int64_t half = n / 2, step = traditional ? 2 : 1, other = traditional ? 1 : half;
-  for (int64_t i = 0; i < half; i++) {
-    float a = x[i * step], b = x[i * step + other];
-    x[i * step] = __builtin_fmaf(a, cosine[i], -(b * sine[i]));
-    x[i * step + other] = __builtin_fmaf(a, sine[i], b * cosine[i]);
+  int64_t half = n / 2;
+  for (int64_t i = 0; i < half && traditional; i++) {
+    float a = x[2 * i], b = x[2 * i + 1];
+    x[2 * i] = __builtin_fmaf(a, cosine[i], -(b * sine[i]));
+    x[2 * i + 1] = __builtin_fmaf(a, sine[i], b * cosine[i]);
+  }
+  float *restrict first = x, *restrict second = x + half;
+  for (int64_t i = 0; i < half && !traditional; i++) {
+    float a = first[i], b = second[i];
+    first[i] = __builtin_fmaf(a, cosine[i], -(b * sine[i]));
+    second[i] = __builtin_fmaf(a, sine[i], b * cosine[i]);
   }
 }
 

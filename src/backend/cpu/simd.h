@@ -126,6 +126,7 @@ ZMI_INLINE pair pair_interleave(pair v) {
 ZMI_INLINE vi unit_dot(vi acc, const vu codes[8], const int8_t *d, int bits) {
 #if defined(__AVX512VNNI__)
   (void)bits;
+  ZMI_UNROLL
   for (int t = 0; t < 8; t++) acc = (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes[t], (__m512i)vi_broadcast4(d + 4 * t));
   return acc;
 #else
@@ -136,6 +137,7 @@ ZMI_INLINE vi unit_dot(vi acc, const vu codes[8], const int8_t *d, int bits) {
 #endif
   const word one = ZMI_SIMD(set1_epi16)(1);
   if (bits == 8) { // 16-bit sums of pairs would overflow: the low seven bits and the highest one apart
+    ZMI_UNROLL
     for (int t = 0; t < 8; t++) {
       word digits = (word)vi_broadcast4(d + 4 * t);
       word low = ZMI_SIMD(maddubs_epi16)((word)(codes[t] & 0x7f7f7f7fu), digits),
@@ -145,8 +147,10 @@ ZMI_INLINE vi unit_dot(vi acc, const vu codes[8], const int8_t *d, int bits) {
     return acc;
   }
   const int run = bits <= 4 ? 8 : bits == 5 ? 4 : 2; // vectors whose 16-bit sums cannot overflow
+  ZMI_UNROLL
   for (int t0 = 0; t0 < 8; t0 += run) {
     word sum = ZMI_SIMD(maddubs_epi16)((word)codes[t0], (word)vi_broadcast4(d + 4 * t0));
+    ZMI_UNROLL
     for (int t = t0 + 1; t < t0 + run; t++) {
       sum = ZMI_SIMD(add_epi16)(sum, ZMI_SIMD(maddubs_epi16)((word)codes[t], (word)vi_broadcast4(d + 4 * t)));
     }

@@ -41,14 +41,18 @@ typedef struct affine_sums {
 ZMI_INLINE void affine_group(int bits, int rows, int64_t group, bool wide, const char *at, const int8_t *const *d,
                              const float *const *scale, const float *const *sum, int64_t g, affine_sums *acc) {
   const char *scales = at + group / 32 * bits * 64;
+  ZMI_UNROLL
   for (int h = 0; h < ZMI_HALVES; h++) {
     vi D[ZMI_ROWS][3] = {0};
     for (int64_t u = 0; u < group / 32; u++) {
       const char *unit = at + u * bits * 64 + h * 32;
       vu codes[8];
       if (h == 0) prefetch(unit, bits);
+      ZMI_UNROLL
       for (int t = 0; t < 8; t++) codes[t] = quad(bits, unit, t);
+      ZMI_UNROLL_FULL
       for (int m = 0; m < rows; m++) {
+        ZMI_UNROLL
         for (int p = 0; p < 3; p++) D[m][p] = unit_dot(D[m][p], codes, d[m] + (3 * g + p) * group + 32 * u, bits);
       }
     }
@@ -62,6 +66,7 @@ ZMI_INLINE void affine_group(int bits, int rows, int64_t group, bool wide, const
       s = vf_load_bf16(scales + 16 * h);
       b = vf_load_bf16(scales + 32 + 16 * h);
     }
+    ZMI_UNROLL
     for (int m = 0; m < rows; m++) {
       vf f = vf_fma(vf_from_int(D[m][0]), vf_set1(256.0f), vf_from_int(D[m][1]));
       acc->hi[m][h] = vf_fma(s * vf_set1(scale[m][g] * 256.0f), f, acc->hi[m][h]);
@@ -76,6 +81,7 @@ ZMI_INLINE void affine_blocks(int bits, int rows, int64_t group, bool wide, cons
   const int64_t groups = k / group, per_range = ZMI_RANGE / group, group_bytes = group / 32 * bits * 64 + (wide ? 128 : 64);
   const int8_t *d[ZMI_ROWS];
   const float *scale[ZMI_ROWS], *sum[ZMI_ROWS];
+  ZMI_UNROLL
   for (int m = 0; m < rows; m++) {
     d[m] = digits[m];
     scale[m] = zmi_digits_scale(digits[m], k);
@@ -84,21 +90,29 @@ ZMI_INLINE void affine_blocks(int bits, int rows, int64_t group, bool wide, cons
   const char *at = block;
   for (int64_t b = 0; b < blocks; b++) {
     vf total[ZMI_ROWS][ZMI_HALVES];
+    ZMI_UNROLL
     for (int m = 0; m < rows; m++) {
+      ZMI_UNROLL
       for (int h = 0; h < ZMI_HALVES; h++) total[m][h] = vf_zero();
     }
     for (int64_t begin = 0; begin < groups; begin += per_range) {
       affine_sums acc;
+      ZMI_UNROLL
       for (int m = 0; m < rows; m++) {
+        ZMI_UNROLL
         for (int h = 0; h < ZMI_HALVES; h++) acc.hi[m][h] = acc.lo[m][h] = vf_zero();
       }
       int64_t end = ZMI_MIN(begin + per_range, groups);
       for (int64_t g = begin; g < end; g++, at += group_bytes) affine_group(bits, rows, group, wide, at, d, scale, sum, g, &acc);
+      ZMI_UNROLL
       for (int m = 0; m < rows; m++) {
+        ZMI_UNROLL
         for (int h = 0; h < ZMI_HALVES; h++) total[m][h] += acc.hi[m][h] + acc.lo[m][h];
       }
     }
+    ZMI_UNROLL
     for (int m = 0; m < rows; m++) {
+      ZMI_UNROLL
       for (int h = 0; h < ZMI_HALVES; h++) vf_store(y + m * ldy + b * ZMI_LANES + h * ZMI_WIDE, total[m][h]);
     }
   }
@@ -115,12 +129,15 @@ typedef void (*affine_fn)(int64_t group, bool wide, const void *block, int64_t b
 #define ROWS(bits) AFFINE(bits, 1) AFFINE(bits, 2) AFFINE(bits, 3) AFFINE(bits, 4)
 ROWS(2)
 ROWS(3)
-ROWS(4) ROWS(5) ROWS(6) ROWS(8)
+ROWS(4)
+ROWS(5)
+ROWS(6)
+ROWS(8)
 #undef ROWS
 #undef AFFINE
 
 #define ROWS(bits) [bits] = {affine_##bits##_1, affine_##bits##_2, affine_##bits##_3, affine_##bits##_4}
-    static const affine_fn affine_table[9][ZMI_ROWS] = {ROWS(2), ROWS(3), ROWS(4), ROWS(5), ROWS(6), ROWS(8)};
+static const affine_fn affine_table[9][ZMI_ROWS] = {ROWS(2), ROWS(3), ROWS(4), ROWS(5), ROWS(6), ROWS(8)};
 #undef ROWS
 
 static void vector_dot_affine(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits,
@@ -130,16 +147,20 @@ static void vector_dot_affine(const zmi_format *f, const void *block, int64_t bl
 
 // ---- float dot products ----
 
-// One range of one block for `rows` rows of x. The elements of x as float32, or pairs of bfloat16 where the processor multiplies those.
+// One range of one block for `rows` rows of x.
 ZMI_INLINE void float_range(int rows, bool w_wide, const char *w, int64_t pairs, const float *const *x, vf acc[ZMI_ROWS][ZMI_HALVES]) {
   for (int64_t j = 0; j < pairs; j++) {
+    pair p[ZMI_HALVES];
     prefetch(w, w_wide ? 2 : 1);
+    ZMI_UNROLL
     for (int h = 0; h < ZMI_HALVES; h++) {
-      pair p = w_wide ? pair_of_two(vf_load(w + 64 * h), vf_load(w + 64 * h + 4 * ZMI_WIDE)) : pair_of_bf16(vu_load(w + 32 * h));
-      for (int m = 0; m < rows; m++) {
-        acc[m][h] = vf_fma(p.odd, vf_set1(x[m][2 * j + 1]), acc[m][h]);
-        acc[m][h] = vf_fma(p.even, vf_set1(x[m][2 * j]), acc[m][h]);
-      }
+      p[h] = w_wide ? pair_of_two(vf_load(w + 64 * h), vf_load(w + 64 * h + 4 * ZMI_WIDE)) : pair_of_bf16(vu_load(w + 32 * h));
+    }
+    ZMI_UNROLL
+    for (int m = 0; m < rows; m++) {
+      vf odd = vf_set1(x[m][2 * j + 1]), even = vf_set1(x[m][2 * j]);
+      ZMI_UNROLL
+      for (int h = 0; h < ZMI_HALVES; h++) acc[m][h] = vf_fma(p[h].even, even, vf_fma(p[h].odd, odd, acc[m][h]));
     }
     w += w_wide ? 128 : 64;
   }
@@ -153,13 +174,17 @@ ZMI_INLINE void float_blocks(int rows, bool w_wide, const void *block, int64_t b
   const char *w = block;
   for (int64_t b = 0; b < blocks; b++) {
     vf total[ZMI_ROWS][ZMI_HALVES];
+    ZMI_UNROLL
     for (int m = 0; m < rows; m++) {
+      ZMI_UNROLL
       for (int h = 0; h < ZMI_HALVES; h++) total[m][h] = vf_zero();
     }
     for (int64_t begin = 0; begin < k; begin += ZMI_RANGE) {
       int64_t count = ZMI_MIN(k - begin, ZMI_RANGE), pairs = (count + 1) / 2;
       vf acc[ZMI_ROWS][ZMI_HALVES];
+      ZMI_UNROLL
       for (int m = 0; m < rows; m++) {
+        ZMI_UNROLL
         for (int h = 0; h < ZMI_HALVES; h++) acc[m][h] = vf_zero();
         from[m] = (const float *)x[m] + begin;
         if (x_dtype != ZM_F32 || count % 2) {
@@ -170,11 +195,15 @@ ZMI_INLINE void float_blocks(int rows, bool w_wide, const void *block, int64_t b
       }
       float_range(rows, w_wide, w, pairs, from, acc);
       w += pairs * pair_bytes;
+      ZMI_UNROLL
       for (int m = 0; m < rows; m++) {
+        ZMI_UNROLL
         for (int h = 0; h < ZMI_HALVES; h++) total[m][h] += acc[m][h];
       }
     }
+    ZMI_UNROLL
     for (int m = 0; m < rows; m++) {
+      ZMI_UNROLL
       for (int h = 0; h < ZMI_HALVES; h++) {
         vf_store(y + m * ldy + b * ZMI_LANES + h * ZMI_WIDE, w_wide ? pair_order(total[m][h]) : total[m][h]);
       }
@@ -188,24 +217,30 @@ ZMI_INLINE void bf16_blocks(int rows, const void *block, int64_t blocks, int64_t
   const char *w = block;
   for (int64_t b = 0; b < blocks; b++) {
     __m512 total[ZMI_ROWS];
+    ZMI_UNROLL
     for (int m = 0; m < rows; m++) total[m] = _mm512_setzero_ps();
     for (int64_t begin = 0; begin < k; begin += ZMI_RANGE) {
       int64_t count = ZMI_MIN(k - begin, ZMI_RANGE);
       __m512 acc[ZMI_ROWS];
+      ZMI_UNROLL
       for (int m = 0; m < rows; m++) acc[m] = _mm512_setzero_ps();
       for (int64_t j = 0; j < count / 2; j++, w += 64) {
         prefetch(w, 1);
         __m512bh v = (__m512bh)_mm512_loadu_si512(w);
+        ZMI_UNROLL
         for (int m = 0; m < rows; m++)
           acc[m] = _mm512_dpbf16_ps(acc[m], v, (__m512bh)vi_broadcast4((const uint16_t *)x[m] + begin + 2 * j));
       }
       if (count % 2) {
         __m512bh v = (__m512bh)_mm512_loadu_si512(w);
+        ZMI_UNROLL
         for (int m = 0; m < rows; m++) acc[m] = _mm512_dpbf16_ps(acc[m], v, (__m512bh)_mm512_set1_epi32(((const uint16_t *)x[m])[k - 1]));
         w += 64;
       }
+      ZMI_UNROLL
       for (int m = 0; m < rows; m++) total[m] += acc[m];
     }
+    ZMI_UNROLL
     for (int m = 0; m < rows; m++) _mm512_storeu_ps(y + m * ldy + b * ZMI_LANES, total[m]);
   }
 }
@@ -259,6 +294,7 @@ ZMI_INLINE void score_blocks(store_kind kind, int n, const char *keys, int64_t s
 #endif
     vf even = vf_set1(((const float *)q)[2 * j]), odd = vf_set1(((const float *)q)[2 * j + 1]);
     for (int b = 0; b < n; b++) {
+      ZMI_UNROLL
       for (int h = 0; h < ZMI_HALVES; h++) {
         pair p;
         const char *at = keys + b * stride + (kind == F32 ? 128 : 64) * j + (kind == F32 ? 64 : 32) * h;
@@ -284,6 +320,7 @@ ZMI_INLINE void scores(store_kind kind, const void *q, zm_dtype dtype, const cha
   vf total[KEY_BLOCKS][ZMI_HALVES];
   float part[ZMI_RANGE];
   for (int b = 0; b < blocks; b++) {
+    ZMI_UNROLL
     for (int h = 0; h < ZMI_HALVES; h++) total[b][h] = vf_zero();
   }
   for (int64_t begin = 0; begin < dim; begin += ZMI_RANGE) {
@@ -297,7 +334,9 @@ ZMI_INLINE void scores(store_kind kind, const void *q, zm_dtype dtype, const cha
       const char *first = keys + b * stride + begin * ZMI_KEY_BLOCK * size;
       vf acc[TOGETHER][ZMI_HALVES];
       int n = blocks - b >= TOGETHER ? TOGETHER : 1;
+      ZMI_UNROLL
       for (int i = 0; i < n; i++) {
+        ZMI_UNROLL
         for (int h = 0; h < ZMI_HALVES; h++) acc[i][h] = vf_zero();
       }
       if (n == TOGETHER) {
@@ -305,12 +344,15 @@ ZMI_INLINE void scores(store_kind kind, const void *q, zm_dtype dtype, const cha
       } else {
         score_blocks(kind, 1, first, stride, x, pairs, acc);
       }
+      ZMI_UNROLL
       for (int i = 0; i < n; i++, b++) {
+        ZMI_UNROLL
         for (int h = 0; h < ZMI_HALVES; h++) total[b][h] += acc[i][h];
       }
     }
   }
   for (int b = 0; b < blocks; b++) {
+    ZMI_UNROLL
     for (int h = 0; h < ZMI_HALVES; h++) {
       vf v = kind == F16 || kind == F32 ? pair_order(total[b][h]) : total[b][h];
       vf_store(p + b * ZMI_KEY_BLOCK + h * ZMI_WIDE, vf_set1(scale) * v);
@@ -323,9 +365,11 @@ ZMI_INLINE void scores(store_kind kind, const void *q, zm_dtype dtype, const cha
 ZMI_INLINE void value_columns(store_kind kind, int n, const float *p, int64_t count, const char *values, int64_t dim, float *acc) {
   const int64_t size = kind == F32 ? 4 : 2;
   vf even[4], odd[4];
+  ZMI_UNROLL
   for (int i = 0; i < n; i++) even[i] = odd[i] = vf_zero();
   for (int64_t t = 0; t < count; t++, values += dim * size) {
     vf w = vf_set1(p[t]);
+    ZMI_UNROLL
     for (int i = 0; i < n; i++) {
       const char *at = values + 2 * ZMI_WIDE * size * i;
       pair v;
@@ -340,6 +384,7 @@ ZMI_INLINE void value_columns(store_kind kind, int n, const float *p, int64_t co
       odd[i] = vf_fma(w, v.odd, odd[i]);
     }
   }
+  ZMI_UNROLL
   for (int i = 0; i < n; i++) {
     pair v = {even[i], odd[i]};
     if (kind == BF16 || kind == BF16_PAIRS) v = pair_interleave(v);

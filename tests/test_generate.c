@@ -482,6 +482,38 @@ static void many_kinds_of_steps(void **state) {
   free(y);
 }
 
+// One call of everything, with the n-th allocation failing (0: none). Returns what it came to.
+static zm_status use_all(uint64_t n) {
+  static const char *const stop[] = {"zzzz"};
+  zm_generate_result r = {0};
+  zmi_alloc_fail_at(n);
+  zm_session *s = zm_session_open(model, &(zm_session_options){.context = 32, .chunk = 8});
+  zm_status status = s ? ZM_OK : zm_last_status();
+  if (s) status = zm_generate(s, prompt, PROMPT, &(zm_generate_options){.max_tokens = 3, .stop = stop, .stop_count = 1}, &r);
+  if (s && status) assert_true(zm_session_length(s, 0) == 0 || zm_session_length(s, 0) >= PROMPT); // nothing half-read
+  zmi_alloc_fail_at(0);
+  zm_generate_result_free(&r);
+  zm_session_close(s);
+  return status;
+}
+
+// Allocations that fail in turn: the first ones all, and enough of the many that compiling makes. Leaks are found by the address sanitizer.
+static void failing_allocations(void **state) {
+  (void)state;
+  assert_int_equal(use_all(0), ZM_OK);
+  uint64_t before = zmi_alloc_count();
+  assert_int_equal(use_all(0), ZM_OK);
+  uint64_t count = zmi_alloc_count() - before, failed = 0;
+  for (uint64_t n = 1; n <= count; n += n < 50 || n + 60 > count ? 1 : 1 + count / 100) {
+    zm_status status = use_all(n);
+    if (status && (status != ZM_ERROR_MEMORY || !*zm_last_error()))
+      fail_msg("allocation %d: status %d, %s", (int)n, status, zm_last_error());
+    failed += status != ZM_OK;
+  }
+  assert_true(failed > 100);
+  assert_int_equal(use_all(0), ZM_OK);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(streaming_equals_final),    cmocka_unit_test(stop_strings_end_the_text), cmocka_unit_test(stop_tokens_end_the_text),
@@ -489,7 +521,7 @@ int main(void) {
     cmocka_unit_test(context_full),              cmocka_unit_test(continues),                 cmocka_unit_test(cancelled_prompt),
     cmocka_unit_test(bad_steps),                 cmocka_unit_test(bad_sessions_and_options),  cmocka_unit_test(any_chunking),
     cmocka_unit_test(batch_equals_alone),        cmocka_unit_test(any_number_of_threads),     cmocka_unit_test(patching_in_between),
-    cmocka_unit_test(many_kinds_of_steps),
+    cmocka_unit_test(many_kinds_of_steps),       cmocka_unit_test(failing_allocations),
   };
   return cmocka_run_group_tests(tests, open_model, close_model);
 }

@@ -4,7 +4,7 @@ with the ids and decoded texts that Hugging Face `tokenizers` gives for them.
 
     python3 scripts/make_tokenizer_cases.py [more tokenizer.json files...]
 
-Files named on the command line are copied beside the made ones and get cases too. The format of cases.bin is told in tests/test_tokenizer.c.
+Files named on the command line are copied beside the made ones and get cases too. tests/test_tokenizer.c tells the format of cases.bin.
 """
 import json
 import os
@@ -35,11 +35,21 @@ CL100K = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\
 O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
          r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-KIMI = (r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-        r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+KIMI = (r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?" + UPPER + "*" + LOWER + "+" + SHORT + r"|[^\r\n\p{L}\p{N}]?" + UPPER + "+" + LOWER + "*" + SHORT +
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+PARTS = [r"\bword\b", r"\w{2,3}+", r"[^\S\n]+", r"\d{,2}x", r"\h+;", r"(?<=\.)\p{Lu}", "^#", r"(?:ab|a)c?+", r"[\]\-^a-c\\]", r"\Az",
+         r"[\W\d]&",
+         r"\p{Greek}+", "[[aeiou]&&[^e]]", r"(?i:[k-l]+')?x{2}", r"\u00e9\x{e8}?", "[a[^a-zA-Z]]b", r"[^\S\d]", r"[\P{L}\P{N}]1"]
+SETS = [r"\p{Mn}+", r"\p{Mc}", r"[\p{Me}\p{Sk}]", r"\p{Han}+", r"\p{Hiragana}+", r"\p{Katakana}+", r"\p{Hangul}+",
+        r"\p{Latin}+", r"\p{Cyrillic}+", r"\p{Arabic}+", r"\p{Hebrew}+", r"\p{Thai}+", r"\p{Devanagari}+", r"\p{Armenian}+",
+        r"\p{Greek}+", r"\p{Nd}+",
+        r"\p{Nl}+", r"\p{No}+", r"\p{Sm}+", r"\p{Sc}+", r"\p{So}+", r"\p{Pd}+", r"\p{Zs}+", r"\P{L}"]
 DEEPSEEK3 = [r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+",
-             r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"]
+             r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+             r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"]
 DEEPSEEK1 = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+"]
 
 
@@ -83,7 +93,8 @@ def samples():
     t = train(byte_level(regex=True))
     t.post_processor = processors.ByteLevel(trim_offsets=False)
     add("gpt2", t)
-    add("gpt2_legacy_merges", *edited(t, lambda j: j["model"].update(merges=["#version: 0.2"] + [" ".join(m) for m in j["model"]["merges"]])))
+    add("gpt2_legacy_merges", *edited(t,
+                                      lambda j: j["model"].update(merges=["#version: 0.2"] + [" ".join(m) for m in j["model"]["merges"]])))
 
     t = train(byte_level(prefix=True, regex=True), tokens=("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
     t.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
@@ -113,12 +124,15 @@ def samples():
         for invert in (False, True):
             name = f"split_{behavior}{'_invert' if invert else ''}"
             add(name, train([split(r"[\s,.]", behavior, invert), byte_level(prefix=True)], size=300))
-    add("split_string", train([pre_tokenizers.Split(" ", "merged_with_next"), pre_tokenizers.Split("--", "contiguous"), byte_level(prefix=True)]))
+    add("split_string", train([pre_tokenizers.Split(" ", "merged_with_next"), pre_tokenizers.Split("--", "contiguous"),
+                               byte_level(prefix=True)]))
     add("split_empty", train([split(r"x*", "isolated"), byte_level(prefix=True)], size=300))
     add("whitespace", train([pre_tokenizers.Whitespace(), byte_level(prefix=True)]))
     add("whitespace_split", train([pre_tokenizers.WhitespaceSplit(), byte_level()]))
-    add("regex_parts", train([split(r"\bword\b|\w{2,3}+|[^\S\n]+|\d{,2}x|\h+;|(?<=\.)\p{Lu}|^#|(?:ab|a)c?+|[\]\-^a-c\\]|\Az|[\W\d]&|\p{Greek}+|[[aeiou]&&[^e]]", "isolated"),
-                              byte_level(prefix=True)]))
+    add("regex_parts", train([split("|".join(PARTS)), byte_level(prefix=True)]))
+    add("regex_sets", train([split("|".join(SETS)), byte_level(prefix=True)]))
+    add("regex_anchors", train([split(r"(?:\r?$|^\s*|\Za|a\z)(?i)x|y(?-i)y|\B\W{1,}?\B"), split(r"(?>a+)b|a.c|(?m:d.e)|(?<!\d)\d+?(?=\D)"),
+                                byte_level(prefix=True)]))
 
     t = train([split(GPT2), byte_level()], normalizer=normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()]))
     t.add_tokens([AddedToken("Ärger", normalized=True), AddedToken("aa"), AddedToken("aab"), AddedToken("one", single_word=True),
@@ -128,7 +142,8 @@ def samples():
     t.add_special_tokens([AddedToken("<SPECIAL>", normalized=True), AddedToken("<ſ>", normalized=False)])
     add("added", t)
 
-    for name, n in (("nfd", normalizers.NFD()), ("nfkd", normalizers.NFKD()), ("nfkc", normalizers.NFKC()), ("lowercase", normalizers.Lowercase()),
+    for name, n in (("nfd", normalizers.NFD()), ("nfkd", normalizers.NFKD()), ("nfkc", normalizers.NFKC()), ("lowercase",
+        normalizers.Lowercase()),
                     ("strip", normalizers.Strip()), ("strip_left", normalizers.Strip(right=False)),
                     ("replace", normalizers.Sequence([normalizers.Replace("ab", "b"), normalizers.Replace(Regex(r"\s{2,}|e(?=n)"), " "),
                                                       normalizers.Prepend("_")]))):
@@ -136,7 +151,8 @@ def samples():
 
     # Characters instead of bytes, as SentencePiece models were converted.
     t = train(split("▁", "merged_with_next"), normalizer=normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
-              tokens=["<unk>", "<s>"] + [f"<0x{b:02X}>" for b in range(256)], alphabet=False, size=640, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+              tokens=["<unk>", "<s>"] + [f"<0x{b:02X}>" for b in range(256)], alphabet=False, size=640, unk_token="<unk>",
+              fuse_unk=True, byte_fallback=True)
     t.decoder = decoders.Fuse()
     add("characters", t)
     def no_byte(j, fuse):
@@ -163,7 +179,8 @@ def main():
         name = os.path.basename(os.path.dirname(os.path.abspath(path)))
         files[name] = open(path, encoding="utf-8").read()
     # Texts once; then of each tokenizer, text by text: flags, ids as 16-bit numbers, and the decoded text where it is another one.
-    texts = hard_texts() + random_texts(random.Random(1), 60, ["<s>", "</s>", "<|endoftext|>", "<mask>", "<|im_end|>", "<|extra_1|>", " [B]"])
+    texts = hard_texts() + random_texts(random.Random(1), 60, ["<s>", "</s>", "<|endoftext|>", "<mask>", "<|im_end|>", "<|extra_1|>",
+                                                               " [B]"])
     cases = bytearray(b"ZMTC") + struct.pack("<I", len(texts))
     for s in texts:
         cases += struct.pack("<I", len(s.encode())) + s.encode()

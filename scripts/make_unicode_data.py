@@ -93,7 +93,8 @@ def main():
                 or unicodedata.category(ch) == "Cn")
     inert = {c for c in POINTS if c not in unicode9 and category[c] != "Cn" and may_differ(c)}
     nfd, nfkd = normalizers.NFD(), normalizers.NFKD()
-    inert |= {c for c in POINTS if unicodedata.decomposition(chr(c)) and nfkd.normalize_str(chr(c)) != unicodedata.normalize("NFKD", chr(c))}
+    inert |= {c for c in POINTS if unicodedata.decomposition(chr(c)) and nfkd.normalize_str(chr(c)) != unicodedata.normalize("NFKD",
+        chr(c))}
     inert |= {c for c in (0x11930,)}  # U+11935 U+11930 compose from Unicode 13 on
     for c in inert:
         s = chr(c)

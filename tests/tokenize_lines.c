@@ -2,8 +2,8 @@
 // output. `tokenize_lines TOKENIZER`, or `tokenize_lines TOKENIZER --time FILE SECONDS` for the speed of opening and of encoding a file.
 //
 // A record: flags (1 byte), size (4 bytes, of this machine's order), size bytes. Flags: 1 add special tokens, 2 special tokens as plain
-// text, 4 leave special tokens out in decoding, 8 the bytes are ids to decode. The answer: status (4 bytes), number of ids (4), ids (4 each),
-// size of the decoded text (4), the text. A refused record has the status and nothing more.
+// text, 4 leave special tokens out in decoding, 8 the bytes are ids to decode. The answer: status (4 bytes), number of ids (4), ids (4
+// each), size of the decoded text (4), the text. A refused record has the status and nothing more.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

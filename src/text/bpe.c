@@ -35,7 +35,8 @@ static bool bad_merge(const zmi_json *doc, size_t index, const zmi_json_node *no
 }
 
 // The two halves of an entry: ["a", "b"] or "a b".
-static bool read_halves(const zmi_json *doc, const zmi_json_node *entry, size_t index, const char *text[2], size_t size[2], zm_status *status) {
+static bool read_halves(const zmi_json *doc, const zmi_json_node *entry, size_t index, const char *text[2], size_t size[2],
+                        zm_status *status) {
   if (entry->type == JSON_STRING) {
     const char *space = memchr(entry->text, ' ', entry->size);
     size_t left = space ? (size_t)(space - entry->text) : 0;
@@ -55,7 +56,8 @@ static bool read_halves(const zmi_json *doc, const zmi_json_node *entry, size_t 
 }
 
 // Ids of the halves and of what they make.
-static bool find_ids(zmi_bpe *b, const zmi_json *doc, size_t index, const zmi_json_node *entry, int64_t id[3], zm_status *status, zmi_buffer *joined) {
+static bool find_ids(zmi_bpe *b, const zmi_json *doc, size_t index, const zmi_json_node *entry, int64_t id[3], zm_status *status,
+                     zmi_buffer *joined) {
   const char *text[2] = {NULL, NULL};
   size_t size[2] = {0, 0};
   if (!read_halves(doc, entry, index, text, size, status)) return false;
@@ -66,7 +68,8 @@ static bool find_ids(zmi_bpe *b, const zmi_json *doc, size_t index, const zmi_js
   }
   for (int i = 0; i < 2; i++)
     if (!zmi_map_get(b->vocab, text[i], size[i], &id[i]))
-      return bad_merge(doc, index, entry, i == 0 ? "a first half that is in the vocabulary" : "a second half that is in the vocabulary", status);
+      return bad_merge(doc, index, entry, i == 0 ? "a first half that is in the vocabulary" : "a second half that is in the vocabulary",
+                       status);
   if (zmi_map_get(b->vocab, joined->data, joined->size, &id[2])) return true;
   return bad_merge(doc, index, entry, "halves whose union is in the vocabulary", status);
 }
@@ -85,7 +88,8 @@ zm_status zmi_bpe_make_merges(zmi_bpe *b, const zmi_json *doc, const zmi_json_no
   zmi_buffer joined = {0};
   zm_status status = ZM_OK;
   for (const zmi_json_node *entry = zmi_json_child(doc, merges); entry; entry = zmi_json_next(doc, entry), index++) {
-    if (entry->type == JSON_STRING && entry->size >= 8 && memcmp(entry->text, "#version", 8) == 0) continue; // a line of old files, not counted
+    if (entry->type == JSON_STRING && entry->size >= 8 && memcmp(entry->text, "#version", 8) == 0)
+      continue; // a line of old files, not counted
     int64_t id[3];
     if (!find_ids(b, doc, index, entry, id, &status, &joined)) break;
     uint64_t pair = (uint64_t)id[0] << 32 | (uint64_t)id[1];
@@ -175,7 +179,8 @@ static zm_status add_char(symbol_list *s, const char *text, size_t size) {
   }
   if (!b->has_unknown) return ZM_OK; // such characters vanish
   if (b->unknown < 0)
-    return zmi_fail(ZM_ERROR_FORMAT, "tokenizer: the text has the character \"%.*s\", which needs the unknown token \"%.*s\", which the vocabulary lacks",
+    return zmi_fail(ZM_ERROR_FORMAT,
+                    "tokenizer: the text has the character \"%.*s\", which needs the unknown token \"%.*s\", which the vocabulary lacks",
                     (int)size, text, 60, b->unknown_name);
   if (s->unknown_waits && !b->fuse_unknown) put_symbol(s, b->unknown);
   s->unknown_waits = true;

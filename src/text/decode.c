@@ -40,7 +40,8 @@ static size_t add_valid(zmi_text *out, const uint8_t *bytes, size_t size) {
 
 static zm_status check_id(const zm_tokenizer *t, int32_t id, size_t index) {
   if (id >= 0 && id < t->size) return ZM_OK;
-  return zmi_fail(ZM_ERROR_ARGUMENT, "tokenizer: id %d (number %zu of those to decode) is outside of the vocabulary, which has ids from 0 to %d", id, index,
+  return zmi_fail(ZM_ERROR_ARGUMENT,
+                  "tokenizer: id %d (number %zu of those to decode) is outside of the vocabulary, which has ids from 0 to %d", id, index,
                   t->size - 1);
 }
 
@@ -51,8 +52,10 @@ static bool token_bytes(const zm_tokenizer *t, int32_t id, bool skip_special, co
   return t->present[id] && !(skip_special && t->special[id]);
 }
 
-zm_status zm_tokenizer_decode(const zm_tokenizer *t, const int32_t *ids, size_t count, const zm_decode_options *options, char **text, size_t *size) {
-  if (!t || (!ids && count) || !text || !size) return zmi_fail(ZM_ERROR_ARGUMENT, "zm_tokenizer_decode: the tokenizer, ids, text or size is NULL");
+zm_status zm_tokenizer_decode(const zm_tokenizer *t, const int32_t *ids, size_t count, const zm_decode_options *options, char **text,
+                              size_t *size) {
+  if (!t || (!ids && count) || !text || !size)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "zm_tokenizer_decode: the tokenizer, ids, text or size is NULL");
   bool skip_special = options && options->skip_special, first = true;
   zmi_buffer all = {0};
   zmi_text out = {0};

@@ -56,7 +56,8 @@ static zm_status apply_template(const zm_tokenizer *t, bool add_special, int32_t
   size_t total = 0, at = 0;
   for (size_t i = 0; i < t->template_count; i++) {
     size_t more = t->template_ids[i] == ZMI_TEMPLATE_TEXT ? *count : add_special;
-    if (zmi_add_overflow(total, more, &total) || total > SIZE_MAX / 8) return zmi_fail(ZM_ERROR_MEMORY, "out of memory: the template repeats the text too often");
+    if (zmi_add_overflow(total, more, &total) || total > SIZE_MAX / 8)
+      return zmi_fail(ZM_ERROR_MEMORY, "out of memory: the template repeats the text too often");
   }
   int32_t *out = zmi_malloc((total + 1) * sizeof *out);
   if (!out) return ZM_ERROR_MEMORY;
@@ -94,12 +95,14 @@ static void release(zmi_encoder *e) {
 zm_status zm_tokenizer_encode(const zm_tokenizer *t, const char *text, size_t size, const zm_encode_options *options, int32_t **ids,
                               size_t *count) {
   static const zm_encode_options defaults = {0};
-  if (!t || !ids || !count || (!text && size)) return zmi_fail(ZM_ERROR_ARGUMENT, "zm_tokenizer_encode: the tokenizer, text, ids or count is NULL");
+  if (!t || !ids || !count || (!text && size))
+    return zmi_fail(ZM_ERROR_ARGUMENT, "zm_tokenizer_encode: the tokenizer, text, ids or count is NULL");
   if (!options) options = &defaults;
   if (size > SIZE_MAX / 64) return zmi_fail(ZM_ERROR_LIMIT, "tokenizer: a text of %zu bytes is too long", size);
   size_t bad;
   if (!zmi_utf8_check(text, size, &bad))
-    return zmi_fail(ZM_ERROR_FORMAT, "tokenizer: the text is not UTF-8: byte 0x%02x at offset %zu; convert it to UTF-8", (uint8_t)text[bad], bad);
+    return zmi_fail(ZM_ERROR_FORMAT, "tokenizer: the text is not UTF-8: byte 0x%02x at offset %zu; convert it to UTF-8", (uint8_t)text[bad],
+                    bad);
   zmi_encoder e = {.t = t};
   zm_status status = prepare(&e, size);
   if (status == ZM_OK) status = cut(&e, &t->trie, options->plain, text, size, normalize);

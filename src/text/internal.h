@@ -77,7 +77,8 @@ bool zmi_json_is(const zmi_json_node *string, const char *text);
 zm_status zmi_json_fail(const zmi_json *doc, const char *where, const char *key, const zmi_json_node *node, const char *expected);
 // Required fields of the given type; a zero status says that *value was set.
 zm_status zmi_json_bool(const zmi_json *doc, const zmi_json_node *object, const char *where, const char *key, bool *value);
-zm_status zmi_json_string(const zmi_json *doc, const zmi_json_node *object, const char *where, const char *key, const zmi_json_node **value);
+zm_status zmi_json_string(const zmi_json *doc, const zmi_json_node *object, const char *where, const char *key,
+                          const zmi_json_node **value);
 zm_status zmi_json_id(const zmi_json *doc, const zmi_json_node *number, const char *where, int32_t *value);
 enum { ZMI_MAX_TOKEN_ID = (1 << 24) - 1 }; // larger ids are taken for damage
 
@@ -91,7 +92,8 @@ void zmi_regex_free(zmi_regex *r);
 zmi_matcher *zmi_matcher_new(void);
 void zmi_matcher_free(zmi_matcher *m);
 // The first match in text[from..size); *found says if there is one.
-zm_status zmi_regex_find(const zmi_regex *r, zmi_matcher *m, const char *text, size_t size, size_t from, bool *found, size_t *start, size_t *end);
+zm_status zmi_regex_find(const zmi_regex *r, zmi_matcher *m, const char *text, size_t size, size_t from, bool *found, size_t *start,
+                         size_t *end);
 
 // ---- normalizers (normalize.c) ----
 typedef enum zmi_normalizer_kind {
@@ -186,7 +188,9 @@ void zmi_bpe_work_release(zmi_bpe_work *w); // all but ids
 zm_status zmi_bpe_encode(const zmi_bpe *b, zmi_bpe_work *w, const char *piece, size_t size);
 
 // ---- pre-tokenizer (split.c) ----
-typedef enum zmi_stage_kind { STAGE_REGEX, STAGE_STRING, STAGE_DIGITS, STAGE_WORDS, STAGE_WHITE, STAGE_PREFIX_SPACE, STAGE_BYTES } zmi_stage_kind;
+typedef enum zmi_stage_kind {
+  STAGE_REGEX, STAGE_STRING, STAGE_DIGITS, STAGE_WORDS, STAGE_WHITE, STAGE_PREFIX_SPACE, STAGE_BYTES
+} zmi_stage_kind;
 typedef enum zmi_behavior {
   BEHAVIOR_ISOLATED, BEHAVIOR_REMOVED, BEHAVIOR_MERGED_WITH_PREVIOUS, BEHAVIOR_MERGED_WITH_NEXT, BEHAVIOR_CONTIGUOUS
 } zmi_behavior;

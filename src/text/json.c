@@ -256,8 +256,8 @@ zm_status zmi_json_fail(const zmi_json *doc, const char *where, const char *key,
   const char *quote = node->type == JSON_STRING ? "\"" : "";
   int shown = (int)ZMI_MIN(node->size, 60u);
   while (shown > 0 && (uint32_t)shown < node->size && (node->text[shown] & 0xc0) == 0x80) shown--; // whole characters
-  return zmi_fail(ZM_ERROR_FORMAT, "%s: %s%s%s: expected %s, found %s%.*s%s%s", doc->file, where, dot, key, expected, quote, shown, node->text,
-                  (uint32_t)shown < node->size ? "..." : "", quote);
+  return zmi_fail(ZM_ERROR_FORMAT, "%s: %s%s%s: expected %s, found %s%.*s%s%s", doc->file, where, dot, key, expected, quote, shown,
+                  node->text, (uint32_t)shown < node->size ? "..." : "", quote);
 }
 
 zm_status zmi_json_bool(const zmi_json *doc, const zmi_json_node *object, const char *where, const char *key, bool *value) {
@@ -267,7 +267,8 @@ zm_status zmi_json_bool(const zmi_json *doc, const zmi_json_node *object, const 
   return ZM_OK;
 }
 
-zm_status zmi_json_string(const zmi_json *doc, const zmi_json_node *object, const char *where, const char *key, const zmi_json_node **value) {
+zm_status zmi_json_string(const zmi_json *doc, const zmi_json_node *object, const char *where, const char *key,
+                          const zmi_json_node **value) {
   *value = zmi_json_get(doc, object, key);
   return *value && (*value)->type == JSON_STRING ? ZM_OK : zmi_json_fail(doc, where, key, *value, "a string");
 }

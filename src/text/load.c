@@ -45,7 +45,8 @@ static zm_status load_vocabulary(loader *l, const zmi_json_node *vocab) {
   }
   if (size == 0) return zmi_fail(ZM_ERROR_FORMAT, "%s: model.vocab has no tokens", l->doc->file);
   if ((uint32_t)size > 4 * vocab->count + (1 << 16))
-    return zmi_fail(ZM_ERROR_FORMAT, "%s: model.vocab has %u tokens but ids up to %d; the file is damaged", l->doc->file, vocab->count, size - 1);
+    return zmi_fail(ZM_ERROR_FORMAT, "%s: model.vocab has %u tokens but ids up to %d; the file is damaged", l->doc->file, vocab->count,
+                    size - 1);
   l->word_count = size;
   l->words = zmi_calloc((size_t)size, sizeof *l->words);
   if (!l->words) return ZM_ERROR_MEMORY;
@@ -59,7 +60,8 @@ static zm_status load_vocabulary(loader *l, const zmi_json_node *vocab) {
     l->words[id] = n;
   }
   if (zmi_map_size(map) == vocab->count) return ZM_OK;
-  return zmi_fail(ZM_ERROR_FORMAT, "%s: model.vocab has a token twice (%u entries, %zu different ones)", l->doc->file, vocab->count, zmi_map_size(map));
+  return zmi_fail(ZM_ERROR_FORMAT, "%s: model.vocab has a token twice (%u entries, %zu different ones)", l->doc->file, vocab->count,
+                  zmi_map_size(map));
 }
 
 // ---- model ----
@@ -76,7 +78,9 @@ static zm_status refuse_options(const zmi_json *doc, const zmi_json_node *model)
     const zmi_json_node *n = zmi_json_get(doc, model, affixes[i]);
     if (!n) continue;
     if (n->type != JSON_STRING) return zmi_json_fail(doc, "model", affixes[i], n, "a string or null");
-    if (n->size) return zmi_fail(ZM_ERROR_UNSUPPORTED, "%s: model.%s \"%.*s\" is not supported", doc->file, affixes[i], (int)ZMI_MIN(n->size, 40u), n->text);
+    if (n->size)
+      return zmi_fail(ZM_ERROR_UNSUPPORTED, "%s: model.%s \"%.*s\" is not supported", doc->file, affixes[i], (int)ZMI_MIN(n->size, 40u),
+                      n->text);
   }
   const zmi_json_node *dropout = zmi_json_get(doc, model, "dropout");
   if (!dropout) return ZM_OK;
@@ -161,12 +165,15 @@ static zm_status store_content(loader *l, zmi_added_token *token, const zmi_json
 }
 
 // The id that the token gets: that of the vocabulary, else the next after it. The file says it too, and has to say the same.
-static zm_status assign_id(loader *l, zmi_added_token *token, const zmi_json_node *content, const char *where, int32_t declared, int32_t *next) {
+static zm_status assign_id(loader *l, zmi_added_token *token, const zmi_json_node *content, const char *where, int32_t declared,
+                           int32_t *next) {
   int64_t id;
   zm_tokenizer *t = l->t;
-  if (!zmi_map_get(t->names, content->text, content->size, &id) && !zmi_map_get(t->bpe.vocab, content->text, content->size, &id)) id = (*next)++;
+  if (!zmi_map_get(t->names, content->text, content->size, &id) && !zmi_map_get(t->bpe.vocab, content->text, content->size, &id))
+    id = (*next)++;
   if (id != declared)
-    return zmi_fail(ZM_ERROR_FORMAT, "%s: %s: the token \"%.*s\" says id %d, but its place in the vocabulary gives it id %lld; mend the file", l->doc->file,
+    return zmi_fail(ZM_ERROR_FORMAT,
+                    "%s: %s: the token \"%.*s\" says id %d, but its place in the vocabulary gives it id %lld; mend the file", l->doc->file,
                     where, (int)ZMI_MIN(content->size, 60u), content->text, declared, (long long)id);
   token->id = (int32_t)id;
   return zmi_map_put(t->names, content->text, content->size, id) ? ZM_OK : ZM_ERROR_MEMORY;
@@ -190,16 +197,18 @@ static zm_status load_added(loader *l, const zmi_json_node *node, const char *wh
   if (status == ZM_OK) status = zmi_json_bool(doc, node, where, "special", &token.special);
   if (status != ZM_OK || content->size == 0) return status; // an empty one is none
   if (content->size > MAX_ADDED_SIZE)
-    return zmi_fail(ZM_ERROR_LIMIT, "%s: %s: a token of %u bytes is too long (at most %d)", doc->file, where, content->size, (int)MAX_ADDED_SIZE);
+    return zmi_fail(ZM_ERROR_LIMIT, "%s: %s: a token of %u bytes is too long (at most %d)", doc->file, where, content->size,
+                    (int)MAX_ADDED_SIZE);
   int64_t seen;
   if (zmi_map_get(t->names, content->text, content->size, &seen))
-    return zmi_fail(ZM_ERROR_FORMAT, "%s: %s: the token \"%.*s\" is added twice", doc->file, where, (int)ZMI_MIN(content->size, 60u), content->text);
+    return zmi_fail(ZM_ERROR_FORMAT, "%s: %s: the token \"%.*s\" is added twice", doc->file, where, (int)ZMI_MIN(content->size, 60u),
+                    content->text);
   status = assign_id(l, &token, content, where, declared, next);
   if (status == ZM_OK) status = store_content(l, &token, content);
   if (status != ZM_OK) return status;
   if (token.normal_size == 0 || token.normal_size > MAX_ADDED_SIZE * 8)
-    return zmi_fail(ZM_ERROR_FORMAT, "%s: %s: the normalizer turns the token \"%.*s\" into %zu bytes", doc->file, where, (int)ZMI_MIN(content->size, 60u),
-                    content->text, token.normal_size);
+    return zmi_fail(ZM_ERROR_FORMAT, "%s: %s: the normalizer turns the token \"%.*s\" into %zu bytes", doc->file, where,
+                    (int)ZMI_MIN(content->size, 60u), content->text, token.normal_size);
   bool duplicate;
   zmi_trie *trie = token.normalized ? &t->normal_trie : &t->trie;
   status = zmi_trie_add(trie, l->storage.data + token.normal, token.normal_size, (int32_t)t->added_count, &duplicate);

@@ -13,19 +13,21 @@ typedef struct part {
   part_fn load;
 } part;
 
-static zm_status load_part(zm_tokenizer *t, const zmi_json *doc, const zmi_json_node *node, const char *where, const part *parts, size_t count) {
+static zm_status load_part(zm_tokenizer *t, const zmi_json *doc, const zmi_json_node *node, const char *where, const part *parts,
+                           size_t count) {
   const zmi_json_node *type;
   if (node->type != JSON_OBJECT) return zmi_json_fail(doc, where, NULL, node, "an object");
   zm_status status = zmi_json_string(doc, node, where, "type", &type);
   if (status != ZM_OK) return status;
   for (size_t i = 0; i < count; i++)
     if (zmi_json_is(type, parts[i].type)) return parts[i].load(t, doc, node, where);
-  return zmi_fail(ZM_ERROR_UNSUPPORTED, "%s: %s.type \"%.*s\" is not supported", doc->file, where, (int)ZMI_MIN(type->size, 40u), type->text);
+  return zmi_fail(ZM_ERROR_UNSUPPORTED, "%s: %s.type \"%.*s\" is not supported", doc->file, where, (int)ZMI_MIN(type->size, 40u),
+                  type->text);
 }
 
 // The parts of a sequence, in order.
-static zm_status load_list(zm_tokenizer *t, const zmi_json *doc, const zmi_json_node *node, const char *where, const char *key, const part *parts,
-                           size_t count) {
+static zm_status load_list(zm_tokenizer *t, const zmi_json *doc, const zmi_json_node *node, const char *where, const char *key,
+                           const part *parts, size_t count) {
   const zmi_json_node *list = zmi_json_get(doc, node, key);
   if (!list || list->type != JSON_ARRAY) return zmi_json_fail(doc, where, key, list, "an array");
   size_t index = 0;
@@ -48,7 +50,8 @@ static zm_status copy_string(const zmi_json_node *node, char **text, size_t *siz
 }
 
 // {"String": "..."} or {"Regex": "..."}; a string is searched for without a regex, unless it is empty.
-static zm_status load_pattern(const zmi_json *doc, const zmi_json_node *node, const char *where, zmi_regex **regex, char **string, size_t *size) {
+static zm_status load_pattern(const zmi_json *doc, const zmi_json_node *node, const char *where, zmi_regex **regex, char **string,
+                              size_t *size) {
   const zmi_json_node *pattern = zmi_json_get(doc, node, "pattern");
   const zmi_json_node *text = pattern ? zmi_json_get(doc, pattern, "String") : NULL;
   const zmi_json_node *source = pattern ? zmi_json_get(doc, pattern, "Regex") : NULL;
@@ -129,15 +132,18 @@ static zm_status new_stage(zm_tokenizer *t, const zmi_json *doc, const char *whe
   if (!t->stages) t->stages = zmi_calloc(ZMI_MAX_STAGES, sizeof *t->stages);
   if (!t->stages) return ZM_ERROR_MEMORY;
   if (t->stage_count == ZMI_MAX_STAGES)
-    return zmi_fail(ZM_ERROR_LIMIT, "%s: %s: more than %d steps of pre-tokenizing are not supported", doc->file, where, (int)ZMI_MAX_STAGES);
+    return zmi_fail(ZM_ERROR_LIMIT, "%s: %s: more than %d steps of pre-tokenizing are not supported", doc->file, where,
+                    (int)ZMI_MAX_STAGES);
   *stage = &t->stages[t->stage_count++];
   (*stage)->kind = kind;
   return ZM_OK;
 }
 
 static zm_status load_behavior(const zmi_json *doc, const zmi_json_node *node, const char *where, zmi_behavior *behavior) {
-  static const char *const names[] = {[BEHAVIOR_ISOLATED] = "Isolated", [BEHAVIOR_REMOVED] = "Removed",
-                                      [BEHAVIOR_MERGED_WITH_PREVIOUS] = "MergedWithPrevious", [BEHAVIOR_MERGED_WITH_NEXT] = "MergedWithNext",
+  static const char *const names[] = {[BEHAVIOR_ISOLATED] = "Isolated",
+                                      [BEHAVIOR_REMOVED] = "Removed",
+                                      [BEHAVIOR_MERGED_WITH_PREVIOUS] = "MergedWithPrevious",
+                                      [BEHAVIOR_MERGED_WITH_NEXT] = "MergedWithNext",
                                       [BEHAVIOR_CONTIGUOUS] = "Contiguous"};
   const zmi_json_node *name = zmi_json_get(doc, node, "behavior");
   for (size_t i = 0; name && i < ZMI_COUNT(names); i++) {
@@ -199,8 +205,8 @@ static zm_status load_white(zm_tokenizer *t, const zmi_json *doc, const zmi_json
 
 static zm_status load_pre_tokenizers(zm_tokenizer *t, const zmi_json *doc, const zmi_json_node *node, const char *where);
 static const part pre_tokenizer_parts[] = {
-  {"Split", load_split}, {"ByteLevel", load_byte_level}, {"Digits", load_digits}, {"Whitespace", load_words}, {"WhitespaceSplit", load_white},
-  {"Sequence", load_pre_tokenizers},
+  {"Split", load_split},      {"ByteLevel", load_byte_level},  {"Digits", load_digits},
+  {"Whitespace", load_words}, {"WhitespaceSplit", load_white}, {"Sequence", load_pre_tokenizers},
 };
 
 static zm_status load_pre_tokenizers(zm_tokenizer *t, const zmi_json *doc, const zmi_json_node *node, const char *where) {
@@ -223,7 +229,8 @@ zm_status zmi_load_pre_tokenizer(zm_tokenizer *t, const zmi_json *doc) {
 static zm_status add_template(zm_tokenizer *t, const zmi_json *doc, const char *where, int32_t id) {
   if (id != ZMI_TEMPLATE_TEXT && (id >= t->size || !t->present[id]))
     return zmi_fail(ZM_ERROR_FORMAT, "%s: %s names id %d, which no token has", doc->file, where, id);
-  if (t->template_count == MAX_TEMPLATE) return zmi_fail(ZM_ERROR_LIMIT, "%s: %s puts more than %d tokens around a text", doc->file, where, (int)MAX_TEMPLATE);
+  if (t->template_count == MAX_TEMPLATE)
+    return zmi_fail(ZM_ERROR_LIMIT, "%s: %s puts more than %d tokens around a text", doc->file, where, (int)MAX_TEMPLATE);
   if (!t->template_ids) t->template_ids = zmi_calloc(MAX_TEMPLATE, sizeof *t->template_ids);
   if (!t->template_ids) return ZM_ERROR_MEMORY;
   t->template_ids[t->template_count++] = id;
@@ -231,12 +238,14 @@ static zm_status add_template(zm_tokenizer *t, const zmi_json *doc, const char *
 }
 
 static zm_status begin_template(zm_tokenizer *t, const zmi_json *doc, const char *where) {
-  if (t->has_template) return zmi_fail(ZM_ERROR_UNSUPPORTED, "%s: %s: a second template in one post-processor is not supported", doc->file, where);
+  if (t->has_template)
+    return zmi_fail(ZM_ERROR_UNSUPPORTED, "%s: %s: a second template in one post-processor is not supported", doc->file, where);
   t->has_template = true;
   return ZM_OK;
 }
 
-static zm_status load_special(zm_tokenizer *t, const zmi_json *doc, const zmi_json_node *processor, const zmi_json_node *name, const char *where) {
+static zm_status load_special(zm_tokenizer *t, const zmi_json *doc, const zmi_json_node *processor, const zmi_json_node *name,
+                              const char *where) {
   const zmi_json_node *all = zmi_json_get(doc, processor, "special_tokens"), *ids = NULL;
   if (!all || all->type != JSON_OBJECT) return zmi_json_fail(doc, where, "special_tokens", all, "an object");
   for (const zmi_json_node *n = zmi_json_child(doc, all); n; n = zmi_json_next(doc, n))
@@ -277,7 +286,8 @@ static zm_status load_frame(zm_tokenizer *t, const zmi_json *doc, const zmi_json
   zm_status status = begin_template(t, doc, where);
   for (size_t i = 0; i < ZMI_COUNT(keys) && status == ZM_OK; i++) {
     const zmi_json_node *pair = zmi_json_get(doc, node, keys[i]);
-    if (!pair || pair->type != JSON_ARRAY || pair->count != 2) return zmi_json_fail(doc, where, keys[i], pair, "an array of a token and its id");
+    if (!pair || pair->type != JSON_ARRAY || pair->count != 2)
+      return zmi_json_fail(doc, where, keys[i], pair, "an array of a token and its id");
     int32_t id;
     status = zmi_json_id(doc, zmi_json_next(doc, zmi_json_child(doc, pair)), where, &id);
     if (status == ZM_OK) status = add_template(t, doc, where, id);
@@ -294,8 +304,8 @@ static zm_status load_byte_offsets(zm_tokenizer *t, const zmi_json *doc, const z
 
 static zm_status load_processors(zm_tokenizer *t, const zmi_json *doc, const zmi_json_node *node, const char *where);
 static const part post_processor_parts[] = {
-  {"TemplateProcessing", load_template}, {"ByteLevel", load_byte_offsets}, {"RobertaProcessing", load_frame}, {"BertProcessing", load_frame},
-  {"Sequence", load_processors},
+  {"TemplateProcessing", load_template}, {"ByteLevel", load_byte_offsets}, {"RobertaProcessing", load_frame},
+  {"BertProcessing", load_frame},        {"Sequence", load_processors},
 };
 
 static zm_status load_processors(zm_tokenizer *t, const zmi_json *doc, const zmi_json_node *node, const char *where) {
@@ -311,7 +321,8 @@ zm_status zmi_load_post_processor(zm_tokenizer *t, const zmi_json *doc) {
 
 static zm_status load_byte_decoder(zm_tokenizer *t, const zmi_json *doc, const zmi_json_node *node, const char *where) {
   (void)node;
-  if (t->decoder != DECODER_JOIN_BY_SPACE) return zmi_fail(ZM_ERROR_UNSUPPORTED, "%s: %s: a ByteLevel decoder after another one is not supported", doc->file, where);
+  if (t->decoder != DECODER_JOIN_BY_SPACE)
+    return zmi_fail(ZM_ERROR_UNSUPPORTED, "%s: %s: a ByteLevel decoder after another one is not supported", doc->file, where);
   t->decoder = DECODER_BYTES;
   return ZM_OK;
 }

@@ -1,6 +1,6 @@
 // Translates a regex from the dialect of tokenizer.json files (Oniguruma's own syntax, Unicode 16) into that of PCRE2, so that both match
-// the same. What differs: \s, \w, \d and \b, \h and \v, properties of characters newer than PCRE2's tables, intersections in classes, {n,m}+, {,m},
-// inline options, ^ and $. What has no translation is refused with its place, never passed on.
+// the same. What differs: \s, \w, \d and \b, \h and \v, properties of characters newer than PCRE2's tables, intersections in classes,
+// {n,m}+, {,m}, inline options, ^ and $. What has no translation is refused with its place, never passed on.
 #include "text/internal.h"
 
 #include <stdio.h>
@@ -21,7 +21,7 @@ typedef struct translator {
   const char *start, *at, *end;
   zmi_text *out;
   int depth;
-  bool caseless;
+  bool caseless, dot_all;
   char last_literal; // the ASCII letter before this place in a caseless sequence, 0 if none
 } translator;
 
@@ -49,14 +49,25 @@ static void add_char(zmi_text *out, uint32_t c) {
   else zmi_text_add(out, "\\x{%x}", c);
 }
 
-static const struct { const char *name, *pcre; zmi_script script; } scripts[] = {
-  {"Han", "\\p{sc:Han}", SCRIPT_HAN}, {"Hiragana", "\\p{sc:Hiragana}", SCRIPT_HIRAGANA}, {"Katakana", "\\p{sc:Katakana}", SCRIPT_KATAKANA},
-  {"Hangul", "\\p{sc:Hangul}", SCRIPT_HANGUL}, {"Latin", "\\p{sc:Latin}", SCRIPT_LATIN}, {"Greek", "\\p{sc:Greek}", SCRIPT_GREEK},
-  {"Cyrillic", "\\p{sc:Cyrillic}", SCRIPT_CYRILLIC}, {"Arabic", "\\p{sc:Arabic}", SCRIPT_ARABIC}, {"Hebrew", "\\p{sc:Hebrew}", SCRIPT_HEBREW},
-  {"Thai", "\\p{sc:Thai}", SCRIPT_THAI}, {"Devanagari", "\\p{sc:Devanagari}", SCRIPT_DEVANAGARI}, {"Armenian", "\\p{sc:Armenian}", SCRIPT_ARMENIAN},
+static const struct {
+  const char *name, *pcre;
+  zmi_script script;
+} scripts[] = {
+  {"Han", "\\p{sc:Han}", SCRIPT_HAN},
+  {"Hiragana", "\\p{sc:Hiragana}", SCRIPT_HIRAGANA},
+  {"Katakana", "\\p{sc:Katakana}", SCRIPT_KATAKANA},
+  {"Hangul", "\\p{sc:Hangul}", SCRIPT_HANGUL},
+  {"Latin", "\\p{sc:Latin}", SCRIPT_LATIN},
+  {"Greek", "\\p{sc:Greek}", SCRIPT_GREEK},
+  {"Cyrillic", "\\p{sc:Cyrillic}", SCRIPT_CYRILLIC},
+  {"Arabic", "\\p{sc:Arabic}", SCRIPT_ARABIC},
+  {"Hebrew", "\\p{sc:Hebrew}", SCRIPT_HEBREW},
+  {"Thai", "\\p{sc:Thai}", SCRIPT_THAI},
+  {"Devanagari", "\\p{sc:Devanagari}", SCRIPT_DEVANAGARI},
+  {"Armenian", "\\p{sc:Armenian}", SCRIPT_ARMENIAN},
 };
-static const char *const categories[] = {"L", "Lu", "Ll", "Lt", "Lm", "Lo", "M", "Mn", "Mc", "Me", "N", "Nd", "Nl", "No", "P", "Pc", "Pd", "Ps",
-                                         "Pe", "Pi", "Pf", "Po", "S", "Sm", "Sc", "Sk", "So", "Z", "Zs", "Zl", "Zp"};
+static const char *const categories[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M", "Mn", "Mc", "Me", "N",  "Nd", "Nl", "No", "P", "Pc",
+                                         "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S", "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp"};
 
 // The characters of a category or script that PCRE2 may be too old to know. An added range costs time in each failing comparison, so
 // neighbours of any matching category are joined.
@@ -101,7 +112,8 @@ static void add_white(char_set *s) { zmi_text_add(&s->body, "\\p{Z}\\t-\\r\\x{85
 static void add_word(char_set *s) {
   static const char *const parts[] = {"L", "M", "Nd", "Nl", "Pc"};
   for (size_t i = 0; i < ZMI_COUNT(parts); i++) add_property(s, parts[i], strlen(parts[i]));
-  zmi_text_add(&s->body, "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}");
+  zmi_text_add(&s->body,
+               "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}");
 }
 
 // Adds all characters that `other` has not.
@@ -166,8 +178,8 @@ static zm_status read_property(translator *t, const char *place, char_set *s, bo
   bool removal = one.minus_1171e;
   zm_status status = ZM_OK;
   if (!known)
-    status = zmi_fail(ZM_ERROR_UNSUPPORTED, "at offset %zu of the pattern: the character property \"%.*s\" is not supported", (size_t)(place - t->start),
-                      (int)ZMI_MIN(end - name, 40), name);
+    status = zmi_fail(ZM_ERROR_UNSUPPORTED, "at offset %zu of the pattern: the character property \"%.*s\" is not supported",
+                      (size_t)(place - t->start), (int)ZMI_MIN(end - name, 40), name);
   else if (t->caseless) status = refuse(t, place, "a character property inside of (?i) is not supported");
   else if (negate && removal) status = refuse(t, place, "\\P{Mn} is not supported");
   else if (negate) add_complement(s, &one);
@@ -252,7 +264,8 @@ static zm_status read_item(translator *t, char_set *s) {
     char_set inner = {0};
     bool negative;
     status = read_class(t, NULL, &inner, &negative);
-    if (status == ZM_OK && (inner.negated_count || inner.minus_1171e)) status = refuse(t, place, "a class nested in this way is not supported");
+    if (status == ZM_OK && (inner.negated_count || inner.minus_1171e))
+      status = refuse(t, place, "a class nested in this way is not supported");
     if (status == ZM_OK && negative) add_complement(s, &inner);
     else if (status == ZM_OK) zmi_text_add(&s->body, "%s", zmi_text_str(&inner.body));
     release_set(&inner);
@@ -290,7 +303,8 @@ static zm_status read_class(translator *t, zmi_text *out, char_set *plain, bool 
   bool negated = t->at < t->end && *t->at == '^', joined = false, empty = true;
   if (negated) t->at++;
   zm_status status = ++t->depth > MAX_DEPTH ? refuse(t, place, "it is nested too deep") : ZM_OK;
-  if (status == ZM_OK && t->at < t->end && *t->at == ']') status = refuse(t, place, "a class that is empty or begins with ] is not supported");
+  if (status == ZM_OK && t->at < t->end && *t->at == ']')
+    status = refuse(t, place, "a class that is empty or begins with ] is not supported");
   while (status == ZM_OK && t->at < t->end && *t->at != ']') {
     if (starts(t, "&&")) {
       t->at += 2;
@@ -344,24 +358,28 @@ static zm_status check_fold(translator *t, const char *place, uint32_t c) {
   return ZM_OK;
 }
 
-// After "(?" where options stand: i is the only one that patterns use, m makes the dot match all here.
+// After "(?" where options stand: i, and m, which lets the dot match line ends (PCRE2's s).
 static zm_status read_options(translator *t, const char *place) {
-  bool on = true, caseless = t->caseless;
+  static const char *const written[] = {"(?-is:", "(?i-s:", "(?s-i:", "(?is:"};
+  bool on = true, caseless = t->caseless, dot_all = t->dot_all, caseless_before = t->caseless, dot_all_before = t->dot_all;
   for (; t->at < t->end && *t->at != ':' && *t->at != ')'; t->at++) {
     if (*t->at == '-') on = false;
     else if (*t->at == 'i') caseless = on;
+    else if (*t->at == 'm') dot_all = on;
     else return refuse(t, place, "a group of this kind is not supported");
   }
   if (t->at >= t->end) return refuse(t, place, "a group has no end");
-  bool before = t->caseless, group = *t->at == ':';
+  bool group = *t->at == ':';
   t->at++;
   t->caseless = caseless;
-  zmi_text_add(t->out, caseless ? "(?i:" : "(?-i:");
+  t->dot_all = dot_all;
+  zmi_text_add(t->out, "%s", written[caseless + 2 * dot_all]);
   // Without a colon the options hold up to the end of the group around them, alternatives included.
   zm_status status = read_alternatives(t, group || t->depth > 1);
   if (status != ZM_OK) return status;
   zmi_text_add(t->out, ")");
-  t->caseless = before;
+  t->caseless = caseless_before;
+  t->dot_all = dot_all_before;
   if (!group) return ZM_OK;
   if (t->at >= t->end) return refuse(t, place, "a group has no end");
   t->at++;
@@ -370,15 +388,17 @@ static zm_status read_options(translator *t, const char *place) {
 
 // At an opening parenthesis. *quantifiable: lookarounds are not, and isolated options have eaten the rest.
 static zm_status read_group(translator *t, bool *quantifiable) {
-  static const struct { const char *open, *pcre; bool look; } kinds[] = {
-    {"(?:", "(?:", false}, {"(?=", "(?=", true}, {"(?!", "(?!", true}, {"(?<=", "(?<=", true}, {"(?<!", "(?<!", true}, {"(?>", "(?>", false}};
+  static const struct {
+    const char *open, *pcre;
+    bool look;
+  } kinds[] = {{"(?:", "(?:", false},  {"(?=", "(?=", true},   {"(?!", "(?!", true},
+               {"(?<=", "(?<=", true}, {"(?<!", "(?<!", true}, {"(?>", "(?>", false}};
   const char *place = t->at, *open = "(?:";
   *quantifiable = true;
   zm_status status = ZM_OK;
   if (++t->depth > MAX_DEPTH) return refuse(t, place, "it is nested too deep");
   size_t kind = 0;
   while (kind < ZMI_COUNT(kinds) && !starts(t, kinds[kind].open)) kind++;
-  bool caseless = t->caseless;
   if (kind < ZMI_COUNT(kinds)) {
     t->at += strlen(kinds[kind].open);
     open = kinds[kind].pcre;
@@ -406,7 +426,6 @@ static zm_status read_group(translator *t, bool *quantifiable) {
   if (status != ZM_OK) return status;
   t->at++;
   zmi_text_add(t->out, ")");
-  t->caseless = caseless;
   t->depth--;
   return ZM_OK;
 }
@@ -453,7 +472,8 @@ static zm_status read_quantifier(translator *t, size_t atom, bool quantifiable) 
   if (*t->at == '{') {
     int low, high;
     read_interval(t, &low, &high);
-    if (low > 65535 || high > 65535 || (high >= 0 && low > high)) return refuse(t, place, "a repeat count is too large or its bounds are swapped");
+    if (low > 65535 || high > 65535 || (high >= 0 && low > high))
+      return refuse(t, place, "a repeat count is too large or its bounds are swapped");
     if (high < 0) zmi_text_add(t->out, "{%d,}", low);
     else zmi_text_add(t->out, "{%d,%d}", low, high);
     if (t->at < t->end && *t->at == '?') {
@@ -474,7 +494,8 @@ static zm_status read_quantifier(translator *t, size_t atom, bool quantifiable) 
     zmi_text_add(t->out, "%c", *t->at++);
     if (t->at < t->end && (*t->at == '?' || *t->at == '+')) zmi_text_add(t->out, "%c", *t->at++);
   }
-  if (t->at < t->end && ((*t->at && strchr("?*+", *t->at)) || at_interval(t))) return refuse(t, t->at, "a repeated repeat is not supported");
+  if (t->at < t->end && ((*t->at && strchr("?*+", *t->at)) || at_interval(t)))
+    return refuse(t, t->at, "a repeated repeat is not supported");
   return ZM_OK;
 }
 

@@ -99,13 +99,15 @@ static zm_status match_error(int code, size_t from) {
   if (code == PCRE2_ERROR_NOMEMORY)
     return zmi_fail(ZM_ERROR_MEMORY, "out of memory: the pre-tokenizer's pattern needs more at offset %zu of its piece", from);
   if (code == PCRE2_ERROR_MATCHLIMIT || code == PCRE2_ERROR_DEPTHLIMIT || code == PCRE2_ERROR_HEAPLIMIT)
-    return zmi_fail(ZM_ERROR_LIMIT, "the pre-tokenizer's pattern gives up at offset %zu of its piece: it tries too many ways to match", from);
+    return zmi_fail(ZM_ERROR_LIMIT, "the pre-tokenizer's pattern gives up at offset %zu of its piece: it tries too many ways to match",
+                    from);
   char message[200];
   pcre2_get_error_message(code, (PCRE2_UCHAR *)message, sizeof message);
   return zmi_fail(ZM_ERROR_FORMAT, "the pre-tokenizer's pattern fails at offset %zu of its piece: %s", from, message);
 }
 
-zm_status zmi_regex_find(const zmi_regex *r, zmi_matcher *m, const char *text, size_t size, size_t from, bool *found, size_t *start, size_t *end) {
+zm_status zmi_regex_find(const zmi_regex *r, zmi_matcher *m, const char *text, size_t size, size_t from, bool *found, size_t *start,
+                         size_t *end) {
   int code = PCRE2_ERROR_JIT_STACKLIMIT;
   if (r->jit) code = pcre2_jit_match(r->code, (PCRE2_SPTR)text, size, from, 0, m->data, m->context);
   // The generated code's stack is small; the interpreter keeps its own on the heap.

@@ -104,7 +104,8 @@ static zm_status take_span(splitter *s, zmi_behavior behavior, size_t start, siz
 
 static zm_status split_stage(zmi_encoder *e, size_t index, const char *text, size_t size) {
   static zm_status (*const find[])(splitter *, const zmi_stage *, bool *, size_t *, size_t *) = {
-    [STAGE_REGEX] = find_regex, [STAGE_STRING] = find_string, [STAGE_DIGITS] = find_digit, [STAGE_WORDS] = find_word, [STAGE_WHITE] = find_white};
+    [STAGE_REGEX] = find_regex, [STAGE_STRING] = find_string, [STAGE_DIGITS] = find_digit,
+    [STAGE_WORDS] = find_word,  [STAGE_WHITE] = find_white};
   const zmi_stage *stage = &e->t->stages[index];
   splitter s = {.e = e, .stage = index, .text = text, .size = size, .last_end = SIZE_MAX};
   size_t done = 0;

@@ -26,7 +26,8 @@ static zm_status read_config(zm_tokenizer *t, const char *path) {
   zm_status status = zmi_read_file(path, MAX_FILE, &data, &size);
   if (status != ZM_OK) return status;
   status = zmi_json_parse(&doc, path, data, size);
-  if (status == ZM_OK && zmi_json_root(&doc)->type != JSON_OBJECT) status = zmi_json_fail(&doc, "the document", NULL, zmi_json_root(&doc), "an object");
+  if (status == ZM_OK && zmi_json_root(&doc)->type != JSON_OBJECT)
+    status = zmi_json_fail(&doc, "the document", NULL, zmi_json_root(&doc), "an object");
   if (status == ZM_OK) status = read_special(t, &doc, "bos_token", &t->bos);
   if (status == ZM_OK) status = read_special(t, &doc, "eos_token", &t->eos);
   zmi_json_release(&doc);

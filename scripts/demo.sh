@@ -35,6 +35,9 @@ awk -v rate="$(value decode_tok_s)" -v bytes="$(value bytes_per_token)" -v bandw
   printf "\n"
 }'
 if "$zmlx" validate "$model" >"$log" 2>&1; then
+  echo
+  sed -n '/^tokens a second/,/^prompt/p' "$log"
+  echo
   echo "Same bits: every token and every bit of every logit of the patched model equals the stock model's (zmlx validate)."
 else
   explain "the patched model differs from the stock one"

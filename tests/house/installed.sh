@@ -25,7 +25,7 @@ story() { (cd "$root/embed" && "$@" "$model" "The old man opened the door and");
 compiler=${CC:-cc}
 step "the example builds" make -C "$root/embed" CC="$compiler"
 step "the example runs" story ./embed
-expect_found "it writes a story" "$(sed -n 1p "$root/log" | grep -E '([a-z]+ ){8}')"
+expect_found "it writes a story" "$(sed -n 1p "$root/log" | grep -E '([[:alpha:][:punct:]]+ ){8}')"
 expect_found "it says how fast" "$(grep -E '^\[[0-9]+ tokens, [0-9]+ a second\]' "$root/log")"
 first=$(sed '$d' "$root/log")
 

@@ -168,15 +168,16 @@ def main():
               "patched_over_llama_cpp": median["zmlx_patched"]["decode_tok_s"] / median["llama_cpp"]["decode_tok_s"]}
     print(f"{'':14} decode tok/s  prefill tok/s  share of bandwidth")
     for k, v in median.items():
-        print(f"{k:14} {v['decode_tok_s']:12.1f} {v['prefill_tok_s']:14.1f}  {v.get('share_of_bandwidth', float('nan')):.0%}" if "share_of_bandwidth" in v
-              else f"{k:14} {v['decode_tok_s']:12.1f} {v['prefill_tok_s']:14.1f}")
+        share = f"{v['share_of_bandwidth']:.0%}" if "share_of_bandwidth" in v else ""
+        print(f"{k:14} {v['decode_tok_s']:12.1f} {v['prefill_tok_s']:14.1f}  {share}")
     if a.capsule:
         import llama_cpp
 
         last = zmlx_run(a, model, "all")
         capsule = {"schema": 1, "kind": "peer", "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
                    "command": ["benchmarks/peers/llama_cpp.py", "--config", a.config, "--threads", str(a.threads)],
-                   "machine": last.get("machine"), "model": last.get("model"), "peer": f"llama-cpp-python {llama_cpp.__version__}", "result": result}
+                   "machine": last.get("machine"), "model": last.get("model"), "peer": f"llama-cpp-python {llama_cpp.__version__}",
+                   "result": result}
         with open(a.capsule + ".part", "w") as f:
             json.dump(capsule, f, indent=1)
             f.write("\n")

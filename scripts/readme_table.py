@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Writes the measured table of README.md from the capsules in benchmarks/capsules (docs/capsules.md). --check only compares."""
+import glob
+import json
+import os
+import sys
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BEGIN, END = "<!-- table: made by scripts/readme_table.py from benchmarks/capsules -->", "<!-- end of table -->"
+
+
+def rate(v):
+    return f"{v:,.0f}" if v >= 100 else f"{v:.1f}"
+
+
+def peer_rows(c):
+    names = {"zmlx_patched": "zmlx, patched", "zmlx_stock": "zmlx, stock", "llama_cpp": c["peer"] + ", Q4_0"}
+    for who, m in c["result"]["median"].items():
+        share = f"{m['share_of_bandwidth']:.0%}" if "share_of_bandwidth" in m else ""
+        model = f"{c['result']['config']}, {c['result']['threads']} threads"
+        yield [model, names[who], rate(m["decode_tok_s"]), rate(m["prefill_tok_s"]), share]
+
+
+def validate_rows(c):
+    d, p = c["result"]["decode"], c["result"]["prefill"]
+    for who in ("patched", "stock"):
+        share = f"{c['result']['share_of_bandwidth']:.0%}" if who == "patched" else ""
+        model = f"{c['model']['name']}, {c['model']['threads']} threads"
+        yield [model, "zmlx, " + who, rate(d[who + "_tok_s"]["median"]), rate(p[who + "_tok_s"]["median"]), share]
+
+
+def table():
+    rows, machines = [], []
+    for path in sorted(glob.glob(os.path.join(TOP, "benchmarks", "capsules", "*.json"))):
+        with open(path) as f:
+            c = json.load(f)
+        make = {"peer": peer_rows, "validate": validate_rows}.get(c["kind"])
+        if not make:
+            continue
+        rows += list(make(c))
+        m = c["machine"]
+        machines.append(f"`{os.path.basename(path)}`: {m['cpu']}, {m['cores']} cores, {m['isa']}, {m['compiler']}")
+    lines = ["| model | engine | decode tok/s | prompt tok/s | of read bandwidth |", "|---|---|---:|---:|---:|"]
+    lines += ["| " + " | ".join(r) + " |" for r in rows]
+    return "\n".join(lines + [""] + ["Capsules: " + "; ".join(machines) + "."]) if rows else "No capsules yet."
+
+
+def main():
+    path = os.path.join(TOP, "README.md")
+    with open(path) as f:
+        text = f.read()
+    if BEGIN not in text or END not in text:
+        sys.exit(f"README.md: '{BEGIN}' or '{END}' is missing")
+    head, rest = text.split(BEGIN, 1)
+    new = head + BEGIN + "\n" + table() + "\n" + END + rest.split(END, 1)[1]
+    if "--check" in sys.argv[1:]:
+        if new != text:
+            sys.exit("README.md: the table is not what the capsules say: run scripts/readme_table.py")
+        return
+    with open(path + ".part", "w") as f:
+        f.write(new)
+    os.rename(path + ".part", path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,5 @@
-// Whole models against what mlx-lm computes with the same checkpoints (tests/oracles, made by scripts/make_oracles.py): float32 to rounding,
-// bfloat16 no worse than MLX itself. Also: chunking changes no bit, checkpoints that lie are refused, plans, random checkpoints.
+// Whole models against what mlx-lm computes with the same checkpoints (tests/oracles, made by scripts/make_oracles.py): float32 to
+// rounding, bfloat16 no worse than MLX itself. Also: chunking changes no bit, checkpoints that lie are refused, plans, random checkpoints.
 #include "models/models.h"
 
 #include <setjmp.h>
@@ -186,8 +186,8 @@ static float *check_float32(const oracle *o, int text, runner *r, const int32_t 
   free(row);
   free(margin);
   free(greedy);
-  printf("# %s text %d: float32 logits within %.2g of the spread, likelihoods within %.2g\n", json_string_value(json_object_get(o->facts, "model")),
-         text, worst, most);
+  printf("# %s text %d: float32 logits within %.2g of the spread, likelihoods within %.2g\n",
+         json_string_value(json_object_get(o->facts, "model")), text, worst, most);
   return logits;
 }
 
@@ -200,8 +200,8 @@ static void check_stored(const subject *s, const oracle *o, int text, runner *r,
   const double spread = oracle_fact(o, text, "logit_std", ""), all = rms_difference(logits, exact, count * vocab);
   const double last = rms_difference(logits + count * vocab - n, want, n);
   const double mlx_all = oracle_fact(o, text, "%s_rms_error", dtype), mlx_last = oracle_fact(o, text, "%s_rms_error_last4", dtype);
-  printf("# %s text %d: %s RMS error %.4f of the spread (last rows %.4f); MLX %.4f (%.4f)\n", s->name, text, dtype, all / spread, last / spread,
-         mlx_all / spread, mlx_last / spread);
+  printf("# %s text %d: %s RMS error %.4f of the spread (last rows %.4f); MLX %.4f (%.4f)\n", s->name, text, dtype, all / spread,
+         last / spread, mlx_all / spread, mlx_last / spread);
   if (!(all <= s->share * spread)) fail_msg("text %d: RMS error %g of the spread, allowed %g", text, all / spread, s->share);
   if (!s->worse_ok && !(all <= mlx_all && last <= mlx_last))
     fail_msg("text %d: RMS error %g (last rows %g), MLX has %g (%g)", text, all, last, mlx_all, mlx_last);
@@ -252,7 +252,8 @@ static void chunking(void **state) {
     r.length = 0;
     feed(&r, tokens, count, chunks[i], part);
     for (size_t row = 0; row < count; row++)
-      if (memcmp(whole + row * vocab, part + row * vocab, vocab * sizeof *part) != 0) fail_msg("chunks of %zu: row %zu differs", chunks[i], row);
+      if (memcmp(whole + row * vocab, part + row * vocab, vocab * sizeof *part) != 0)
+        fail_msg("chunks of %zu: row %zu differs", chunks[i], row);
   }
   r.length = 0;
   feed(&r, tokens, count - 2, 7, NULL);
@@ -268,19 +269,12 @@ static void chunking(void **state) {
 
 int main(void) {
   static subject subjects[] = {
-      {"storyteller-4bit", 0.02, false},
-      {"qwen3_moe-4bit", 0.02, false},
-      {"llama-bf16", 0.01, false},
-      {"llama-8bit-g128", 0.02, false},
-      {"lfm2-3bit-g32", 0.02, false},
-      {"qwen3-5bit-g128", 0.02, false},
+      {"storyteller-4bit", 0.02, false}, {"qwen3_moe-4bit", 0.02, false}, {"llama-bf16", 0.01, false},
+      {"llama-8bit-g128", 0.02, false},  {"lfm2-3bit-g32", 0.02, false},  {"qwen3-5bit-g128", 0.02, false},
       {"tiny-llama-biases", 0, false}, // float16: computed in float32
-      {"tiny-llama-f32", 0, false},
-      {"tiny-mistral", 0.02, false},
-      {"tiny-qwen3_moe", 0.02, false},
+      {"tiny-llama-f32", 0, false},      {"tiny-mistral", 0.02, false},   {"tiny-qwen3_moe", 0.02, false},
       {"tiny-lfm2_moe", 0.12, true}, // its random router chooses between experts that are nearly equal
-      {"tiny-lfm2", 0.02, false},
-      {"tiny-lfm2_moe-hf", 0, false},
+      {"tiny-lfm2", 0.02, false},        {"tiny-lfm2_moe-hf", 0, false},
   };
   struct CMUnitTest tests[2 * ZMI_COUNT(subjects)];
   char names[2 * ZMI_COUNT(subjects)][64];

@@ -29,11 +29,11 @@ zm_array *zmi_build_head(zmi_build *b, zm_array *x, const char *norm) {
   x = zmi_build_norm(b, norm, x); // asked for without selected rows too: every program reads the same weights
   if (!c->tied) {
     zmi_build_place(b, "%s", "");
-    zmi_set_label("lm_head");
+    zmi_build_label(b, "lm_head");
     const zmi_matrix head = zmi_build_matrix(b, "lm_head", c->vocab, c->hidden, false);
     return b->selected > 0 ? zmi_linear(&head, x) : head.packed && x ? hidden : NULL;
   }
-  zmi_set_label("lm_head");
+  zmi_build_label(b, "lm_head");
   size_t bytes = 0;
   if (!zmi_packed_bytes(&b->embedding.format, b->embedding.n, b->embedding.k, &bytes)) return NULL;
   b->token_bytes += bytes;

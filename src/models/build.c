@@ -10,7 +10,11 @@ void zmi_build_place(zmi_build *b, const char *format, ...) {
   va_start(list, format);
   vsnprintf(b->place, sizeof b->place, format, list);
   va_end(list);
-  zmi_set_label("%s", b->place); // only fails out of memory, and then so does what follows
+  zmi_build_label(b, b->place);
+}
+
+void zmi_build_label(zmi_build *b, const char *label) {
+  if (zmi_set_label(label ? "%s" : NULL, label) != ZM_OK) b->failed = true;
 }
 
 static void full_name(const zmi_build *b, const char *name, char out[ZMI_NAME]) {
@@ -21,7 +25,8 @@ static zmi_matrix wanted_matrix(zmi_build *b, zmi_want *want, const char *name, 
   zmi_matrix m = {.n = want->n, .k = want->k, .experts = want->experts};
   full_name(b, name, want->name);
   zmi_held held = {0};
-  if (b->source->matrix(b->source->self, want, &held) != ZM_OK) return m;
+  if (!b->failed) b->failed = b->source->matrix(b->source->self, want, &held) != ZM_OK;
+  if (b->failed) return m;
   m.format = held.format;
   char weight_name[ZMI_NAME + 16];
   snprintf(weight_name, sizeof weight_name, "%s.weight", want->name);
@@ -57,7 +62,8 @@ zm_array *zmi_build_vector(zmi_build *b, const char *name, zm_dtype dtype, int r
   full_name(b, name, want.name);
   for (int i = 0; i < rank; i++) want.shape[i] = shape[i];
   zmi_held held = {0};
-  if (b->source->vector(b->source->self, &want, &held) != ZM_OK) return NULL;
+  if (!b->failed) b->failed = b->source->vector(b->source->self, &want, &held) != ZM_OK;
+  if (b->failed) return NULL;
   b->weight_bytes += held.bytes;
   b->token_bytes += held.bytes;
   const zmi_type type = zmi_type_of(held.dtype, rank, shape);
@@ -86,7 +92,8 @@ zm_array *zmi_build_state(zmi_build *b, const char *name, int rank, const int64_
   char whole[ZMI_NAME];
   full_name(b, name, whole);
   const zmi_type type = zmi_type_of(b->dtype, rank, shape);
-  const zmi_state_slot *slot = next_state(b, whole, &type);
+  const zmi_state_slot *slot = b->failed ? NULL : next_state(b, whole, &type);
+  if (!slot) b->failed = true;
   return slot ? zmi_state(whole, &type, slot->data) : NULL;
 }
 
@@ -99,19 +106,20 @@ zm_array *zmi_build_graph(zmi_build *b) {
   const zmi_config *c = b->config;
   b->place[0] = 0;
   b->state_next = 0;
+  b->failed = false;
   b->weight_bytes = b->token_bytes = b->largest_bytes = b->cache_bytes_per_token = 0;
-  zmi_set_label(NULL);
+  zmi_build_label(b, NULL);
   b->tokens = input("tokens", b->rows);
   b->position = input("position", b->rows);
   b->sequence = input("sequence", b->rows);
   b->select = b->selected > 0 ? input("select", b->selected) : NULL;
   if (!b->tokens || !b->position || !b->sequence || (b->selected > 0 && !b->select)) return NULL;
 
-  zmi_set_label("rope");
+  zmi_build_label(b, "rope");
   const zmi_type type = zmi_type_of(ZM_F32, 1, &(int64_t){c->head_dim / 2});
   zm_array *inv_freq = zmi_weight("rope.inv_freq", &type, b->inv_freq);
   if (!inv_freq || zmi_rope_table(b->position, inv_freq, &b->cosine, &b->sine) != ZM_OK) return NULL;
   zm_array *out = c->family->build(b);
-  zmi_set_label(NULL);
-  return out;
+  zmi_build_label(b, NULL);
+  return b->failed ? NULL : out;
 }

@@ -54,6 +54,7 @@ typedef struct zmi_build {
   zm_array *cosine, *sine;
   zmi_matrix embedding;
   size_t state_next; // states come in the same order each time
+  bool failed;       // nothing is asked for after the first failure, so that its message stays
   char place[128];
 
   // sums
@@ -68,6 +69,7 @@ zm_array *zmi_build_graph(zmi_build *b);
 
 // Where the next nodes and names belong: "model.layers.3.self_attn". It becomes their label and the prefix of names.
 void zmi_build_place(zmi_build *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void zmi_build_label(zmi_build *b, const char *label); // another label for the next nodes; NULL: none
 zmi_matrix zmi_build_matrix(zmi_build *b, const char *name, int64_t n, int64_t k, bool bias);
 zmi_matrix zmi_build_experts(zmi_build *b, const char *name, int64_t n, int64_t k); // config->experts of them
 zm_array *zmi_build_vector(zmi_build *b, const char *name, zm_dtype dtype, int rank, const int64_t *shape);

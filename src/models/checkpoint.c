@@ -1,5 +1,5 @@
-// Weights from a checkpoint: finds tensors by name, checks dtype and shape, and packs matrices on all workers while the pages of the file are
-// let go behind them. Weights that are loaded stay in a store, by name.
+// Weights from a checkpoint: finds tensors by name, checks dtype and shape, and packs matrices on all workers while the pages of the
+// file are let go behind them. Weights that are loaded stay in a store, by name.
 #include "models/checkpoint.h"
 #include "models/family.h"
 

@@ -1,5 +1,5 @@
-// Reads config.json: finds the family, lets it parse its own fields, and reads what all checkpoints share: quantization with its exceptions for
-// single matrices, the float dtype, and end-of-text ids.
+// Reads config.json: finds the family, lets it parse its own fields, and reads what all checkpoints share: quantization with its
+// exceptions for single matrices, the float dtype, and end-of-text ids.
 #include "models/config.h"
 #include "models/family.h"
 

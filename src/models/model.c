@@ -3,6 +3,7 @@
 #include "models/family.h"
 
 #include <stdio.h>
+#include <string.h>
 
 // ---- steps ----
 
@@ -114,7 +115,8 @@ static zm_status open_model(zm_model *m, const char *path, const zm_model_option
     status = m->dtype ? load(m, o, &c) : zm_last_status();
   }
   zmi_checkpoint_close(&c);
-  return status == ZM_OK ? ZM_OK : zmi_fail_within("%s", path);
+  if (status == ZM_OK || strncmp(zm_last_error(), path, strlen(path)) == 0) return status; // files name themselves
+  return zmi_fail_within("%s", path);
 }
 
 zm_model *zm_model_open(const char *path, const zm_model_options *options) {

@@ -21,8 +21,10 @@ static void parse(zmi_reader *r, zmi_config *c) {
   if (r->status != ZM_OK) return;
   for (int i = 0; i < c->layers; i++)
     if (c->experts > 0 && (i + 1) % every == 0) c->kinds[i] |= ZMI_LAYER_EXPERTS;
-  for (size_t i = 0; i < json_array_size(dense); i++)
-    c->kinds[zmi_read_item_int(r, "mlp_only_layers", dense, i, 0, c->layers - 1)] &= (unsigned char)~ZMI_LAYER_EXPERTS;
+  for (size_t i = 0; i < json_array_size(dense); i++) {
+    const int64_t layer = zmi_read_item_int(r, "mlp_only_layers", dense, i, 0, ZMI_MOST_LAYERS);
+    if (layer < c->layers) c->kinds[layer] &= (unsigned char)~ZMI_LAYER_EXPERTS;
+  }
 }
 
 static zm_array *build(zmi_build *b) {

@@ -323,7 +323,11 @@ zm_status zmi_synth(const char *config_folder, const char *out_folder, uint64_t 
   w.r.seed = seed;
   if (status == ZM_OK) {
     const zmi_source source = {.self = &w.r, .matrix = add_matrix, .vector = add_vector};
-    zmi_step step = {.config = &config, .source = source, .dtype = config.stored, .sequences = 1, .context = ZMI_KEY_BLOCK};
+    zmi_step step = {.config = &config,
+                     .source = source,
+                     .dtype = zmi_choose_dtype(ZM_DTYPE_DEFAULT, config.stored),
+                     .sequences = 1,
+                     .context = ZMI_KEY_BLOCK};
     status = zmi_step_visit(&step, NULL);
   }
   zmi_text folder = {0};

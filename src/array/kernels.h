@@ -107,11 +107,19 @@ typedef struct zmi_rows {
   size_t stride; // bytes from one ready row to the next
   int64_t count;
 } zmi_rows;
+// Blocks that go together over all rows: several rows pass over weights that stay in the second-level cache, few rows stream them.
+int64_t zmi_run_blocks(const zmi_weights *w, int64_t rows, int matrices);
 int64_t zmi_dense_tiles(const zmi_weights *w, const zmi_rows *rows);
 void zmi_dense_run(const zmi_kernels *kn, const zmi_weights *w, const zmi_rows *rows, void *out, size_t out_stride, zm_dtype dtype,
                    int64_t begin, int64_t end);
-// How dense tiles are cut: tile = panel * blocks + block. Rows of a panel stay in a core's cache while its blocks pass by.
-int64_t zmi_panel_rows(const zmi_rows *rows);
+// The work of dense tiles [begin, end): runs of blocks [first, first + blocks) for rows [row, last), one after another. `matrices` of the
+// shape of w are used together.
+typedef struct zmi_dense_walk {
+  int64_t all, rows, panel, most, next, end;
+  int64_t first, blocks, row, last;
+} zmi_dense_walk;
+zmi_dense_walk zmi_dense_walk_of(const zmi_weights *w, const zmi_rows *rows, int matrices, int64_t begin, int64_t end);
+bool zmi_dense_walk_next(zmi_dense_walk *at);
 
 // out[m] = silu(gate row) * (up row) for blocks [first, first + blocks) <= ZMI_DOT_BLOCKS of two matrices of one shape; all four steps are
 // rounded to dtype.

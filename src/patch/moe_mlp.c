@@ -180,7 +180,7 @@ static void gate_entry(const moe *m, const zmi_weights *gate, const zmi_weights 
                        const zmi_expert_walk *at) {
   const zmi_expert_plan *p = at->plan;
   int32_t start = p->start[at->entry], stop = p->start[at->entry + 1];
-  int64_t most = stop - start <= ZMI_ROWS ? ZMI_DOT_BLOCKS : 1;
+  int64_t most = zmi_run_blocks(gate, stop - start, 2);
   for (int64_t first = at->first, blocks; first < at->last; first += blocks) {
     blocks = ZMI_MIN(most, at->last - first);
     for (int32_t i = start; i < stop; i += ZMI_ROWS) {

@@ -76,20 +76,18 @@ static void gate_run(const zmi_call *c, int64_t begin, int64_t end) {
   mlp m = mlp_of(c);
   zmi_rows gx = zmi_forms_rows(&m.x, 0, c->src[X], m.memory), ux = zmi_forms_rows(&m.x, 1, c->src[X], m.memory);
   zmi_weights gate = zmi_weights_of(c, &m.a->gate, GATE, GATE_BIAS), up = zmi_weights_of(c, &m.a->up, UP, UP_BIAS);
-  int64_t panel = zmi_panel_rows(&gx), most = m.rows <= ZMI_ROWS ? ZMI_DOT_BLOCKS : 1;
-  for (int64_t t = begin, blocks; t < end; t += blocks) {
-    int64_t first = t % gate.blocks, row = t / gate.blocks * panel, last = ZMI_MIN(row + panel, m.rows);
-    blocks = ZMI_MIN(ZMI_MIN(most, gate.blocks - first), end - t);
-    for (; row < last; row += ZMI_ROWS) {
+  zmi_dense_walk at = zmi_dense_walk_of(&gate, &gx, 2, begin, end);
+  while (zmi_dense_walk_next(&at)) {
+    for (int64_t row = at.row; row < at.last; row += ZMI_ROWS) {
       const void *g[ZMI_ROWS], *u[ZMI_ROWS];
       void *out[ZMI_ROWS];
-      int count = (int)ZMI_MIN(last - row, ZMI_ROWS);
+      int count = (int)ZMI_MIN(at.last - row, ZMI_ROWS);
       for (int k = 0; k < count; k++) {
         g[k] = (const char *)gx.ready + (size_t)(row + k) * gx.stride;
         u[k] = (const char *)ux.ready + (size_t)(row + k) * ux.stride;
         out[k] = zmi_at(m.memory + m.act, m.dtype, (row + k) * m.width);
       }
-      zmi_gated_blocks(m.kn, &gate, &up, 0, first, blocks, gx.form, ux.form, count, g, u, out, m.dtype);
+      zmi_gated_blocks(m.kn, &gate, &up, 0, at.first, at.blocks, gx.form, ux.form, count, g, u, out, m.dtype);
     }
   }
 }

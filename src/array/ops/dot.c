@@ -102,37 +102,55 @@ void zmi_dot_blocks(const zmi_kernels *kn, const zmi_weights *w, int64_t expert,
   for (int m = 0; m < count; m++) kn->store(y[m], n, zmi_at(out[m], dtype, first * ZMI_LANES), dtype);
 }
 
-// Half of a common second-level cache: the other half is for the blocks that pass by.
-enum { PANEL_BYTES = 512 * 1024 };
+int64_t zmi_run_blocks(const zmi_weights *w, int64_t rows, int matrices) {
+  enum { RUN_BYTES = 256 * 1024 }; // of weights: well inside a second-level cache
+  if (rows <= ZMI_ROWS) return ZMI_DOT_BLOCKS;
+  return ZMI_MIN(ZMI_MAX(RUN_BYTES / matrices / (int64_t)w->block_bytes, 1), ZMI_DOT_BLOCKS);
+}
 
-int64_t zmi_panel_rows(const zmi_rows *rows) {
-  int64_t fit = PANEL_BYTES / (int64_t)rows->form->bytes / ZMI_ROWS * ZMI_ROWS;
-  return ZMI_MIN(ZMI_MAX(fit, ZMI_ROWS), rows->count);
+// Rows of one tile: all of them, but for matrices with too few blocks to share out.
+static int64_t panel_rows(const zmi_weights *w, const zmi_rows *rows) {
+  enum { FEW_BLOCKS = 64, PANEL = 32 };
+  return w->blocks < FEW_BLOCKS ? ZMI_MIN(PANEL, rows->count) : rows->count;
 }
 
 int64_t zmi_dense_tiles(const zmi_weights *w, const zmi_rows *rows) {
   if (rows->count == 0) return 0;
-  int64_t panel = zmi_panel_rows(rows);
+  int64_t panel = panel_rows(w, rows);
   return (rows->count + panel - 1) / panel * w->blocks;
+}
+
+zmi_dense_walk zmi_dense_walk_of(const zmi_weights *w, const zmi_rows *rows, int matrices, int64_t begin, int64_t end) {
+  zmi_dense_walk at = {
+      .all = w->blocks, .rows = rows->count, .panel = panel_rows(w, rows), .most = zmi_run_blocks(w, rows->count, matrices)};
+  at.next = begin;
+  at.end = end;
+  return at;
+}
+
+bool zmi_dense_walk_next(zmi_dense_walk *at) {
+  if (at->next >= at->end) return false;
+  at->first = at->next % at->all;
+  at->row = at->next / at->all * at->panel;
+  at->last = ZMI_MIN(at->row + at->panel, at->rows);
+  at->blocks = ZMI_MIN(ZMI_MIN(at->most, at->all - at->first), at->end - at->next);
+  at->next += at->blocks;
+  return true;
 }
 
 void zmi_dense_run(const zmi_kernels *kn, const zmi_weights *w, const zmi_rows *rows, void *out, size_t out_stride, zm_dtype dtype,
                    int64_t begin, int64_t end) {
-  int64_t panel = zmi_panel_rows(rows);
-  // Few rows: long runs of blocks, which stream from memory. Many: one block at a time, which stays in the first-level cache for all rows.
-  int64_t most = rows->count <= ZMI_ROWS ? ZMI_DOT_BLOCKS : 1;
-  for (int64_t t = begin, blocks; t < end; t += blocks) {
-    int64_t first = t % w->blocks, row = t / w->blocks * panel, last = ZMI_MIN(row + panel, rows->count);
-    blocks = ZMI_MIN(ZMI_MIN(most, w->blocks - first), end - t);
-    for (; row < last; row += ZMI_ROWS) {
+  zmi_dense_walk at = zmi_dense_walk_of(w, rows, 1, begin, end);
+  while (zmi_dense_walk_next(&at)) {
+    for (int64_t row = at.row; row < at.last; row += ZMI_ROWS) {
       const void *x[ZMI_ROWS];
       void *y[ZMI_ROWS];
-      int count = (int)ZMI_MIN(last - row, ZMI_ROWS);
+      int count = (int)ZMI_MIN(at.last - row, ZMI_ROWS);
       for (int m = 0; m < count; m++) {
         x[m] = (const char *)rows->ready + (size_t)(row + m) * rows->stride;
         y[m] = (char *)out + (size_t)(row + m) * out_stride;
       }
-      zmi_dot_blocks(kn, w, 0, first, blocks, rows->form, count, x, y, dtype);
+      zmi_dot_blocks(kn, w, 0, at.first, at.blocks, rows->form, count, x, y, dtype);
     }
   }
 }

@@ -87,7 +87,7 @@ void zmi_expert_run(const zmi_kernels *kn, const zmi_weights *w, const zmi_exper
       continue;
     }
     int32_t stop = p->start[at.entry + 1];
-    int64_t most = stop - p->start[at.entry] <= ZMI_ROWS ? ZMI_DOT_BLOCKS : 1;
+    int64_t most = zmi_run_blocks(w, stop - p->start[at.entry], 1);
     for (int64_t first = at.first, blocks; first < at.last; first += blocks) {
       blocks = ZMI_MIN(most, at.last - first);
       for (int32_t i = p->start[at.entry]; i < stop; i += ZMI_ROWS) {

@@ -98,10 +98,10 @@ static void add_range(const zmi_kernels *kn, const product *p, int64_t row, int6
   for (int64_t k = begin; k < end; k += STEP) {
     int64_t n = ZMI_MIN(end - k, STEP);
     ready b = ready_of(kn, &p->b, col, cols, k, n, w->panel);
-    for (int64_t m = 0; m < rows; m++) {
-      float a[STEP];
-      load_line(kn, &p->a, row + m, k, n, a);
-      for (int64_t i = 0; i < n; i++) kn->axpy(a[i], b.data + i * b.step, b.dtype, cols, w->partial[m]);
+    float a[ROWS][STEP];
+    for (int64_t m = 0; m < rows; m++) load_line(kn, &p->a, row + m, k, n, a[m]);
+    for (int64_t i = 0; i < n; i++) {
+      for (int64_t m = 0; m < rows; m++) kn->axpy(a[m][i], b.data + i * b.step, b.dtype, cols, w->partial[m]);
     }
   }
   for (int64_t m = 0; m < rows; m++) {

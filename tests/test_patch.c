@@ -528,6 +528,23 @@ static void test_choose(void **s) {
   assert_null(zm_pattern_name(zm_pattern_count()));
 }
 
+// docs/numerics.md lists every op with the sentence of its row.
+static void test_documents(void **state) {
+  (void)state;
+  char *text = NULL;
+  size_t size = 0;
+  if (zmi_read_file("docs/numerics.md", 1 << 20, &text, &size) != ZM_OK) fail_msg("%s", zm_last_error());
+  for (size_t i = 0; i < zmi_op_count() + zmi_patch_op_count(); i++) {
+    const zmi_op *op = i < zmi_op_count() ? zmi_op_at(i) : zmi_patch_op_at(i - zmi_op_count());
+    char row[800];
+    snprintf(row, sizeof row, "| %s | %s |", op->name, op->rounding);
+    assert_ptr_equal(zmi_patch_op_find(op->name), op);
+    if (!strstr(text, row)) fail_msg("docs/numerics.md lacks the line: %s", row);
+  }
+  assert_null(zmi_patch_op_find("no such op"));
+  zmi_free(text);
+}
+
 // Every allocation fails in turn while a graph is patched and compiled: an error each time, nothing lost, and success in the end.
 static bool compile_failing_at(build_fn build, uint64_t n) {
   world w = {.rows = 2, .dtype = ZM_BF16, .biases = true};
@@ -562,7 +579,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_moe),       cmocka_unit_test(test_mlp),    cmocka_unit_test(test_norm),       cmocka_unit_test(test_qkv),
       cmocka_unit_test(test_attention), cmocka_unit_test(test_conv),   cmocka_unit_test(test_left_alone), cmocka_unit_test(test_no_place),
-      cmocka_unit_test(test_choose),    cmocka_unit_test(test_memory),
+      cmocka_unit_test(test_choose),    cmocka_unit_test(test_memory), cmocka_unit_test(test_documents),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

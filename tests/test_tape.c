@@ -264,6 +264,17 @@ static void broken_texts(void **state) {
   refused("zmlx tape 1\n%99999999 input int64[3] \"w\"\n", "out of range");
 }
 
+// A word of an attribute that begins with digits is unknown, however large the number; a zero byte is no part of a number.
+static void hostile_values(void **state) {
+  (void)state;
+  static const char word[] = "zmlx tape 1\n%0 input float32[2, 4] \"x\"\n"
+                             "%1 int32[2, 2] @0, %2 float32[2, 2] @64 = route(%0, -) {kind=99999999999abc}\narena 128\n";
+  assert_null(zmi_tape_parse(word, sizeof word - 1, zmi_op_find));
+  assert_non_null(strstr(zm_last_error(), "kind=99999999999abc: unknown word"));
+  static const char zero[] = "zmlx tape 1\n%0 input int64[3\0] \"w\"\narena 0\n";
+  assert_null(zmi_tape_parse(zero, sizeof zero - 1, find));
+}
+
 static void states_are_updated_in_order(void **state) {
   (void)state;
   int64_t memory[N] = {0}, expected = 0;
@@ -373,6 +384,7 @@ int main(void) {
       cmocka_unit_test(plan_keeps_lives_apart),
       cmocka_unit_test(text_goes_round),
       cmocka_unit_test(broken_texts),
+      cmocka_unit_test(hostile_values),
       cmocka_unit_test(states_are_updated_in_order),
       cmocka_unit_test(surgery),
       cmocka_unit_test(long_chains),

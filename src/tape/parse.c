@@ -63,7 +63,7 @@ static bool word(reader *r, char *out, size_t capacity) {
 static bool number_token(reader *r, char out[41]) {
   blanks(r);
   size_t n = 0;
-  while (r->at + n < r->end && n < 40 && (is_word(r->at[n]) || strchr("+-.", r->at[n]))) n++;
+  while (r->at + n < r->end && n < 40 && (is_word(r->at[n]) || r->at[n] == '+' || r->at[n] == '-' || r->at[n] == '.')) n++;
   if (n == 0) return false;
   memcpy(out, r->at, n);
   out[n] = 0;
@@ -200,6 +200,7 @@ static zm_status attribute(reader *r, zmi_instr *in) {
   if (!integer(r, &v)) {
     r->at = start;
     if (f->kind != ZMI_FIELD_WORD || !word(r, value, sizeof value)) return bad(r, "an integer");
+    v = 0; // integer() leaves what it read of a word that begins with digits
     while (f->words[v] && strcmp(f->words[v], value) != 0) v++;
     if (!f->words[v]) return zmi_fail(ZM_ERROR_FORMAT, "tape text, line %d: %s=%s: unknown word", r->line, name, value);
   }

@@ -26,7 +26,9 @@ static zm_status read_prompts(const char *path, char **text, const char ***lines
 }
 
 static void prompt_row(zmi_text *rows, const zmi_prompt_check *c) {
-  zmi_text_add(rows, "%.32s%s\t%d\t%d of %d\t%lld of %lld\t", c->prompt, strlen(c->prompt) > 32 ? "..." : "", c->prompt_tokens,
+  size_t size = strlen(c->prompt), shown = ZMI_MIN(size, (size_t)32);
+  while (shown < size && shown > 0 && ((unsigned char)c->prompt[shown] & 0xC0) == 0x80) shown--; // not within a character
+  zmi_text_add(rows, "%.*s%s\t%d\t%d of %d\t%lld of %lld\t", (int)shown, c->prompt, shown < size ? "..." : "", c->prompt_tokens,
                c->equal_tokens, c->new_tokens, (long long)(c->positions - c->differing), (long long)c->positions);
   if (c->differing == 0) zmi_text_add(rows, "0\t0\t\n");
   else
@@ -47,7 +49,7 @@ static void print_table(const zmi_validation *v) {
   for (size_t i = 0; i < v->prompt_count; i++) prompt_row(&rows, &v->prompts[i]);
   cli_table(zmi_text_str(&rows), &out);
   zmi_text_release(&rows);
-  zmi_text_add(&rows, "tokens a second\t>stock\t>patched\t>ratio\t95%% interval\n");
+  zmi_text_add(&rows, "tokens a second\t>stock\t>patched\t>ratio\t%s\n", v->decode.rounds < 6 ? "range" : "95% interval");
   time_row(&rows, "decode", &v->decode, v->decode_tokens);
   time_row(&rows, "prompt", &v->prefill, v->prefill_tokens);
   zmi_text_add(&out, "\n");

@@ -32,7 +32,10 @@ static void touch_part(void *user, int worker, int workers) {
 }
 
 zm_status zmi_read_bandwidth(zmi_pool *pool, size_t bytes, double *gb_per_second) {
-  if (bytes == 0) bytes = (size_t)512 << 20;
+  if (bytes == 0) { // on a machine short of memory less: measuring must not be what ends the process
+    const uint64_t most = (uint64_t)512 << 20, available = zmi_memory_available();
+    bytes = (size_t)(available ? ZMI_MIN(most, available / 4) : most) / 4096 * 4096 + 4096;
+  }
   reading *r = zmi_calloc(1, sizeof *r);
   if (!r) return ZM_ERROR_MEMORY;
   void *memory = zmi_block_alloc(bytes);

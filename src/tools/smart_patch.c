@@ -6,6 +6,7 @@
 #include <string.h>
 
 enum { PROMPT = 32, DEFAULT_ROUNDS = 12, DEFAULT_TOKENS = 16 };
+enum { FEWEST_ROUNDS = 6 }; // with fewer there is no 95% interval of the median
 
 typedef struct trial {
   zm_model *model;
@@ -68,20 +69,23 @@ static zm_status time_rounds(trial *t, zmi_abba *times, bool *same) {
   return status == ZM_OK && *same ? zmi_abba_finish(times) : status;
 }
 
-static bool matches_anything(zm_model *m, size_t pattern) {
+static zm_status matches_anything(zm_model *m, size_t pattern, bool *any) {
   const char *name = zm_pattern_name(pattern);
   zm_patch_report *r = NULL;
-  bool any = false;
-  if (zm_patch(m, &(zm_patch_options){.patterns = &name, .count = 1}, &r) != ZM_OK) return false;
-  for (size_t i = 0; i < zm_patch_report_size(r); i++) any = any || zm_patch_report_entry(r, i)->matched;
+  *any = false;
+  zm_status status = zm_patch(m, &(zm_patch_options){.patterns = &name, .count = 1}, &r);
+  for (size_t i = 0; i < zm_patch_report_size(r); i++) *any = *any || zm_patch_report_entry(r, i)->matched;
   zm_patch_report_free(r);
-  return any;
+  return status;
 }
 
 static zm_status try_pattern(trial *t, size_t pattern, zmi_patterns *kept, zm_patch_report *report) {
   char reason[160];
   zm_patch_entry entry = {.pattern = zm_pattern_name(pattern), .place = "decode", .reason = reason};
-  if (!matches_anything(t->model, pattern)) {
+  bool any;
+  zm_status status = matches_anything(t->model, pattern, &any);
+  if (status != ZM_OK) return status;
+  if (!any) {
     snprintf(reason, sizeof reason, "left out: it matches no place of this model");
     t->done += (uint64_t)t->rounds;
     return zmi_patch_report_add(report, &entry);
@@ -90,7 +94,7 @@ static zm_status try_pattern(trial *t, size_t pattern, zmi_patterns *kept, zm_pa
   t->sides[1] = *kept | (zmi_patterns)1 << pattern;
   zmi_abba times;
   bool same = false;
-  zm_status status = zmi_abba_new(&times, (size_t)t->rounds);
+  status = zmi_abba_new(&times, (size_t)t->rounds);
   if (status == ZM_OK) status = time_rounds(t, &times, &same);
   if (status == ZM_OK && same) {
     entry.speedup = times.speedup.median;
@@ -108,12 +112,15 @@ static zm_status try_pattern(trial *t, size_t pattern, zmi_patterns *kept, zm_pa
 }
 
 static zm_status open_trial(trial *t) {
-  int32_t context = PROMPT + t->rounds * t->tokens * 2, limit = zmi_model_context(t->model);
+  int32_t limit = zmi_model_context(t->model);
+  if (t->rounds < FEWEST_ROUNDS)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "%d rounds cannot tell a gain from noise: at least %d are needed", t->rounds, FEWEST_ROUNDS);
+  int64_t context = PROMPT + (int64_t)t->rounds * t->tokens * 2;
   if (context > limit) {
     return zmi_fail(ZM_ERROR_LIMIT, "%d rounds of %d tokens do not fit the model's context of %d: ask for fewer", t->rounds, t->tokens,
                     limit);
   }
-  t->session = zm_session_open(t->model, &(zm_session_options){.context = context, .sequences = 2});
+  t->session = zm_session_open(t->model, &(zm_session_options){.context = (int32_t)context, .sequences = 2});
   if (!t->session) return zm_last_status();
   for (int side = 0; side < 2; side++) {
     t->logits[side] = zmi_calloc((size_t)t->vocab, sizeof(float));

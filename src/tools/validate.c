@@ -38,6 +38,15 @@ typedef struct validator {
 
 // ---- prompts ----
 
+// Whether the checkpoint has no tokenizer at all; a damaged one is an error, not a reason to do without.
+static zm_status no_tokenizer(zm_model *m, bool *none) {
+  char *path = zmi_path_join(zmi_model_path(m), "tokenizer.json");
+  if (!path) return ZM_ERROR_MEMORY;
+  *none = !zmi_path_exists(path);
+  zmi_free(path);
+  return ZM_OK;
+}
+
 // Checkpoints without a tokenizer (random ones) are tried on random ids.
 static zm_status random_prompt(validator *v, size_t index, prompt *p) {
   p->ids = zmi_calloc((size_t)(RANDOM_TOKENS + v->max_tokens), sizeof *p->ids);
@@ -76,8 +85,11 @@ static zm_status make_prompts(validator *v) {
   v->out->prompts = zmi_calloc(v->prompt_count, sizeof *v->out->prompts);
   if (!v->prompts || !v->out->prompts) return ZM_ERROR_MEMORY;
   v->out->prompt_count = v->prompt_count;
-  const zm_tokenizer *t = zm_model_tokenizer(v->model);
-  if (!t && v->o->prompts) return zm_last_status();
+  const zm_tokenizer *t = NULL;
+  bool random;
+  if (no_tokenizer(v->model, &random) != ZM_OK) return zm_last_status();
+  if (!random || v->o->prompts) t = zm_model_tokenizer(v->model);
+  if (!t && (!random || v->o->prompts)) return zm_last_status();
   for (size_t i = 0; i < v->prompt_count; i++) {
     zm_status status = t ? text_prompt(v, t, texts[i], &v->prompts[i]) : random_prompt(v, i, &v->prompts[i]);
     if (status != ZM_OK) return status;

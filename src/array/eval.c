@@ -3,7 +3,6 @@
 
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 // The default device, made at the first evaluation. Besides the thread's last error this is the library's only mutable global.
@@ -24,8 +23,7 @@ static zm_status open_device(void) {
   if (!device.kernels) device.kernels = zmi_kernels_find(NULL);
   if (!device.kernels) status = zm_last_status();
   if (status == ZM_OK && !device.pool) {
-    const char *threads = zmi_env("ZMLX_THREADS");
-    device.pool = zmi_pool_new(threads ? atoi(threads) : 0);
+    device.pool = zmi_pool_new(0); // ZMLX_THREADS or one for each CPU
     if (!device.pool) status = zm_last_status();
   }
   pthread_mutex_unlock(&device.lock);

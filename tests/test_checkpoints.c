@@ -102,7 +102,7 @@ static size_t index_of(const forged *f, const char *name) {
 }
 
 // What is done to one tensor, and what the message must then say.
-typedef enum lie { DROP, RENAME, TRANSPOSE, CUT_ROW, RETYPE_I32, RETYPE_F16, NAN_LAST, INFINITE_FIRST } lie;
+typedef enum lie { DROP, RENAME, TRANSPOSE, CUT_ROW, UNSTACK, RETYPE_I32, RETYPE_F16, NAN_LAST, INFINITE_FIRST } lie;
 typedef struct lie_case {
   const char *checkpoint, *tensor;
   lie lie;
@@ -124,6 +124,10 @@ static void tell(forged *f, const lie_case *c) {
   case RENAME:
     free((char *)(uintptr_t)t->name);
     t->name = strdup("model.layers.77.surprise.weight");
+    break;
+  case UNSTACK:
+    free((char *)(uintptr_t)t->name);
+    t->name = strdup("model.layers.1.mlp.experts.0.up_proj.weight");
     break;
   case TRANSPOSE: {
     const int64_t first = t->shape[0];
@@ -163,6 +167,7 @@ static void lies(void **state) {
       {"tiny-qwen3_moe", "model.layers.1.mlp.switch_mlp.down_proj.weight", CUT_ROW,
        "model.layers.1.mlp.switch_mlp.down_proj.weight: expected shape [12, 96, 10], found [11, 96, 10]"},
       {"tiny-qwen3_moe", "model.layers.1.mlp.switch_mlp.down_proj.scales", CUT_ROW, "expected shape [12, 96, 1], found [11, 96, 1]"},
+      {"tiny-qwen3_moe", "model.layers.1.mlp.switch_mlp.up_proj.weight", UNSTACK, "experts.0.up_proj.weight stands alone"},
       {"tiny-qwen3_moe", "model.layers.0.self_attn.q_proj.biases", CUT_ROW, "expected shape [128, 3], found [127, 3]"},
       {"tiny-qwen3_moe", "model.layers.0.input_layernorm.weight", CUT_ROW, "expected shape [96], found [95]"},
       {"tiny-qwen3_moe", "model.layers.0.mlp.up_proj.weight", RETYPE_I32,

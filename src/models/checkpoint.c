@@ -239,6 +239,9 @@ static zm_status find_parts(zmi_checkpoint *c, const zmi_want *want, parts *p, z
     p->loose = p->weight != NULL;
   }
   if (!p->weight) return missing(c, want->name, ".weight");
+  if (p->loose && p->scales) // the shape of expert 0 says nothing of the others' codes then
+    return zmi_fail(ZM_ERROR_FORMAT, "%s: the checkpoint has scales for all experts together, but %s stands alone: convert it again",
+                    want->name, p->weight->name);
   const zmi_override *override = zmi_config_override(c->config, want->name);
   if (override && override->quantized && !p->scales) return missing(c, want->name, ".scales");
   if (override && !override->quantized && p->scales)

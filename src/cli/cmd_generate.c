@@ -224,7 +224,7 @@ static int generate(run *r, zm_model *m, prompt *p, const zm_generate_options *o
 static int run_generate(const cli_args *args) {
   run r = {.args = args, .stream = !cli_flag(args, "json") && !cli_flag(args, "print-tokens"), .last = '\n'};
   stats.quiet = cli_flag(args, "quiet");
-  cli_interrupt_grace(0.07, last_words);
+  cli_interrupt_grace(0.05, last_words);
   zm_generate_options o = {
     .max_tokens = (size_t)cli_int(args, "max-tokens"),
     .temperature = (float)cli_float(args, "temperature"),

@@ -11,7 +11,7 @@
 
 static atomic_int interrupted; // the signal; 0: none
 static atomic_flag claimed = ATOMIC_FLAG_INIT;
-static _Atomic(double) grace = 0.07; // ends generation within 100 ms even in the middle of a long step
+static _Atomic(double) grace = 0.05; // ends generation within 100 ms even in the middle of a long step
 static _Atomic(void (*)(void)) last_words;
 
 bool cli_interrupted(void) { return atomic_load(&interrupted) != 0; }

@@ -264,8 +264,8 @@ static zm_status check_feed(const zm_session *s, int32_t sequence, const int32_t
   if (last > count) return zmi_fail(ZM_ERROR_ARGUMENT, "logits of the last %zu tokens were asked of a prompt of %zu", last, count);
   int32_t left = s->context - s->length[sequence];
   if (count > (size_t)left)
-    return zmi_fail(ZM_ERROR_LIMIT, "%zu tokens do not fit: %d of the %d positions of the context are left; ask for a larger context",
-                    count, left, s->context);
+    return zmi_fail(ZM_ERROR_LIMIT, "%zu tokens do not fit: %d of the %d positions of the context are left; %s", count, left, s->context,
+                    s->context < zmi_model_context(s->model) ? "ask for a larger context" : "the model allows no more");
   for (size_t i = 0; i < count; i++)
     if (tokens[i] < 0 || tokens[i] >= s->vocab)
       return zmi_fail(ZM_ERROR_ARGUMENT, "token %zu of the prompt is %d, which is out of range: ids run from 0 to %d", i, tokens[i],

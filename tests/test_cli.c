@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -451,6 +452,32 @@ static void output_that_fails(void **state) {
   close(err);
 }
 
+// A file that grows beyond the limit is reported like a full disk; the signal does not end the process without a word.
+static void output_beyond_the_limit(void **state) {
+  (void)state;
+  char ids[300], out[300], text[1024];
+  struct rlimit before, low;
+  snprintf(ids, sizeof ids, "%s", in_scratch("ids"));
+  snprintf(out, sizeof out, "%s", in_scratch("logits"));
+  FILE *f = fopen(ids, "w");
+  assert_non_null(f);
+  fputs("1 2 3\n", f);
+  fclose(f);
+  int err = open(in_scratch("err"), O_RDWR | O_CREAT | O_TRUNC, 0600), null = open("/dev/null", O_WRONLY);
+  assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+  low = (struct rlimit){.rlim_cur = 1024, .rlim_max = before.rlim_max};
+  assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0); // the child inherits it; this process writes nothing meanwhile
+  pid_t child = start((char *[]){program, "logits", MODEL, "--tokens-file", ids, "--out", out, NULL}, -1, null, err);
+  assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+  assert_int_equal(finish(child), CLI_FAILURE);
+  read_back("err", text, sizeof text);
+  if (!strstr(text, "the file size limit is reached")) fail_msg("found \"%s\"", text);
+  assert_int_not_equal(access(out, F_OK), 0);
+  unlink(ids);
+  close(null);
+  close(err);
+}
+
 // ---- interrupts and pipes ----
 
 static double now(void) {
@@ -625,7 +652,8 @@ int main(void) {
     cmocka_unit_test(bad_values_are_refused), cmocka_unit_test(tables_are_aligned), cmocka_unit_test(usage_errors),
     cmocka_unit_test(failures), cmocka_unit_test(generates), cmocka_unit_test(tokens_and_text),
     cmocka_unit_test(logits_file), cmocka_unit_test(tapes), cmocka_unit_test(environment_and_help),
-    cmocka_unit_test(output_that_fails), cmocka_unit_test(ctrl_c), cmocka_unit_test(closed_pipe),
+    cmocka_unit_test(output_that_fails), cmocka_unit_test(output_beyond_the_limit), cmocka_unit_test(ctrl_c),
+    cmocka_unit_test(closed_pipe),
     cmocka_unit_test(colours), cmocka_unit_test(bash_completion), cmocka_unit_test(other_completions),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);

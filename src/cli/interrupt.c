@@ -48,7 +48,8 @@ static void *watch(void *user) {
 
 void cli_interrupt_start(void) {
   static sigset_t set;
-  signal(SIGPIPE, SIG_IGN); // writes report it instead
+  signal(SIGPIPE, SIG_IGN); // writes report it instead, and a file that grows beyond the limit too
+  signal(SIGXFSZ, SIG_IGN);
   sigemptyset(&set);
   static const int signals[] = {SIGINT, SIGTERM};
   int count = 0;

@@ -201,6 +201,10 @@ zm_array *zm_array_from_data(const void *data, zm_dtype dtype, const int64_t *sh
     zmi_fail(ZM_ERROR_ARGUMENT, "zm_array_from_data: the dtype is unknown, a dimension is negative, or the size overflows");
     return NULL;
   }
+  if (bytes && !data) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "zm_array_from_data: data is NULL although the shape needs %zu bytes", bytes);
+    return NULL;
+  }
   void *copy = zmi_malloc(bytes ? bytes : 1);
   if (!copy) return NULL;
   if (bytes) memcpy(copy, data, bytes);

@@ -159,10 +159,11 @@ static void apply_bias_and_penalties(zmi_sampler *s, float *x) {
 
 // ---- probabilities ----
 
-static int32_t best_token(const float *x, int32_t n) {
+// The first of the largest logits; there is no NaN among them.
+static int32_t best_token(const zmi_sampler *s, const float *x) {
+  float max = s->kernels->max(x, s->vocab);
   int32_t best = 0;
-  for (int32_t i = 1; i < n; i++)
-    if (x[i] > x[best]) best = i;
+  while (x[best] != max) best++;
   return best;
 }
 
@@ -247,22 +248,23 @@ static void sift_down(int32_t *heap, int32_t count, int32_t at, const float *x) 
   }
 }
 
-// The shortest beginning of the order whose probabilities add up to at least p.
-static cut top_p_cut(zmi_sampler *s, const float *x, double total, double p) {
+// The shortest beginning of the order whose probabilities add up to at least p, but no more than `c` keeps.
+static cut top_p_cut(zmi_sampler *s, const float *x, double total, double p, cut c) {
   // Tokens lighter than this weigh less than half of 1 - p together, so the beginning that is looked for ends before them.
   double light = 0.5 * (1.0 - p) * total / s->vocab;
   int32_t count = 0;
   for (int32_t i = 0; i < s->vocab; i++)
-    if ((double)s->weight[i] >= light) s->heap[count++] = i;
+    if ((double)s->weight[i] >= light && kept(c, x[i], i)) s->heap[count++] = i;
   for (int32_t i = count / 2 - 1; i >= 0; i--) sift_down(s->heap, count, i, x);
   double sum = 0;
-  for (;;) {
+  while (count > 0) {
     int32_t top = s->heap[0];
     sum += (double)s->weight[top];
-    if (sum >= p * total || count == 1) return (cut){x[top], top};
+    if (sum >= p * total) return (cut){x[top], top};
     s->heap[0] = s->heap[--count];
     sift_down(s->heap, count, 0, x);
   }
+  return c;
 }
 
 // The last token that is at least min_p as probable as the best one.
@@ -273,22 +275,23 @@ static cut min_p_cut(zmi_sampler *s, const float *x, float min_p) {
   return c;
 }
 
-static int32_t draw(zmi_sampler *s, const float *x, float max, uint64_t position) {
+static int32_t draw(zmi_sampler *s, const float *x, int32_t best, uint64_t position) {
   const zm_generate_options *o = &s->options;
+  float max = x[best];
   bool by_p = o->top_p > 0 && o->top_p < 1, by_min = o->min_p > 0, by_k = o->top_k > 0 && o->top_k < s->vocab;
   cut c = {-INFINITY, INT32_MAX};
+  if (by_k) c = stricter(c, top_k_cut(x, s->vocab, o->top_k));
   if (by_p || by_min) {
     double total = fill_weights(s, x, max, 1.0f);
-    if (by_p) c = stricter(c, top_p_cut(s, x, total, (double)o->top_p));
     if (by_min) c = stricter(c, min_p_cut(s, x, o->min_p));
+    if (by_p) c = top_p_cut(s, x, total, (double)o->top_p, c); // last: it sorts, the fewer the better
   }
-  if (by_k) c = stricter(c, top_k_cut(x, s->vocab, o->top_k));
   fill_weights(s, x, max, o->temperature);
   double total = 0;
   for (int32_t i = 0; i < s->vocab; i++)
     if (kept(c, x[i], i)) total += (double)s->weight[i];
   double target = zmi_uniform(o->seed, position) * total, sum = 0;
-  int32_t last = best_token(x, s->vocab);
+  int32_t last = best;
   for (int32_t i = 0; i < s->vocab; i++) {
     if (!kept(c, x[i], i) || s->weight[i] == 0) continue;
     sum += (double)s->weight[i];
@@ -298,23 +301,29 @@ static int32_t draw(zmi_sampler *s, const float *x, float max, uint64_t position
   return last;
 }
 
+static bool changes_logits(const zm_generate_options *o) {
+  return o->logit_bias_count || o->presence_penalty != 0 || (o->repetition_penalty > 0 && o->repetition_penalty != 1.0f);
+}
+
 static zm_status next_token(zmi_sampler *s, float *x, uint64_t position, int32_t *token, float *logprob) {
-  const zm_generate_options *o = &s->options;
-  for (int32_t i = 0; i < s->vocab; i++)
-    if (isnan(x[i])) x[i] = -INFINITY;
-  float max = x[best_token(x, s->vocab)];
+  for (int32_t i = 0; i < s->vocab; i++) x[i] = isnan(x[i]) ? -INFINITY : x[i];
+  int32_t best = best_token(s, x);
+  float max = x[best];
   if (max == -INFINITY)
     return zmi_fail(ZM_ERROR_FORMAT, "the model gave no finite logit at position %" PRIu64 ": its weights are damaged", position);
   double sum = fill_weights(s, x, max, 1.0f);
-
-  memcpy(s->raw, x, (size_t)s->vocab * sizeof *x);
-  apply_bias_and_penalties(s, x);
-  float changed_max = x[best_token(x, s->vocab)];
-  if (changed_max == -INFINITY)
-    return zmi_fail(ZM_ERROR_ARGUMENT, "every token is forbidden at position %" PRIu64 ": logit bias leaves nothing to choose from",
-                    position);
-  *token = o->temperature > 0 ? draw(s, x, changed_max, position) : best_token(x, s->vocab);
-  *logprob = log_probability(s->raw[*token], max, sum);
+  const float *raw = x; // what the model said, for the log probability
+  if (changes_logits(&s->options)) {
+    memcpy(s->raw, x, (size_t)s->vocab * sizeof *x);
+    raw = s->raw;
+    apply_bias_and_penalties(s, x);
+    best = best_token(s, x);
+    if (x[best] == -INFINITY)
+      return zmi_fail(ZM_ERROR_ARGUMENT, "every token is forbidden at position %" PRIu64 ": logit bias leaves nothing to choose from",
+                      position);
+  }
+  *token = s->options.temperature > 0 ? draw(s, x, best, position) : best;
+  *logprob = log_probability(raw[*token], max, sum);
   return ZM_OK;
 }
 

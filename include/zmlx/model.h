@@ -139,6 +139,7 @@ typedef struct zm_generate_result {
 } zm_generate_result;
 
 // Continues `prompt` (count > 0 token ids) in sequence 0 of a session, after what it already holds. options may be NULL.
+// The last new token has been chosen but not read by the model: who goes on begins the next prompt with it.
 // *result is to be released with zm_generate_result_free, after failure too (it then holds what was generated before).
 ZM_API zm_status zm_generate(zm_session *s, const int32_t *prompt, size_t count, const zm_generate_options *options,
                              zm_generate_result *result);

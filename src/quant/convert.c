@@ -1,4 +1,5 @@
 // float16 to float32 and back, to nearest even.
+#include "quant/half.h"
 #include "quant/quant.h"
 
 typedef union word {
@@ -7,19 +8,7 @@ typedef union word {
 } word;
 
 float zmi_f16_to_f32(uint16_t v) {
-  uint32_t sign = (uint32_t)(v & 0x8000u) << 16, exponent = (v >> 10) & 31u, fraction = v & 0x3ffu;
-  word w;
-  if (exponent == 31) { // infinity, or NaN made quiet
-    w.u = sign | 0x7f800000u | (fraction ? 0x400000u | fraction << 13 : 0);
-  } else if (exponent != 0) {
-    w.u = sign | (exponent + 112) << 23 | fraction << 13;
-  } else if (fraction == 0) {
-    w.u = sign;
-  } else { // a denormal half is a normal float
-    uint32_t shift = (uint32_t)__builtin_clz(fraction) - 21;
-    w.u = sign | (113 - shift) << 23 | (fraction << (13 + shift) & 0x7fffffu);
-  }
-  return w.f;
+  return zmi_half_to_float(v);
 }
 
 uint16_t zmi_f32_to_f16(float v) {

@@ -1,4 +1,5 @@
 // From the checkpoint's form to the packed form and back. Both are written down in quant.h; a code goes through one byte in between.
+#include "quant/half.h"
 #include "quant/quant.h"
 
 #include <string.h>
@@ -113,21 +114,50 @@ static void pack_affine(const zmi_format *f, const zmi_stored_matrix *m, void *b
   }
 }
 
+// n <= 32 elements from `at` on as float32.
+static void widen(const void *p, zm_dtype dtype, size_t at, int64_t n, float *out) {
+  uint16_t h[32];
+  if (dtype == ZM_F32) {
+    memcpy(out, (const char *)p + 4 * at, (size_t)n * 4);
+    return;
+  }
+  memcpy(h, (const char *)p + 2 * at, (size_t)n * 2);
+  if (dtype == ZM_BF16) {
+    for (int64_t i = 0; i < n; i++) out[i] = zmi_bf16_to_f32(h[i]);
+  } else {
+    for (int64_t i = 0; i < n; i++) out[i] = zmi_half_to_float(h[i]);
+  }
+}
+
+// Pairs [p0, p1) of one row to its lane.
+static void pack_pairs(const zmi_format *f, const zmi_stored_matrix *m, size_t row, int64_t p0, int64_t p1, char *lane) {
+  if (f->dtype == ZM_BF16 && m->stored == ZM_BF16) {
+    const char *from = (const char *)m->weight + 2 * row;
+    int64_t whole = ZMI_MIN(p1, m->k / 2);
+    for (int64_t p = p0; p < whole; p++) memcpy(lane + 4 * p * ZMI_LANES, from + 4 * p, 4);
+    if (whole < p1) memcpy(lane + 4 * whole * ZMI_LANES, from + 4 * whole, 2);
+    return;
+  }
+  float x[32] = {0};
+  widen(m->weight, m->stored, row + (size_t)(2 * p0), ZMI_MIN(2 * p1, m->k) - 2 * p0, x);
+  for (int64_t p = p0; p < p1; p++) {
+    const float *pair = x + 2 * (p - p0);
+    if (f->dtype == ZM_F32) {
+      memcpy(lane + 8 * p * ZMI_LANES, pair, 8);
+    } else {
+      uint16_t h[2] = {zmi_f32_to_bf16(pair[0]), zmi_f32_to_bf16(pair[1])};
+      memcpy(lane + 4 * p * ZMI_LANES, h, 4);
+    }
+  }
+}
+
 static void pack_float(const zmi_format *f, const zmi_stored_matrix *m, void *block, int64_t first) {
   const int64_t pairs = (m->k + 1) / 2, rows = ZMI_MIN(m->n - first, (int64_t)ZMI_LANES);
+  const size_t pair_bytes = 2 * zm_dtype_size((zm_dtype)f->dtype);
   if (rows < ZMI_LANES || m->k % 2) memset(block, 0, zmi_packed_block_bytes(f, m->k));
-  bool same = m->stored == ZM_BF16 && f->dtype == ZM_BF16;
-  for (int64_t p0 = 0; p0 < pairs; p0 += 16) { // tiles, so that each line of the block is written once
-    int64_t p1 = ZMI_MIN(p0 + 16, pairs), whole = same ? ZMI_MIN(p1, m->k / 2) : p0;
+  for (int64_t p = 0; p < pairs; p += 16) { // tiles, so that each line of the block is written once
     for (int64_t lane = 0; lane < rows; lane++) {
-      size_t row = (size_t)(first + lane) * (size_t)m->k;
-      for (int64_t p = p0; p < whole; p++) {
-        memcpy((char *)block + 4 * (p * ZMI_LANES + lane), (const char *)m->weight + 2 * (row + 2 * (size_t)p), 4);
-      }
-      for (int64_t k = 2 * whole; k < ZMI_MIN(2 * p1, m->k); k++) {
-        size_t at = (size_t)((k / 2 * ZMI_LANES + lane) * 2 + k % 2);
-        put_element(block, (zm_dtype)f->dtype, at, element(m->weight, m->stored, row + (size_t)k));
-      }
+      pack_pairs(f, m, (size_t)(first + lane) * (size_t)m->k, p, ZMI_MIN(p + 16, pairs), (char *)block + (size_t)lane * pair_bytes);
     }
   }
 }

@@ -160,7 +160,7 @@ static void free_writer(zmi_writer *w) {
 static bool set_temporary(zmi_writer *w) {
   static atomic_uint serial;
   zmi_text t = {0};
-  unsigned mix = (unsigned)(zmi_now() * 1e6);
+  unsigned mix = (unsigned)(uint64_t)(zmi_now() * 1e6);
   zmi_text_add(&t, "%s.part-%ld-%u-%08x", w->path, (long)getpid(), atomic_fetch_add(&serial, 1), mix);
   if (t.failed) {
     zmi_text_release(&t);

@@ -15,6 +15,7 @@ size_t zmi_expert_plan_bytes(int64_t experts, int64_t pairs) {
 
 zmi_expert_plan zmi_expert_plan_at(void *memory, int64_t experts, int64_t pairs) {
   zmi_expert_plan p = {.most = most_entries(experts, pairs), .pairs = pairs, .experts = experts};
+  if (!memory) return p; // only sizes are asked for
   p.count = memory;
   p.expert = p.count + 1;
   p.start = p.expert + p.most;

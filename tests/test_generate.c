@@ -3,6 +3,7 @@
 #include "lm/lm.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -436,6 +437,46 @@ static void any_number_of_threads(void **state) {
   zm_generate_result_free(&first);
 }
 
+// Two threads generate with one model while a third changes its patterns: they take turns, and each gets what it would get alone.
+typedef struct sharer {
+  const zm_generate_options *options;
+  zm_generate_result result;
+  zm_status status;
+} sharer;
+
+static void *share(void *user) {
+  sharer *s = user;
+  zm_session *session = zm_session_open(model, &(zm_session_options){.context = 64, .chunk = 3});
+  s->status = session ? zm_generate(session, prompt, PROMPT, s->options, &s->result) : zm_last_status();
+  zm_session_close(session);
+  return NULL;
+}
+
+static void *repatch(void *user) {
+  zm_status *status = user;
+  for (int i = 0; i < 20 && *status == ZM_OK; i++) *status = i % 2 ? zm_unpatch(model) : zm_patch(model, NULL, NULL);
+  return NULL;
+}
+
+static void threads_share_a_model(void **state) {
+  (void)state;
+  const zm_generate_options o = {.max_tokens = 24, .temperature = 0.9f, .seed = 7, .ignore_eos = true};
+  zm_generate_result alone = generate(&o);
+  sharer sharers[2] = {{.options = &o}, {.options = &o}};
+  zm_status patched = ZM_OK;
+  pthread_t threads[3];
+  for (int i = 0; i < 2; i++) assert_int_equal(pthread_create(&threads[i], NULL, share, &sharers[i]), 0);
+  assert_int_equal(pthread_create(&threads[2], NULL, repatch, &patched), 0);
+  for (int i = 0; i < 3; i++) assert_int_equal(pthread_join(threads[i], NULL), 0);
+  assert_int_equal(patched, ZM_OK);
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal(sharers[i].status, ZM_OK);
+    assert_same_tokens(&sharers[i].result, &alone);
+    zm_generate_result_free(&sharers[i].result);
+  }
+  zm_generate_result_free(&alone);
+}
+
 // The choice of patterns may change under an open session; no bit does.
 static void patching_in_between(void **state) {
   (void)state;
@@ -522,6 +563,7 @@ int main(void) {
     cmocka_unit_test(bad_steps),                 cmocka_unit_test(bad_sessions_and_options),  cmocka_unit_test(any_chunking),
     cmocka_unit_test(batch_equals_alone),        cmocka_unit_test(any_number_of_threads),     cmocka_unit_test(patching_in_between),
     cmocka_unit_test(many_kinds_of_steps),       cmocka_unit_test(failing_allocations),
+    cmocka_unit_test(threads_share_a_model),
   };
   return cmocka_run_group_tests(tests, open_model, close_model);
 }

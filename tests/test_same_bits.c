@@ -1,5 +1,5 @@
-// The promise, rung by rung, over every checkpoint in the tree: logits of all positions, compared bit by bit with one plain run (scalar tier, one
-// thread, stock).
+// The promise, rung by rung, over every checkpoint in the tree: logits of all positions, compared bit by bit with one plain run (scalar
+// tier, one thread, stock).
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -44,7 +44,8 @@ static void choose(zm_model *m, const char *pattern) {
     must(zm_patch(m, &(zm_patch_options){.patterns = &pattern, .count = 1}, NULL));
 }
 
-// Sequence 0 goes forward `chunk` tokens a step, the others one token a step at positions of their own, so that every step mixes unlike rows.
+// Sequence 0 goes forward `chunk` tokens a step, the others one token a step at positions of their own, so that every step mixes unlike
+// rows.
 static void feed(zm_session *s, const way *w, int32_t vocab, float *logits) {
   zm_row rows[256];
   float *out = calloc((size_t)(w->chunk + w->others) * (size_t)vocab, sizeof *out);

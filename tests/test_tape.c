@@ -1,5 +1,5 @@
-// The tape: random graphs of small integer ops are lowered, planned and played with 1 to 4 workers and compared with direct evaluation; the text form goes
-// round; broken tapes are refused; graph surgery replaces what it should.
+// The tape: random graphs of small integer ops are lowered, planned and played with 1 to 4 workers and compared with direct evaluation; the
+// text form goes round; broken tapes are refused; graph surgery replaces what it should.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

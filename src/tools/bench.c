@@ -1,4 +1,5 @@
-// bench: how fast a model reads prompts and decodes, beside what the machine's memory can give, measured in the same process between the runs.
+// bench: how fast a model reads prompts and decodes, beside what the machine's memory can give, measured in the same process between the
+// runs.
 #include "tools/tools.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-// Finds where two programs of the same step part: results of the patched tape are looked up, by a hash of their bytes, among those of the stock tape.
+// Finds where two programs of the same step part: results of the patched tape are looked up, by a hash of their bytes, among those of the
+// stock tape.
 #include "tools/tools.h"
 
 #include <string.h>

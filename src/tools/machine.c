@@ -1,4 +1,5 @@
-// Facts about the machine: what a capsule must say so that its figures can be judged, and the read bandwidth that decoding is measured against.
+// Facts about the machine: what a capsule must say so that its figures can be judged, and the read bandwidth that decoding is measured
+// against.
 #include "tools/tools.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
-// zm_smart_patch: keeps a pattern only if decoding with it is faster beyond the noise and gives the same bits. Patterns are tried one after another on top of
-// those already kept, each timed in ABBA blocks against the choice without it.
+// zm_smart_patch: keeps a pattern only if decoding with it is faster beyond the noise and gives the same bits. Patterns are tried one after
+// another on top of those already kept, each timed in ABBA blocks against the choice without it.
 #include "tools/tools.h"
 
 #include <stdio.h>

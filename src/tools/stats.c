@@ -28,7 +28,8 @@ double zmi_median(const double *values, size_t n) {
   return median;
 }
 
-// The largest r such that P(Binomial(n, 1/2) < r) <= 2.5%: the r-th smallest and r-th largest values are the ends of the interval. 0 if there is none.
+// The largest r such that P(Binomial(n, 1/2) < r) <= 2.5%: the r-th smallest and r-th largest values are the ends of the interval. 0 if
+// there is none.
 static size_t interval_rank(size_t n) {
   if (n > 1000) return (n - (size_t)__builtin_ceil(1.96 * __builtin_sqrt((double)n))) / 2; // 2^-n has left the range of double
   double term = 1; // C(n, i) / 2^n, kept scaled: multiplied out below

@@ -1,5 +1,5 @@
-// The tools room: what proves and measures: validate, bench, smart patching, capsules, facts about the machine. Nothing here prints; results are
-// structs, and JSON objects (jansson) for machines and capsules.
+// The tools room: what proves and measures: validate, bench, smart patching, capsules, facts about the machine. Nothing here prints;
+// results are structs, and JSON objects (jansson) for machines and capsules.
 #ifndef ZMI_TOOLS_H
 #define ZMI_TOOLS_H
 
@@ -8,14 +8,15 @@
 
 // ---- statistics (stats.c) ----
 double zmi_median(const double *values, size_t n); // of a copy; 0 if n is 0
-// The median and an interval that holds the true median with 95% confidence whatever the distribution: order statistics of the binomial (the
-// whole range below six values).
+// The median and an interval that holds the true median with 95% confidence whatever the distribution: order statistics of the binomial
+// (the whole range below six values).
 typedef struct zmi_interval {
   double median, low, high;
 } zmi_interval;
 zm_status zmi_median_interval(const double *values, size_t n, zmi_interval *out);
 
-// A comparison in ABBA rounds: each round times A, B, B, A; its ratio is the time of A over the time of B, so above 1 means that B is faster.
+// A comparison in ABBA rounds: each round times A, B, B, A; its ratio is the time of A over the time of B, so above 1 means that B is
+// faster.
 typedef struct zmi_abba {
   size_t rounds;
   double *a, *b; // seconds of each A or B block: 2 a round, in order
@@ -28,7 +29,8 @@ void zmi_abba_release(zmi_abba *t);
 json_t *zmi_abba_json(const zmi_abba *t, double items); // rates are items a second
 
 // ---- machine (machine.c) ----
-// Read bandwidth in GB/s (1e9 bytes): the pool's workers read `bytes` (0: 512 MB) of fresh memory; best of several passes within about a second.
+// Read bandwidth in GB/s (1e9 bytes): the pool's workers read `bytes` (0: 512 MB, less where memory is short) of fresh memory; best of several passes within about a
+// second.
 zm_status zmi_read_bandwidth(zmi_pool *pool, size_t bytes, double *gb_per_second);
 // The commit that this was built from, "-dirty" behind it if files had changed since; "unknown" outside of a clone. Made by the build.
 extern const char zmi_commit[];
@@ -73,9 +75,9 @@ zm_status zmi_validate(zm_model *m, const zmi_validate_options *options, zmi_val
 void zmi_validation_release(zmi_validation *v);
 json_t *zmi_validation_json(const zmi_validation *v);
 
-// Plays one step of stock and patched program from equal states and names the first instruction of the patched tape whose result is not among the stock tape's
-// results: "model.layers.3.mlp (moe_mlp)". *place is owned by the caller, NULL if every result is found. The session's sequence is left as it was.
-// The two tokens are the same but in tests.
+// Plays one step of stock and patched program from equal states and names the first instruction of the patched tape whose result is not
+// among the stock tape's results: "model.layers.3.mlp (moe_mlp)". *place is owned by the caller, NULL if every result is found. The
+// session's sequence is left as it was. The two tokens are the same but in tests.
 zm_status zmi_locate_difference(zm_session *s, zmi_patterns patterns, int32_t sequence, int32_t stock_token, int32_t patched_token,
                                 char **place);
 
@@ -114,7 +116,8 @@ void zmi_bench_release(zmi_bench *b);
 json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m);
 
 // ---- capsules (capsule.c; docs/capsules.md is their schema) ----
-// A record of a measurement: {"schema": 1, "kind", "created", "command", "machine": {...}, "model": {...}, "result": {...}}. Takes over `result`.
+// A record of a measurement: {"schema": 1, "kind", "created", "command", "machine": {...}, "model": {...}, "result": {...}}. Takes over
+// `result`.
 zm_status zmi_capsule_write(const char *path, const char *kind, int argc, char *const *argv, zm_model *m, json_t *result);
 json_t *zmi_model_json(const zm_model *m);
 

@@ -1,5 +1,5 @@
-// validate: the stock model against the patched one. Every position of several prompts and of their greedy continuations: tokens, bits of logits, KL
-// divergence; then interleaved timings of prompt reading and decoding.
+// validate: the stock model against the patched one. Every position of several prompts and of their greedy continuations: tokens, bits of
+// logits, KL divergence; then interleaved timings of prompt reading and decoding.
 #include "tools/tools.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
-// Any bytes as tokenizer.json, behind a zero byte a text: the file is refused with a message, or the text is encoded to ids within range that
-// decode, at once and streamed, to the same bytes.
+// Any bytes as tokenizer.json, behind a zero byte a text: the file is refused with a message, or the text is encoded to ids within range
+// that decode, at once and streamed, to the same bytes.
 #define _GNU_SOURCE
 #include <sys/mman.h>
 #include <stdio.h>

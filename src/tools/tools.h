@@ -29,8 +29,8 @@ void zmi_abba_release(zmi_abba *t);
 json_t *zmi_abba_json(const zmi_abba *t, double items); // rates are items a second
 
 // ---- machine (machine.c) ----
-// Read bandwidth in GB/s (1e9 bytes): the pool's workers read `bytes` (0: 512 MB, less where memory is short) of fresh memory; best of several passes within about a
-// second.
+// Read bandwidth in GB/s (1e9 bytes): the pool's workers read `bytes` (0: 512 MB, less where memory is short) of fresh memory; best of
+// several passes within about a second.
 zm_status zmi_read_bandwidth(zmi_pool *pool, size_t bytes, double *gb_per_second);
 // The commit that this was built from, "-dirty" behind it if files had changed since; "unknown" outside of a clone. Made by the build.
 extern const char zmi_commit[];

@@ -1,4 +1,5 @@
-// Rates of the CPU kernels beside a plain read of the same memory, interleaved: weights streamed from memory, packing, and row helpers from cache.
+// Rates of the CPU kernels beside a plain read of the same memory, interleaved: weights streamed from memory, packing, and row helpers
+// from cache.
 //   kernels [--isa NAME] [--threads N] [--megabytes N] [--rounds N]
 #include "backend/backend.h"
 

@@ -134,7 +134,8 @@ def oracle(name, folder, prompts, dtype_name):
             "greedy_tokens": GREEDY, "texts": report}
     (out / f"{name}.json").write_text(json.dumps(body, indent=1) + "\n")
     size = sum(f.stat().st_size for f in folder.iterdir() if not f.is_symlink())
-    print(f"{name}: {size / 1e6:.2f} MB,", {t: (round(r[f'{dtype_name}_rms_error'], 5), round(r['logit_std'], 3)) for t, r in report.items()})
+    errors = {t: (round(r[f"{dtype_name}_rms_error"], 5), round(r["logit_std"], 3)) for t, r in report.items()}
+    print(f"{name}: {size / 1e6:.2f} MB,", errors)
 
 
 def save(name, model, config):
@@ -233,32 +234,39 @@ def main():
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
 
     trained(sources, "lfm2-mxfp8", "lfm2-3bit-g32", affine(3, 32), layers=3, overrides=[
-        ("conv.in_proj", affine(6, 64)), ("0.feed_forward.w2", affine(2, 128)), ("self_attn.q_proj", False), ("self_attn.v_proj", affine(8, 32))])
+        ("conv.in_proj", affine(6, 64)), ("0.feed_forward.w2", affine(2, 128)),
+        ("self_attn.q_proj", False), ("self_attn.v_proj", affine(8, 32))])
     trained(sources, "qwen3-nvfp4", "qwen3-5bit-g128", affine(5, 128), layers=2, change=untie, overrides=[
         ("lm_head", affine(2, 32)), ("0.mlp.down_proj", affine(6, 128)), ("1.self_attn.o_proj", affine(4, 32))])
 
     llama = {"model_type": "llama", "intermediate_size": 160, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
     random_model("tiny-llama-biases", {**llama, "attention_bias": True, "mlp_bias": True, "rope_traditional": True}, "float16",
                  affine(4, 32), [("lm_head", False)], 1)
-    random_model("tiny-llama-f32", {**llama, "head_dim": 40, "num_key_value_heads": 1, "vocab_size": 171, "hidden_size": 90, "intermediate_size": 67,
+    random_model("tiny-llama-f32", {**llama, "head_dim": 40, "num_key_value_heads": 1, "vocab_size": 171,
+           "hidden_size": 90, "intermediate_size": 67,
                  "rope_scaling": {"type": "linear", "factor": 4.0}}, "float32", None, (), 2)
     random_model("tiny-mistral", {**llama, "model_type": "mistral", "tie_word_embeddings": True, "num_key_value_heads": 4,
                  "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                                   "original_max_position_embeddings": 32}}, "bfloat16", affine(8, 32), [("up_proj", affine(2, 32))], 3)
     moe = {"model_type": "qwen3_moe", "intermediate_size": 128, "moe_intermediate_size": 64, "num_experts": 12, "num_experts_per_tok": 3,
-           "decoder_sparse_step": 2, "mlp_only_layers": [3], "num_hidden_layers": 4, "rms_norm_eps": 1e-6, "head_dim": 32, "rope_theta": 1e4,
+           "decoder_sparse_step": 2, "mlp_only_layers": [3], "num_hidden_layers": 4, "rms_norm_eps": 1e-6,
+           "head_dim": 32, "rope_theta": 1e4,
            "norm_topk_prob": False, "tie_word_embeddings": True}
     random_model("tiny-qwen3_moe", moe, "bfloat16", affine(6, 32), [("mlp.gate", affine(8, 32)), ("switch_mlp.up_proj", affine(3, 32)),
                  ("switch_mlp.down_proj", affine(5, 64))], 4)
     lfm2 = {"model_type": "lfm2_moe", "intermediate_size": 128, "moe_intermediate_size": 64, "num_hidden_layers": 4, "num_experts": 8,
             "num_experts_per_tok": 2, "norm_topk_prob": True, "use_expert_bias": True, "num_dense_layers": 1, "norm_eps": 1e-5,
-            "conv_bias": True, "conv_L_cache": 4, "routed_scaling_factor": 1.5, "layer_types": ["conv", "full_attention", "conv", "full_attention"]}
+            "conv_bias": True, "conv_L_cache": 4, "routed_scaling_factor": 1.5,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"]}
     random_model("tiny-lfm2_moe", lfm2, "bfloat16", affine(4, 32), [("feed_forward.gate", False)], 5)
     random_model("tiny-lfm2", {"model_type": "lfm2", "norm_eps": 1e-5, "conv_bias": False, "conv_L_cache": 3, "block_dim": 96,
                  "block_ff_dim": 150, "block_multiple_of": 32, "block_ffn_dim_multiplier": 1.1, "block_auto_adjust_ff_dim": True,
-                 "num_hidden_layers": 3, "full_attn_idxs": [1]}, "bfloat16", affine(2, 32), [("in_proj", affine(3, 32)), ("embed_tokens", affine(6, 32))], 6)
-    random_model("tiny-lfm2_moe-hf", {**lfm2, "num_hidden_layers": 3, "num_experts": 4, "layer_types": ["conv", "conv", "full_attention"], "use_expert_bias": False,
-                 "conv_bias": False, "norm_topk_prob": False, "moe_intermediate_size": 40, "rope_parameters": {"rope_theta": 5000.0, "rope_type": "default"}},
+                 "num_hidden_layers": 3, "full_attn_idxs": [1]}, "bfloat16", affine(2, 32),
+                 [("in_proj", affine(3, 32)), ("embed_tokens", affine(6, 32))], 6)
+    random_model("tiny-lfm2_moe-hf", {**lfm2, "num_hidden_layers": 3, "num_experts": 4,
+                 "layer_types": ["conv", "conv", "full_attention"], "use_expert_bias": False,
+                 "conv_bias": False, "norm_topk_prob": False, "moe_intermediate_size": 40,
+                 "rope_parameters": {"rope_theta": 5000.0, "rope_type": "default"}},
                  "float32", None, (), 7, loose=True)
 
 

@@ -70,8 +70,9 @@ by_hand() {
   echo "$1" >&2
   exit 1
 }
+release=${OS_RELEASE:-/etc/os-release} # tests give another
 # shellcheck source=/dev/null
-[ ! -r /etc/os-release ] || . /etc/os-release
+[ ! -r "$release" ] || . "$release"
 case " ${ID:-} ${ID_LIKE:-} " in
   *" debian "* | *" ubuntu "*) ;;
   *) by_hand "Install them (or what your system calls them) and run this again." ;;

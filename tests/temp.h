@@ -41,7 +41,8 @@ static inline int temp_count(const temp_folder *t) {
   DIR *folder = opendir(t->path);
   int count = 0;
   if (!folder) return -1;
-  for (struct dirent *entry; (entry = readdir(folder)) != NULL;) count += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
+  for (struct dirent *entry; (entry = readdir(folder)) != NULL;)
+    count += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
   closedir(folder);
   return count;
 }

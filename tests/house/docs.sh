@@ -1,6 +1,6 @@
 #!/bin/sh
-# Documents say what is there: docs/cli.md is what the option table prints, files that documents name exist, and the commands and make targets
-# of README and CONTRIBUTING are known.
+# Documents say what is there: docs/cli.md is what the option table prints, files that documents name exist, and the commands and make
+# targets of README and CONTRIBUTING are known.
 set -u
 . "$(dirname "$0")/tap.sh"
 zmlx=${TEST_BUILD:-build}/zmlx

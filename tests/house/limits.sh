@@ -1,5 +1,6 @@
 #!/bin/sh
-# What keeps files readable: 900 lines a file, 140 columns, 90 lines a function; and no path of somebody's machine in the tree.
+# What keeps files readable: 900 lines a file, 140 columns, 90 lines a function; no path of somebody's machine in the tree; and a tree that
+# is small enough to clone in a minute.
 set -u
 . "$(dirname "$0")/tap.sh"
 
@@ -36,6 +37,8 @@ for f in README.md CONTRIBUTING.md docs checkpoints/README.md Makefile meson.bui
   expect_empty "functions of at most 90 lines" "$(long_functions $folders)"
   expect_empty "no machine paths" "$(machine_paths $folders $texts)"
   expect_empty "a short README" "$(awk 'END { if (NR > 119) print "README.md: " NR " lines" }' README.md 2>&1)"
+  bytes=$(find $folders $texts checkpoints -type f -exec cat {} + | wc -c)
+  expect_empty "at most 50 MB" "$([ "$bytes" -le $((50 * 1048576)) ] || echo "$bytes bytes")"
   expect_empty "nothing tunes the build to the machine it runs on" "$(native $folders meson.build Makefile)"
 }
 

@@ -260,6 +260,13 @@ static void chunking(void **state) {
   feed(&r, tokens + count - 2, 2, 2, part);
   assert_memory_equal(part, whole + (count - 2) * vocab, 2 * vocab * sizeof *part);
   runner_close(&r);
+
+  // A session is the same programs.
+  zm_session *session = zm_session_open(m, &(zm_session_options){.context = 64, .chunk = 9});
+  assert_non_null(session);
+  assert_int_equal(zm_session_feed(session, 0, tokens, count, part, count, NULL, NULL), ZM_OK);
+  assert_memory_equal(part, whole, count * vocab * sizeof *part);
+  zm_session_close(session);
   free(whole);
   free(part);
   free(tokens);

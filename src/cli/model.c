@@ -27,6 +27,7 @@ zm_model *cli_open_stock_model(const cli_args *args, int *status) {
   if (m && cli_interrupted()) {
     zm_model_close(m);
     m = NULL;
+    if (cli_interrupt_claim()) cli_error("interrupted");
     *status = cli_interrupt_status();
   } else if (!m) {
     *status = cli_failed();

@@ -105,7 +105,10 @@ void cli_note(const char *format, ...) {
 }
 
 int cli_failed(void) {
-  if (zm_last_status() == ZM_ERROR_CANCELLED && cli_interrupted()) return cli_interrupt_status(); // the user knows
+  if (zm_last_status() == ZM_ERROR_CANCELLED && cli_interrupted()) {
+    if (cli_interrupt_claim()) cli_error("interrupted");
+    return cli_interrupt_status();
+  }
   const char *message = zm_last_error();
   cli_error("%s", *message ? message : "the work failed without saying why");
   return CLI_FAILURE;

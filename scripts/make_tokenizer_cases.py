@@ -2,9 +2,9 @@
 """Makes tests/data/tokenizers: small tokenizer.json files that use each part a byte-level tokenizer can have, and cases.bin, hard texts
 with the ids and decoded texts that Hugging Face `tokenizers` gives for them.
 
-    python3 scripts/make_tokenizer_cases.py [more tokenizer.json files...]
+    python3 scripts/make_tokenizer_cases.py
 
-Files named on the command line are copied beside the made ones and get cases too. tests/test_tokenizer.c tells the format of cases.bin.
+The tokenizer of the shipped checkpoint gets cases too. tests/test_tokenizer.c tells the format of cases.bin.
 """
 import json
 import os
@@ -17,7 +17,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from tokenizer_texts import hard_texts, random_texts  # noqa: E402
 
-OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "data", "tokenizers")
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+OUT = os.path.join("tests", "data", "tokenizers")
+SHIPPED = os.path.join("checkpoints", "storyteller-4bit", "tokenizer.json")
 
 CORPUS = """The quick brown fox jumps over the lazy dog. She said: "I'll go, they're here, we've won, it's 3.14159 and 2,718,281!"
 def encode(text):\n    return [token for token in split(text) if token is not None]\n\n\tfor (int i = 0; i < 1000; i++) { sum += a[i]; }
@@ -170,14 +172,16 @@ def samples():
 
 
 def main():
+    os.chdir(ROOT)
     os.makedirs(OUT, exist_ok=True)
     files = {}
     for name, (t, j) in samples().items():
-        text = json.dumps(j if j is not None else json.loads(t.to_str()), ensure_ascii=False, separators=(",", ":"))
-        files[name] = text
-    for path in sys.argv[1:]:
-        name = os.path.basename(os.path.dirname(os.path.abspath(path)))
-        files[name] = open(path, encoding="utf-8").read()
+        files[os.path.join(OUT, name + ".json")] = json.dumps(j if j is not None else json.loads(t.to_str()), ensure_ascii=False,
+                                                              separators=(",", ":"))
+    for path, text in files.items():
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+    files[SHIPPED] = open(SHIPPED, encoding="utf-8").read()
     # Texts once; then of each tokenizer, text by text: flags, ids as 16-bit numbers, and the decoded text where it is another one.
     texts = hard_texts() + random_texts(random.Random(1), 60, ["<s>", "</s>", "<|endoftext|>", "<mask>", "<|im_end|>", "<|extra_1|>",
                                                                " [B]"])
@@ -186,8 +190,6 @@ def main():
         cases += struct.pack("<I", len(s.encode())) + s.encode()
     cases += struct.pack("<I", len(files))
     for name, text in files.items():
-        with open(os.path.join(OUT, name + ".json"), "w", encoding="utf-8") as f:
-            f.write(text)
         t = Tokenizer.from_str(text)
         cases += struct.pack("<I", len(name)) + name.encode()
         for i, s in enumerate(texts):

@@ -18,6 +18,7 @@ struct zm_detokenizer {
 // Appends the whole characters of bytes[0..size) and U+FFFD for errors. Returns how many bytes at the end are the beginning of a character.
 static size_t add_valid(zmi_text *out, const uint8_t *bytes, size_t size) {
   size_t done = 0, at = 0, taken;
+  if (size == 0) return 0;
   while (at < size) {
     if (bytes[at] < 0x80) {
       at++;

@@ -76,7 +76,7 @@ static zm_status apply_template(const zm_tokenizer *t, bool add_special, int32_t
 }
 
 static zm_status prepare(zmi_encoder *e, size_t size) {
-  e->matcher = zmi_matcher_new();
+  e->matcher = zmi_matcher_new(size);
   if (!e->matcher) return ZM_ERROR_MEMORY;
   if (e->t->stage_count && !(e->stage_text = zmi_calloc(e->t->stage_count, sizeof *e->stage_text))) return ZM_ERROR_MEMORY;
   if (size >= CACHE_FROM && !(e->work.cache = zmi_word_cache_new())) return ZM_ERROR_MEMORY;

@@ -89,7 +89,7 @@ typedef struct zmi_regex zmi_regex;
 typedef struct zmi_matcher zmi_matcher; // the memory of matching, of one thread; serves any regex
 zmi_regex *zmi_regex_new(const char *pattern, size_t size);
 void zmi_regex_free(zmi_regex *r);
-zmi_matcher *zmi_matcher_new(void);
+zmi_matcher *zmi_matcher_new(size_t text_size); // of the longest text that it will see
 void zmi_matcher_free(zmi_matcher *m);
 // The first match in text[from..size); *found says if there is one.
 zm_status zmi_regex_find(const zmi_regex *r, zmi_matcher *m, const char *text, size_t size, size_t from, bool *found, size_t *start,

@@ -154,7 +154,7 @@ static zm_status store_content(loader *l, zmi_added_token *token, const zmi_json
   zmi_normal_work work = {0};
   const char *text = content->text;
   size_t size = content->size;
-  zmi_matcher *matcher = zmi_matcher_new();
+  zmi_matcher *matcher = zmi_matcher_new(content->size);
   zm_status status = matcher ? zmi_normalize(t->normalizers, t->normalizer_count, &work, matcher, &text, &size) : ZM_ERROR_MEMORY;
   token->normal = l->storage.size;
   token->normal_size = size;

@@ -22,6 +22,7 @@ typedef struct translator {
   zmi_text *out;
   int depth;
   bool caseless, dot_all;
+  bool failed; // memory was short
   char last_literal; // the ASCII letter before this place in a caseless sequence, 0 if none
 } translator;
 
@@ -29,7 +30,9 @@ static zm_status refuse(const translator *t, const char *at, const char *what) {
   return zmi_fail(ZM_ERROR_UNSUPPORTED, "at offset %zu of the pattern: %s", (size_t)(at - t->start), what);
 }
 
-static void release_set(char_set *s) {
+// Also notes a want of memory that made the set incomplete.
+static void release_set(translator *t, char_set *s) {
+  t->failed = t->failed || s->body.failed || s->negated_in.failed || s->negated_out.failed;
   zmi_text_release(&s->body);
   zmi_text_release(&s->negated_in);
   zmi_text_release(&s->negated_out);
@@ -108,12 +111,13 @@ static bool add_property(char_set *s, const char *name, size_t size) {
 
 static void add_white(char_set *s) { zmi_text_add(&s->body, "\\p{Z}\\t-\\r\\x{85}"); }
 
-// Letters, marks, decimal digits and connectors; enclosed letters; and digits of Latin-1, a trait of Oniguruma.
-static void add_word(char_set *s) {
+// Letters, marks, decimal digits and connectors, and enclosed letters. Outside of classes \w and \b take some numbers of Latin-1 too,
+// a trait of Oniguruma.
+static void add_word(char_set *s, bool in_class) {
   static const char *const parts[] = {"L", "M", "Nd", "Nl", "Pc"};
   for (size_t i = 0; i < ZMI_COUNT(parts); i++) add_property(s, parts[i], strlen(parts[i]));
-  zmi_text_add(&s->body,
-               "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}");
+  zmi_text_add(&s->body, "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}");
+  if (!in_class) zmi_text_add(&s->body, "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}");
 }
 
 // Adds all characters that `other` has not.
@@ -186,11 +190,11 @@ static zm_status read_property(translator *t, const char *place, char_set *s, bo
   else {
     add_property(s, name, (size_t)(end - name));
   }
-  release_set(&one);
+  release_set(t, &one);
   return status;
 }
 
-static zm_status read_escape(translator *t, char_set *s, bool *is_set, uint32_t *c) {
+static zm_status read_escape(translator *t, char_set *s, bool in_class, bool *is_set, uint32_t *c) {
   static const char plain[] = "nrtfvae", values[] = "\n\r\t\f\v\a\x1b", set_letters[] = "sdwhSDWH";
   const char *place = t->at - 1;
   *is_set = false;
@@ -231,11 +235,11 @@ static zm_status read_escape(translator *t, char_set *s, bool *is_set, uint32_t 
   char kind = (char)(letter | 0x20);
   if (kind == 's') add_white(&one);
   else if (kind == 'd') add_property(&one, "Nd", 2);
-  else if (kind == 'w') add_word(&one);
+  else if (kind == 'w') add_word(&one, in_class);
   else zmi_text_add(&one.body, "0-9A-Fa-f");
   if (letter != kind) add_complement(s, &one);
   else zmi_text_add(&s->body, "%s", zmi_text_str(&one.body));
-  release_set(&one);
+  release_set(t, &one);
   return ZM_OK;
 }
 
@@ -268,13 +272,13 @@ static zm_status read_item(translator *t, char_set *s) {
       status = refuse(t, place, "a class nested in this way is not supported");
     if (status == ZM_OK && negative) add_complement(s, &inner);
     else if (status == ZM_OK) zmi_text_add(&s->body, "%s", zmi_text_str(&inner.body));
-    release_set(&inner);
+    release_set(t, &inner);
     return status;
   }
   if (*t->at == '\\') {
     t->at++;
     if (t->at < t->end && *t->at == 'b') return refuse(t, place, "\\b in a class is not supported");
-    status = read_escape(t, s, &is_set, &c);
+    status = read_escape(t, s, true, &is_set, &c);
   } else {
     c = zmi_utf8_next(&t->at);
   }
@@ -286,8 +290,8 @@ static zm_status read_item(translator *t, char_set *s) {
   if (*t->at == '\\') {
     char_set unused = {0};
     t->at++;
-    status = read_escape(t, &unused, &end_is_set, &last);
-    release_set(&unused);
+    status = read_escape(t, &unused, true, &end_is_set, &last);
+    release_set(t, &unused);
   } else {
     last = zmi_utf8_next(&t->at);
   }
@@ -313,7 +317,7 @@ static zm_status read_class(translator *t, zmi_text *out, char_set *plain, bool 
       add_set(&operands, &s, false);
       zmi_text_add(&operands, ")");
       joined = empty = true;
-      release_set(&s);
+      release_set(t, &s);
       s = (char_set){0};
     } else {
       status = read_item(t, &s);
@@ -334,9 +338,9 @@ static zm_status read_class(translator *t, zmi_text *out, char_set *plain, bool 
       add_set(out, &s, negated);
     }
   }
-  if (s.body.failed || s.negated_in.failed || s.negated_out.failed || operands.failed) status = ZM_ERROR_MEMORY;
+  t->failed = t->failed || operands.failed;
   t->depth--;
-  release_set(&s);
+  release_set(t, &s);
   zmi_text_release(&operands);
   return status;
 }
@@ -512,21 +516,20 @@ static zm_status read_escaped_atom(translator *t, bool *quantifiable) {
   }
   if (letter == 'b' || letter == 'B') {
     char_set word = {0};
-    add_word(&word);
+    add_word(&word, false);
     const char *w = zmi_text_str(&word.body);
     if (letter == 'b') zmi_text_add(t->out, "(?:(?<=[%s])(?![%s])|(?<![%s])(?=[%s]))", w, w, w, w);
     else zmi_text_add(t->out, "(?:(?<=[%s])(?=[%s])|(?<![%s])(?![%s]))", w, w, w, w);
-    bool failed = word.body.failed;
-    release_set(&word);
+    release_set(t, &word);
     t->at++;
     *quantifiable = false;
     t->last_literal = 0;
-    return failed ? ZM_ERROR_MEMORY : ZM_OK;
+    return ZM_OK;
   }
   char_set s = {0};
   bool is_set;
   uint32_t c;
-  zm_status status = read_escape(t, &s, &is_set, &c);
+  zm_status status = read_escape(t, &s, false, &is_set, &c);
   if (status == ZM_OK && is_set) {
     add_set(t->out, &s, false);
     t->last_literal = 0;
@@ -534,8 +537,7 @@ static zm_status read_escaped_atom(translator *t, bool *quantifiable) {
     status = check_fold(t, place, c);
     add_char(t->out, c);
   }
-  if (s.body.failed || s.negated_in.failed || s.negated_out.failed) status = ZM_ERROR_MEMORY;
-  release_set(&s);
+  release_set(t, &s);
   return status;
 }
 
@@ -586,6 +588,6 @@ zm_status zmi_pattern_translate(const char *pattern, size_t size, zmi_text *out)
   translator t = {.start = pattern, .at = pattern, .end = pattern + size, .out = out};
   if (size > MAX_PATTERN) return refuse(&t, t.end, "patterns longer than 16384 bytes are not supported");
   zm_status status = read_alternatives(&t, false);
-  if (status == ZM_OK && out->failed) return ZM_ERROR_MEMORY;
+  if (status == ZM_OK && (t.failed || out->failed)) return ZM_ERROR_MEMORY;
   return status;
 }

@@ -69,7 +69,7 @@ void zmi_regex_free(zmi_regex *r) {
   zmi_free(r);
 }
 
-zmi_matcher *zmi_matcher_new(void) {
+zmi_matcher *zmi_matcher_new(size_t text_size) {
   zmi_matcher *m = zmi_calloc(1, sizeof *m);
   pcre2_general_context *general = m ? pcre2_general_context_create(take, give, NULL) : NULL;
   if (general) {
@@ -78,8 +78,8 @@ zmi_matcher *zmi_matcher_new(void) {
   }
   pcre2_general_context_free(general);
   if (m && m->context) {
-    // Backtracking over a long input is no reason to fail; a pattern that explodes is. The counts start anew at each place of the text.
-    pcre2_set_match_limit(m->context, 200u * 1000 * 1000);
+    // Backtracking over a long input is no reason to fail; a pattern that explodes is. The count starts anew at each place of the text.
+    pcre2_set_match_limit(m->context, (uint32_t)ZMI_MIN((size_t)10 * 1000 * 1000 + 20 * text_size, (size_t)UINT32_MAX));
     pcre2_set_depth_limit(m->context, UINT32_MAX);
     pcre2_set_heap_limit(m->context, 4u << 20); // KiB
     return m;

@@ -129,9 +129,9 @@ typedef struct zm_generate_options {
 } zm_generate_options;
 
 typedef struct zm_generate_result {
-  int32_t *tokens; // new tokens
+  int32_t *tokens; // new tokens, with the end-of-text or stop token that ended them
   size_t count;
-  char *text; // their text, zero-terminated
+  char *text; // their text, zero-terminated: what the events said, one after another; NULL after some failures
   size_t text_size;
   zm_stop_reason stop;
   size_t prompt_tokens;
@@ -141,6 +141,7 @@ typedef struct zm_generate_result {
 // Continues `prompt` (count > 0 token ids) in sequence 0 of a session, after what it already holds. options may be NULL.
 // The last new token has been chosen but not read by the model: who goes on begins the next prompt with it.
 // *result is to be released with zm_generate_result_free, after failure too (it then holds what was generated before).
+// A checkpoint without tokenizer.json generates tokens and no text. How a token is chosen: docs/cli.md, "Sampling".
 ZM_API zm_status zm_generate(zm_session *s, const int32_t *prompt, size_t count, const zm_generate_options *options,
                              zm_generate_result *result);
 ZM_API void zm_generate_result_free(zm_generate_result *result);

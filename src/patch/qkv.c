@@ -43,7 +43,7 @@ static zm_status want_heads(const qkv_attrs *a, int nin, const zmi_type *in) {
     if (status == ZM_OK) status = zmi_want_dim(angles[i], &in[COSINE + i], 0, in[X].shape[0], "rows of x");
     if (status == ZM_OK) status = zmi_want_dim(angles[i], &in[COSINE + i], 1, in[COSINE].shape[1], "pairs of cosine");
   }
-  if (status == ZM_OK && 2 * in[COSINE].shape[1] > a->dim) {
+  if (status == ZM_OK && in[COSINE].shape[1] > a->dim / 2) {
     status = zmi_fail(ZM_ERROR_ARGUMENT, "cosine: %lld pairs are more than a head of %lld elements holds", (long long)in[COSINE].shape[1],
                       (long long)a->dim);
   }

@@ -19,13 +19,15 @@ zm_status zmi_want_cache(const char *operand, const zmi_type *t, bool keys) {
   if (status == ZM_OK && keys) status = zmi_want_dim(operand, t, 4, ZMI_KEY_BLOCK, "positions of a block");
   if (status == ZM_OK && keys) status = zmi_want_dim(operand, t, 5, 2, "a pair of elements");
   if (status != ZM_OK) return status;
-  int64_t dim = keys ? 2 * t->shape[3] : t->shape[3];
-  if (dim < 2 || dim > ZMI_MAX_HEAD || dim % 2 != 0) {
-    return zmi_fail(ZM_ERROR_UNSUPPORTED, "%s: heads of %lld elements; an even number from 2 to %d is supported", operand, (long long)dim,
-                    ZMI_MAX_HEAD);
+  // Dimensions may be anything where another one is zero: compare before multiplying.
+  int64_t part = t->shape[3], most = keys ? ZMI_MAX_HEAD / 2 : ZMI_MAX_HEAD;
+  if (part < 1 || part > most || (!keys && part % 2 != 0)) {
+    return zmi_fail(ZM_ERROR_UNSUPPORTED, "%s: %lld %s; heads of an even number of elements from 2 to %d are supported", operand,
+                    (long long)part, keys ? "pairs" : "elements", ZMI_MAX_HEAD);
   }
-  int64_t context = keys ? t->shape[2] * ZMI_KEY_BLOCK : t->shape[2];
-  if (context % ZMI_KEY_BLOCK == 0 && context <= INT32_MAX && t->shape[0] <= INT32_MAX) return ZM_OK;
+  bool fits = t->shape[2] <= INT32_MAX / (keys ? ZMI_KEY_BLOCK : 1) && t->shape[0] <= INT32_MAX;
+  int64_t context = !fits ? t->shape[2] : keys ? t->shape[2] * ZMI_KEY_BLOCK : t->shape[2];
+  if (fits && context % ZMI_KEY_BLOCK == 0) return ZM_OK;
   return zmi_fail(ZM_ERROR_ARGUMENT, "%s: %lld positions of %lld sequences: positions must be a multiple of %d, both below 2^31", operand,
                   (long long)context, (long long)t->shape[0], ZMI_KEY_BLOCK);
 }

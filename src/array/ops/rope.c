@@ -25,7 +25,7 @@ static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout
     if (status == ZM_OK) status = zmi_want_dim(name, &in[i], 0, in[X].shape[0], "rows of x");
     if (status == ZM_OK) status = zmi_want_dim(name, &in[i], 1, in[COSINE].shape[1], "pairs of cosine");
   }
-  if (status == ZM_OK && 2 * in[COSINE].shape[1] > in[X].shape[2]) {
+  if (status == ZM_OK && in[COSINE].shape[1] > in[X].shape[2] / 2) {
     status = zmi_fail(ZM_ERROR_ARGUMENT, "cosine: %lld pairs are more than a head of %lld elements holds", (long long)in[COSINE].shape[1],
                       (long long)in[X].shape[2]);
   }

@@ -117,11 +117,13 @@ static int run_doctor(const cli_args *args) {
   const zmi_kernels *kernels = zmi_kernels_find(cli_given(args, "isa") ? cli_text(args, "isa") : NULL);
   if (!kernels) return cli_failed();
   zmi_pool *pool = zmi_pool_new((int)cli_int(args, "threads"));
-  double bandwidth = 0;
-  if (!pool || zmi_read_bandwidth(pool, 0, &bandwidth) != ZM_OK) {
+  zmi_bandwidth *memory = pool ? zmi_bandwidth_new(pool) : NULL;
+  if (!memory) {
     zmi_pool_free(pool);
     return cli_failed();
   }
+  double bandwidth = zmi_bandwidth_measure(memory);
+  zmi_bandwidth_free(memory);
   json_t *j =
       json_pack("{s:o, s:i, s:f, s:I, s:o, s:o, s:o, s:o}", "machine", zmi_machine_json(kernels), "threads", zmi_pool_workers(pool),
                 "read_bandwidth_gb_s", bandwidth, "memory_available", (json_int_t)zmi_memory_available(), "caches", caches_json(),

@@ -46,20 +46,42 @@ static zm_status run_once(bencher *b, double *prefill, double *decode) {
   return status;
 }
 
+// Bandwidth moves with what else the machine does: it is measured before and after each run, and the better one counts.
 static zm_status run_all(bencher *b) {
   zmi_bench *out = b->out;
-  double unused_prefill, unused_decode, bandwidth;
+  double unused_prefill, unused_decode;
   zm_status status = run_once(b, &unused_prefill, &unused_decode); // compiles and warms up
   out->peak_memory = zmi_peak_memory();                            // before the memory that measures bandwidth
+  zmi_bandwidth *memory = status == ZM_OK ? zmi_bandwidth_new(zmi_model_pool(b->model)) : NULL;
+  if (status == ZM_OK && !memory) status = ZM_ERROR_MEMORY;
+  double before = memory ? zmi_bandwidth_measure(memory) : 0;
   for (size_t i = 0; i < out->runs && status == ZM_OK; i++) {
-    status = zmi_read_bandwidth(zmi_model_pool(b->model), 0, &bandwidth);
-    if (status == ZM_OK && bandwidth > out->bandwidth) out->bandwidth = bandwidth;
-    if (status == ZM_OK) status = run_once(b, &out->prefill_runs[i], &out->decode_runs[i]);
+    status = run_once(b, &out->prefill_runs[i], &out->decode_runs[i]);
+    double after = zmi_bandwidth_measure(memory);
+    out->bandwidth_runs[i] = ZMI_MAX(before, after);
+    before = after;
     if (status == ZM_OK) status = tick(b, i + 1, out->runs);
   }
+  zmi_bandwidth_free(memory);
   if (status == ZM_OK) status = zmi_median_interval(out->prefill_runs, out->runs, &out->prefill);
   if (status == ZM_OK) status = zmi_median_interval(out->decode_runs, out->runs, &out->decode);
   return status;
+}
+
+// Share of the bandwidth around each run; the median of them.
+static zm_status take_share(bencher *b) {
+  zmi_bench *out = b->out;
+  zm_model_info info;
+  zm_model_get_info(b->model, &info);
+  out->bytes_per_token = info.bytes_per_token;
+  out->cache_bytes = info.cache_bytes_per_token * (uint64_t)out->depth;
+  double *shares = zmi_calloc(out->runs, sizeof *shares), bytes = (double)(out->bytes_per_token + out->cache_bytes);
+  if (!shares) return ZM_ERROR_MEMORY;
+  for (size_t i = 0; i < out->runs; i++) shares[i] = bytes * out->decode_runs[i] / 1e9 / out->bandwidth_runs[i];
+  out->share = zmi_median(shares, out->runs);
+  out->bandwidth = zmi_median(out->bandwidth_runs, out->runs);
+  zmi_free(shares);
+  return ZM_OK;
 }
 
 // ---- profile ----
@@ -123,9 +145,10 @@ static zm_status prepare(bencher *b) {
   }
   out->prefill_runs = zmi_calloc(out->runs, sizeof *out->prefill_runs);
   out->decode_runs = zmi_calloc(out->runs, sizeof *out->decode_runs);
+  out->bandwidth_runs = zmi_calloc(out->runs, sizeof *out->bandwidth_runs);
   b->tokens = zmi_calloc((size_t)out->depth, sizeof *b->tokens);
   b->logits = zmi_calloc((size_t)b->vocab, sizeof *b->logits);
-  if (!out->prefill_runs || !out->decode_runs || !b->tokens || !b->logits) return ZM_ERROR_MEMORY;
+  if (!out->prefill_runs || !out->decode_runs || !out->bandwidth_runs || !b->tokens || !b->logits) return ZM_ERROR_MEMORY;
   for (int32_t i = 0; i < out->depth; i++) b->tokens[i] = (int32_t)(zmi_uniform(1, (uint64_t)i) * b->vocab);
   b->session = zm_session_open(b->model, &(zm_session_options){.context = out->depth + out->decode_tokens, .chunk = o->chunk});
   return b->session ? ZM_OK : zm_last_status();
@@ -141,13 +164,7 @@ zm_status zmi_bench_run(zm_model *m, const zmi_bench_options *options, zmi_bench
     status = profile(&b);
     zmi_model_unlock(m);
   }
-  if (status == ZM_OK) {
-    zm_model_info info;
-    zm_model_get_info(m, &info);
-    out->bytes_per_token = info.bytes_per_token;
-    out->cache_bytes = info.cache_bytes_per_token * (uint64_t)out->depth;
-    out->share = (double)(out->bytes_per_token + out->cache_bytes) * out->decode.median / 1e9 / out->bandwidth;
-  }
+  if (status == ZM_OK) status = take_share(&b);
   zm_session_close(b.session);
   zmi_free(b.tokens);
   zmi_free(b.logits);
@@ -158,6 +175,7 @@ zm_status zmi_bench_run(zm_model *m, const zmi_bench_options *options, zmi_bench
 void zmi_bench_release(zmi_bench *b) {
   zmi_free(b->decode_runs);
   zmi_free(b->prefill_runs);
+  zmi_free(b->bandwidth_runs);
   zmi_free(b->ops);
   memset(b, 0, sizeof *b);
 }
@@ -169,13 +187,13 @@ static json_t *list(const double *values, size_t n) {
 }
 
 json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m) {
-  json_t *j =
-      json_pack("{s:f, s:f, s:I, s:I, s:f, s:f, s:i, s:i, s:i, s:[f, f], s:[f, f], s:o, s:o, s:I, s:o}", "decode_tok_s", b->decode.median,
-                "prefill_tok_s", b->prefill.median, "bytes_per_token", (json_int_t)b->bytes_per_token, "cache_bytes",
-                (json_int_t)b->cache_bytes, "read_bandwidth_gb_s", b->bandwidth, "share_of_bandwidth", b->share, "prompt_tokens",
-                b->prompt_tokens, "decode_tokens", b->decode_tokens, "depth", b->depth, "decode_interval", b->decode.low, b->decode.high,
-                "prefill_interval", b->prefill.low, b->prefill.high, "decode_runs", list(b->decode_runs, b->runs), "prefill_runs",
-                list(b->prefill_runs, b->runs), "peak_memory", (json_int_t)b->peak_memory, "model", zmi_model_json(m));
+  json_t *j = json_pack("{s:f, s:f, s:I, s:I, s:f, s:f, s:i, s:i, s:i, s:[f, f], s:[f, f], s:o, s:o, s:o, s:I, s:o}", "decode_tok_s",
+                        b->decode.median, "prefill_tok_s", b->prefill.median, "bytes_per_token", (json_int_t)b->bytes_per_token,
+                        "cache_bytes", (json_int_t)b->cache_bytes, "read_bandwidth_gb_s", b->bandwidth, "share_of_bandwidth", b->share,
+                        "prompt_tokens", b->prompt_tokens, "decode_tokens", b->decode_tokens, "depth", b->depth, "decode_interval",
+                        b->decode.low, b->decode.high, "prefill_interval", b->prefill.low, b->prefill.high, "decode_runs",
+                        list(b->decode_runs, b->runs), "prefill_runs", list(b->prefill_runs, b->runs), "bandwidth_runs",
+                        list(b->bandwidth_runs, b->runs), "peak_memory", (json_int_t)b->peak_memory, "model", zmi_model_json(m));
   if (!j || b->op_count == 0) return j;
   json_t *ops = json_array();
   for (size_t i = 0; i < b->op_count && ops; i++) {

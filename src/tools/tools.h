@@ -29,9 +29,12 @@ void zmi_abba_release(zmi_abba *t);
 json_t *zmi_abba_json(const zmi_abba *t, double items); // rates are items a second
 
 // ---- machine (machine.c) ----
-// Read bandwidth in GB/s (1e9 bytes): the pool's workers read `bytes` (0: 512 MB, less where memory is short) of fresh memory; best of
-// several passes within about a second.
-zm_status zmi_read_bandwidth(zmi_pool *pool, size_t bytes, double *gb_per_second);
+// Read bandwidth in GB/s (1e9 bytes) of the pool's workers over 512 MB of their own (less where memory is short): the best of several
+// passes, about a tenth of a second a measurement. (bandwidth.c)
+typedef struct zmi_bandwidth zmi_bandwidth;
+zmi_bandwidth *zmi_bandwidth_new(zmi_pool *pool);
+double zmi_bandwidth_measure(zmi_bandwidth *b);
+void zmi_bandwidth_free(zmi_bandwidth *b);
 // The commit that this was built from, "-dirty" behind it if files had changed since; "unknown" outside of a clone. Made by the build.
 extern const char zmi_commit[];
 // {"cpu", "cores", "memory_bytes", "system", "isa", "compiler", "version", "commit"}. NULL when memory is short.
@@ -104,8 +107,9 @@ typedef struct zmi_bench {
   double *decode_runs, *prefill_runs;
   size_t runs;
   int32_t prompt_tokens, decode_tokens, depth;
-  double bandwidth;                      // GB/s, measured between the runs in the same process (the best of them)
-  double share;                          // bytes_per_token * decode rate / bandwidth
+  double *bandwidth_runs; // GB/s around each run: the better of before and after, in the same process
+  double bandwidth;       // their median
+  double share;           // median over the runs of bytes read a second / bandwidth around it
   uint64_t bytes_per_token, cache_bytes; // weights read for one token; cache read at this depth
   uint64_t peak_memory;
   zmi_bench_op *ops; // with profile: by falling time

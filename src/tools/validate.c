@@ -307,7 +307,10 @@ static zm_status validate(validator *v) {
   for (size_t i = 0; i < v->prompt_count && status == ZM_OK; i++) status = check_prompt(v, i);
   if (status == ZM_OK) status = time_all(v);
   out->peak_memory = zmi_peak_memory(); // before the memory that measures bandwidth
-  if (status == ZM_OK) status = zmi_read_bandwidth(zmi_model_pool(v->model), 0, &out->bandwidth);
+  zmi_bandwidth *memory = status == ZM_OK ? zmi_bandwidth_new(zmi_model_pool(v->model)) : NULL;
+  if (status == ZM_OK && !memory) status = ZM_ERROR_MEMORY;
+  if (memory) out->bandwidth = zmi_bandwidth_measure(memory);
+  zmi_bandwidth_free(memory);
   if (status != ZM_OK) return status;
   zm_model_info info;
   zm_model_get_info(v->model, &info);

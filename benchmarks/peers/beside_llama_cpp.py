@@ -5,7 +5,7 @@ Makes a GGUF file of random Q4_0 blocks for the shapes of a config.json (qwen3_m
 there is none, and times both in ABBA order. Needs: pip install llama-cpp-python gguf numpy (llama-cpp-python builds llama.cpp for this
 machine). Writes a capsule with all raw runs.
 
-  benchmarks/peers/llama_cpp.py --config benchmarks/configs/Qwen3-30B-A3B-4bit-8layers --work /tmp/peers --threads 2 --capsule out.json
+  benchmarks/peers/beside_llama_cpp.py --config benchmarks/configs/Qwen3-30B-A3B-4bit-8layers --work /tmp/peers --threads 2 --capsule out.json
 """
 import argparse
 import ctypes
@@ -175,7 +175,7 @@ def main():
 
         last = zmlx_run(a, model, "all")
         capsule = {"schema": 1, "kind": "peer", "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                   "command": ["benchmarks/peers/llama_cpp.py", "--config", a.config, "--threads", str(a.threads)],
+                   "command": ["benchmarks/peers/beside_llama_cpp.py", "--config", a.config, "--threads", str(a.threads)],
                    "machine": last.get("machine"), "model": last.get("model"), "peer": f"llama-cpp-python {llama_cpp.__version__}",
                    "result": result}
         with open(a.capsule + ".part", "w") as f:

@@ -10,9 +10,9 @@
   /* operations of models */                                                                                          \
   X(embed) X(linear) X(gather_linear) X(rms_norm) X(rope_table) X(rope) X(write_keys) X(write_values) X(attention)    \
   X(short_conv) X(route) X(combine)                                                                                   \
-  /* shapes and memory: views.c, slice.c, copy.c, join.c, take.c, arange.c */                                         \
+  /* shapes and memory: views.c, copy.c, join.c, take.c, fill.c */                                                    \
   X(reshape) X(transpose) X(broadcast_to) X(slice) X(copy) X(concatenate) X(take) X(arange)                           \
-  /* elementwise: binary.c, unary.c, cast.c */                                                                        \
+  /* element by element: elementwise.c, cast.c */                                                                     \
   X(add) X(subtract) X(multiply) X(divide) X(maximum) X(minimum)                                                      \
   X(equal) X(not_equal) X(less) X(less_equal) X(greater) X(greater_equal) X(where)                                    \
   X(negative) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(sigmoid) X(silu) X(tanh) X(astype)                              \

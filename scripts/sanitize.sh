@@ -5,7 +5,11 @@ kind=$1
 shift
 cd "$(dirname "$0")/.."
 folder=build-$(echo "$kind" | tr , -)
-[ -f "$folder/build.ninja" ] || scripts/build.sh "$folder" -Db_sanitize="$kind" -Db_lundef=false -Doptimization=2
+# Clang, where it is, compiles the kernels with checks in a third of the time that gcc needs.
+if [ -z "${CC:-}" ] && echo 'int main(void) { return 0; }' | clang -fsanitize="$kind" -x c -o /dev/null - 2>/dev/null; then
+  export CC=clang
+fi
+[ -f "$folder/build.ninja" ] || scripts/build.sh "$folder" -Db_sanitize="$kind" -Db_lundef=false -Doptimization=1
 
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
 export UBSAN_OPTIONS=print_stacktrace=1

@@ -282,6 +282,7 @@ static void usage_errors(void **state) {
   assert_fails(run("generate", MODEL, NULL), CLI_USAGE, "exactly one of --prompt TEXT");
   assert_fails(run("generate", MODEL, "-p", "x", "--tokens-file", "y", NULL), CLI_USAGE, "exactly one of");
   assert_fails(run("generate", MODEL, "-p", "x", "--patch", "moe_mpl", NULL), CLI_USAGE, "--patch: ");
+  assert_fails(run("patch", MODEL, "--again", NULL), CLI_USAGE, "--again needs --smart");
   assert_fails(run("generate", MODEL, "-p", "x", "--logit-bias", "5", NULL), CLI_USAGE, "'5' is not of the form ID=VALUE");
   assert_fails(run("generate", MODEL, "-p", "x", "--logit-bias", "5=x", NULL), CLI_USAGE, "'x' is not a number");
   assert_fails(run("generate", MODEL, "-p", "x", "--stop", "", NULL), CLI_USAGE, "--stop: an empty text");

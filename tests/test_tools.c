@@ -3,6 +3,8 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +13,8 @@
 
 #include <cmocka.h>
 
+#include "temp.h"
+
 static const char model_path[] = "checkpoints/tiny-qwen3_moe"; // without a tokenizer: prompts are random tokens
 static char folder[256];
 
@@ -18,7 +22,8 @@ static int make_scratch(void **state) {
   (void)state;
   const char *base = getenv("TMPDIR");
   snprintf(folder, sizeof folder, "%.200s/zmlx-tools-XXXXXX", base && *base ? base : "/tmp");
-  return mkdtemp(folder) ? 0 : -1;
+  // Nothing of these tests is remembered outside of them.
+  return mkdtemp(folder) && setenv("ZMLX_CACHE_DIR", folder, 1) == 0 ? 0 : -1;
 }
 
 static const char *scratch_path(const char *name) {
@@ -29,9 +34,8 @@ static const char *scratch_path(const char *name) {
 
 static int remove_scratch(void **state) {
   (void)state;
-  static const char *const files[] = {"capsule.json", "config.json", "model.safetensors", "tokenizer.json"};
-  for (size_t i = 0; i < ZMI_COUNT(files); i++) unlink(scratch_path(files[i]));
-  return rmdir(folder);
+  temp_remove_under(folder, 0);
+  return zmi_path_exists(folder) ? -1 : 0;
 }
 
 static zm_model *open_model(const char *path) {
@@ -106,6 +110,224 @@ static void smart_patching(void **state) {
     if (strcmp(e->pattern, "short_conv") == 0) assert_non_null(strstr(e->reason, "matches no place"));
   }
   zm_patch_report_free(r);
+  zm_model_close(m);
+}
+
+// ---- remembered choices ----
+
+// Counts calls, that is, timed rounds.
+static bool count_rounds(void *user, const char *what, uint64_t done, uint64_t total) {
+  (void)what, (void)done, (void)total;
+  ++*(uint64_t *)user;
+  return true;
+}
+
+// Smart patching with the candidates qkv and moe_mlp; true if it was remembered. Every reason says so, or none.
+static bool smart(zm_model *m, int32_t tokens, bool again) {
+  static const char *const candidates[] = {"moe_mlp", "qkv"};
+  uint64_t rounds = 0;
+  zm_smart_patch_options o = {candidates, 2, 6, tokens, again, count_rounds, &rounds};
+  zm_patch_report *r = NULL;
+  if (zm_smart_patch(m, &o, &r) != ZM_OK) fail_msg("%s", zm_last_error());
+  assert_int_equal(zm_last_status(), ZM_OK);
+  assert_int_equal(zm_patch_report_size(r), 2);
+  zmi_patterns kept = 0;
+  for (size_t i = 0; i < 2; i++) {
+    const zm_patch_entry *e = zm_patch_report_entry(r, i);
+    if (!strstr(e->reason, "remembered in ") != (rounds > 0)) fail_msg("%d rounds, and %s: %s", (int)rounds, e->pattern, e->reason);
+    assert_true(e->speedup > 0 && e->speedup_low <= e->speedup && e->speedup <= e->speedup_high);
+    assert_int_equal(e->matched, e->speedup_low > 1);
+    for (size_t p = 0; p < zm_pattern_count(); p++)
+      if (e->matched && strcmp(zm_pattern_name(p), e->pattern) == 0) kept |= (zmi_patterns)1 << p;
+  }
+  assert_true(zmi_model_patterns(m) == kept);
+  zm_patch_report_free(r);
+  return rounds == 0;
+}
+
+// The path of the only file in a folder.
+static const char *only_file(const char *in) {
+  static char path[1024];
+  int count = 0;
+  DIR *d = opendir(in);
+  if (!d) fail_msg("no folder %s", in);
+  for (struct dirent *e; (e = readdir(d)) != NULL;) {
+    if (e->d_name[0] == '.') continue;
+    temp_join(path, sizeof path, in, e->d_name);
+    count++;
+  }
+  closedir(d);
+  if (count != 1) fail_msg("%d files in %s, not one", count, in);
+  return path;
+}
+
+static void save(json_t *j, const char *path) { assert_int_equal(json_dump_file(j, path, 0), 0); }
+
+// Says of each entry that it is to be kept, being `speedup` times as fast.
+static void promise(const char *path, const char *outcome, double speedup) {
+  json_t *j = json_load_file(path, 0, NULL), *e;
+  size_t i;
+  assert_int_equal(json_array_size(json_object_get(j, "entries")), 2);
+  json_array_foreach(json_object_get(j, "entries"), i, e) {
+    json_object_set_new(e, "outcome", json_string(outcome));
+    json_object_set_new(e, "speedup", json_pack("[f, f, f]", speedup, speedup, speedup));
+  }
+  save(j, path);
+  json_decref(j);
+}
+
+static void remembering(void **state) {
+  (void)state;
+  char cache[600], path[1024];
+  snprintf(cache, sizeof cache, "%s/made/when needed", folder);
+  setenv("ZMLX_CACHE_DIR", cache, 1);
+  zm_model *m = open_model(model_path);
+  assert_false(smart(m, 1, false));
+  strcpy(path, only_file(cache));
+  assert_true(smart(m, 1, false)); // a hit
+  assert_false(smart(m, 1, true)); // --again
+  assert_true(smart(m, 1, false));
+
+  // Of what the file says, the choice is used as it stands...
+  promise(path, "kept", 1.5);
+  assert_true(smart(m, 1, false));
+  assert_true(zmi_model_patterns(m) != 0);
+  // ... and --again replaces it.
+  assert_false(smart(m, 1, true));
+  json_t *j = json_load_file(path, 0, NULL);
+  assert_true(json_number_value(json_array_get(json_object_get(json_array_get(json_object_get(j, "entries"), 0), "speedup"), 0)) != 1.5);
+
+  // A file of another key: another build, another request.
+  json_object_set_new(json_object_get(j, "key"), "commit", json_string("another"));
+  save(j, path);
+  json_decref(j);
+  assert_false(smart(m, 1, false));
+  assert_true(smart(m, 1, false));
+  assert_int_equal(unlink(path), 0);
+  assert_false(smart(m, 2, false)); // other tokens than the removed one
+  assert_true(strcmp(path, only_file(cache)) != 0);
+  strcpy(path, only_file(cache));
+  zm_model_close(m);
+  m = zm_model_open(model_path, &(zm_model_options){.threads = 1}); // the name depends on threads
+  assert_false(smart(m, 2, false));
+  zm_model_close(m);
+  m = open_model(model_path);
+  assert_true(smart(m, 2, false));
+  zm_model_close(m);
+}
+
+static void damaged_memory(void **state) {
+  (void)state;
+  char cache[600], path[1024];
+  snprintf(cache, sizeof cache, "%s/damaged", folder);
+  setenv("ZMLX_CACHE_DIR", cache, 1);
+  zm_model *m = open_model(model_path);
+  assert_false(smart(m, 1, false));
+  strcpy(path, only_file(cache));
+  char *whole;
+  size_t size;
+  assert_int_equal(zmi_read_file(path, 1 << 16, &whole, &size), ZM_OK);
+  for (size_t cut = 0; cut + 2 < size; cut += size / 4) { // measured again and written again
+    assert_int_equal(temp_write(path, whole, cut), 0);
+    assert_false(smart(m, 1, false));
+    assert_true(smart(m, 1, false));
+  }
+  static const char *const foreign[] = {"[]", "{}", "{\"schema\": 1}", "null", "\xff\xfe"};
+  for (size_t i = 0; i < ZMI_COUNT(foreign); i++) {
+    assert_int_equal(temp_write(path, foreign[i], strlen(foreign[i])), 0);
+    assert_false(smart(m, 1, false));
+  }
+  zmi_free(whole);
+  static const struct {
+    const char *outcome;
+    double speedup;
+  } lies[] = {{"kept", 0.5}, {"no gain", 2}, {"perhaps", 1}, {"no gain", -1}};
+  for (size_t i = 0; i < ZMI_COUNT(lies); i++) {
+    promise(path, lies[i].outcome, lies[i].speedup);
+    assert_false(smart(m, 1, false));
+  }
+  assert_true(smart(m, 1, false));
+
+  // Entries that are missing, too many or for others.
+  json_t *j = json_load_file(path, 0, NULL), *entries = json_object_get(j, "entries");
+  json_array_append(entries, json_array_get(entries, 0));
+  save(j, path);
+  assert_false(smart(m, 1, false));
+  json_array_remove(entries, 0);
+  save(j, path);
+  assert_false(smart(m, 1, false)); // two, in the wrong order
+  json_array_clear(entries);
+  save(j, path);
+  assert_false(smart(m, 1, false));
+  json_decref(j);
+  // A folder in place of the file can be neither read nor replaced.
+  assert_int_equal(unlink(path), 0);
+  assert_int_equal(mkdir(path, 0700), 0);
+  assert_false(smart(m, 1, false));
+  assert_false(smart(m, 1, false));
+  zm_model_close(m);
+}
+
+static void where_memory_is(void **state) {
+  (void)state;
+  char cache[600], inner[700];
+  zm_model *m = open_model(model_path);
+  // A file where the folder should be, even for a superuser.
+  snprintf(cache, sizeof cache, "%s/file", folder);
+  assert_int_equal(temp_write(cache, "x", 1), 0);
+  snprintf(inner, sizeof inner, "%s/cache", cache);
+  setenv("ZMLX_CACHE_DIR", inner, 1);
+  assert_false(smart(m, 1, false));
+  assert_false(smart(m, 1, false));
+
+  const char *home = getenv("HOME");
+  char *saved = zmi_strdup(home ? home : "");
+  unsetenv("ZMLX_CACHE_DIR");
+  unsetenv("XDG_CACHE_HOME");
+  unsetenv("HOME");
+  assert_null(zmi_cache_folder());
+  assert_false(smart(m, 1, false));
+  static const struct {
+    const char *variable, *value, *folder;
+  } places[] = {{"HOME", "/h", "/h/.cache/zmlx"},
+                {"XDG_CACHE_HOME", "relative", "/h/.cache/zmlx"},
+                {"XDG_CACHE_HOME", "/c", "/c/zmlx"},
+                {"ZMLX_CACHE_DIR", "/z", "/z"}};
+  for (size_t i = 0; i < ZMI_COUNT(places); i++) {
+    setenv(places[i].variable, places[i].value, 1);
+    char *got = zmi_cache_folder();
+    assert_non_null(got);
+    assert_string_equal(got, places[i].folder);
+    zmi_free(got);
+  }
+  setenv("HOME", saved, 1);
+  unsetenv("XDG_CACHE_HOME");
+  zmi_free(saved);
+
+  // At most 64 files, the oldest go first, and only those that are ours.
+  snprintf(cache, sizeof cache, "%s/many", folder);
+  assert_int_equal(mkdir(cache, 0700), 0);
+  setenv("ZMLX_CACHE_DIR", cache, 1);
+  for (int i = 0; i < 70; i++) {
+    snprintf(inner, sizeof inner, "%s/smart-%016x.json", cache, i);
+    assert_int_equal(temp_write(inner, "{}", 2), 0);
+    const struct timespec old = {1000000000 + (i * 37) % 70, 0};
+    assert_int_equal(utimensat(AT_FDCWD, inner, (struct timespec[]){old, old}, 0), 0);
+  }
+  snprintf(inner, sizeof inner, "%s/smart-notes.json", cache);
+  assert_int_equal(temp_write(inner, "{}", 2), 0);
+  assert_false(smart(m, 1, false));
+  assert_true(smart(m, 1, false));
+  assert_true(zmi_path_exists(inner));
+  int left = 0;
+  for (int i = 0; i < 70; i++) {
+    snprintf(inner, sizeof inner, "%s/smart-%016x.json", cache, i);
+    bool there = zmi_path_exists(inner);
+    assert_int_equal(there, (i * 37) % 70 >= 7);
+    left += there;
+  }
+  assert_int_equal(left, 63);
+  setenv("ZMLX_CACHE_DIR", folder, 1);
   zm_model_close(m);
 }
 
@@ -198,6 +420,15 @@ static void benchmarks(void **state) {
   assert_int_equal(json_array_size(json_object_get(json_object_get(c, "result"), "decode_runs")), 3);
   assert_string_equal(json_string_value(json_object_get(json_object_get(c, "model"), "family")), "qwen3_moe");
   json_decref(c);
+  assert_int_equal(zmi_capsule_check(scratch_path("capsule.json")), ZM_OK);
+  assert_int_equal(zmi_capsule_check("/nonexistent/capsule.json"), ZM_ERROR_FILE);
+  // Bytes that are no UTF-8 are replaced, the rest of the word stays.
+  char *const odd[] = {(char *)(uintptr_t)"zmlx", (char *)(uintptr_t)"a\xff\xc3z\xe2\x82"};
+  assert_int_equal(zmi_capsule_write(scratch_path("odd.json"), "bench", 2, odd, m, zmi_bench_json(&b, m)), ZM_OK);
+  json_t *odd_capsule = json_load_file(scratch_path("odd.json"), 0, NULL);
+  assert_string_equal(json_string_value(json_array_get(json_object_get(odd_capsule, "command"), 1)),
+                      "a\xef\xbf\xbd\xef\xbf\xbdz\xef\xbf\xbd");
+  json_decref(odd_capsule);
   assert_int_equal(zmi_capsule_write("/nonexistent/capsule.json", "bench", 3, words, m, zmi_bench_json(&b, m)), ZM_ERROR_FILE);
   zmi_bench_release(&b);
 
@@ -208,7 +439,8 @@ static void benchmarks(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(intervals),         cmocka_unit_test(smart_patching), cmocka_unit_test(validation),
+      cmocka_unit_test(intervals),      cmocka_unit_test(smart_patching),  cmocka_unit_test(remembering),
+      cmocka_unit_test(damaged_memory), cmocka_unit_test(where_memory_is), cmocka_unit_test(validation),
       cmocka_unit_test(damaged_tokenizer), cmocka_unit_test(benchmarks),
   };
   return cmocka_run_group_tests(tests, make_scratch, remove_scratch);

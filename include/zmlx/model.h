@@ -166,14 +166,17 @@ ZM_API zm_status zm_unpatch(zm_model *m);
 typedef struct zm_smart_patch_options {
   const char *const *candidates; // NULL: all
   size_t count;
-  int32_t rounds; // ABBA rounds for each pattern; 0: 12
-  int32_t tokens; // decode steps in one timing; 0: 16
+  int32_t rounds;     // ABBA rounds for each pattern; 0: 12
+  int32_t tokens;     // decode steps in one timing; 0: 16
+  bool measure_again; // do not use what is remembered; what is measured replaces it
   zm_progress_fn progress;
   void *progress_user;
 } zm_smart_patch_options;
 
 // Times decoding with and without each pattern, interleaved, checks the logits bit by bit, and keeps a pattern only if its gain is beyond
-// the noise (lower end of the 95% interval of the paired ratio above 1).
+// the noise (lower end of the 95% interval of the paired ratio above 1). The choice is remembered in the cache folder for this device,
+// build, kind of model and request: the next call checks the logits only, and the report's reasons name the file. Where nothing can be
+// written, each call measures.
 ZM_API zm_status zm_smart_patch(zm_model *m, const zm_smart_patch_options *options, zm_patch_report **report);
 
 typedef struct zm_patch_entry {

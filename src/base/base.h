@@ -117,6 +117,8 @@ typedef struct zmi_env_var {
 } zmi_env_var;
 extern const zmi_env_var zmi_env_table[]; // ends with a NULL name
 const char *zmi_env(const char *name);    // value of a variable of the table; NULL if unset or empty
+// ZMLX_CACHE_DIR, else zmlx in XDG_CACHE_HOME, else ~/.cache/zmlx; owned by the caller; it may not exist yet. NULL if there is none.
+char *zmi_cache_folder(void);
 
 #define ZMI_COUNT(a) (sizeof(a) / sizeof((a)[0]))
 #define ZMI_MIN(a, b) ((a) < (b) ? (a) : (b))

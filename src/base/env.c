@@ -7,7 +7,7 @@
 const zmi_env_var zmi_env_table[] = {
   {"ZMLX_ISA", "CPU tier to use instead of the best one: scalar, avx2, avx512, avx512vnni"},
   {"ZMLX_THREADS", "number of worker threads when a command or program names none (default: one for each usable CPU)"},
-  {"ZMLX_CACHE_DIR", "folder for remembered choices and compiled kernels (default: the user's cache folder)"},
+  {"ZMLX_CACHE_DIR", "folder for remembered choices (default: zmlx in XDG_CACHE_HOME, else ~/.cache/zmlx)"},
   {"NO_COLOR", "if not empty: no colours in terminal output"},
   {NULL, NULL},
 };
@@ -18,5 +18,14 @@ const char *zmi_env(const char *name) {
     const char *value = getenv(name);
     return value && *value ? value : NULL;
   }
+  return NULL;
+}
+
+// The two variables of the desktop's own rules are not settings of ours, so they are not in the table.
+char *zmi_cache_folder(void) {
+  const char *own = zmi_env("ZMLX_CACHE_DIR"), *caches = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+  if (own) return zmi_strdup(own);
+  if (caches && *caches == '/') return zmi_path_join(caches, "zmlx"); // a relative path is to be ignored
+  if (home && *home) return zmi_path_join(home, ".cache/zmlx");
   return NULL;
 }

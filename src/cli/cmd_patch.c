@@ -5,6 +5,7 @@
 
 static const cli_option options[] = {
   {"smart", 0, CLI_FLAG, NULL, 0, 0, NULL, "time decoding, keep what is faster, remember it"},
+  {"again", 0, CLI_FLAG, NULL, 0, 0, NULL, "with --smart: time again, replace what was kept"},
   {"all", 'a', CLI_FLAG, NULL, 0, 0, NULL, "a line for each place"},
   {"json", 0, CLI_FLAG, NULL, 0, 0, NULL, "print one JSON object"},
   CLI_END,
@@ -75,13 +76,14 @@ static zm_status patch_by_names(const cli_args *args, zm_model *m, zm_patch_repo
 static int run_patch(const cli_args *args) {
   bool smart = cli_flag(args, "smart") || strcmp(cli_text(args, "patch"), "smart") == 0;
   zmi_patterns checked;
+  if (cli_flag(args, "again") && !smart) return cli_usage("--again needs --smart: only what was timed is remembered");
   if (!smart && cli_pattern_choice(cli_text(args, "patch"), &checked)) return cli_usage("%s", zm_last_error());
   int status = CLI_OK;
   zm_model *m = cli_open_stock_model(args, &status);
   if (!m) return status;
   zm_patch_report *report = NULL;
-  zm_status failed =
-      smart ? zm_smart_patch(m, &(zm_smart_patch_options){.progress = cli_progress}, &report) : patch_by_names(args, m, &report);
+  zm_smart_patch_options o = {.measure_again = cli_flag(args, "again"), .progress = cli_progress};
+  zm_status failed = smart ? zm_smart_patch(m, &o, &report) : patch_by_names(args, m, &report);
   cli_progress_end();
   if (failed) status = cli_failed();
   else if (cli_flag(args, "json")) print_json(report);

@@ -1,8 +1,8 @@
 // zm_smart_patch: keeps a pattern only if decoding with it is faster beyond the noise and gives the same bits. Patterns are tried one after
-// another on top of those already kept, each timed in ABBA blocks against the choice without it.
-#include "tools/tools.h"
+// another on top of those already kept, each timed in ABBA blocks against the choice without it. A remembered choice (smart_memory.h) is
+// used without timing, after a check of its bits.
+#include "tools/smart_memory.h"
 
-#include <stdio.h>
 #include <string.h>
 
 enum { PROMPT = 32, DEFAULT_ROUNDS = 12, DEFAULT_TOKENS = 16 };
@@ -79,36 +79,66 @@ static zm_status matches_anything(zm_model *m, size_t pattern, bool *any) {
   return status;
 }
 
-static zm_status try_pattern(trial *t, size_t pattern, zmi_patterns *kept, zm_patch_report *report) {
-  char reason[160];
-  zm_patch_entry entry = {.pattern = zm_pattern_name(pattern), .place = "decode", .reason = reason};
-  bool any;
+static zm_status try_pattern(trial *t, zmi_smart_choice *choice, size_t pattern) {
+  zmi_smart_entry *entry = &choice->entries[choice->count];
+  *entry = (zmi_smart_entry){.pattern = pattern, .outcome = ZMI_SMART_NO_PLACE};
+  t->sides[0] = zmi_smart_kept(choice);
+  t->sides[1] = t->sides[0] | (zmi_patterns)1 << pattern;
+  choice->count++;
+  bool any, same = false;
   zm_status status = matches_anything(t->model, pattern, &any);
   if (status != ZM_OK) return status;
   if (!any) {
-    snprintf(reason, sizeof reason, "left out: it matches no place of this model");
     t->done += (uint64_t)t->rounds;
-    return zmi_patch_report_add(report, &entry);
+    return ZM_OK;
   }
-  t->sides[0] = *kept;
-  t->sides[1] = *kept | (zmi_patterns)1 << pattern;
   zmi_abba times;
-  bool same = false;
   status = zmi_abba_new(&times, (size_t)t->rounds);
   if (status == ZM_OK) status = time_rounds(t, &times, &same);
-  if (status == ZM_OK && same) {
-    entry.speedup = times.speedup.median;
-    entry.speedup_low = times.speedup.low;
-    entry.speedup_high = times.speedup.high;
-  }
-  entry.matched = status == ZM_OK && same && times.speedup.low > 1;
-  if (entry.matched) *kept = t->sides[1];
-  snprintf(reason, sizeof reason, "%s",
-           !same           ? "left out: its logits differ from those without it"
-           : entry.matched ? "kept: faster beyond the noise, same bits"
-                           : "left out: no gain beyond the noise");
+  if (status == ZM_OK && same) entry->speedup = times.speedup;
+  entry->outcome = !same ? ZMI_SMART_DIFFERS : entry->speedup.low > 1 ? ZMI_SMART_KEPT : ZMI_SMART_NO_GAIN;
   zmi_abba_release(&times);
-  return status == ZM_OK ? zmi_patch_report_add(report, &entry) : status;
+  return status;
+}
+
+// A remembered choice may come from anywhere: what it would turn on must decode to the same bits as the stock graph.
+static zm_status same_bits(trial *t, zmi_patterns kept, bool *same) {
+  const size_t size = (size_t)t->vocab * sizeof(float);
+  double seconds;
+  *same = true;
+  if (!kept) return ZM_OK;
+  t->sides[0] = 0;
+  t->sides[1] = kept;
+  zm_status status = restart(t);
+  *same = status == ZM_OK && memcmp(t->logits[0], t->logits[1], size) == 0;
+  for (int side = 0; side < 2 && status == ZM_OK && *same; side++) status = block(t, side, &seconds);
+  if (status == ZM_OK && *same) *same = memcmp(t->logits[0], t->logits[1], size) == 0;
+  return status;
+}
+
+static zm_status make_report(const zmi_smart_choice *choice, const char *remembered, zm_patch_report **report) {
+  static const char *const reasons[ZMI_SMART_OUTCOMES] = {
+    "kept: faster beyond the noise, same bits",
+    "left out: it matches no place of this model",
+    "left out: no gain beyond the noise",
+    "left out: its logits differ from those without it",
+  };
+  zm_patch_report *r = zmi_patch_report_new();
+  zm_status status = r ? ZM_OK : ZM_ERROR_MEMORY;
+  for (size_t i = 0; i < choice->count && status == ZM_OK; i++) {
+    const zmi_smart_entry *e = &choice->entries[i];
+    zmi_text reason = {0};
+    zmi_text_add(&reason, "%s%s%s", reasons[e->outcome], remembered ? "; remembered in " : "", remembered ? remembered : "");
+    zm_patch_entry entry = {zm_pattern_name(e->pattern), "decode",          e->outcome == ZMI_SMART_KEPT, zmi_text_str(&reason),
+                            e->speedup.median,           e->speedup.low, e->speedup.high};
+    status = reason.failed ? ZM_ERROR_MEMORY : zmi_patch_report_add(r, &entry);
+    zmi_text_release(&reason);
+  }
+  if (status == ZM_OK)
+    *report = r;
+  else
+    zm_patch_report_free(r);
+  return status;
 }
 
 static zm_status open_trial(trial *t) {
@@ -129,6 +159,14 @@ static zm_status open_trial(trial *t) {
   return ZM_OK;
 }
 
+static zm_status measure(trial *t, zmi_patterns candidates, zmi_smart_choice *choice) {
+  zm_status status = ZM_OK;
+  choice->count = 0;
+  for (size_t i = 0; i < zm_pattern_count() && status == ZM_OK; i++)
+    if (candidates >> i & 1) status = try_pattern(t, choice, i);
+  return status;
+}
+
 zm_status zm_smart_patch(zm_model *m, const zm_smart_patch_options *options, zm_patch_report **report) {
   const zm_smart_patch_options none = {0};
   if (!m) return zmi_fail(ZM_ERROR_ARGUMENT, "zm_smart_patch: no model was given");
@@ -136,21 +174,22 @@ zm_status zm_smart_patch(zm_model *m, const zm_smart_patch_options *options, zm_
   t.rounds = t.o->rounds > 0 ? t.o->rounds : DEFAULT_ROUNDS;
   t.tokens = t.o->tokens > 0 ? t.o->tokens : DEFAULT_TOKENS;
   t.total = (uint64_t)t.rounds * zm_pattern_count();
-  zmi_patterns before = zmi_model_patterns(m), candidates = 0, kept = 0;
+  zmi_patterns before = zmi_model_patterns(m), candidates = 0;
   zm_status status = zmi_patterns_choose(&(zm_patch_options){.patterns = t.o->candidates, .count = t.o->count}, &candidates);
-  zm_patch_report *r = status == ZM_OK ? zmi_patch_report_new() : NULL;
-  if (status == ZM_OK && !r) status = ZM_ERROR_MEMORY;
-  if (status == ZM_OK) status = open_trial(&t);
-  for (size_t i = 0; i < zm_pattern_count() && status == ZM_OK; i++) {
-    if (candidates >> i & 1) status = try_pattern(&t, i, &kept, r);
-  }
-  zmi_model_set_patterns(m, status == ZM_OK ? kept : before);
+  if (status != ZM_OK) return status;
+  zmi_smart_choice choice = {.count = 0};
+  zmi_smart_memory memory;
+  zmi_smart_memory_open(&memory, m, candidates, t.rounds, t.tokens);
+  bool remembered = !t.o->measure_again && zmi_smart_recall(&memory, candidates, &choice);
+  status = open_trial(&t);
+  if (status == ZM_OK && remembered) status = same_bits(&t, zmi_smart_kept(&choice), &remembered);
+  if (status == ZM_OK && !remembered) status = measure(&t, candidates, &choice);
   zm_session_close(t.session);
   zmi_free(t.logits[0]);
   zmi_free(t.logits[1]);
-  if (status == ZM_OK && report)
-    *report = r;
-  else
-    zm_patch_report_free(r);
+  if (status == ZM_OK && !remembered) zmi_smart_store(&memory, &choice);
+  if (status == ZM_OK && report) status = make_report(&choice, remembered ? memory.path : NULL, report);
+  zmi_smart_memory_close(&memory);
+  zmi_model_set_patterns(m, status == ZM_OK ? zmi_smart_kept(&choice) : before);
   return status;
 }

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -238,6 +239,35 @@ static void text_goes_round(void **state) {
   }
 }
 
+static char *read_text(zmi_text *out) {
+  static const char text[] = "zmlx tape 1\n%0 input int64[3] \"w\"\n"
+                             "%1 int64[3] @0 \"y\" = mix(%0, -) {factor=1 ratio=1.25e-05}\narena 64\n";
+  zmi_tape *t = zmi_tape_parse(text, sizeof text - 1, find);
+  if (!t) fail_msg("%s", zm_last_error());
+  double ratio;
+  memcpy(&ratio, t->instrs[0].attrs.bytes + offsetof(mix_attrs, unused_float), sizeof ratio);
+  assert_true(ratio == 1.25e-05);
+  assert_int_equal(zmi_tape_print(t, out), ZM_OK);
+  zmi_tape_free(t);
+  return out->data;
+}
+
+// A program that uses the library may have set a locale that writes 1,25.
+static void other_locales(void **state) {
+  (void)state;
+  static const char *const names[] = {"de_DE.UTF-8", "de_DE.utf8", "de_DE", "fr_FR.UTF-8", "fr_FR.utf8", "nl_NL.UTF-8", "ru_RU.UTF-8"};
+  zmi_text plain = {0}, other = {0};
+  assert_non_null(strstr(read_text(&plain), "ratio=1.25e-05"));
+  bool found = false;
+  for (size_t i = 0; i < ZMI_COUNT(names) && !found; i++)
+    found = setlocale(LC_NUMERIC, names[i]) && strcmp(localeconv()->decimal_point, ".") != 0;
+  if (found) assert_string_equal(read_text(&other), plain.data);
+  setlocale(LC_NUMERIC, "C");
+  zmi_text_release(&plain);
+  zmi_text_release(&other);
+  if (!found) skip();
+}
+
 static void refused(const char *text, const char *word) {
   zmi_tape *t = zmi_tape_parse(text, strlen(text), find);
   assert_null(t);
@@ -302,6 +332,44 @@ static void states_are_updated_in_order(void **state) {
   }
   zmi_pool_free(pool);
   zmi_program_free(p);
+  zm_scope_close(scope);
+}
+
+static void expect_stale(zm_array *const *outputs, size_t count) {
+  assert_null(zmi_compile(outputs, (const char *[]){"y", "z"}, count, NULL));
+  assert_int_equal(zm_last_status(), ZM_ERROR_ARGUMENT);
+  if (!strstr(zm_last_error(), "state cache: read after its update")) fail_msg("%s", zm_last_error());
+}
+
+// An update overwrites the old value: who still wants that is refused, not given the new one.
+static void old_versions_are_refused(void **state) {
+  (void)state;
+  int64_t memory[N] = {0};
+  zmi_type type = zmi_type_of(ZM_I64, 1, (int64_t[]){N});
+  zm_scope *scope = zm_scope_open();
+  zm_array *old = zmi_state("cache", &type, memory), *x = zmi_input("x", &type);
+  mix_attrs a = {.factor = 2};
+  zm_array *view = zmi_apply1(&op_reverse, NULL, 0, 1, &old), *before = zmi_apply1(&op_mix, &a, sizeof a, 1, &old);
+  // The updating op may read the old value too, as `before` does, which comes first.
+  zm_array *new = zmi_apply1(&op_bump, NULL, 0, 2, (zm_array *[]){old, before});
+  zmi_program *p = zmi_compile(&new, (const char *[]){"y"}, 1, NULL);
+  if (!p) fail_msg("%s", zm_last_error());
+  zmi_program_free(p);
+  zm_array *new_view = zmi_apply1(&op_reverse, NULL, 0, 1, &new);
+  p = zmi_compile(&new_view, (const char *[]){"y"}, 1, NULL);
+  if (!p) fail_msg("%s", zm_last_error());
+  zmi_program_free(p);
+
+  zm_array *late = zmi_apply1(&op_mix, &a, sizeof a, 2, (zm_array *[]){new, old});
+  expect_stale(&late, 1);
+  zm_array *late_view = zmi_apply1(&op_mix, &a, sizeof a, 2, (zm_array *[]){new, view});
+  expect_stale(&late_view, 1);
+  zm_array *fork = zmi_apply1(&op_bump, NULL, 0, 2, (zm_array *[]){old, x});
+  expect_stale((zm_array *[]){new, fork}, 2); // both update the first version
+  expect_stale((zm_array *[]){new, old}, 2);  // asked for itself
+  zm_array *newer = zmi_apply1(&op_bump, NULL, 0, 2, (zm_array *[]){new, x});
+  zm_array *middle = zmi_apply1(&op_mix, &a, sizeof a, 2, (zm_array *[]){newer, new});
+  expect_stale(&middle, 1);
   zm_scope_close(scope);
 }
 
@@ -383,9 +451,11 @@ int main(void) {
       cmocka_unit_test(random_graphs),
       cmocka_unit_test(plan_keeps_lives_apart),
       cmocka_unit_test(text_goes_round),
+      cmocka_unit_test(other_locales),
       cmocka_unit_test(broken_texts),
       cmocka_unit_test(hostile_values),
       cmocka_unit_test(states_are_updated_in_order),
+      cmocka_unit_test(old_versions_are_refused),
       cmocka_unit_test(surgery),
       cmocka_unit_test(long_chains),
       cmocka_unit_test(scopes),

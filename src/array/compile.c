@@ -21,6 +21,8 @@ typedef struct lowering {
   const char *const *names;
   int *copies; // for each slot: its contiguous copy, or -1
   size_t copy_count, copy_capacity;
+  const void **versions; // for each slot: the array (or node, if nobody kept it) that holds the state's newest value; NULL: the leaf
+  size_t version_count, version_capacity;
   const zmi_kernels *kernels;
 } lowering;
 
@@ -101,9 +103,40 @@ static int slot_of(lowering *l, zm_array *a) {
   return (int)a->mark;
 }
 
+// ---- states: all versions of one share its memory, so only the newest can be read ----
+
+static int owner_of(const lowering *l, int slot) {
+  return l->tape->slots[slot].base >= 0 ? l->tape->slots[slot].base : slot;
+}
+
+static zm_status check_version(const lowering *l, const zm_array *a, int slot) {
+  const int state = owner_of(l, slot);
+  if ((size_t)state >= l->version_count || !l->versions[state]) return ZM_OK;
+  while (a->node && a->node->op->flags & ZMI_OP_VIEW) a = a->node->in[0];
+  if (l->versions[state] == a) return ZM_OK;
+  return zmi_fail(ZM_ERROR_ARGUMENT, "state %s: read after its update; let what reads the old value come before it, or read the new one",
+                  l->tape->slots[state].name);
+}
+
+static zm_status set_version(lowering *l, int slot, const void *version) {
+  const size_t state = (size_t)owner_of(l, slot);
+  while (l->version_count <= state) {
+    if (!ZMI_GROW(l->versions, l->version_capacity, l->version_count + 1)) return ZM_ERROR_MEMORY;
+    l->versions[l->version_count++] = NULL;
+  }
+  l->versions[state] = version;
+  return ZM_OK;
+}
+
+// The slot that an array is read from.
+static int read_slot(lowering *l, zm_array *a) {
+  const int slot = slot_of(l, a);
+  return slot >= 0 && check_version(l, a, slot) == ZM_OK ? slot : -1;
+}
+
 // A view op becomes a slot that looks into another one's memory.
 static zm_status lower_view(lowering *l, zmi_node *n) {
-  int from = slot_of(l, n->in[0]);
+  int from = read_slot(l, n->in[0]);
   if (from < 0) return zm_last_status();
   for (int attempt = 0;; attempt++) {
     zmi_slot in = l->tape->slots[from];
@@ -137,6 +170,7 @@ static zm_status lower_results(lowering *l, zmi_node *n, zmi_instr *in) {
     zm_array *a = n->out[o];
     if (n->op->updates[o]) {
       in->out[o] = in->in[n->op->updates[o] - 1];
+      if (set_version(l, in->out[o], a ? (const void *)a : n) != ZM_OK) return ZM_ERROR_MEMORY;
     } else {
       const char *name = a ? output_name(l, a) : NULL;
       in->out[o] = new_slot(l, name ? ZMI_SLOT_OUTPUT : ZMI_SLOT_TEMP, &results[o], name, NULL);
@@ -153,7 +187,7 @@ static zm_status lower_node(lowering *l, zmi_node *n) {
   for (int i = 0; i < n->nin; i++) {
     in.in[i] = -1;
     if (!n->in[i]) continue;
-    int slot = slot_of(l, n->in[i]);
+    int slot = read_slot(l, n->in[i]);
     if (slot >= 0 && !(n->op->flags & ZMI_OP_STRIDED)) slot = contiguous(l, slot, n->label);
     if (slot < 0) return zm_last_status();
     in.in[i] = slot;
@@ -165,7 +199,7 @@ static zm_status lower_node(lowering *l, zmi_node *n) {
 // Outputs that are views, leaves, states or asked for twice get a copy of their own.
 static zm_status lower_outputs(lowering *l) {
   for (size_t i = 0; i < l->graph->output_count; i++) {
-    int slot = slot_of(l, l->graph->outputs[i]);
+    int slot = read_slot(l, l->graph->outputs[i]);
     if (slot < 0) return zm_last_status();
     const zmi_slot *s = &l->tape->slots[slot];
     if (s->kind == ZMI_SLOT_OUTPUT && strcmp(s->name, l->names[i]) == 0) continue;
@@ -182,6 +216,7 @@ static zm_status lower(lowering *l) {
   if (status == ZM_OK) status = zmi_tape_verify(l->tape);
   if (status == ZM_OK) status = zmi_tape_plan(l->tape);
   zmi_free(l->copies);
+  zmi_free(l->versions);
   return status;
 }
 

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,6 +81,20 @@ static bool integer(reader *r, int64_t *v) {
   if (errno == 0 && *rest == 0) return true;
   r->at = start;
   return false;
+}
+
+// strtod wants the point of the host program's locale where a tape has a full stop.
+static bool float_number(reader *r, double *v) {
+  char token[41], local[64], *rest;
+  if (!number_token(r, token)) return false;
+  const char *point = localeconv()->decimal_point, *at = strchr(token, '.');
+  if (strlen(point) > sizeof local - sizeof token) return false;
+  if (at)
+    snprintf(local, sizeof local, "%.*s%s%s", (int)(at - token), token, point, at + 1);
+  else
+    memcpy(local, token, sizeof token);
+  *v = strtod(local, &rest);
+  return *rest == 0;
 }
 
 static bool size_number(reader *r, size_t *v) {
@@ -188,10 +203,8 @@ static zm_status attribute(reader *r, zmi_instr *in) {
   while (f && f->name && strcmp(f->name, name) != 0) f++;
   if (!f || !f->name) return zmi_fail(ZM_ERROR_FORMAT, "tape text, line %d: op %s has no attribute %s", r->line, in->op->name, name);
   if (f->kind == ZMI_FIELD_FLOAT) {
-    char token[41], *rest;
-    if (!number_token(r, token)) return bad(r, "a number");
-    double v = strtod(token, &rest);
-    if (*rest) return bad(r, "a number");
+    double v;
+    if (!float_number(r, &v)) return bad(r, "a number");
     memcpy(in->attrs.bytes + f->offset, &v, sizeof v);
     return ZM_OK;
   }

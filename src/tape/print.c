@@ -8,6 +8,7 @@
 //   arena 4096
 #include "tape/tape.h"
 
+#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +43,12 @@ static void put_double(zmi_text *out, double v) {
     snprintf(buffer, sizeof buffer, "%.*g", digits, v);
     if (strtod(buffer, NULL) == v) break;
   }
-  zmi_text_add(out, "%s", buffer);
+  // The host program's locale may write another point; a tape has a full stop.
+  const char *point = localeconv()->decimal_point, *at = *point ? strstr(buffer, point) : NULL;
+  if (at)
+    zmi_text_add(out, "%.*s.%s", (int)(at - buffer), buffer, at + strlen(point));
+  else
+    zmi_text_add(out, "%s", buffer);
 }
 
 static void put_attrs(zmi_text *out, const zmi_instr *in) {

@@ -3,6 +3,7 @@
 #include "models/config.h"
 #include "models/family.h"
 
+#include <errno.h>
 #include <string.h>
 
 enum { MOST_CONFIG_BYTES = 16 << 20, MOST_EOS = 64 };
@@ -38,7 +39,8 @@ static void read_format(zmi_reader *r, zmi_format *f, bool defaults) {
   *f = (zmi_format){.mode = ZMI_QUANT_AFFINE, .dtype = ZM_BF16};
   f->group = defaults ? zmi_read_int_or(r, "group_size", 64, 1, 4096) : zmi_read_int(r, "group_size", 1, 4096);
   f->bits = defaults ? zmi_read_int_or(r, "bits", 4, 1, 32) : zmi_read_int(r, "bits", 1, 32);
-  if (r->status == ZM_OK && zmi_format_check(f) != ZM_OK) r->status = zmi_fail_within("%s: %s", r->file, r->prefix);
+  const int field = (int)strlen(r->prefix) - 1; // without the point at its end
+  if (r->status == ZM_OK && zmi_format_check(f) != ZM_OK) r->status = zmi_fail_within("%s: %.*s", r->file, field, r->prefix);
 }
 
 static zm_status add_override(zmi_config *c, const char *name, bool quantized, const zmi_format *format) {
@@ -51,11 +53,12 @@ static zm_status add_override(zmi_config *c, const char *name, bool quantized, c
   return zmi_map_put(c->override_index, name, strlen(name), (int64_t)c->override_count - 1) ? ZM_OK : ZM_ERROR_MEMORY;
 }
 
-static void read_override(zmi_reader *r, zmi_config *c, const char *name, const json_t *value) {
+// key: of the object that holds the exception.
+static void read_override(zmi_reader *r, zmi_config *c, const char *key, const char *name, const json_t *value) {
   zmi_format format = c->format;
   if (json_is_object(value)) {
     char prefix[160];
-    snprintf(prefix, sizeof prefix, "quantization[\"%.120s\"].", name);
+    snprintf(prefix, sizeof prefix, "%s[\"%.120s\"].", key, name);
     zmi_reader inner = {.object = value, .file = r->file, .prefix = prefix, .status = r->status};
     read_format(&inner, &format, true);
     r->status = inner.status;
@@ -64,9 +67,11 @@ static void read_override(zmi_reader *r, zmi_config *c, const char *name, const 
 }
 
 static void read_quantization(zmi_reader *r, zmi_config *c) {
-  const json_t *q = zmi_read_object_or_null(r, "quantization");
+  const char *key = "quantization";
+  const json_t *q = zmi_read_object_or_null(r, key);
   if (!q) {
-    q = zmi_read_object_or_null(r, "quantization_config");
+    key = "quantization_config";
+    q = zmi_read_object_or_null(r, key);
     zmi_reader legacy = {.object = q, .file = r->file, .prefix = "quantization_config.", .status = r->status};
     if (q && zmi_read_has(&legacy, "quant_method")) {
       zmi_read_fail(&legacy, ZM_ERROR_UNSUPPORTED, "quant_method",
@@ -77,7 +82,9 @@ static void read_quantization(zmi_reader *r, zmi_config *c) {
     }
   }
   if (!q || r->status != ZM_OK) return;
-  zmi_reader inner = {.object = q, .file = r->file, .prefix = "quantization.", .status = r->status};
+  char prefix[32];
+  snprintf(prefix, sizeof prefix, "%s.", key);
+  zmi_reader inner = {.object = q, .file = r->file, .prefix = prefix, .status = r->status};
   read_format(&inner, &c->format, false);
   r->status = inner.status;
   c->quantized = true;
@@ -87,7 +94,7 @@ static void read_quantization(zmi_reader *r, zmi_config *c) {
        it = json_object_iter_next((json_t *)(uintptr_t)q, it)) {
     name = json_object_iter_key(it);
     value = json_object_iter_value(it);
-    if (json_is_object(value) || json_is_boolean(value)) read_override(r, c, name, value);
+    if (json_is_object(value) || json_is_boolean(value)) read_override(r, c, key, name, value);
   }
 }
 
@@ -124,7 +131,10 @@ static void read_eos(zmi_reader *r, zmi_config *c) {
 
 static zm_status parse_object(const char *text, size_t size, const char *file, json_t **root) {
   json_error_t error;
+  errno = 0;
   *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+  if (!*root && errno == ENOMEM) // jansson itself then names any error that its state suggests
+    return zmi_fail(ZM_ERROR_MEMORY, "out of memory while reading %s", file);
   if (!*root) return zmi_fail(ZM_ERROR_FORMAT, "%s: line %d, column %d: %s", file, error.line, error.column, error.text);
   if (json_is_object(*root)) return ZM_OK;
   json_decref(*root);

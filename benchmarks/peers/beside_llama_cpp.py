@@ -5,7 +5,8 @@ Makes a GGUF file of random Q4_0 blocks for the shapes of a config.json (qwen3_m
 there is none, and times both in ABBA order. Needs: pip install llama-cpp-python gguf numpy (llama-cpp-python builds llama.cpp for this
 machine). Writes a capsule with all raw runs.
 
-  benchmarks/peers/beside_llama_cpp.py --config benchmarks/configs/Qwen3-30B-A3B-4bit-8layers --work /tmp/peers --threads 2 --capsule out.json
+  benchmarks/peers/beside_llama_cpp.py --config benchmarks/configs/Qwen3-30B-A3B-4bit-8layers --work /tmp/peers --threads 2 \
+      --capsule out.json
 """
 import argparse
 import ctypes

@@ -54,6 +54,7 @@ static json_t *bench_json(const zmi_bench *b, const zm_model *m) {
 
 static int run_bench(const cli_args *args) {
   int status = CLI_OK;
+  if (cli_given(args, "capsule") && zmi_capsule_check(cli_text(args, "capsule")) != ZM_OK) return cli_failed();
   zm_model *m = cli_open_model(args, &status);
   if (!m) return status;
   zmi_bench b;

@@ -80,6 +80,7 @@ static int run_validate(const cli_args *args) {
   const char **prompts = NULL;
   size_t count = 0;
   int status = CLI_OK;
+  if (cli_given(args, "capsule") && zmi_capsule_check(cli_text(args, "capsule")) != ZM_OK) return cli_failed();
   if (cli_given(args, "prompts") && read_prompts(cli_text(args, "prompts"), &text, &prompts, &count) != ZM_OK) status = cli_failed();
   zm_model *m = status == CLI_OK ? cli_open_model(args, &status) : NULL;
   if (m) {

@@ -6,19 +6,13 @@
 #ifndef ZMI_TEXT_INTERNAL_H
 #define ZMI_TEXT_INTERNAL_H
 
-#include "base/base.h"
-#include <zmlx/tokenizer.h>
+#include "text/text.h"
 
 // ---- UTF-8 and character sets (utf8.c, unicode_data.c) ----
 bool zmi_utf8_check(const char *text, size_t size, size_t *bad); // false: *bad is the offset of the first byte that is not UTF-8
 size_t zmi_utf8_put(uint32_t c, char out[4]);                    // bytes written
 uint32_t zmi_utf8_next(const char **at);                         // reads one character of valid UTF-8 and steps behind it
 uint32_t zmi_utf8_before(const char *start, const char *at, size_t *size); // the character that ends at `at` > start
-
-// Whole characters and errors of a byte sequence that may end in the middle of a character, as Unicode's "maximal subpart" rule says.
-// *taken bytes of text were looked at: a character (returns 1), a sequence to be replaced by U+FFFD (0), or the beginning of a
-// character that lacks bytes (-1).
-int zmi_utf8_step(const uint8_t *text, size_t size, size_t *taken);
 
 typedef enum zmi_script {
   SCRIPT_OTHER, SCRIPT_HAN, SCRIPT_HIRAGANA, SCRIPT_KATAKANA, SCRIPT_HANGUL, SCRIPT_LATIN, SCRIPT_GREEK, SCRIPT_CYRILLIC, SCRIPT_ARABIC,

@@ -123,6 +123,8 @@ json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m);
 // A record of a measurement: {"schema": 1, "kind", "created", "command", "machine": {...}, "model": {...}, "result": {...}}. Takes over
 // `result`.
 zm_status zmi_capsule_write(const char *path, const char *kind, int argc, char *const *argv, zm_model *m, json_t *result);
+// Whether a capsule could be written there: asked before the work that it is to record. Leaves no trace.
+zm_status zmi_capsule_check(const char *path);
 json_t *zmi_model_json(const zm_model *m);
 
 #endif

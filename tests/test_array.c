@@ -492,6 +492,29 @@ static const char *const messages[] = {"add: float32[2, 3] and float32[4] do not
                                        "argmax: axis -3 is out of range",
                                        "take: an array of rank 0"};
 
+static void missing_shapes(void **state) {
+  (void)state;
+  const float data[1] = {1};
+  zm_scope *scope = zm_scope_open();
+  zm_array *one = zm_array_from_data(data, ZM_F32, NULL, 0);
+  assert_non_null(one);
+  assert_non_null(zm_reshape(one, NULL, 0));
+  zm_array *const made[] = {zm_array_from_data(data, ZM_F32, NULL, 1), zm_full(1, ZM_F32, NULL, 2), zm_reshape(one, NULL, 1),
+                            zm_broadcast_to(one, NULL, 1)};
+  for (size_t i = 0; i < ZMI_COUNT(made); i++) assert_null(made[i]);
+  assert_non_null(strstr(zm_last_error(), "shape is NULL although the rank is 1"));
+  // The error that a NULL operand keeps is an old one, unless that was cleared.
+  assert_null(zm_add(one, NULL));
+  assert_non_null(strstr(zm_last_error(), "shape is NULL"));
+  zm_clear_error();
+  assert_int_equal(zm_last_status(), ZM_OK);
+  assert_string_equal(zm_last_error(), "");
+  assert_null(zm_add(one, NULL));
+  assert_non_null(strstr(zm_last_error(), "NULL"));
+  assert_null(strstr(zm_last_error(), "shape"));
+  zm_scope_close(scope);
+}
+
 static void wrong_operands_are_named(void **state) {
   (void)state;
   zm_scope *scope = zm_scope_open();
@@ -674,6 +697,7 @@ int main(void) {
       cmocka_unit_test(copies_of_any_strides),
       cmocka_unit_test(indices_out_of_range_give_zeros),
       cmocka_unit_test(numbers_and_empty_arrays),
+      cmocka_unit_test(missing_shapes),
       cmocka_unit_test(wrong_operands_are_named),
       cmocka_unit_test(tapes_print_and_read_back),
       cmocka_unit_test(large_graphs_take_linear_time),

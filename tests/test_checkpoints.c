@@ -294,6 +294,36 @@ static void plans(void **state) {
   assert_non_null(strstr(zm_last_error(), "more than the limit of 10.0 MB"));
 }
 
+// Memory is checked for as many positions as the caller means to use.
+static void planned_context(void **state) {
+  (void)state;
+  static const char path[] = "checkpoints/storyteller-4bit";
+  zmi_model_plan plan;
+  assert_int_equal(zmi_model_plan_path(path, &(zmi_model_plan_request){.context = 64}, &plan), ZM_OK);
+  zm_model_options o = {.threads = 1, .isa = "scalar", .memory_limit = plan.total_bytes + (1 << 20)};
+  assert_null(zm_model_open(path, &o));
+  assert_int_equal(zm_last_status(), ZM_ERROR_MEMORY);
+  o.context = 64;
+  zm_model *m = zm_model_open(path, &o);
+  if (!m) fail_msg("%s", zm_last_error());
+  zm_model_close(m);
+  o.context = -1;
+  assert_null(zm_model_open(path, &o));
+  assert_non_null(strstr(zm_last_error(), "found -1"));
+}
+
+static void no_model(void **state) {
+  (void)state;
+  zm_model_info info = {.layers = 7};
+  const int32_t *eos = &info.layers;
+  zm_model_get_info(NULL, &info);
+  assert_int_equal(info.layers, 0);
+  assert_null(info.path);
+  zm_model_get_info(NULL, NULL);
+  assert_int_equal(zm_model_eos(NULL, &eos), 0);
+  assert_null(eos);
+}
+
 static void facts(void **state) {
   (void)state;
   zm_model *m = zm_model_open("checkpoints/storyteller-4bit", &(zm_model_options){.threads = 1, .isa = "scalar"});
@@ -416,6 +446,8 @@ static void synth(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(lies),  cmocka_unit_test(wrong_configs), cmocka_unit_test(bad_arguments), cmocka_unit_test(plans),
+      cmocka_unit_test(planned_context),
+      cmocka_unit_test(no_model),
       cmocka_unit_test(facts), cmocka_unit_test(cancelling),    cmocka_unit_test(allocations),   cmocka_unit_test(synth),
   };
   return cmocka_run_group_tests(tests, make_scratch, remove_scratch);

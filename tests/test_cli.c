@@ -305,10 +305,14 @@ static void failures(void **state) {
   assert_fails(run("generate", MODEL, "--tokens-file", words, NULL), CLI_FAILURE, "token 1 is 'three'");
   assert_fails(run("generate", MODEL, "--prompt-file", bad, NULL), CLI_FAILURE, "the prompt: ");
   assert_fails(run("generate", MODEL, "--tokens-file", ids, "--context", "2", NULL), CLI_FAILURE, "3 tokens do not fit");
-  assert_fails(run("generate", MODEL, "--tokens-file", ids, "--context", "99999", NULL), CLI_FAILURE, "context is 99999");
+  assert_fails(run("generate", MODEL, "--tokens-file", ids, "--context", "99999", NULL), CLI_FAILURE, "found 99999");
   assert_fails(run("generate", MODEL, "--tokens-file", ids, "--isa", "z80", NULL), CLI_FAILURE, "z80");
   assert_fails(run("generate", MODEL, "--tokens-file", ids, "--memory-limit", "0.001", NULL), CLI_FAILURE, "more than the limit of 1.0 MB");
   assert_fails(run("generate", MODEL, "--tokens-file", ids, "--logit-bias", "9000=1", NULL), CLI_FAILURE, "token 9000");
+  // Before the model is looked for: such a capsule would be lost after minutes of work.
+  static const char nowhere[] = "/nonexistent/capsule.json";
+  assert_fails(run("bench", "/no/such/model", "--capsule", nowhere, NULL), CLI_FAILURE, nowhere);
+  assert_fails(run("validate", "/no/such/model", "--capsule", nowhere, NULL), CLI_FAILURE, nowhere);
   assert_fails(run("logits", MODEL, "--tokens-file", ids, "--out", in_scratch("none/x"), NULL), CLI_FAILURE, "none/x");
   assert_fails(run("logits", MODEL, "--tokens-file", ids, "--out", scratch, NULL), CLI_FAILURE, scratch);
   assert_fails(run("logits", MODEL, "--tokens-file", empty, "--out", in_scratch("x"), NULL), CLI_FAILURE, "no token ids");

@@ -3,7 +3,8 @@
 // Ownership: an array belongs to the innermost scope open on this thread when it was made, and goes with that scope unless it is moved
 // out by zm_scope_return(). A scope must be open to make arrays. There is no free function. Arrays keep their inputs alive underneath.
 // Errors: every function that returns an array returns NULL on failure. Passing NULL where an array is required returns NULL and
-// keeps the first error, so that a chain of operations needs one check at its end.
+// keeps the first error, so that a chain of operations needs one check at its end. The error kept is this thread's latest, however old:
+// zm_clear_error() before a chain makes sure that it is the chain's own.
 // Threads: one array graph belongs to one thread at a time.
 #ifndef ZMLX_ARRAY_H
 #define ZMLX_ARRAY_H

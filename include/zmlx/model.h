@@ -1,7 +1,8 @@
 // Models, sessions, generation and patching.
 //
 // A model is a loaded checkpoint: weights, a family, the chosen patterns. It can be shared by several sessions. A session holds the
-// caches of one or more sequences. Calls on one model from several threads take turns.
+// caches of one or more sequences. Calls on one model from several threads take turns. Only zm_smart_patch and validation need the model
+// for themselves: they change its patterns while they run, so no other thread may use the model or its sessions until they return.
 #ifndef ZMLX_MODEL_H
 #define ZMLX_MODEL_H
 
@@ -20,6 +21,7 @@ typedef struct zm_model_options {
   int threads;             // 0: one for each CPU this process may use
   const char *isa;         // highest CPU tier: "scalar", "avx2", "avx512", ...; NULL: the best this machine has (or ZMLX_ISA)
   uint64_t memory_limit;   // bytes; opening fails with the plan if more would be needed; 0: what the machine has
+  int32_t context;         // positions that the caller means to use, for the memory check; 0: the smaller of 4096 and what the model allows
   zm_progress_fn progress; // may be NULL
   void *progress_user;
 } zm_model_options;
@@ -41,12 +43,13 @@ typedef struct zm_model_info {
   int threads;
   const char *isa; // the tier in use
 } zm_model_info;
+// m NULL: *info is all zero.
 ZM_API void zm_model_get_info(const zm_model *m, zm_model_info *info);
 
 // The checkpoint's tokenizer (owned by the model), opened on first use; NULL on failure.
 ZM_API const zm_tokenizer *zm_model_tokenizer(zm_model *m);
 
-// End-of-text ids named by the checkpoint's configuration (and tokenizer). Storage of the model.
+// End-of-text ids named by the checkpoint's configuration (and tokenizer). Storage of the model. m NULL: there are none.
 ZM_API size_t zm_model_eos(const zm_model *m, const int32_t **ids);
 
 // ---- sessions ----

@@ -42,6 +42,10 @@ ZM_API const char *zm_last_error(void);
 // The status of this thread's latest failure, ZM_OK if there was none.
 ZM_API zm_status zm_last_status(void);
 
+// Forgets this thread's latest failure: zm_last_error() is "" and zm_last_status() ZM_OK again. Nothing needs it but code that passes NULL
+// where an array is required and wants the message to be about that, not about a failure of long ago (array.h).
+ZM_API void zm_clear_error(void);
+
 // Version of the library as "major.minor.patch". Static storage.
 ZM_API const char *zm_version(void);
 

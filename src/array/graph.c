@@ -195,6 +195,10 @@ zm_array *zm_array_from_data(const void *data, zm_dtype dtype, const int64_t *sh
     zmi_fail(ZM_ERROR_ARGUMENT, "zm_array_from_data: rank %d is not between 0 and %d", rank, ZM_MAX_RANK);
     return NULL;
   }
+  if (rank > 0 && !shape) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "zm_array_from_data: shape is NULL although the rank is %d", rank);
+    return NULL;
+  }
   zmi_type type = zmi_type_of(dtype, rank, shape);
   size_t bytes;
   if (!zmi_type_bytes(&type, &bytes)) {

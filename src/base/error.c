@@ -65,6 +65,7 @@ void zmi_error_clear(void) {
   last.message[0] = 0;
 }
 
+void zm_clear_error(void) { zmi_error_clear(); }
 const char *zm_last_error(void) { return last.message; }
 zm_status zm_last_status(void) { return last.status; }
 const char *zm_version(void) { return ZM_VERSION; }

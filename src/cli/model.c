@@ -20,6 +20,7 @@ zm_model *cli_open_stock_model(const cli_args *args, int *status) {
     .threads = (int)cli_int(args, "threads"),
     .isa = cli_given(args, "isa") ? cli_text(args, "isa") : NULL,
     .memory_limit = (uint64_t)(cli_float(args, "memory-limit") * 1e9),
+    .context = cli_given(args, "context") ? (int32_t)cli_int(args, "context") : 0, // not every command has this option
     .progress = cli_progress,
   };
   zm_model *m = zm_model_open(args->positional[0], &o);

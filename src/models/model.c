@@ -82,7 +82,8 @@ static zmi_step model_step(zm_model *m) {
 // Checks the whole checkpoint and the memory it will need, then loads it.
 static zm_status load(zm_model *m, const zm_model_options *o, zmi_checkpoint *c) {
   zmi_source source = zmi_checkpoint_source(c);
-  zm_status status = zmi_plan(&m->config, &source, c->bytes, m->kernels, NULL, m->dtype, &m->plan);
+  const zmi_model_plan_request request = {.context = o->context};
+  zm_status status = zmi_plan(&m->config, &source, c->bytes, m->kernels, &request, m->dtype, &m->plan);
   if (status == ZM_OK) status = zmi_checkpoint_all_used(c);
   if (status == ZM_OK) status = zmi_model_plan_check(&m->plan, o->memory_limit);
   if (status != ZM_OK) return status;
@@ -146,6 +147,8 @@ void zm_model_close(zm_model *m) {
 // ---- facts ----
 
 void zm_model_get_info(const zm_model *m, zm_model_info *info) {
+  if (info && !m) *info = (zm_model_info){0};
+  if (!info || !m) return;
   const zmi_config *c = &m->config;
   *info = (zm_model_info){
       .family = c->family->name,
@@ -166,8 +169,8 @@ void zm_model_get_info(const zm_model *m, zm_model_info *info) {
 }
 
 size_t zm_model_eos(const zm_model *m, const int32_t **ids) {
-  if (ids) *ids = m->config.eos;
-  return m->config.eos_count;
+  if (ids) *ids = m ? m->config.eos : NULL;
+  return m ? m->config.eos_count : 0;
 }
 
 zmi_pool *zmi_model_pool(const zm_model *m) {
@@ -264,13 +267,8 @@ zmi_patterns zmi_model_patterns(const zm_model *m) {
   return m->patterns;
 }
 
-uint64_t zmi_model_epoch(const zm_model *m) {
-  return m->epoch;
-}
-
 void zmi_model_set_patterns(zm_model *m, zmi_patterns patterns) {
   zmi_model_lock(m);
-  if (m->patterns != patterns) m->epoch++;
   m->patterns = patterns;
   zmi_model_unlock(m);
 }

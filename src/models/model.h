@@ -18,7 +18,6 @@ struct zm_model {
   pthread_mutex_t lock;
   bool lock_made;
   zmi_patterns patterns;
-  uint64_t epoch;
   void *text;
   void (*release_text)(void *);
 };

@@ -45,10 +45,8 @@ zmi_program *zmi_model_compile(zm_model *m, int32_t rows, int32_t selected, cons
                                const zmi_model_program_options *options);
 
 // ---- facts ----
-// The chosen patterns and a count of the changes of the choice: programs made under another value of zmi_model_epoch are out of date. A
-// cache of programs may be keyed by zmi_model_patterns instead: equal patterns, rows and states give equal programs.
+// The chosen patterns. A cache of programs may be keyed by them: equal patterns, rows and states give equal programs.
 zmi_patterns zmi_model_patterns(const zm_model *m);
-uint64_t zmi_model_epoch(const zm_model *m);
 // Sets the choice directly (zm_patch, zm_unpatch and zm_smart_patch end here). Takes the lock.
 void zmi_model_set_patterns(zm_model *m, zmi_patterns patterns);
 

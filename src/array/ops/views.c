@@ -25,8 +25,10 @@ static zm_status check_rank(int64_t rank) {
   return zmi_fail(ZM_ERROR_ARGUMENT, "rank %lld is not between 0 and %d", (long long)rank, ZM_MAX_RANK);
 }
 
-static bool check_public_rank(const char *op, int rank) {
-  if (check_rank(rank) == ZM_OK) return true;
+static bool check_public_shape(const char *op, const int64_t *shape, int rank) {
+  zm_status status = check_rank(rank);
+  if (status == ZM_OK && rank > 0 && !shape) status = zmi_fail(ZM_ERROR_ARGUMENT, "shape is NULL although the rank is %d", rank);
+  if (status == ZM_OK) return true;
   zmi_fail_within("%s", op);
   return false;
 }
@@ -105,7 +107,7 @@ static bool complete_shape(const zmi_type *t, shape_attrs *a) {
 
 zm_array *zm_reshape(zm_array *a, const int64_t *shape, int rank) {
   shape_attrs attrs = {.rank = rank};
-  if (!zmi_present("reshape", 1, &a) || !check_public_rank("reshape", rank)) return NULL;
+  if (!zmi_present("reshape", 1, &a) || !check_public_shape("reshape", shape, rank)) return NULL;
   for (int i = 0; i < rank; i++) attrs.shape[i] = shape[i];
   if (!complete_shape(&a->type, &attrs)) return NULL;
   zmi_type to = zmi_type_of(a->type.dtype, rank, attrs.shape);
@@ -225,7 +227,7 @@ const zmi_op zmi_op_broadcast_to = {.name = "broadcast_to",
 
 zm_array *zm_broadcast_to(zm_array *a, const int64_t *shape, int rank) {
   shape_attrs attrs = {.rank = rank};
-  if (!zmi_present("broadcast_to", 1, &a) || !check_public_rank("broadcast_to", rank)) return NULL;
+  if (!zmi_present("broadcast_to", 1, &a) || !check_public_shape("broadcast_to", shape, rank)) return NULL;
   for (int i = 0; i < rank; i++) attrs.shape[i] = shape[i];
   zmi_type to = zmi_type_of(a->type.dtype, rank, attrs.shape);
   if (zmi_type_equal(&to, &a->type)) return a;

@@ -89,7 +89,7 @@ static zmi_matrix matrix(world *w, const char *name, int64_t n, int64_t k, int64
     if (m.format.mode == ZMI_QUANT_NONE) {
       fill(codes, s.stored, n * k, 0, 0.2f);
     } else {
-      for (size_t i = 0; i < words / 4; i++) codes[i] = (uint32_t)(uniform() * 0x1p30f) * 2654435761u;
+      for (size_t i = 0; i < words / 4; i++) codes[i] = (uint32_t)(int32_t)(uniform() * 0x1p30f) * 2654435761u;
       fill(scales, s.stored, (int64_t)groups, 0, 0.02f);
       fill(biases, s.stored, (int64_t)groups, 0, 0.1f);
     }

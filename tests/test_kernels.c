@@ -45,7 +45,9 @@ static float number(nature kind) {
   case SPARSE:
     return pick % 5 ? float_of(sign) : float_of(sign | (120 + pick % 8) << 23 | fraction);
   default:
-    return pick % 97 ? float_of(sign | (100 + pick % 40) << 23 | fraction) : pick & 1 ? INFINITY : NAN;
+    return pick % 97  ? float_of(sign | (100 + pick % 40) << 23 | fraction)
+           : pick & 1 ? float_of(sign | 0x7f800000u)
+                      : float_of(sign | 0x7f800001u | fraction);
   }
 }
 
@@ -428,6 +430,23 @@ static void row_helpers(void **context) {
   all_tiers(check_rows);
 }
 
+// A largest zero is +0 even where all zeros are negative.
+static void check_zeros(const zmi_kernels *scalar, const zmi_kernels *tier) {
+  (void)scalar;
+  float x[40], zero = 0;
+  for (int64_t n = 1; n <= 40; n++) {
+    for (int64_t i = 0; i < n; i++) x[i] = next_random() % 3 ? -0.0f : -1.0f;
+    x[next_random() % (uint64_t)n] = -0.0f;
+    float m = tier->max(x, n);
+    assert_memory_equal(&m, &zero, 4);
+  }
+}
+
+static void negative_zeros(void **context) {
+  (void)context;
+  all_tiers(check_zeros);
+}
+
 // ---- attention ----
 
 static void check_attend(const zmi_kernels *scalar, const zmi_kernels *tier) {
@@ -493,9 +512,9 @@ static void finding(void **context) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(digits),          cmocka_unit_test(digits_border), cmocka_unit_test(dot_affine),
-      cmocka_unit_test(affine_accuracy), cmocka_unit_test(dot_float),     cmocka_unit_test(conversions),
-      cmocka_unit_test(row_helpers),     cmocka_unit_test(attend),        cmocka_unit_test(finding),
+      cmocka_unit_test(digits),         cmocka_unit_test(digits_border), cmocka_unit_test(dot_affine),  cmocka_unit_test(affine_accuracy),
+      cmocka_unit_test(dot_float),      cmocka_unit_test(conversions),   cmocka_unit_test(row_helpers), cmocka_unit_test(attend),
+      cmocka_unit_test(negative_zeros), cmocka_unit_test(finding),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

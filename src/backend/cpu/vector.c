@@ -41,8 +41,7 @@ typedef struct affine_sums {
 ZMI_INLINE void affine_group(int bits, int rows, int64_t group, bool wide, const char *at, const int8_t *const *d,
                              const float *const *scale, const float *const *sum, int64_t g, affine_sums *acc) {
   const char *scales = at + group / 32 * bits * 64;
-  ZMI_UNROLL
-  for (int h = 0; h < ZMI_HALVES; h++) {
+  for (int h = 0; h < ZMI_HALVES; h++) { // unrolled nowhere: with 256 bits that would only double the code
     vi D[ZMI_ROWS][3] = {0};
     for (int64_t u = 0; u < group / 32; u++) {
       const char *unit = at + u * bits * 64 + h * 32;
@@ -126,7 +125,7 @@ typedef void (*affine_fn)(int64_t group, bool wide, const void *block, int64_t b
                                      float *y, int64_t ldy) {                                                                              \
     affine_blocks(bits, rows, group, wide, block, blocks, k, digits, y, ldy);                                                              \
   }
-#define ROWS(bits) AFFINE(bits, 1) AFFINE(bits, 2) AFFINE(bits, 3) AFFINE(bits, 4)
+#define ROWS(bits) AFFINE(bits, 1) AFFINE(bits, 2) AFFINE(bits, 4)
 ROWS(2)
 ROWS(3)
 ROWS(4)
@@ -136,13 +135,17 @@ ROWS(8)
 #undef ROWS
 #undef AFFINE
 
-#define ROWS(bits) [bits] = {affine_##bits##_1, affine_##bits##_2, affine_##bits##_3, affine_##bits##_4}
-static const affine_fn affine_table[9][ZMI_ROWS] = {ROWS(2), ROWS(3), ROWS(4), ROWS(5), ROWS(6), ROWS(8)};
+#define ROWS(bits) [bits] = {[1] = affine_##bits##_1, [2] = affine_##bits##_2, [4] = affine_##bits##_4}
+static const affine_fn affine_table[9][ZMI_ROWS + 1] = {ROWS(2), ROWS(3), ROWS(4), ROWS(5), ROWS(6), ROWS(8)};
 #undef ROWS
 
 static void vector_dot_affine(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits,
                               float *y, int64_t ldy) {
-  affine_table[f->bits][rows - 1](f->group, f->dtype == ZM_F32, block, blocks, k, digits, y, ldy);
+  for (int m = 0; m < rows;) { // three rows are two and one: the blocks are still near
+    int n = rows - m >= 4 ? 4 : rows - m >= 2 ? 2 : 1;
+    affine_table[f->bits][n](f->group, f->dtype == ZM_F32, block, blocks, k, digits + m, y + m * ldy, ldy);
+    m += n;
+  }
 }
 
 // ---- float dot products ----

@@ -1,4 +1,5 @@
-// Tokenizers: byte-level BPE read from a Hugging Face tokenizer.json.
+// Tokenizers: byte-level BPE read from a Hugging Face tokenizer.json. Ids and texts are those of Hugging Face `tokenizers` 0.23;
+// docs/tokenizers.md tells which parts of a file are known.
 #ifndef ZMLX_TOKENIZER_H
 #define ZMLX_TOKENIZER_H
 
@@ -14,7 +15,8 @@ typedef struct zm_tokenizer zm_tokenizer;
 typedef struct zm_detokenizer zm_detokenizer;
 
 // Opens tokenizer.json at `path`: the file itself or the folder that holds it (tokenizer_config.json beside it is read for the names of
-// the special tokens). NULL on failure. The owner closes it. A tokenizer is immutable and may be used by many threads.
+// the special tokens). NULL on failure, which includes parts that are not supported. Truncation and padding that a file may ask for are
+// not applied. The owner closes it. A tokenizer is immutable and may be used by many threads.
 ZM_API zm_tokenizer *zm_tokenizer_open(const char *path);
 ZM_API void zm_tokenizer_close(zm_tokenizer *t); // NULL is ignored
 
@@ -28,7 +30,8 @@ ZM_API zm_status zm_tokenizer_encode(const zm_tokenizer *t, const char *text, si
                                      size_t *count);
 ZM_API void zm_tokens_free(int32_t *ids);
 
-// Decodes ids to bytes. *text (owned by the caller, released by zm_text_free) is zero-terminated; *size does not count the zero.
+// Decodes ids to UTF-8. *text (owned by the caller, released by zm_text_free) is zero-terminated; *size does not count the zero. Bytes
+// that make no character give U+FFFD; ids within range that no token has give nothing; an id out of range is refused.
 typedef struct zm_decode_options {
   bool skip_special; // leave special tokens out
 } zm_decode_options;

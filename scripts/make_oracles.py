@@ -4,8 +4,8 @@
     python3 scripts/make_oracles.py SOURCES            # needs: pip install 'mlx[cpu]' mlx-lm
 
 SOURCES is a folder that holds trained checkpoints of the families (lfm2-mxfp8, qwen3-nvfp4, with their tokenizer). They are dequantized,
-cut to a few layers and quantized again in affine formats. All other checkpoints are random and tiny: they exist for the corners of
-the configuration that trained ones do not reach. Results go to checkpoints/NAME and tests/oracles/NAME.{safetensors,json}:
+cut to a few layers and the frequent tokens, and quantized again in affine formats. All other checkpoints are random and tiny: they
+exist for the corners of the configuration that trained ones do not reach. Results go to checkpoints/NAME and tests/oracles/NAME.{safetensors,json}:
 
     tN.tokens  int32 [n]          token ids
     tN.logits  float32 [4, vocab] logits at the last four positions; all float parameters cast to float32
@@ -17,7 +17,6 @@ The JSON file has the spread of the logits and the error of MLX's own run in the
 """
 import json
 import math
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -30,7 +29,7 @@ from mlx_lm.utils import load_model, load_tokenizer, save_model, save_config
 
 mx.set_default_device(mx.cpu)
 TOP = Path(__file__).resolve().parent.parent
-KEEP, GREEDY = 4, 24
+KEEP, GREEDY, VOCAB = 4, 24, 1536
 TEXTS = [
     "The lamp had burned low, and the captain sat with his chin upon his hand, listening to the rain. \"We shall not see "
     "them before the morning,\" he said at last; and nobody answered him, for nobody believed it.",
@@ -144,9 +143,6 @@ def save(name, model, config):
     folder.mkdir(parents=True)
     save_model(folder, model, donate_model=False)
     save_config(config, config_path=folder / "config.json")
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        if config["vocab_size"] == 8192:
-            os.symlink(f"../storyteller-4bit/{file}", folder / file)
     return folder
 
 
@@ -164,6 +160,8 @@ def trained(sources, source, name, default, overrides=(), layers=None, change=No
     for key in ("quantization", "quantization_config"):
         config.pop(key, None)
     weights = dict(tree_flatten(model.parameters()))
+    config["vocab_size"] = VOCAB  # the frequent tokens: most of such a small model would be its embedding
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"][:VOCAB]
     if layers:
         config["num_hidden_layers"] = layers
         if "layer_types" in config:
@@ -177,8 +175,9 @@ def trained(sources, source, name, default, overrides=(), layers=None, change=No
     model.load_weights(list(weights.items()))
     quantize(model, config, default, overrides)
     folder = save(name, model, config)
-    tokenizer = load_tokenizer(folder)
-    oracle(name, folder, [(t, tokenizer.encode(t, add_special_tokens=False)) for t in TEXTS], "bfloat16")
+    tokenizer = load_tokenizer(sources / source)
+    tokens = lambda text: [i for i in tokenizer.encode(text, add_special_tokens=False) if i < VOCAB]
+    oracle(name, folder, [(None, tokens(t)) for t in TEXTS], "bfloat16")
 
 
 def loosen(folder):
@@ -242,7 +241,7 @@ def main():
     llama = {"model_type": "llama", "intermediate_size": 160, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
     random_model("tiny-llama-biases", {**llama, "attention_bias": True, "mlp_bias": True, "rope_traditional": True}, "float16",
                  affine(4, 32), [("lm_head", False)], 1)
-    random_model("tiny-llama-f32", {**llama, "head_dim": 40, "num_key_value_heads": 1, "vocab_size": 171,
+    random_model("tiny-llama-f32", {**llama, "head_dim": 24, "num_key_value_heads": 1, "vocab_size": 171,
            "hidden_size": 90, "intermediate_size": 67,
                  "rope_scaling": {"type": "linear", "factor": 4.0}}, "float32", None, (), 2)
     random_model("tiny-mistral", {**llama, "model_type": "mistral", "tie_word_embeddings": True, "num_key_value_heads": 4,
@@ -265,7 +264,7 @@ def main():
                  [("in_proj", affine(3, 32)), ("embed_tokens", affine(6, 32))], 6)
     random_model("tiny-lfm2_moe-hf", {**lfm2, "num_hidden_layers": 3, "num_experts": 4,
                  "layer_types": ["conv", "conv", "full_attention"], "use_expert_bias": False,
-                 "conv_bias": False, "norm_topk_prob": False, "moe_intermediate_size": 40,
+                 "conv_bias": False, "norm_topk_prob": False, "hidden_size": 64, "intermediate_size": 72, "moe_intermediate_size": 40,
                  "rope_parameters": {"rope_theta": 5000.0, "rope_type": "default"}},
                  "float32", None, (), 7, loose=True)
 

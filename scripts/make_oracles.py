@@ -5,7 +5,8 @@
 
 SOURCES is a folder that holds trained checkpoints of the families (lfm2-mxfp8, qwen3-nvfp4, with their tokenizer). They are dequantized,
 cut to a few layers and the frequent tokens, and quantized again in affine formats. All other checkpoints are random and tiny: they
-exist for the corners of the configuration that trained ones do not reach. Results go to checkpoints/NAME and tests/oracles/NAME.{safetensors,json}:
+exist for the corners of the configuration that trained ones do not reach. Results go to checkpoints/NAME and
+tests/oracles/NAME.{safetensors,json}:
 
     tN.tokens  int32 [n]          token ids
     tN.logits  float32 [4, vocab] logits at the last four positions; all float parameters cast to float32

@@ -3,8 +3,10 @@
 #define ZMLX_ZMLX_H
 
 #include <zmlx/array.h>
+#include <zmlx/kernel.h>
 #include <zmlx/model.h>
 #include <zmlx/status.h>
 #include <zmlx/tokenizer.h>
+#include <zmlx/transform.h>
 
 #endif

@@ -3,7 +3,7 @@
 #ifndef ZMI_ARRAY_H
 #define ZMI_ARRAY_H
 
-#include "backend/backend.h"
+#include "kernel/kernel.h"
 
 // ---- nodes and arrays (graph.c) ----
 typedef struct zmi_node zmi_node;
@@ -35,6 +35,7 @@ struct zmi_node {
   int refs;
   const zmi_op *op;
   zmi_attrs attrs;
+  zmi_owner *owner; // one reference; may be NULL
   int nin, nout;
   zm_array *in[ZMI_MAX_IN];   // NULL = absent optional operand
   zm_array *out[ZMI_MAX_OUT]; // not counted; NULL once released
@@ -46,8 +47,29 @@ struct zmi_node {
 // attribute struct or NULL. An in[i] that is NULL is an absent optional operand: allowed only where op->operands says so; otherwise the
 // call fails keeping the first error.
 zm_status zmi_apply(const zmi_op *op, const void *attrs, size_t attrs_size, int nin, zm_array *const *in, zm_array **out);
+// The same with an owner, of which the node takes a reference of its own.
+zm_status zmi_apply_owned(const zmi_op *op, const void *attrs, size_t attrs_size, zmi_owner *owner, int nin, zm_array *const *in,
+                          zm_array **out);
 // The same for ops with one output.
 zm_array *zmi_apply1(const zmi_op *op, const void *attrs, size_t attrs_size, int nin, zm_array *const *in);
+
+// ---- rules of an op: what transforms need to know of it. In the op's own file, named by its row ----
+// Everything they make is graph: rules are written with the operations of zmlx/array.h and the builders below.
+typedef struct zmi_rules {
+  // given[o]: cotangent of output o, of its type; NULL = zero. wanted[i]: whether operand i's gradient is asked for. Sets gradient[i], of
+  // the
+  // operand's type (dtype too), or leaves it NULL = zero: integers, or no dependence.
+  zm_status (*vjp)(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient);
+  // tangent[i]: of operand i; NULL = zero. Sets result[o] or leaves it NULL = zero. jvp NULL: vjp is applied twice, which is right for
+  // every
+  // vjp made of differentiable ops.
+  zm_status (*jvp)(const zmi_node *n, zm_array *const *tangent, zm_array **result);
+  // in[i]: the operand, with one more dimension `size` in front where batched[i]; at least one is. Sets every out[o], batched in front.
+  // vmap
+  // NULL: the op is applied to each slice and the results are stacked.
+  zm_status (*vmap)(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out);
+  const char *gradient; // for the tables: "all operands", "x", "none: results are integers"
+} zmi_rules;
 
 // Label given to nodes made from now on in the current scope ("model.layers.3.mlp"); NULL ends it.
 zm_status zmi_set_label(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -161,7 +183,7 @@ void zmi_tensors_close(zmi_tensors *t);
 size_t zmi_tensors_count(const zmi_tensors *t);
 const zmi_tensor *zmi_tensors_at(const zmi_tensors *t, size_t i);           // in order of name
 const zmi_tensor *zmi_tensors_find(const zmi_tensors *t, const char *name); // NULL if there is none (no error set)
-const char *zmi_tensors_path(const zmi_tensors *t, int file);                   // of a mapped file, for messages; "" if there is none
+const char *zmi_tensors_path(const zmi_tensors *t, int file);               // of a mapped file, for messages; "" if there is none
 void zmi_tensors_drop(const zmi_tensors *t, const zmi_tensor *tensor);      // its pages need not stay in memory
 // Parses one header in memory (for tests and fuzzing): the whole file's bytes.
 zmi_tensors *zmi_tensors_parse(const uint8_t *data, size_t size, const char *name);

@@ -54,7 +54,7 @@ static int new_slot(lowering *l, zmi_slot_kind kind, const zmi_type *type, const
 static zm_status emit(lowering *l, zmi_instr *in) {
   if (in->op->scratch) {
     // Sizes depend on types alone; addresses come later.
-    zmi_call c = {.op = in->op, .attrs = in->attrs.bytes, .nin = in->nin, .nout = in->nout, .kernels = l->kernels};
+    zmi_call c = {.op = in->op, .attrs = in->attrs.bytes, .owner = in->owner, .nin = in->nin, .nout = in->nout, .kernels = l->kernels};
     for (int i = 0; i < in->nin; i++) c.in[i] = in->in[i] < 0 ? NULL : &l->tape->slots[in->in[i]];
     for (int o = 0; o < in->nout; o++) c.out[o] = &l->tape->slots[in->out[o]];
     in->scratch = in->op->scratch(&c);
@@ -183,7 +183,7 @@ static zm_status lower_results(lowering *l, zmi_node *n, zmi_instr *in) {
 
 static zm_status lower_node(lowering *l, zmi_node *n) {
   if (n->op->flags & ZMI_OP_VIEW) return lower_view(l, n);
-  zmi_instr in = {.op = n->op, .attrs = n->attrs, .nin = n->nin, .label = n->label};
+  zmi_instr in = {.op = n->op, .attrs = n->attrs, .owner = n->owner, .nin = n->nin, .label = n->label};
   for (int i = 0; i < n->nin; i++) {
     in.in[i] = -1;
     if (!n->in[i]) continue;

@@ -98,6 +98,7 @@ static void drop(zm_array *a, zm_array **dead) {
 static void drop_node(zmi_node *n, zm_array **dead) {
   if (--n->refs > 0) return;
   for (int i = 0; i < n->nin; i++) drop(n->in[i], dead);
+  zmi_owner_release(n->owner);
   zmi_free(n->label);
   zmi_free(n);
 }
@@ -278,7 +279,7 @@ static zm_status check_operands(const zmi_op *op, int nin, zm_array *const *in, 
   return ZM_OK;
 }
 
-static zmi_node *new_node(const zmi_op *op, const void *attrs, size_t attrs_size, int nin, zm_array *const *in) {
+static zmi_node *new_node(const zmi_op *op, const void *attrs, size_t attrs_size, zmi_owner *owner, int nin, zm_array *const *in) {
   zmi_node *n = zmi_calloc(1, sizeof *n);
   if (!n) return NULL;
   const char *label = current_label();
@@ -287,19 +288,21 @@ static zmi_node *new_node(const zmi_op *op, const void *attrs, size_t attrs_size
     return NULL;
   }
   n->op = op;
+  n->owner = zmi_owner_retain(owner);
   if (attrs_size) memcpy(n->attrs.bytes, attrs, attrs_size);
   n->nin = nin;
   for (int i = 0; i < nin; i++) n->in[i] = zmi_array_retain(in[i]);
   return n;
 }
 
-zm_status zmi_apply(const zmi_op *op, const void *attrs, size_t attrs_size, int nin, zm_array *const *in, zm_array **out) {
+zm_status zmi_apply_owned(const zmi_op *op, const void *attrs, size_t attrs_size, zmi_owner *owner, int nin, zm_array *const *in,
+                          zm_array **out) {
   zmi_type types[ZMI_MAX_IN], results[ZMI_MAX_OUT];
   if (attrs_size > ZMI_ATTR_BYTES)
     return zmi_fail(ZM_ERROR_ARGUMENT, "%s: attributes of %zu bytes exceed %d", op->name, attrs_size, ZMI_ATTR_BYTES);
   zm_status status = check_operands(op, nin, in, types);
   if (status != ZM_OK) return status;
-  zmi_node *n = new_node(op, attrs, attrs_size, nin, in);
+  zmi_node *n = new_node(op, attrs, attrs_size, owner, nin, in);
   if (!n) return ZM_ERROR_MEMORY;
   n->refs = 1; // while outputs are made
   memset(results, 0, sizeof results);
@@ -330,6 +333,10 @@ zm_status zmi_apply(const zmi_op *op, const void *attrs, size_t attrs_size, int 
   drop_node(n, &dead);
   bury(dead);
   return status;
+}
+
+zm_status zmi_apply(const zmi_op *op, const void *attrs, size_t attrs_size, int nin, zm_array *const *in, zm_array **out) {
+  return zmi_apply_owned(op, attrs, attrs_size, NULL, nin, in, out);
 }
 
 zm_array *zmi_apply1(const zmi_op *op, const void *attrs, size_t attrs_size, int nin, zm_array *const *in) {

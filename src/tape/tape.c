@@ -63,6 +63,15 @@ void zmi_slot_set_contiguous(zmi_slot *s) {
   }
 }
 
+zmi_owner *zmi_owner_retain(zmi_owner *owner) {
+  if (owner) owner->refs++;
+  return owner;
+}
+
+void zmi_owner_release(zmi_owner *owner) {
+  if (owner && --owner->refs == 0) owner->free(owner);
+}
+
 zmi_tape *zmi_tape_new(void) {
   return zmi_calloc(1, sizeof(zmi_tape));
 }
@@ -71,6 +80,7 @@ void zmi_tape_free(zmi_tape *t) {
   if (!t) return;
   for (size_t i = 0; i < t->string_count; i++) zmi_free(t->strings[i]);
   zmi_free(t->strings);
+  for (size_t i = 0; i < t->instr_count; i++) zmi_owner_release(t->instrs[i].owner);
   zmi_free(t->slots);
   zmi_free(t->instrs);
   zmi_free(t);
@@ -98,6 +108,7 @@ int zmi_tape_add_instr(zmi_tape *t, const zmi_instr *instr) {
   if (t->instr_count >= INT32_MAX || !ZMI_GROW(t->instrs, t->instr_capacity, t->instr_count + 1)) return -1;
   zmi_instr i = *instr;
   if (i.label && !(i.label = zmi_tape_string(t, i.label))) return -1;
+  zmi_owner_retain(i.owner);
   t->instrs[t->instr_count] = i;
   return (int)t->instr_count++;
 }

@@ -11,7 +11,7 @@
 #include "base/base.h"
 #include <zmlx/array.h>
 
-enum { ZMI_MAX_IN = 20, ZMI_MAX_OUT = 4, ZMI_MAX_STAGES = 8, ZMI_ATTR_BYTES = 384 };
+enum { ZMI_MAX_IN = 64, ZMI_MAX_OUT = 16, ZMI_MAX_STAGES = 8, ZMI_ATTR_BYTES = 384 };
 
 typedef struct zmi_type {
   zm_dtype dtype;
@@ -63,12 +63,22 @@ typedef struct zmi_attrs {
   _Alignas(16) unsigned char bytes[ZMI_ATTR_BYTES];
 } zmi_attrs;
 
+// What a node or an instruction needs besides its attributes: a kernel, a closure. Shared and counted; the count may be changed by several
+// threads.
+typedef struct zmi_owner {
+  _Atomic int refs;
+  void (*free)(struct zmi_owner *owner);
+} zmi_owner;
+zmi_owner *zmi_owner_retain(zmi_owner *owner); // NULL is ignored by both
+void zmi_owner_release(zmi_owner *owner);
+
 struct zmi_kernels; // the CPU tier in use: backend/cpu/cpu.h
 
 // What a stage sees. Addresses are those of first elements (aligned to the element only); absent optional operands are NULL.
 typedef struct zmi_call {
   const struct zmi_op *op;
   const void *attrs; // the op's own attribute struct
+  zmi_owner *owner;  // of the instruction; may be NULL
   int nin, nout;
   const zmi_slot *in[ZMI_MAX_IN];
   const zmi_slot *out[ZMI_MAX_OUT];
@@ -92,6 +102,8 @@ enum {
   ZMI_OP_HIDDEN = 4   // not an operation of users: made by lowering or by a pattern
 };
 
+struct zmi_rules; // how an op is differentiated and batched: array/array.h
+
 typedef struct zmi_op {
   const char *name;
   const char *operands;    // "x weight bias?": names, '?' = optional, last "xs*" = any number
@@ -107,11 +119,13 @@ typedef struct zmi_op {
   bool (*view)(const void *attrs, const zmi_slot *in, const zmi_type *out, int64_t *stride, int64_t *shift);
   size_t (*scratch)(const zmi_call *c); // bytes; src/dst not yet set; NULL = none
   zmi_stage stages[ZMI_MAX_STAGES];     // ends at the first stage without run
+  const struct zmi_rules *rules;        // derivatives and batches; NULL only for HIDDEN ops
 } zmi_op;
 
 typedef struct zmi_instr {
   const zmi_op *op;
   zmi_attrs attrs;
+  zmi_owner *owner; // one reference, given up with the tape; may be NULL
   int nin, nout;
   int in[ZMI_MAX_IN]; // slots; -1 = absent
   int out[ZMI_MAX_OUT];

@@ -6,7 +6,7 @@ set -u
 findings() { # folder that holds src/ and include/
   (cd "$1" && find src -name '*.[ch]' | sort | xargs awk '
     BEGIN {
-      count = split("base tape quant backend array patch models text lm tools cli", rooms)
+      count = split("base tape quant backend kernel array transform catalog patch models text lm tools cli", rooms)
       for (i = 1; i <= count; i++) height[rooms[i]] = i
     }
     FNR == 1 {

@@ -41,6 +41,7 @@ static void bind_slots(zmi_tape *t, void *arena) {
 static void bind_call(zmi_call *c, const zmi_tape *t, const zmi_instr *in, void *arena, const zmi_kernels *kernels) {
   c->op = in->op;
   c->attrs = in->attrs.bytes;
+  c->owner = in->owner;
   c->nin = in->nin;
   c->nout = in->nout;
   c->kernels = kernels;

@@ -1,0 +1,113 @@
+// Kernels of your own: an op written in the kernel language (docs/kernel-language.md) is lazy, differentiable, batchable and fusable like
+// every other operation on arrays.
+//
+//   zm_op *mish = zm_elementwise("x * tanh(log(1 + exp(x)))", NULL);
+//   zm_array *y = zm_op_apply1(mish, x, NULL);
+//
+// Ownership: a zm_op belongs to who made it, until zm_op_free(); arrays made with it keep what they need of it.
+// Errors: a source that does not parse or type gives NULL and a message with its line and a caret under the place.
+// Threads: a zm_op may be used by several threads at a time.
+#ifndef ZMLX_KERNEL_H
+#define ZMLX_KERNEL_H
+
+#include <zmlx/array.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { ZM_MAX_OPERANDS = 16, ZM_MAX_RESULTS = 8 };
+
+typedef struct zm_op zm_op;
+ZM_API void zm_op_free(zm_op *op); // NULL is ignored
+ZM_API const char *zm_op_name(const zm_op *op);
+
+// Applies an op to nin arrays: out[0..nout-1] are its results, lazy, in the current scope. Operands of elementwise and row ops are
+// broadcast
+// against each other.
+ZM_API zm_status zm_op_apply(const zm_op *op, zm_array *const *in, int nin, zm_array **out, int nout);
+// The same for an op of one result: operands up to a final NULL.
+ZM_API zm_array *zm_op_apply1(const zm_op *op, zm_array *first, ...) __attribute__((sentinel));
+
+// How an op computes floats. Results have the dtype of the first float operand unless `result` says otherwise.
+typedef struct zm_elementwise_options {
+  const char *name;                // for lists and messages; NULL: made from the source's content hash
+  const char *inputs;              // names in order, "x y"; NULL: the free names of the source in order of appearance
+  const char *outputs;             // names that the source assigns, "a b"; NULL: the source is one expression
+  zm_dtype result[ZM_MAX_RESULTS]; // dtype of each result; ZM_DTYPE_DEFAULT: of the first float operand, else of the expression
+  // Gradients by the author: sources in the same language that see the inputs, the results by name (`y` for a single one) and the
+  // cotangents
+  // `g` (or g_<result>); gradient[i] is the expression for input i. NULL: taken symbolically.
+  const char *gradient[ZM_MAX_OPERANDS];
+} zm_elementwise_options;
+// source: an expression of the inputs ("silu(gate) * up"), or statements that assign the outputs.
+ZM_API zm_op *zm_elementwise(const char *source, const zm_elementwise_options *options);
+
+// Reduces the last axis, [..., D] -> [...]: acc = init; for each v in order: acc = update(acc, v, i); result = finalize(acc).
+// An update of the form acc + f(v) (likewise *, max, min) is taken in the lane order of docs/numerics.md, any other serially unless
+// `combine`
+// says how the parts `a` and `b` of two lanes are joined. D is the length of the axis, i the position.
+typedef struct zm_reduce_options {
+  const char *name;
+  const char *inputs;   // NULL: "v"
+  const char *init;     // "0"
+  const char *update;   // "acc + v * v"
+  const char *combine;  // "a + b"; may be NULL
+  const char *finalize; // "sqrt(acc)"; NULL: "acc"
+  zm_dtype result;
+  const char *gradient; // of the first input per element, sees v, i, D, acc, y, g; NULL: symbolic
+} zm_reduce_options;
+ZM_API zm_op *zm_reduce(const zm_reduce_options *options);
+
+// Two reductions over the last axis and an elementwise pass that sees both, [..., D] -> [..., D].
+//   pass1: sees x (inputs), i, D       -> s1
+//   pass2: sees x, i, D, s1            -> s2
+//   write: sees x, i, D, s1, s2        -> the result
+typedef struct zm_pass {
+  const char *init, *update, *reduce, *finalize; // update sees acc; reduce joins a and b (NULL: from the form of update); finalize sees acc
+} zm_pass;
+typedef struct zm_map_reduce_options {
+  const char *name;
+  const char *inputs;   // NULL: "x"; operands are broadcast, so a weight [D] is an input too
+  zm_pass pass1, pass2; // pass2.update NULL: there is none
+  const char *write;
+  zm_dtype result;
+} zm_map_reduce_options;
+ZM_API zm_op *zm_map_reduce(const zm_map_reduce_options *options);
+
+// A kernel in full: rows with any number of passes and results, tiles of threads with threadgroup memory and barriers, or raw source for
+// each
+// backend.
+typedef enum zm_kernel_form { ZM_KERNEL_ROWS, ZM_KERNEL_TILES, ZM_KERNEL_RAW } zm_kernel_form;
+typedef struct zm_kernel_options {
+  const char *name;
+  zm_kernel_form form;
+  const char *inputs, *outputs; // names in order
+  const char *source;           // kernel language: ROWS and TILES
+  // RAW: one function body for each backend; NULL where there is none
+  const char *source_c, *source_cuda, *source_metal;
+  // TILES and RAW: shape of result o, "x.0 x.1 k": dims of inputs and parameters; dtypes; the grid in threadgroups and threads of one
+  // group, as
+  // expressions of the same names.
+  const char *shape[ZM_MAX_RESULTS];
+  zm_dtype result[ZM_MAX_RESULTS];
+  const char *groups, *threads;
+  const char *parameters; // integer and float constants given to each application, "k eps"
+  // The vector-Jacobian product as a function of arrays; NULL: ROWS symbolically, others not differentiable.
+  zm_status (*vjp)(void *user, zm_array *const *in, int nin, zm_array *const *out, zm_array *const *cotangents, int nout,
+                   zm_array **gradients);
+  void *user;
+} zm_kernel_options;
+ZM_API zm_op *zm_kernel(const zm_kernel_options *options);
+// Applies an op that has parameters; values in the order of their names.
+ZM_API zm_status zm_op_apply_with(const zm_op *op, zm_array *const *in, int nin, const double *parameters, int count, zm_array **out,
+                                  int nout);
+
+// The source that an op becomes for operands of the given dtypes: "c", "cuda", "metal", or "ir" (the typed program). zm_free_text() it.
+ZM_API char *zm_op_source(const zm_op *op, const zm_dtype *dtypes, int nin, const char *target);
+ZM_API void zm_free_text(char *text);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

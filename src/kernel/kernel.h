@@ -1,0 +1,117 @@
+// The kernel room: the kernel language, from text to typed code to something that runs. Rooms above see definitions, typed kernels, their
+// derivatives, and how to run or print them.
+//
+//   definition  zmi_kernel: a parsed source, polymorphic in the dtypes of its operands; refcounted, immutable
+//   code        zmi_code (kernel/code.h): a definition with concrete dtypes, as structured single-assignment instructions
+//   instance    zmi_instance: code that can run: interpreted at once, or compiled by the system C compiler when that pays; same bits
+#ifndef ZMI_KERNEL_H
+#define ZMI_KERNEL_H
+
+#include "backend/backend.h"
+#include "kernel/code.h"
+
+typedef enum zmi_form {
+  ZMI_FORM_ELEMENTS, // every result element from the operands' elements at the same place (operands broadcast beforehand)
+  ZMI_FORM_ROWS,     // rows of length D: ELEMENTS blocks with reductions, scalars between them, per-element and per-row results
+  ZMI_FORM_TILES,    // threadgroups: flat buffers, threadgroup memory, barriers
+  ZMI_FORM_RAW       // text for each backend
+} zmi_form;
+
+enum { ZMI_KERNEL_IN = 16, ZMI_KERNEL_OUT = 8, ZMI_KERNEL_PARAMS = 16 };
+
+typedef struct zmi_kernel zmi_kernel;
+
+// What a definition is made of. Strings are copied. See include/zmlx/kernel.h for the meaning of each.
+typedef struct zmi_kernel_text {
+  const char *name;
+  zmi_form form;
+  const char *inputs, *outputs, *parameters;
+  const char *source; // statements in the language; the other forms of the public header are turned into these first
+  const char *raw[3]; // RAW: c, cuda, metal
+  const char *shape[ZMI_KERNEL_OUT], *groups, *threads;
+  zm_dtype result[ZMI_KERNEL_OUT];
+} zmi_kernel_text;
+
+zmi_kernel *zmi_kernel_define(const zmi_kernel_text *text); // NULL with a message that shows the place
+zmi_kernel *zmi_kernel_retain(zmi_kernel *k);
+void zmi_kernel_release(zmi_kernel *k);
+
+typedef struct zmi_kernel_facts {
+  const char *name;
+  uint64_t key[2]; // content hash of form, operands and source
+  zmi_form form;
+  int nin, nout, nparams;
+  const char *in[ZMI_KERNEL_IN], *out[ZMI_KERNEL_OUT], *param[ZMI_KERNEL_PARAMS];
+  bool per_row[ZMI_KERNEL_OUT]; // ROWS: the result has no last axis
+} zmi_kernel_facts;
+const zmi_kernel_facts *zmi_kernel_facts_of(const zmi_kernel *k);
+
+// Typed code for operands of these dtypes. The caller frees it. result[o]: in: wanted dtype or ZM_DTYPE_DEFAULT; out: what it is.
+zmi_code *zmi_kernel_code(const zmi_kernel *k, const zm_dtype *in, zm_dtype *result);
+
+// ---- derivatives (derive.c): code to code ----
+// Both close over themselves: derivatives of derivatives are code of the same form.
+// jvp: operands are the inputs, then a tangent for each input i with wanted[i]; results are the tangents of the results.
+zmi_code *zmi_code_jvp(const zmi_code *code, const bool *wanted);
+// vjp: operands are the inputs, then a cotangent for each result with given[o]; results are the gradients of the inputs with wanted[i], in
+// their dtypes. NULL with a message where the code cannot be differentiated (tiles, serial updates without a rule).
+zmi_code *zmi_code_vjp(const zmi_code *code, const bool *given, const bool *wanted);
+
+// ---- composition (fuse.c) ----
+// One elementwise code from several: a result of one becomes an operand of the next, rounded to its dtype in between so that no bit
+// changes.
+typedef struct zmi_piece {
+  const zmi_code *code;
+  int in[ZMI_KERNEL_IN];   // for each operand: >= 0 an operand of the whole; < 0: ~value, a value of an earlier piece
+  int out[ZMI_KERNEL_OUT]; // for each result: the number of the value that it is
+} zmi_piece;
+zmi_code *zmi_code_compose(const zmi_piece *pieces, int count, int nin, const zm_dtype *in, const int *results, int nout);
+
+// ---- instances (instance.c): shared by content; refcounted ----
+typedef struct zmi_instance zmi_instance;
+// Takes a copy of what it needs of the code. The same content gives the same instance.
+zmi_instance *zmi_instance_of(const zmi_code *code);
+zmi_instance *zmi_instance_retain(zmi_instance *x);
+void zmi_instance_release(zmi_instance *x);
+zmi_instance *zmi_instance_find(const uint64_t key[2]); // of those alive, for tapes read from text; counted
+const zmi_code *zmi_instance_code(const zmi_instance *x);
+// Called before a play that will process about `elements` elements: compiles, or takes from the cache, when that pays
+// (ZMLX_KERNELS=interpret,
+// compile or auto). Never fails: an instance that cannot be compiled is interpreted; zmi_instance_note says why. May be called by several
+// threads.
+void zmi_instance_prepare(zmi_instance *x, int64_t elements);
+const char *zmi_instance_note(const zmi_instance *x); // "compiled", "interpreted: no C compiler was found", ...
+
+// Running. Each may be called by many workers at once on disjoint parts. params: in the order of their names.
+// ELEMENTS: in[i] and out[o] are n contiguous elements of their dtypes. step[i]: 1, or 0 for one element that all share.
+void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int64_t n, const void *const *in, const int *step,
+                           const double *params, void *const *out);
+// ROWS: `rows` rows of d elements. in[i]: first element; row_stride[i] elements from row to row (0: the same row for all); step[i] 1 or 0
+// within a row. out[o]: contiguous [rows, d], or [rows] if per row.
+void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int64_t rows, int64_t d, const void *const *in,
+                       const int64_t *row_stride, const int *step, const double *params, void *const *out);
+// TILES and RAW: threadgroups [first, last) of `groups`, each of `threads` threads. in, out: whole contiguous buffers; shape of each in
+// dims[i][ZM_MAX_RANK].
+typedef struct zmi_launch {
+  int64_t groups, threads;
+  const void *const *in;
+  void *const *out;
+  const zmi_type *in_type, *out_type;
+  const double *params;
+} zmi_launch;
+void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last);
+
+// The interpreter itself, the reference of everything else (interpret.c): same signatures, never compiled.
+void zmi_interpret_elements(const zmi_code *code, const zmi_kernels *k, int64_t n, const void *const *in, const int *step,
+                            const double *params, void *const *out);
+void zmi_interpret_rows(const zmi_code *code, const zmi_kernels *k, int64_t rows, int64_t d, const void *const *in,
+                        const int64_t *row_stride, const int *step, const double *params, void *const *out);
+void zmi_interpret_groups(const zmi_code *code, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last);
+
+// ---- emitters (emit.c): one walk, a table of spellings for each target ----
+typedef enum zmi_target { ZMI_TARGET_C, ZMI_TARGET_CUDA, ZMI_TARGET_METAL, ZMI_TARGET_COUNT } zmi_target;
+extern const char *const zmi_target_names[ZMI_TARGET_COUNT]; // "c", "cuda", "metal"
+// Complete source of one kernel, the prelude of functions included unless `bare`.
+zm_status zmi_emit(const zmi_code *code, zmi_target target, bool bare, zmi_text *out);
+
+#endif

@@ -45,16 +45,31 @@ typedef struct zmi_kernel_facts {
   bool per_row[ZMI_KERNEL_OUT]; // ROWS: the result has no last axis
 } zmi_kernel_facts;
 const zmi_kernel_facts *zmi_kernel_facts_of(const zmi_kernel *k);
+// TILES and RAW: types of the results, and the grid (groups; threads of one group), for operands of these types.
+zm_status zmi_kernel_shapes(const zmi_kernel *k, const zmi_type *in, const double *params, zmi_type *out);
+zm_status zmi_kernel_grid(const zmi_kernel *k, const zmi_type *in, const double *params, int64_t *groups, int64_t *threads);
+const char *zmi_kernel_raw(const zmi_kernel *k, int target); // RAW: the source for a zmi_target; NULL if there is none
+
+// ROWS text of reductions (parse_reduce.c). A pass: acc = init; for each place acc = update; the value is finalize.
+typedef struct zmi_pass_text {
+  const char *init, *update, *combine, *finalize; // combine and finalize may be NULL
+} zmi_pass_text;
+// Result `y`, one value a row, from the inputs at places i of D.
+zm_status zmi_reduce_source(const char *name, const zmi_pass_text *pass, zmi_text *source);
+// Result `y` per element: write sees s1 and s2; pass 2 is left out if its update is NULL.
+zm_status zmi_map_reduce_source(const char *name, const zmi_pass_text pass[2], const char *write, zmi_text *source);
 
 // Typed code for operands of these dtypes. The caller frees it. result[o]: in: wanted dtype or ZM_DTYPE_DEFAULT; out: what it is.
 zmi_code *zmi_kernel_code(const zmi_kernel *k, const zm_dtype *in, zm_dtype *result);
 
 // ---- derivatives (derive.c): code to code ----
 // Both close over themselves: derivatives of derivatives are code of the same form.
+// Operands and results are limited to ZMI_CODE_MAX. An operand or gradient of an operand that is in_per_row has one element a row.
 // jvp: operands are the inputs, then a tangent for each input i with wanted[i]; results are the tangents of the results.
 zmi_code *zmi_code_jvp(const zmi_code *code, const bool *wanted);
 // vjp: operands are the inputs, then a cotangent for each result with given[o]; results are the gradients of the inputs with wanted[i], in
-// their dtypes. NULL with a message where the code cannot be differentiated (tiles, serial updates without a rule).
+// their dtypes (dtypes that are not floats: zeros). The cotangent of a per-row result is an operand with in_per_row: [rows], step 0. NULL
+// with a message where the code cannot be differentiated (tiles, serial updates without a rule).
 zmi_code *zmi_code_vjp(const zmi_code *code, const bool *given, const bool *wanted);
 
 // ---- composition (fuse.c) ----
@@ -62,8 +77,8 @@ zmi_code *zmi_code_vjp(const zmi_code *code, const bool *given, const bool *want
 // changes.
 typedef struct zmi_piece {
   const zmi_code *code;
-  int in[ZMI_KERNEL_IN];   // for each operand: >= 0 an operand of the whole; < 0: ~value, a value of an earlier piece
-  int out[ZMI_KERNEL_OUT]; // for each result: the number of the value that it is
+  int in[ZMI_CODE_MAX];  // for each operand: >= 0 an operand of the whole; < 0: ~value, a value of an earlier piece
+  int out[ZMI_CODE_MAX]; // for each result: the number of the value that it is
 } zmi_piece;
 zmi_code *zmi_code_compose(const zmi_piece *pieces, int count, int nin, const zm_dtype *in, const int *results, int nout);
 

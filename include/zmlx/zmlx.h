@@ -4,6 +4,7 @@
 
 #include <zmlx/array.h>
 #include <zmlx/kernel.h>
+#include <zmlx/memory.h>
 #include <zmlx/model.h>
 #include <zmlx/status.h>
 #include <zmlx/tokenizer.h>

@@ -25,6 +25,7 @@ struct zm_array {
   char *name;     // WEIGHT, INPUT, STATE
   void *data;     // leaves; after evaluation: row-major contiguous values
   bool owns_data;
+  bool is_buffer;  // owned data is from zmi_buffer_alloc, of the size of the type
   zm_scope *scope; // holds one reference while not NULL
   size_t scope_index;
   zm_array *next_dead; // while a release runs
@@ -81,7 +82,9 @@ zm_array *zmi_input(const char *name, const zmi_type *type);
 
 // A leaf that owns `data` (from zmi_malloc), row-major contiguous; on failure the data stays the caller's.
 zm_array *zmi_data_leaf(const zmi_type *type, void *data);
-// After evaluation: the array owns `data` and forgets the graph behind it.
+// The same with data from zmi_buffer_alloc: the better choice, as large memory is used again.
+zm_array *zmi_buffer_leaf(const zmi_type *type, void *data);
+// After evaluation: the array owns `data`, from zmi_buffer_alloc, and forgets the graph behind it.
 void zmi_array_settle(zm_array *a, void *data);
 
 zm_array *zmi_array_retain(zm_array *a);
@@ -156,6 +159,9 @@ typedef struct zmi_compile_options {
   zm_status (*rewrite)(void *user, zmi_graph *graph); // patterns; may be NULL
   void *user;
   bool plan_only; // no arena, not playable: for printing and for memory plans
+  // Results go to buffers of their own, which are handed over after a play, and INPUT slots are given addresses: nothing is copied, and
+  // between plays the program holds no memory but its tape. See zmi_program_begin.
+  bool apart;
 } zmi_compile_options;
 // Lowers the graph of `outputs` (named names[i]) to a planned tape. Arrays may be released afterwards; leaf memory must stay.
 zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, size_t count, const zmi_compile_options *options);
@@ -164,6 +170,11 @@ zmi_tape *zmi_program_tape(zmi_program *p);
 void *zmi_program_slot(zmi_program *p, const char *name); // address of an INPUT, OUTPUT or STATE slot; NULL if there is none
 void zmi_program_play(zmi_program *p, zmi_pool *pool);
 zmi_player *zmi_program_player(zmi_program *p);
+// Programs that were compiled with `apart`, for each play: feed, begin, play, take, end.
+zm_status zmi_program_feed(zmi_program *p, const char *name, const void *data); // the address of an INPUT slot
+zm_status zmi_program_begin(zmi_program *p);                                    // gets memory, binds
+void *zmi_program_take(zmi_program *p, size_t output); // data of output i, from zmi_buffer_alloc; NULL if it was taken already
+void zmi_program_end(zmi_program *p);                  // gives back the arena and results that nobody took
 
 // ---- safetensors (safetensors.c) ----
 typedef struct zmi_tensor {

@@ -13,6 +13,10 @@ struct zmi_program {
   void *arena;
   char *inputs; // memory of the INPUT slots
   size_t input_bytes;
+  // apart:
+  const zmi_kernels *kernels; // NULL: not apart
+  int *outputs;               // slot of each output
+  size_t output_count;
 };
 
 typedef struct lowering {
@@ -24,6 +28,7 @@ typedef struct lowering {
   const void **versions; // for each slot: the array (or node, if nobody kept it) that holds the state's newest value; NULL: the leaf
   size_t version_count, version_capacity;
   const zmi_kernels *kernels;
+  bool apart;
 } lowering;
 
 // Slots of arrays are kept in array->mark; while negative there is none yet: NO_SLOT, or NO_SLOT - 1 - i for output i.
@@ -42,7 +47,7 @@ static void clear_marks(const zmi_graph *g) {
 }
 
 static int new_slot(lowering *l, zmi_slot_kind kind, const zmi_type *type, const char *name, void *data) {
-  zmi_slot s = {.kind = kind, .type = *type, .base = -1, .name = name, .data = data};
+  zmi_slot s = {.kind = kind, .type = *type, .base = -1, .name = name, .data = data, .apart = l->apart && kind == ZMI_SLOT_OUTPUT};
   if (!zmi_type_bytes(type, &s.bytes)) {
     zmi_fail(ZM_ERROR_ARGUMENT, "an array is too large to address");
     return -1;
@@ -196,13 +201,27 @@ static zm_status lower_node(lowering *l, zmi_node *n) {
   return status == ZM_OK ? emit(l, &in) : status;
 }
 
+// A result that is nothing but another shape of a temporary: that one becomes the output. False if it is something else.
+static bool adopt(lowering *l, int slot, const char *name) {
+  const zmi_slot *s = &l->tape->slots[slot];
+  if (!l->apart || s->kind != ZMI_SLOT_VIEW || s->shift != 0 || !zmi_slot_is_contiguous(s)) return false;
+  zmi_slot *base = &l->tape->slots[s->base];
+  if (base->kind != ZMI_SLOT_TEMP || zmi_type_count(&base->type) != zmi_type_count(&s->type)) return false;
+  const char *kept = zmi_tape_string(l->tape, name);
+  if (!kept) return false; // the copy says so
+  base->kind = ZMI_SLOT_OUTPUT;
+  base->name = kept;
+  base->apart = true;
+  return true;
+}
+
 // Outputs that are views, leaves, states or asked for twice get a copy of their own.
 static zm_status lower_outputs(lowering *l) {
   for (size_t i = 0; i < l->graph->output_count; i++) {
     int slot = read_slot(l, l->graph->outputs[i]);
     if (slot < 0) return zm_last_status();
     const zmi_slot *s = &l->tape->slots[slot];
-    if (s->kind == ZMI_SLOT_OUTPUT && strcmp(s->name, l->names[i]) == 0) continue;
+    if ((s->kind == ZMI_SLOT_OUTPUT && strcmp(s->name, l->names[i]) == 0) || adopt(l, slot, l->names[i])) continue;
     if (emit_copy(l, slot, ZMI_SLOT_OUTPUT, l->names[i], NULL) < 0) return zm_last_status();
   }
   return ZM_OK;
@@ -240,6 +259,23 @@ static zm_status bind_memory(zmi_program *p, const zmi_kernels *kernels) {
   return p->player ? ZM_OK : ZM_ERROR_MEMORY;
 }
 
+// Where each output is, so that taking them needs no names.
+static zm_status find_outputs(zmi_program *p, const char *const *names, size_t count) {
+  p->outputs = zmi_calloc(count ? count : 1, sizeof *p->outputs);
+  if (!p->outputs) return ZM_ERROR_MEMORY;
+  size_t at = 0;
+  for (size_t i = 0; i < p->tape->slot_count; i++) {
+    const zmi_slot *s = &p->tape->slots[i];
+    if (s->kind != ZMI_SLOT_OUTPUT) continue;
+    // Mostly in order.
+    for (size_t k = 0; k < count && strcmp(names[at], s->name) != 0; k++) at = at + 1 < count ? at + 1 : 0;
+    p->outputs[at] = (int)i;
+    if (++at >= count) at = 0;
+  }
+  p->output_count = count;
+  return ZM_OK;
+}
+
 zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, size_t count, const zmi_compile_options *options) {
   const zmi_compile_options none = {0};
   if (!options) options = &none;
@@ -249,7 +285,7 @@ zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, siz
   const zmi_kernels *kernels = options->kernels ? options->kernels : zmi_kernels_find(NULL);
   zmi_program *p = kernels ? zmi_calloc(1, sizeof *p) : NULL;
   if (!p) return NULL;
-  lowering l = {.graph = zmi_graph_collect(outputs, count), .names = names, .kernels = kernels};
+  lowering l = {.graph = zmi_graph_collect(outputs, count), .names = names, .kernels = kernels, .apart = options->apart};
   p->tape = l.tape = zmi_tape_new();
   zm_status status = l.graph && l.tape ? ZM_OK : ZM_ERROR_MEMORY;
   if (status == ZM_OK && options->rewrite) {
@@ -257,7 +293,12 @@ zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, siz
     if (status == ZM_OK) status = zmi_graph_refresh(l.graph);
   }
   if (status == ZM_OK) status = lower(&l);
-  if (status == ZM_OK && !options->plan_only) status = bind_memory(p, kernels);
+  if (status == ZM_OK && options->apart) {
+    p->kernels = kernels;
+    status = find_outputs(p, names, count);
+  } else if (status == ZM_OK && !options->plan_only) {
+    status = bind_memory(p, kernels);
+  }
   zmi_graph_free(l.graph);
   if (status == ZM_OK) return p;
   zmi_program_free(p);
@@ -266,7 +307,9 @@ zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, siz
 
 void zmi_program_free(zmi_program *p) {
   if (!p) return;
+  zmi_program_end(p);
   zmi_player_free(p->player);
+  zmi_free(p->outputs);
   if (p->arena) zmi_block_free(p->arena, p->tape->arena_bytes + 64);
   if (p->inputs) zmi_block_free(p->inputs, p->input_bytes + 64);
   zmi_tape_free(p->tape);
@@ -291,4 +334,49 @@ void *zmi_program_slot(zmi_program *p, const char *name) {
 
 void zmi_program_play(zmi_program *p, zmi_pool *pool) {
   zmi_player_play(p->player, pool);
+}
+
+// ---- programs whose inputs and results are apart ----
+
+zm_status zmi_program_feed(zmi_program *p, const char *name, const void *data) {
+  for (size_t i = 0; i < p->tape->slot_count; i++) {
+    zmi_slot *s = &p->tape->slots[i];
+    if (s->kind != ZMI_SLOT_INPUT || strcmp(s->name, name) != 0) continue;
+    s->data = (void *)(uintptr_t)data; // never written through
+    return ZM_OK;
+  }
+  return zmi_fail(ZM_ERROR_ARGUMENT, "the program has no input %s", name);
+}
+
+zm_status zmi_program_begin(zmi_program *p) {
+  zmi_program_end(p);
+  if (!(p->arena = zmi_buffer_alloc(p->tape->arena_bytes))) return ZM_ERROR_MEMORY;
+  for (size_t i = 0; i < p->output_count; i++) {
+    zmi_slot *s = &p->tape->slots[p->outputs[i]];
+    if (!(s->data = zmi_buffer_alloc(s->bytes))) return ZM_ERROR_MEMORY;
+  }
+  if (p->player) {
+    zmi_player_rebind(p->player, p->arena);
+    return ZM_OK;
+  }
+  p->player = zmi_player_new(p->tape, p->arena, p->kernels);
+  return p->player ? ZM_OK : ZM_ERROR_MEMORY;
+}
+
+void *zmi_program_take(zmi_program *p, size_t output) {
+  if (output >= p->output_count) return NULL;
+  zmi_slot *s = &p->tape->slots[p->outputs[output]];
+  void *data = s->data;
+  s->data = NULL;
+  return data;
+}
+
+void zmi_program_end(zmi_program *p) {
+  if (!p->kernels) return;
+  for (size_t i = 0; i < p->output_count; i++) {
+    const size_t bytes = p->tape->slots[p->outputs[i]].bytes;
+    zmi_buffer_free(zmi_program_take(p, i), bytes);
+  }
+  if (p->arena) zmi_buffer_free(p->arena, p->tape->arena_bytes);
+  p->arena = NULL;
 }

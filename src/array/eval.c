@@ -30,53 +30,39 @@ static zm_status open_device(void) {
   return status;
 }
 
-// Copies what was asked for out of the arena, then lets go of the graph behind it.
-static zm_status take_results(zmi_program *p, zm_array *const *wanted, size_t count) {
-  void **copies = zmi_calloc(count, sizeof *copies);
-  zm_status status = copies ? ZM_OK : ZM_ERROR_MEMORY;
-  const zmi_tape *t = zmi_program_tape(p);
-  for (size_t i = 0; i < t->slot_count && status == ZM_OK; i++) {
-    const zmi_slot *s = &t->slots[i];
-    size_t index;
-    if (s->kind != ZMI_SLOT_OUTPUT || sscanf(s->name, "out.%zu", &index) != 1) continue;
-    copies[index] = zmi_malloc(s->bytes ? s->bytes : 1);
-    if (!copies[index])
-      status = ZM_ERROR_MEMORY;
-    else if (s->bytes)
-      memcpy(copies[index], s->data, s->bytes);
-  }
-  for (size_t i = 0; i < count && copies; i++) {
-    if (status == ZM_OK)
-      zmi_array_settle(wanted[i], copies[i]);
-    else
-      zmi_free(copies[i]);
-  }
-  zmi_free(copies);
-  return status;
+static void settle(zmi_program *p, zm_array *const *wanted, size_t count) {
+  for (size_t i = 0; i < count; i++) zmi_array_settle(wanted[i], zmi_program_take(p, i));
 }
+
+// Names of outputs, "0", "1", ...: `text` holds them.
+enum { NAME = 24, FEW = 8 };
 
 static zm_status evaluate(zm_array **wanted, size_t count) {
   zm_status status = open_device();
   if (status != ZM_OK) return status;
-  char(*text)[32] = zmi_calloc(count, sizeof *text);
-  const char **names = zmi_calloc(count, sizeof *names);
+  char few_text[FEW][NAME], (*text)[NAME] = few_text;
+  const char *few_names[FEW], **names = few_names;
   zmi_program *p = NULL;
-  status = text && names ? ZM_OK : ZM_ERROR_MEMORY;
+  if (count > FEW) {
+    text = zmi_calloc(count, sizeof *text);
+    names = zmi_calloc(count, sizeof *names);
+    if (!text || !names) status = ZM_ERROR_MEMORY;
+  }
+  for (size_t i = 0; i < count && status == ZM_OK; i++) {
+    snprintf(text[i], sizeof text[i], "%zu", i);
+    names[i] = text[i];
+  }
   if (status == ZM_OK) {
-    for (size_t i = 0; i < count; i++) {
-      snprintf(text[i], sizeof text[i], "out.%zu", i);
-      names[i] = text[i];
-    }
-    p = zmi_compile(wanted, names, count, &(zmi_compile_options){.kernels = device.kernels});
-    if (!p) status = zm_last_status();
+    p = zmi_compile(wanted, names, count, &(zmi_compile_options){.kernels = device.kernels, .apart = true});
+    status = p ? zmi_program_begin(p) : zm_last_status();
   }
   if (status == ZM_OK) {
     zmi_program_play(p, device.pool);
-    status = take_results(p, wanted, count);
+    settle(p, wanted, count);
   }
   zmi_program_free(p);
-  zmi_free(names);
-  zmi_free(text);
+  if (names != few_names) zmi_free(names);
+  if (text != few_text) zmi_free(text);
   return status;
 }
 

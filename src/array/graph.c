@@ -103,6 +103,15 @@ static void drop_node(zmi_node *n, zm_array **dead) {
   zmi_free(n);
 }
 
+static void free_data(zm_array *a) {
+  size_t bytes = 0;
+  if (!a->owns_data) return;
+  if (!a->is_buffer)
+    zmi_free(a->data);
+  else if (zmi_type_bytes(&a->type, &bytes))
+    zmi_buffer_free(a->data, bytes);
+}
+
 // Frees the dead and whatever dies with them.
 static void bury(zm_array *dead) {
   while (dead) {
@@ -112,7 +121,7 @@ static void bury(zm_array *dead) {
       a->node->out[a->index] = NULL;
       drop_node(a->node, &dead);
     }
-    if (a->owns_data) zmi_free(a->data);
+    free_data(a);
     zmi_free(a->name);
     zmi_free(a);
   }
@@ -128,7 +137,7 @@ void zmi_array_release(zm_array *a) {
 void zmi_array_settle(zm_array *a, void *data) {
   zmi_node *n = a->node;
   a->data = data;
-  a->owns_data = true;
+  a->owns_data = a->is_buffer = true;
   a->leaf = ZMI_LEAF_DATA;
   a->node = NULL;
   if (!n) return;
@@ -191,6 +200,12 @@ zm_array *zmi_data_leaf(const zmi_type *type, void *data) {
   return a;
 }
 
+zm_array *zmi_buffer_leaf(const zmi_type *type, void *data) {
+  zm_array *a = zmi_data_leaf(type, data);
+  if (a) a->is_buffer = true;
+  return a;
+}
+
 zm_array *zm_array_from_data(const void *data, zm_dtype dtype, const int64_t *shape, int rank) {
   if (rank < 0 || rank > ZM_MAX_RANK) {
     zmi_fail(ZM_ERROR_ARGUMENT, "zm_array_from_data: rank %d is not between 0 and %d", rank, ZM_MAX_RANK);
@@ -210,11 +225,11 @@ zm_array *zm_array_from_data(const void *data, zm_dtype dtype, const int64_t *sh
     zmi_fail(ZM_ERROR_ARGUMENT, "zm_array_from_data: data is NULL although the shape needs %zu bytes", bytes);
     return NULL;
   }
-  void *copy = zmi_malloc(bytes ? bytes : 1);
+  void *copy = zmi_buffer_alloc(bytes);
   if (!copy) return NULL;
   if (bytes) memcpy(copy, data, bytes);
-  zm_array *a = zmi_data_leaf(&type, copy);
-  if (!a) zmi_free(copy);
+  zm_array *a = zmi_buffer_leaf(&type, copy);
+  if (!a) zmi_buffer_free(copy, bytes);
   return a;
 }
 

@@ -84,6 +84,8 @@ typedef struct zmi_player zmi_player;
 // Every WEIGHT, INPUT and STATE slot must have data; arena has tape->arena_bytes.
 zmi_player *zmi_player_new(zmi_tape *tape, void *arena, const zmi_kernels *kernels);
 void zmi_player_free(zmi_player *p);
+// Takes new addresses: those of the arena, of INPUT slots, and of OUTPUT slots that are apart. They must not overlap, as before.
+void zmi_player_rebind(zmi_player *p, void *arena);
 void zmi_player_play(zmi_player *p, zmi_pool *pool);
 // Plays with a time stamp after each instruction: seconds[i] for instruction i is added to.
 void zmi_player_profile(zmi_player *p, zmi_pool *pool, double *seconds);

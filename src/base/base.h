@@ -26,6 +26,10 @@ char *zmi_strdup(const char *s);
 // Large blocks for weights, caches and arenas: 2 MiB aligned when size is that large (else 64 bytes), huge pages advised, zero-filled.
 void *zmi_block_alloc(size_t size);
 void zmi_block_free(void *p, size_t size);
+// Memory of arrays (buffers.c): 64-byte aligned, contents undefined; what is given back is kept for the next ones (zmlx/memory.h). `size`:
+// what was asked for.
+void *zmi_buffer_alloc(size_t size);
+void zmi_buffer_free(void *p, size_t size);
 // Tests: the n-th allocation from now (1 = the next) fails, then all succeed again; 0 switches off. Counts allocations of the process.
 void zmi_alloc_fail_at(uint64_t n);
 uint64_t zmi_alloc_count(void); // allocations so far

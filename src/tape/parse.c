@@ -244,13 +244,15 @@ static zm_status result(reader *r, int64_t index, zmi_instr *in) {
     zmi_slot s = {.kind = ZMI_SLOT_TEMP};
     char name[MAX_NAME];
     if (!type(r, &s.type)) return bad(r, "a type");
-    if (!take(r, "@") || !size_number(r, &s.offset)) return bad(r, "'@OFFSET'");
+    s.apart = take(r, "apart");
+    if (!s.apart && (!take(r, "@") || !size_number(r, &s.offset))) return bad(r, "'@OFFSET' or 'apart'");
     blanks(r);
     if (r->at < r->end && *r->at == '"') {
       if (!quoted(r, name)) return bad(r, "a name in quotes");
       s.kind = ZMI_SLOT_OUTPUT;
       s.name = name;
     }
+    if (s.apart && s.kind != ZMI_SLOT_OUTPUT) return bad(r, "a name in quotes, as only outputs are apart");
     zm_status status = declare(r, index, &s);
     if (status != ZM_OK) return status;
   } else if (!known(r, index)) {
@@ -304,7 +306,7 @@ static zm_status check_places(const zmi_tape *t) {
   for (size_t i = 0; i < t->slot_count; i++) {
     const zmi_slot *s = &t->slots[i];
     if ((int)s->kind == -1) return zmi_fail(ZM_ERROR_FORMAT, "tape text: slot %%%zu is not declared", i);
-    if (s->kind != ZMI_SLOT_TEMP && s->kind != ZMI_SLOT_OUTPUT) continue;
+    if ((s->kind != ZMI_SLOT_TEMP && s->kind != ZMI_SLOT_OUTPUT) || s->apart) continue;
     if (s->offset > t->arena_bytes || s->bytes > t->arena_bytes - s->offset || s->offset % 64) {
       return zmi_fail(ZM_ERROR_FORMAT, "tape text: slot %%%zu at %zu with %zu bytes does not fit the arena of %zu", i, s->offset, s->bytes,
                       t->arena_bytes);

@@ -56,7 +56,7 @@ static void collect(planner *p, zmi_tape *t) {
   for (size_t s = 0; s < t->slot_count; s++) {
     zmi_slot *slot = &t->slots[s];
     block b = blocks[s];
-    if ((slot->kind != ZMI_SLOT_TEMP && slot->kind != ZMI_SLOT_OUTPUT) || b.first < 0) continue;
+    if ((slot->kind != ZMI_SLOT_TEMP && slot->kind != ZMI_SLOT_OUTPUT) || slot->apart || b.first < 0) continue;
     if (slot->kind == ZMI_SLOT_OUTPUT) b.last = (int64_t)t->instr_count;
     b.bytes = slot->bytes;
     b.place = &slot->offset;

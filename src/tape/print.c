@@ -97,7 +97,10 @@ static void put_instr(zmi_text *out, const zmi_tape *t, const zmi_instr *in) {
     if (in->op->updates[o]) continue;
     zmi_text_add(out, " ");
     put_type(out, &s->type);
-    zmi_text_add(out, " @%zu", s->offset);
+    if (s->apart)
+      zmi_text_add(out, " apart");
+    else
+      zmi_text_add(out, " @%zu", s->offset);
     if (s->kind == ZMI_SLOT_OUTPUT) put_name(out, s->name);
   }
   zmi_text_add(out, " = %s(", in->op->name);

@@ -44,6 +44,7 @@ typedef struct zmi_slot {
   size_t bytes;                // of memory behind a slot that is not a view
   size_t offset;               // TEMP and OUTPUT: place in the arena, set by zmi_tape_plan
   void *data;                  // address of the first element once bound
+  bool apart;                  // OUTPUT: in memory that who plays the tape gives (data), not in the arena
 } zmi_slot;
 
 // Attributes: each op declares a struct of at most ZMI_ATTR_BYTES and describes its fields, so that tapes print and parse without knowing
@@ -119,6 +120,7 @@ typedef struct zmi_op {
   bool (*view)(const void *attrs, const zmi_slot *in, const zmi_type *out, int64_t *stride, int64_t *shift);
   size_t (*scratch)(const zmi_call *c); // bytes; src/dst not yet set; NULL = none
   zmi_stage stages[ZMI_MAX_STAGES];     // ends at the first stage without run
+  void (*prepare)(const zmi_call *c);   // before each play, on the thread that plays: compiles what pays; NULL = nothing
   const struct zmi_rules *rules;        // derivatives and batches; NULL only for HIDDEN ops
 } zmi_op;
 

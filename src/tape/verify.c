@@ -48,6 +48,7 @@ static zm_status verify_slot(const zmi_tape *t, size_t index) {
   if (slot_is_named[s->kind] != (s->name != NULL)) {
     return zmi_fail(ZM_ERROR_FORMAT, "tape: slot %%%zu: weights, inputs, states and outputs have names, others have none", index);
   }
+  if (s->apart && s->kind != ZMI_SLOT_OUTPUT) return zmi_fail(ZM_ERROR_FORMAT, "tape: slot %%%zu is apart but no output", index);
   if (s->kind == ZMI_SLOT_VIEW) return verify_view(t, index);
   if (s->bytes != bytes) return zmi_fail(ZM_ERROR_FORMAT, "tape: slot %%%zu holds %zu bytes, its type needs %zu", index, s->bytes, bytes);
   return ZM_OK;

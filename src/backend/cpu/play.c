@@ -17,6 +17,9 @@ struct zmi_player {
   zmi_call *calls; // one an instruction
   step *steps;
   size_t step_count, step_capacity;
+  const zmi_call **prepared; // calls whose op wants to know of each play
+  size_t prepared_count, prepared_capacity;
+  bool light; // not worth waking anybody for
   // one play
   zmi_pool *pool;
   size_t first, last; // steps of this run
@@ -28,7 +31,7 @@ struct zmi_player {
 static void bind_slots(zmi_tape *t, void *arena) {
   for (size_t i = 0; i < t->slot_count; i++) {
     zmi_slot *s = &t->slots[i];
-    if (s->kind == ZMI_SLOT_TEMP || s->kind == ZMI_SLOT_OUTPUT) s->data = (char *)arena + s->offset;
+    if (s->kind == ZMI_SLOT_TEMP || (s->kind == ZMI_SLOT_OUTPUT && !s->apart)) s->data = (char *)arena + s->offset;
   }
   for (size_t i = 0; i < t->slot_count; i++) {
     zmi_slot *s = &t->slots[i];
@@ -120,6 +123,24 @@ static zm_status note_traffic(traffic *m, const zmi_tape *t, const zmi_instr *in
   return ZM_OK;
 }
 
+// A player is light if no step can be shared out, or if all of them touch less memory than a sleeping worker costs in time.
+enum { LIGHT_BYTES = 64 << 10 };
+
+static void weigh(zmi_player *p) {
+  bool single = true;
+  size_t bytes = 0;
+  for (size_t i = 0; i < p->step_count; i++) single = single && p->steps[i].tiles <= 1;
+  for (size_t i = 0; i < p->tape->instr_count && bytes <= LIGHT_BYTES; i++) {
+    const zmi_call *c = &p->calls[i];
+    for (int k = 0; k < c->nin + c->nout; k++) {
+      const zmi_slot *s = k < c->nin ? c->in[k] : c->out[k - c->nin];
+      size_t more = 0;
+      if (s && (!zmi_type_bytes(&s->type, &more) || zmi_add_overflow(bytes, more, &bytes))) bytes = SIZE_MAX / 2;
+    }
+  }
+  p->light = single || bytes <= LIGHT_BYTES;
+}
+
 static zm_status add_steps(zmi_player *p, traffic *m, size_t index) {
   const zmi_instr *in = &p->tape->instrs[index];
   const zmi_call *c = &p->calls[index];
@@ -148,7 +169,13 @@ zmi_player *zmi_player_new(zmi_tape *tape, void *arena, const zmi_kernels *kerne
   for (size_t i = 0; i < tape->instr_count && status == ZM_OK; i++) {
     bind_call(&p->calls[i], tape, &tape->instrs[i], arena, kernels);
     status = add_steps(p, &m, i);
+    if (status != ZM_OK || !tape->instrs[i].op->prepare) continue;
+    if (ZMI_GROW(p->prepared, p->prepared_capacity, p->prepared_count + 1))
+      p->prepared[p->prepared_count++] = &p->calls[i];
+    else
+      status = ZM_ERROR_MEMORY;
   }
+  if (status == ZM_OK) weigh(p);
   zmi_free(m.reads);
   zmi_free(m.writes);
   if (status == ZM_OK) return p;
@@ -156,10 +183,16 @@ zmi_player *zmi_player_new(zmi_tape *tape, void *arena, const zmi_kernels *kerne
   return NULL;
 }
 
+void zmi_player_rebind(zmi_player *p, void *arena) {
+  bind_slots(p->tape, arena);
+  for (size_t i = 0; i < p->tape->instr_count; i++) bind_call(&p->calls[i], p->tape, &p->tape->instrs[i], arena, p->calls[i].kernels);
+}
+
 void zmi_player_free(zmi_player *p) {
   if (!p) return;
   zmi_free(p->calls);
   zmi_free(p->steps);
+  zmi_free(p->prepared);
   zmi_free(p);
 }
 
@@ -169,7 +202,7 @@ static void play_steps(void *user, int worker, int workers) {
   zmi_player *p = user;
   for (size_t i = p->first; i < p->last; i++) {
     const step *s = &p->steps[i];
-    if (s->barrier && i > p->first) zmi_pool_barrier(p->pool, worker);
+    if (s->barrier && workers > 1 && i > p->first) zmi_pool_barrier(p->pool, worker);
     int64_t begin = s->tiles * worker / workers, end = s->tiles * (worker + 1) / workers;
     if (begin < end) s->run(s->call, begin, end);
   }
@@ -194,7 +227,15 @@ static void run_steps(zmi_player *p, zmi_pool *pool, size_t first, size_t last, 
   p->pool = pool;
   p->first = first;
   p->last = last;
-  if (first < last) zmi_pool_run(pool, fn, p);
+  if (first == last) return;
+  for (size_t i = 0; first == 0 && i < p->prepared_count; i++) p->prepared[i]->op->prepare(p->prepared[i]);
+  if (!p->light || fn != play_steps) {
+    zmi_pool_run(pool, fn, p);
+    return;
+  }
+  unsigned saved = zmi_float_rule_enter();
+  fn(p, 0, 1);
+  zmi_float_rule_leave(saved);
 }
 
 void zmi_player_play(zmi_player *p, zmi_pool *pool) {

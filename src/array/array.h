@@ -13,19 +13,21 @@ typedef enum zmi_leaf {
   ZMI_LEAF_DATA /* owns its data */,
   ZMI_LEAF_WEIGHT,
   ZMI_LEAF_INPUT,
-  ZMI_LEAF_STATE
+  ZMI_LEAF_STATE,
+  ZMI_LEAF_PLACEHOLDER /* stands for values to come while a function is traced; its name says by whom */
 } zmi_leaf;
 
 struct zm_array {
   int refs;
   zmi_type type;
   zmi_leaf leaf;
-  zmi_node *node; // the op application that makes it; NULL for leaves
+  zmi_node *node; // the op application that makes it; NULL for leaves. An array evaluated inside a trace has both node and data
   int index;      // which output of node
   char *name;     // WEIGHT, INPUT, STATE
   void *data;     // leaves; after evaluation: row-major contiguous values
   bool owns_data;
   bool is_buffer;  // owned data is from zmi_buffer_alloc, of the size of the type
+  bool traced;     // depends on what a transform follows: see "traces" below
   zm_scope *scope; // holds one reference while not NULL
   size_t scope_index;
   zm_array *next_dead; // while a release runs
@@ -37,11 +39,13 @@ struct zmi_node {
   const zmi_op *op;
   zmi_attrs attrs;
   zmi_owner *owner; // one reference; may be NULL
-  int nin, nout;
-  zm_array *in[ZMI_MAX_IN];   // NULL = absent optional operand
-  zm_array *out[ZMI_MAX_OUT]; // not counted; NULL once released
-  char *label;                // place in the model
+  int nin, nout;    // of ops of a tape at most ZMI_MAX_IN, ZMI_MAX_OUT; aliases have any number
+  zm_array **in;    // NULL = absent optional operand
+  zm_array **out;   // not counted; NULL once released
+  char *label;      // place in the model
   int64_t mark;
+  uint64_t serial; // rises with every node: a node's operands are older than it is, unless a pattern replaced them
+  zm_array *places[];
 };
 
 // Applies an op: checks operands by its shape rule and makes the outputs (out[0..nout-1], all in the current scope). attrs: the op's
@@ -53,24 +57,59 @@ zm_status zmi_apply_owned(const zmi_op *op, const void *attrs, size_t attrs_size
                           zm_array **out);
 // The same for ops with one output.
 zm_array *zmi_apply1(const zmi_op *op, const void *attrs, size_t attrs_size, int nin, zm_array *const *in);
+// Aliases (ZMI_OP_ALIAS): nodes that stand in graphs only. Output o is operand o, nothing is computed and no tape has them; operands from
+// nout on are what transforms need to know of. They carry what a transform must see: where a trace begins, where gradients stop, a
+// function with its own gradient.
+zm_status zmi_apply_alias(const zmi_op *op, zmi_owner *owner, int nin, zm_array *const *in, int nout, zm_array **out);
 
-// ---- rules of an op: what transforms need to know of it. In the op's own file, named by its row ----
-// Everything they make is graph: rules are written with the operations of zmlx/array.h and the builders below.
+// ---- traces (graph.c): for transforms, which follow the arrays that a function makes ----
+// Between begin and end (they nest; this thread only) arrays that depend on a traced one keep their graph when they are evaluated.
+void zmi_trace_begin(void);
+void zmi_trace_end(void);
+bool zmi_is_traced(const zm_array *a); // and a trace is going on
+// A traced leaf without values; evaluating what depends on it is an error that names `name`.
+zm_array *zmi_placeholder(const char *name, const zmi_type *type);
+uint64_t zmi_node_serial(void); // of the newest node
+
+// ---- rules of an op: what transforms need to know of it. In the op's own file, named by its row (docs/transforms.md) ----
+// Everything they make is graph: rules are written with the operations of zmlx/array.h and the builders below, never with values.
+// A rule need not check what builders return: NULL goes on through the next builder, and an error that is set while a rule runs fails it.
 typedef struct zmi_rules {
-  // given[o]: cotangent of output o, of its type; NULL = zero. wanted[i]: whether operand i's gradient is asked for. Sets gradient[i], of
-  // the
-  // operand's type (dtype too), or leaves it NULL = zero: integers, or no dependence.
+  // given[o]: cotangent of output o, of its type; NULL = zero. wanted[i]: whether operand i's gradient is asked for (floats only). Sets
+  // gradient[i], of the operand's type (dtype too), or leaves it NULL = zero: no dependence. All are linear in `given`.
+  // vjp NULL: no gradient goes through, and `gradient` below says why in a form "none: results are integers".
   zm_status (*vjp)(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient);
-  // tangent[i]: of operand i; NULL = zero. Sets result[o] or leaves it NULL = zero. jvp NULL: vjp is applied twice, which is right for
-  // every
-  // vjp made of differentiable ops.
+  // tangent[i]: of operand i, of its type; NULL = zero. Sets result[o], of the output's type, or leaves it NULL = zero. jvp NULL: vjp is
+  // applied twice, which is right for every vjp made of differentiable ops.
   zm_status (*jvp)(const zmi_node *n, zm_array *const *tangent, zm_array **result);
   // in[i]: the operand, with one more dimension `size` in front where batched[i]; at least one is. Sets every out[o], batched in front.
-  // vmap
-  // NULL: the op is applied to each slice and the results are stacked.
+  // vmap NULL: the op is applied to each slice and the results are stacked.
   zm_status (*vmap)(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out);
   const char *gradient; // for the tables: "all operands", "x", "none: results are integers"
 } zmi_rules;
+
+// ---- builders for rules (ops/rules.c). NULL operands give NULL and keep the first error ----
+bool zmi_dtype_is_float(zm_dtype dtype);
+zm_array *zmi_scalar_like(const zm_array *a, double value); // rank 0, dtype of a: broadcasts without changing dtypes
+zm_array *zmi_full_like(const zm_array *a, double value);
+zm_array *zmi_sum_to(zm_array *a, const zmi_type *t); // sums over the axes along which shape t was broadcast to a's, dtype of t
+zm_array *zmi_move_axis(zm_array *a, int from, int to);
+zm_array *zmi_spread(zm_array *reduced, int axis, bool keepdims, const zmi_type *t); // a reduction's result, or its cotangent, again over t
+// Output o of n; made once more if nobody kept it.
+zm_array *zmi_result(const zmi_node *n, int o);
+// The op of n with its attributes and owner, on other operands.
+zm_status zmi_reapply(const zmi_node *n, zm_array *const *in, zm_array **out);
+// Rules of vmap. An operand that is not batched is broadcast along a new first axis.
+zm_array *zmi_batch(zm_array *a, bool batched, int64_t size);
+// For ops that treat all places alike, whatever the shape.
+zm_status zmi_vmap_elementwise(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out);
+// For ops whose results have a first axis of independent rows, like those operands whose bit is set in `rows`: the batch becomes more
+// rows. Batches of other operands go slice by slice.
+zm_status zmi_vmap_rows(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, unsigned rows, zm_array **out);
+// Slice by slice, then stacked: right for every op, what is done where a row has no rule.
+zm_status zmi_vmap_slices(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out);
+// vmap of ops that update a state in place: refused with the reason.
+zm_status zmi_vmap_refused(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out);
 
 // Label given to nodes made from now on in the current scope ("model.layers.3.mlp"); NULL ends it.
 zm_status zmi_set_label(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -84,8 +123,9 @@ zm_array *zmi_input(const char *name, const zmi_type *type);
 zm_array *zmi_data_leaf(const zmi_type *type, void *data);
 // The same with data from zmi_buffer_alloc: the better choice, as large memory is used again.
 zm_array *zmi_buffer_leaf(const zmi_type *type, void *data);
-// After evaluation: the array owns `data`, from zmi_buffer_alloc, and forgets the graph behind it.
+// After evaluation: the array owns `data`, from zmi_buffer_alloc, and forgets the graph behind it (later, if it is traced).
 void zmi_array_settle(zm_array *a, void *data);
+void zmi_array_forget(zm_array *a); // the graph behind an array that has data
 
 zm_array *zmi_array_retain(zm_array *a);
 void zmi_array_release(zm_array *a);

@@ -95,6 +95,13 @@ static int leaf_slot(lowering *l, zm_array *a) {
                                         [ZMI_LEAF_INPUT] = ZMI_SLOT_INPUT,
                                         [ZMI_LEAF_STATE] = ZMI_SLOT_STATE};
   char name[32];
+  if (a->leaf == ZMI_LEAF_PLACEHOLDER) {
+    zmi_fail(ZM_ERROR_ARGUMENT,
+             "an array that depends on an input of a function under %s cannot be evaluated inside it: its values are not there yet; choose "
+             "with operations (zm_where) instead of branches",
+             a->name);
+    return -1;
+  }
   if (a->leaf == ZMI_LEAF_NONE) {
     zmi_fail(ZM_ERROR_ARGUMENT, "an array without an op and without data cannot be computed");
     return -1;
@@ -117,7 +124,7 @@ static int owner_of(const lowering *l, int slot) {
 static zm_status check_version(const lowering *l, const zm_array *a, int slot) {
   const int state = owner_of(l, slot);
   if ((size_t)state >= l->version_count || !l->versions[state]) return ZM_OK;
-  while (a->node && a->node->op->flags & ZMI_OP_VIEW) a = a->node->in[0];
+  while (a->node && a->node->op->flags & (ZMI_OP_VIEW | ZMI_OP_ALIAS)) a = a->node->in[a->index];
   if (l->versions[state] == a) return ZM_OK;
   return zmi_fail(ZM_ERROR_ARGUMENT, "state %s: read after its update; let what reads the old value come before it, or read the new one",
                   l->tape->slots[state].name);
@@ -186,7 +193,18 @@ static zm_status lower_results(lowering *l, zmi_node *n, zmi_instr *in) {
   return ZM_OK;
 }
 
+static zm_status lower_alias(lowering *l, zmi_node *n) {
+  for (int o = 0; o < n->nout; o++) {
+    if (!n->out[o]) continue;
+    const int slot = read_slot(l, n->in[o]);
+    if (slot < 0) return zm_last_status();
+    n->out[o]->mark = slot;
+  }
+  return ZM_OK;
+}
+
 static zm_status lower_node(lowering *l, zmi_node *n) {
+  if (n->op->flags & ZMI_OP_ALIAS) return lower_alias(l, n);
   if (n->op->flags & ZMI_OP_VIEW) return lower_view(l, n);
   zmi_instr in = {.op = n->op, .attrs = n->attrs, .owner = n->owner, .nin = n->nin, .label = n->label};
   for (int i = 0; i < n->nin; i++) {

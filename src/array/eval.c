@@ -74,8 +74,15 @@ zm_status zm_eval(zm_array *const *arrays, size_t count) {
   for (size_t i = 0; i < count && status == ZM_OK; i++) {
     if (!arrays[i])
       status = zm_last_status() != ZM_OK ? zm_last_status() : zmi_fail(ZM_ERROR_ARGUMENT, "zm_eval: array %zu is NULL", i);
-    else if (arrays[i]->node)
+    else if (arrays[i]->node && !arrays[i]->data)
       wanted[n++] = arrays[i];
+    else if (arrays[i]->node && !zmi_is_traced(arrays[i]))
+      zmi_array_forget(arrays[i]); // evaluated inside a trace that is over
+    else if (arrays[i]->leaf == ZMI_LEAF_PLACEHOLDER)
+      status = zmi_fail(ZM_ERROR_ARGUMENT,
+                        "an input of a function under %s cannot be evaluated inside it: its values are not there yet; "
+                        "choose with operations (zm_where) instead of branches",
+                        arrays[i]->name);
     else if (!arrays[i]->data)
       status = zmi_fail(ZM_ERROR_ARGUMENT, "zm_eval: array %zu has neither data nor an op that makes it", i);
   }

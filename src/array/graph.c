@@ -12,6 +12,8 @@ struct zm_scope {
 };
 
 static _Thread_local zm_scope *innermost;
+static _Thread_local int tracing; // transforms at work on this thread
+static _Atomic uint64_t node_count;
 
 // ---- scopes ----
 
@@ -133,12 +135,16 @@ void zmi_array_release(zm_array *a) {
   bury(dead);
 }
 
-// After evaluation an array stands on its own: the graph behind it may go.
+// After evaluation an array stands on its own: the graph behind it may go, unless a transform at work will ask for it.
 void zmi_array_settle(zm_array *a, void *data) {
-  zmi_node *n = a->node;
   a->data = data;
   a->owns_data = a->is_buffer = true;
   a->leaf = ZMI_LEAF_DATA;
+  if (!zmi_is_traced(a)) zmi_array_forget(a);
+}
+
+void zmi_array_forget(zm_array *a) {
+  zmi_node *n = a->node;
   a->node = NULL;
   if (!n) return;
   n->out[a->index] = NULL;
@@ -253,6 +259,30 @@ int64_t zm_array_size(const zm_array *a) {
   return a ? zmi_type_count(&a->type) : -1;
 }
 
+// ---- traces ----
+
+void zmi_trace_begin(void) {
+  tracing++;
+}
+
+void zmi_trace_end(void) {
+  tracing--;
+}
+
+bool zmi_is_traced(const zm_array *a) {
+  return a->traced && tracing > 0;
+}
+
+zm_array *zmi_placeholder(const char *name, const zmi_type *type) {
+  zm_array *a = named_leaf(ZMI_LEAF_PLACEHOLDER, name, type, NULL);
+  if (a) a->traced = true;
+  return a;
+}
+
+uint64_t zmi_node_serial(void) {
+  return node_count;
+}
+
 // ---- applying ops ----
 
 // Operand i of "x weight bias?": its name (not zero-terminated) and whether it may be absent. False if there are fewer operands.
@@ -294,60 +324,86 @@ static zm_status check_operands(const zmi_op *op, int nin, zm_array *const *in, 
   return ZM_OK;
 }
 
-static zmi_node *new_node(const zmi_op *op, const void *attrs, size_t attrs_size, zmi_owner *owner, int nin, zm_array *const *in) {
-  zmi_node *n = zmi_calloc(1, sizeof *n);
+// A node with one reference and places for its outputs.
+static zmi_node *new_node(const zmi_op *op, const zmi_attrs *attrs, zmi_owner *owner, int nin, zm_array *const *in, int nout) {
+  zmi_node *n = zmi_calloc(1, sizeof *n + ((size_t)nin + (size_t)nout) * sizeof(zm_array *));
   if (!n) return NULL;
   const char *label = current_label();
   if (label && !(n->label = zmi_strdup(label))) {
     zmi_free(n);
     return NULL;
   }
+  n->refs = 1;
   n->op = op;
+  n->serial = ++node_count;
   n->owner = zmi_owner_retain(owner);
-  if (attrs_size) memcpy(n->attrs.bytes, attrs, attrs_size);
+  if (attrs) n->attrs = *attrs;
+  n->in = n->places;
+  n->out = n->places + nin;
   n->nin = nin;
+  n->nout = nout;
   for (int i = 0; i < nin; i++) n->in[i] = zmi_array_retain(in[i]);
   return n;
 }
 
-zm_status zmi_apply_owned(const zmi_op *op, const void *attrs, size_t attrs_size, zmi_owner *owner, int nin, zm_array *const *in,
-                          zm_array **out) {
-  zmi_type types[ZMI_MAX_IN], results[ZMI_MAX_OUT];
-  if (attrs_size > ZMI_ATTR_BYTES)
-    return zmi_fail(ZM_ERROR_ARGUMENT, "%s: attributes of %zu bytes exceed %d", op->name, attrs_size, ZMI_ATTR_BYTES);
-  zm_status status = check_operands(op, nin, in, types);
-  if (status != ZM_OK) return status;
-  zmi_node *n = new_node(op, attrs, attrs_size, owner, nin, in);
+// Makes the outputs and gives up the caller's reference to the node, which may be NULL (no memory).
+static zm_status make_outputs(zmi_node *n, const zmi_type *types, zm_array **out) {
   if (!n) return ZM_ERROR_MEMORY;
-  n->refs = 1; // while outputs are made
-  memset(results, 0, sizeof results);
-  status = op->infer(n->attrs.bytes, nin, types, &n->nout, results);
-  if (status != ZM_OK) zmi_fail_within("%s", op->name);
+  zm_status status = ZM_OK;
+  bool traced = n->op->flags & ZMI_OP_TRACE;
+  for (int i = 0; i < n->nin; i++) traced = traced || (n->in[i] && n->in[i]->traced);
   for (int o = 0; o < n->nout && status == ZM_OK; o++) {
-    size_t bytes;
-    if (!zmi_type_bytes(&results[o], &bytes)) {
-      status = zmi_fail(ZM_ERROR_ARGUMENT, "%s: the result is too large to address", op->name);
-      break;
-    }
-    out[o] = new_array(&results[o], ZMI_LEAF_NONE);
+    out[o] = new_array(types ? &types[o] : &n->in[o]->type, ZMI_LEAF_NONE);
     if (!out[o]) {
       status = ZM_ERROR_MEMORY;
       break;
     }
     out[o]->node = n;
     out[o]->index = o;
+    out[o]->traced = traced;
     n->out[o] = out[o];
     n->refs++;
   }
-  if (status != ZM_OK) {
-    for (int o = 0; o < ZMI_MAX_OUT; o++) {
-      if (n->out[o]) unmake(n->out[o]);
-    }
+  for (int o = 0; o < n->nout && status != ZM_OK; o++) {
+    if (n->out[o]) unmake(n->out[o]);
   }
   zm_array *dead = NULL;
   drop_node(n, &dead);
   bury(dead);
   return status;
+}
+
+zm_status zmi_apply_owned(const zmi_op *op, const void *attrs, size_t attrs_size, zmi_owner *owner, int nin, zm_array *const *in,
+                          zm_array **out) {
+  zmi_type types[ZMI_MAX_IN], results[ZMI_MAX_OUT];
+  zmi_attrs copy = {0};
+  int nout = 0;
+  if (op->flags & ZMI_OP_ALIAS) return zmi_fail(ZM_ERROR_ARGUMENT, "%s: an alias is made by zmi_apply_alias", op->name);
+  if (attrs_size > ZMI_ATTR_BYTES)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "%s: attributes of %zu bytes exceed %d", op->name, attrs_size, ZMI_ATTR_BYTES);
+  zm_status status = check_operands(op, nin, in, types);
+  if (status != ZM_OK) return status;
+  if (attrs_size) memcpy(copy.bytes, attrs, attrs_size);
+  memset(results, 0, sizeof results);
+  status = op->infer(copy.bytes, nin, types, &nout, results);
+  if (status != ZM_OK) {
+    zmi_fail_within("%s", op->name);
+    return status;
+  }
+  for (int o = 0; o < nout; o++) {
+    size_t bytes;
+    if (!zmi_type_bytes(&results[o], &bytes)) return zmi_fail(ZM_ERROR_ARGUMENT, "%s: the result is too large to address", op->name);
+  }
+  return make_outputs(new_node(op, &copy, owner, nin, in, nout), results, out);
+}
+
+zm_status zmi_apply_alias(const zmi_op *op, zmi_owner *owner, int nin, zm_array *const *in, int nout, zm_array **out) {
+  for (int i = 0; i < nin; i++) {
+    if (in[i]) continue;
+    zm_status first = zm_last_status();
+    return first != ZM_OK ? first : zmi_fail(ZM_ERROR_ARGUMENT, "%s: operand %d is NULL", op->name, i + 1);
+  }
+  return make_outputs(new_node(op, NULL, owner, nin, in, nout), NULL, out);
 }
 
 zm_status zmi_apply(const zmi_op *op, const void *attrs, size_t attrs_size, int nin, zm_array *const *in, zm_array **out) {

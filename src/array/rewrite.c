@@ -32,17 +32,19 @@ static zm_status walk(zmi_graph *g) {
   zm_status status = ZM_OK;
   g->count = 0;
   for (size_t o = 0; o < g->output_count && status == ZM_OK; o++) {
-    zmi_node *root = g->outputs[o]->node;
+    zmi_node *root = g->outputs[o]->data ? NULL : g->outputs[o]->node;
     if (root && root->mark != DONE) status = push(&stack, &capacity, &depth, root);
     while (depth > 0 && status == ZM_OK) {
       visit *v = &stack[depth - 1];
-      if (v->next == v->node->nin) {
+      // What stands behind an alias is its first operands; values that are there need no graph.
+      if (v->next == (v->node->op->flags & ZMI_OP_ALIAS ? v->node->nout : v->node->nin)) {
         depth--;
         status = append(g, v->node);
         continue;
       }
       zm_array *in = v->node->in[v->next++];
-      if (in && in->node && in->node->mark != DONE && in->node->mark != OPEN) status = push(&stack, &capacity, &depth, in->node);
+      if (in && in->node && !in->data && in->node->mark != DONE && in->node->mark != OPEN)
+        status = push(&stack, &capacity, &depth, in->node);
     }
   }
   for (size_t i = 0; i < depth; i++) stack[i].node->mark = UNSEEN;

@@ -100,7 +100,9 @@ typedef struct zmi_stage {
 enum {
   ZMI_OP_VIEW = 1,    // out[0] is another view of in[0]: `view` fills strides and shift, nothing is computed
   ZMI_OP_STRIDED = 2, // takes inputs of any strides; others get row-major contiguous inputs (lowering inserts copies)
-  ZMI_OP_HIDDEN = 4   // not an operation of users: made by lowering or by a pattern
+  ZMI_OP_HIDDEN = 4,  // not an operation of users: made by lowering or by a pattern
+  ZMI_OP_ALIAS = 8,   // of graphs only, never of tapes: output o is operand o (array/array.h)
+  ZMI_OP_TRACE = 16   // an alias at which a trace begins: its outputs are traced
 };
 
 struct zmi_rules; // how an op is differentiated and batched: array/array.h

@@ -111,13 +111,28 @@ static zm_status cast_infer(const void *attrs, int nin, const zmi_type *in, int 
   return zmi_give(nout, out, (zm_dtype)a->dtype, in[0].rank, in[0].shape);
 }
 
+static zm_status cast_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  if (wanted[0]) gradient[0] = zm_astype(given[0], n->in[0]->type.dtype);
+  return ZM_OK;
+}
+
+static zm_status cast_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  const zm_dtype to = (zm_dtype)((const cast_attrs *)(const void *)n->attrs.bytes)->dtype;
+  if (zmi_dtype_is_float(to)) result[0] = zm_astype(tangent[0], to);
+  return ZM_OK;
+}
+
+static const zmi_rules cast_rules = {
+    .vjp = cast_vjp, .jvp = cast_jvp, .vmap = zmi_vmap_elementwise, .gradient = "x, if both dtypes are floats"};
+
 const zmi_op zmi_op_astype = {.name = "astype",
                               .operands = "x",
                               .fields = cast_fields,
                               .rounding = "floats: rounded once to the dtype; integers: toward zero, limited to the range, NaN to 0",
                               .flags = ZMI_OP_STRIDED,
                               .infer = cast_infer,
-                              .stages = {{zmi_element_tiles, cast_run}}};
+                              .stages = {{zmi_element_tiles, cast_run}},
+                              .rules = &cast_rules};
 
 zm_array *zm_astype(zm_array *a, zm_dtype dtype) {
   if (!zmi_present("astype", 1, &a)) return NULL;
@@ -166,12 +181,29 @@ static zm_status where_infer(const void *attrs, int nin, const zmi_type *in, int
   return zmi_give(nout, out, in[1].dtype, in[1].rank, in[1].shape);
 }
 
+static zm_status where_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  zm_array *zero = zmi_scalar_like(given[0], 0);
+  if (wanted[1]) gradient[1] = zm_where(n->in[0], given[0], zero);
+  if (wanted[2]) gradient[2] = zm_where(n->in[0], zero, given[0]);
+  return ZM_OK;
+}
+
+static zm_status where_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  zm_array *zero = zmi_scalar_like(n->in[1], 0);
+  if (!tangent[1] && !tangent[2]) return ZM_OK; // the condition's own is nothing
+  result[0] = zm_where(n->in[0], tangent[1] ? tangent[1] : zero, tangent[2] ? tangent[2] : zero);
+  return ZM_OK;
+}
+
+static const zmi_rules where_rules = {.vjp = where_vjp, .jvp = where_jvp, .vmap = zmi_vmap_elementwise, .gradient = "a, b"};
+
 const zmi_op zmi_op_where = {.name = "where",
                              .operands = "condition a b",
                              .rounding = "exact",
                              .flags = ZMI_OP_STRIDED,
                              .infer = where_infer,
-                             .stages = {{zmi_element_tiles, where_run}}};
+                             .stages = {{zmi_element_tiles, where_run}},
+                             .rules = &where_rules};
 
 zm_array *zm_where(zm_array *condition, zm_array *a, zm_array *b) {
   zm_array *in[3] = {condition, a, b};

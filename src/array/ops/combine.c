@@ -58,12 +58,26 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
   }
 }
 
+static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  zm_array *g = zm_expand_dims(given[0], 1); // [rows, 1, hidden]
+  if (wanted[Y]) gradient[Y] = zm_multiply(g, zm_expand_dims(n->in[WEIGHTS], 2));
+  if (wanted[WEIGHTS]) gradient[WEIGHTS] = zm_sum(zm_multiply(g, n->in[Y]), 2, false);
+  return ZM_OK;
+}
+
+static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  return zmi_vmap_rows(n, size, in, batched, 3, out);
+}
+
+static const zmi_rules rules = {.vjp = vjp, .vmap = vmap, .gradient = "all operands"};
+
 const zmi_op zmi_op_combine = {
     .name = "combine",
     .operands = "y weights",
     .rounding = "fma in float32 over the slots in their order, starting from 0; rounded once to the dtype of y.",
     .infer = infer,
     .stages = {{tiles, run}},
+    .rules = &rules,
 };
 
 zm_array *zmi_combine(zm_array *y, zm_array *weights) {

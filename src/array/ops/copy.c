@@ -93,11 +93,30 @@ static zm_status copy_infer(const void *attrs, int nin, const zmi_type *in, int 
   return status == ZM_OK ? zmi_give(nout, out, in[0].dtype, in[0].rank, in[0].shape) : status;
 }
 
-const zmi_op zmi_op_copy = {
-    .name = "copy", .operands = "x", .rounding = "exact", .flags = ZMI_OP_STRIDED, .infer = copy_infer, .stages = {{copy_tiles, copy_run}}};
+static zm_status copy_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  (void)n, (void)wanted;
+  gradient[0] = given[0];
+  return ZM_OK;
+}
+
+static zm_status copy_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  (void)n;
+  result[0] = tangent[0];
+  return ZM_OK;
+}
+
+static const zmi_rules copy_rules = {.vjp = copy_vjp, .jvp = copy_jvp, .vmap = zmi_vmap_elementwise, .gradient = "x"};
+
+const zmi_op zmi_op_copy = {.name = "copy",
+                            .operands = "x",
+                            .rounding = "exact",
+                            .flags = ZMI_OP_STRIDED,
+                            .infer = copy_infer,
+                            .stages = {{copy_tiles, copy_run}},
+                            .rules = &copy_rules};
 
 zm_array *zm_contiguous(zm_array *a) {
   if (!zmi_present("contiguous", 1, &a)) return NULL;
   // Only views can be anything else.
-  return a->node && (a->node->op->flags & ZMI_OP_VIEW) ? zmi_apply1(&zmi_op_copy, NULL, 0, 1, &a) : a;
+  return a->node && (a->node->op->flags & (ZMI_OP_VIEW | ZMI_OP_ALIAS)) ? zmi_apply1(&zmi_op_copy, NULL, 0, 1, &a) : a;
 }

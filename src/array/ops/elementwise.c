@@ -219,6 +219,7 @@ static zm_status infer_float(const void *attrs, int nin, const zmi_type *in, int
 // ---- the table: one row an op ----
 
 #define ROW(word, operand_names, rule, text, ...)                                                                                          \
+  extern const zmi_rules zmi_rules_##word; /* elementwise_rules.c */                                                                       \
   static const loops word##_loops = {__VA_ARGS__};                                                                                         \
   static void word##_run(const zmi_call *c, int64_t begin, int64_t end) {                                                                  \
     run(c, &word##_loops, begin, end);                                                                                                     \
@@ -228,7 +229,8 @@ static zm_status infer_float(const void *attrs, int nin, const zmi_type *in, int
                                 .rounding = text,                                                                                          \
                                 .flags = ZMI_OP_STRIDED,                                                                                   \
                                 .infer = rule,                                                                                             \
-                                .stages = {{zmi_element_tiles, word##_run}}};
+                                .stages = {{zmi_element_tiles, word##_run}},                                                               \
+                                .rules = &zmi_rules_##word};
 
 #define ONCE "floats in float32, rounded once to the dtype; integers wrap around"
 #define EXACT "exact"

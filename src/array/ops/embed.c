@@ -66,6 +66,12 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
   }
 }
 
+static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  return zmi_vmap_rows(n, size, in, batched, 1u << IDS, out);
+}
+
+static const zmi_rules rules = {.vmap = vmap, .gradient = "none: the table is packed"};
+
 const zmi_op zmi_op_embed = {
     .name = "embed",
     .operands = "ids table",
@@ -75,6 +81,7 @@ const zmi_op zmi_op_embed = {
     .infer = infer,
     .scratch = scratch,
     .stages = {{tiles, run}},
+    .rules = &rules,
 };
 
 zm_array *zmi_embed(const zmi_matrix *table, zm_array *ids, zm_dtype dtype) {

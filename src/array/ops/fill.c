@@ -29,12 +29,15 @@ static zm_status range_infer(const void *attrs, int nin, const zmi_type *in, int
   return zmi_give(nout, out, (zm_dtype)a->dtype, 1, &a->count);
 }
 
+static const zmi_rules range_rules = {.gradient = "none: there are no operands"};
+
 const zmi_op zmi_op_arange = {.name = "arange",
                               .operands = "",
                               .fields = range_fields,
                               .rounding = "start + i * step in double, then converted as by astype",
                               .infer = range_infer,
-                              .stages = {{zmi_element_tiles, range_run}}};
+                              .stages = {{zmi_element_tiles, range_run}},
+                              .rules = &range_rules};
 
 static bool check_dtype(const char *op, zm_dtype dtype) {
   if (zmi_dtype_is_known(dtype)) return true;

@@ -89,6 +89,26 @@ static void dot_run(const zmi_call *c, int64_t begin, int64_t end) {
   zmi_expert_run(c->kernels, &w, &plan, &rows, g.share, c->dst[0], c->in[X]->type.dtype, begin, end);
 }
 
+static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  if (wanted[X]) {
+    zm_array *in[3] = {given[0], n->in[WEIGHT], n->in[EXPERTS]};
+    zm_array *each = zmi_apply1(&zmi_op_linear_back, n->attrs.bytes, sizeof(attributes), 3, in);
+    gradient[X] = n->in[X]->type.rank == 2 ? zm_sum(each, 1, false) : each;
+  }
+  if (n->nin > BIAS && wanted[BIAS]) {
+    const zmi_type *b = &n->in[BIAS]->type;
+    zm_array *sum = zmi_take_add(given[0], n->in[EXPERTS], ((const attributes *)(const void *)n->attrs.bytes)->m.experts);
+    gradient[BIAS] = sum ? zm_astype(zm_reshape(sum, b->shape, b->rank), b->dtype) : NULL;
+  }
+  return ZM_OK;
+}
+
+static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  return zmi_vmap_rows(n, size, in, batched, 1u << X | 1u << EXPERTS, out);
+}
+
+static const zmi_rules rules = {.vjp = vjp, .vmap = vmap, .gradient = "x, bias; the weight is packed"};
+
 const zmi_op zmi_op_gather_linear = {
     .name = "gather_linear",
     .operands = "x experts weight bias?",
@@ -97,6 +117,7 @@ const zmi_op zmi_op_gather_linear = {
     .infer = infer,
     .scratch = scratch,
     .stages = {{ready_tiles, ready_run}, {dot_tiles, dot_run}},
+    .rules = &rules,
 };
 
 zm_array *zmi_gather_linear(const zmi_matrix *w, zm_array *x, zm_array *experts) {

@@ -63,13 +63,48 @@ static zm_status join_infer(const void *attrs, int nin, const zmi_type *in, int 
   return zmi_give(nout, out, sum.dtype, sum.rank, sum.shape);
 }
 
+// The part of a that is operand i's.
+static zm_array *part_of(const zmi_node *n, int i, zm_array *a) {
+  const int64_t axis = ((const join_attrs *)(const void *)n->attrs.bytes)->axis;
+  int64_t start[ZM_MAX_RANK] = {0}, stop[ZM_MAX_RANK];
+  if (!a) return NULL;
+  for (int k = 0; k < a->type.rank; k++) stop[k] = a->type.shape[k];
+  for (int k = 0; k < i; k++) start[axis] += n->in[k]->type.shape[axis];
+  stop[axis] = start[axis] + n->in[i]->type.shape[axis];
+  return zm_slice(a, start, stop, NULL);
+}
+
+static zm_status join_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  for (int i = 0; i < n->nin; i++) {
+    if (wanted[i]) gradient[i] = part_of(n, i, given[0]);
+  }
+  return ZM_OK;
+}
+
+static zm_status join_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  zm_array *parts[ZMI_MAX_IN];
+  for (int i = 0; i < n->nin; i++) parts[i] = tangent[i] ? tangent[i] : zmi_full_like(n->in[i], 0);
+  result[0] = zmi_apply1(n->op, n->attrs.bytes, sizeof(join_attrs), n->nin, parts);
+  return ZM_OK;
+}
+
+static zm_status join_vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  join_attrs a = {((const join_attrs *)(const void *)n->attrs.bytes)->axis + 1};
+  zm_array *parts[ZMI_MAX_IN];
+  for (int i = 0; i < n->nin; i++) parts[i] = zmi_batch(in[i], batched[i], size);
+  return zmi_apply(n->op, &a, sizeof a, n->nin, parts, out);
+}
+
+static const zmi_rules join_rules = {.vjp = join_vjp, .jvp = join_jvp, .vmap = join_vmap, .gradient = "all operands"};
+
 const zmi_op zmi_op_concatenate = {.name = "concatenate",
                                    .operands = "xs*",
                                    .fields = join_fields,
                                    .rounding = "exact",
                                    .flags = ZMI_OP_STRIDED,
                                    .infer = join_infer,
-                                   .stages = {{join_tiles, join_run}}};
+                                   .stages = {{join_tiles, join_run}},
+                                   .rules = &join_rules};
 
 // Joins `count` arrays of one dtype; more than an op takes go in groups, level by level, in place in `arrays`.
 static zm_array *join_all(zm_array **arrays, size_t count, int axis) {

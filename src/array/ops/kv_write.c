@@ -121,6 +121,8 @@ static void run_values(const zmi_call *c, int64_t begin, int64_t end) {
   zmi_values_run(&h, begin, end);
 }
 
+static const zmi_rules rules = {.vmap = zmi_vmap_refused, .gradient = "none: a state is updated in place"};
+
 const zmi_op zmi_op_write_keys = {
     .name = "write_keys",
     .operands = "cache keys position sequence",
@@ -128,6 +130,7 @@ const zmi_op zmi_op_write_keys = {
     .updates = {1},
     .infer = infer_keys,
     .stages = {{tiles, run_keys}},
+    .rules = &rules,
 };
 
 const zmi_op zmi_op_write_values = {
@@ -137,6 +140,7 @@ const zmi_op zmi_op_write_values = {
     .updates = {1},
     .infer = infer_values,
     .stages = {{tiles, run_values}},
+    .rules = &rules,
 };
 
 zm_array *zmi_write_keys(zm_array *cache, zm_array *keys, zm_array *position, zm_array *sequence) {

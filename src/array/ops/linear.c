@@ -70,6 +70,24 @@ static void dot_run(const zmi_call *c, int64_t begin, int64_t end) {
   zmi_dense_run(c->kernels, &w, &rows, c->dst[0], (size_t)w.n * zm_dtype_size(dtype), dtype, begin, end);
 }
 
+static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  if (wanted[X]) {
+    zm_array *in[2] = {given[0], n->in[WEIGHT]};
+    gradient[X] = zmi_apply1(&zmi_op_linear_back, n->attrs.bytes, sizeof(attributes), 2, in);
+  }
+  if (n->nin > BIAS && wanted[BIAS]) {
+    zm_array *sum = zm_sum(given[0], 0, true); // a bias is [n] or [1, n]
+    gradient[BIAS] = sum ? zm_astype(zm_reshape(sum, n->in[BIAS]->type.shape, n->in[BIAS]->type.rank), n->in[BIAS]->type.dtype) : NULL;
+  }
+  return ZM_OK;
+}
+
+static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  return zmi_vmap_rows(n, size, in, batched, 1u << X, out);
+}
+
+static const zmi_rules rules = {.vjp = vjp, .vmap = vmap, .gradient = "x, bias; the weight is packed"};
+
 const zmi_op zmi_op_linear = {
     .name = "linear",
     .operands = "x weight bias?",
@@ -78,6 +96,7 @@ const zmi_op zmi_op_linear = {
     .infer = infer,
     .scratch = scratch,
     .stages = {{ready_tiles, ready_run}, {dot_tiles, dot_run}},
+    .rules = &rules,
 };
 
 zm_array *zmi_linear(const zmi_matrix *w, zm_array *x) {

@@ -166,13 +166,40 @@ static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout
   return zmi_give(nout, out, t.dtype, r, t.shape);
 }
 
+static zm_array *turned(zm_array *a) {
+  return a ? zmi_move_axis(a, a->type.rank - 1, a->type.rank - 2) : NULL;
+}
+
+static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  if (wanted[0]) gradient[0] = zm_matmul(given[0], turned(n->in[1]));
+  if (wanted[1]) gradient[1] = zm_matmul(turned(n->in[0]), given[0]);
+  return ZM_OK;
+}
+
+static zm_status jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  if (tangent[0]) result[0] = zm_matmul(tangent[0], n->in[1]);
+  if (!tangent[1]) return ZM_OK;
+  zm_array *part = zm_matmul(n->in[0], tangent[1]);
+  result[0] = tangent[0] ? zm_add(result[0], part) : part;
+  return ZM_OK;
+}
+
+// A batch of a alone is more rows of one product; else the batch is one more of the axes in front.
+static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  if (batched[0] && !batched[1] && n->in[0]->type.rank == 2) return zmi_vmap_rows(n, size, in, batched, 1, out);
+  return zmi_vmap_elementwise(n, size, in, batched, out);
+}
+
+static const zmi_rules rules = {.vjp = vjp, .jvp = jvp, .vmap = vmap, .gradient = "all operands"};
+
 const zmi_op zmi_op_matmul = {
     .name = "matmul",
     .operands = "a b",
     .rounding = "per result: fma in float32 with k rising inside ranges of 256, partials added in rising order, rounded once to the dtype",
     .flags = ZMI_OP_STRIDED,
     .infer = infer,
-    .stages = {{tiles, run}}};
+    .stages = {{tiles, run}},
+    .rules = &rules};
 
 // The operand with the batch dimensions of both.
 static zm_array *with_batch(zm_array *a, int batch_rank, const int64_t *batch) {

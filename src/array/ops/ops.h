@@ -17,7 +17,9 @@
   X(equal) X(not_equal) X(less) X(less_equal) X(greater) X(greater_equal) X(where)                                    \
   X(negative) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(sigmoid) X(silu) X(tanh) X(astype)                              \
   /* along axes: reduce.c, softmax.c, matmul.c */                                                                     \
-  X(sum) X(mean) X(max) X(min) X(argmax) X(softmax) X(matmul)
+  X(sum) X(mean) X(max) X(min) X(argmax) X(softmax) X(matmul)                                                         \
+  /* what gradients need besides: place.c, take_add.c, linear_back.c */                                               \
+  X(place) X(take_add) X(linear_back)
 // clang-format on
 
 #define X(name) extern const zmi_op zmi_op_##name;
@@ -29,7 +31,6 @@ ZMI_OP_LIST(X)
 zm_status zmi_check_operands(int nin, const zmi_type *in, int n);
 // Gives the only output.
 zm_status zmi_give(int *nout, zmi_type *out, zm_dtype dtype, int rank, const int64_t *shape);
-bool zmi_dtype_is_float(zm_dtype dtype);
 bool zmi_dtype_is_known(int64_t dtype);     // for attributes, which may come from a text
 extern const char *const zmi_dtype_words[]; // for ZMI_FIELD_WORD fields that hold a zm_dtype
 // Eight fields for an array of ZM_MAX_RANK int64_t: ZMI_FIELDS8("shape", struct, member).
@@ -49,6 +50,15 @@ bool zmi_axis(const char *op, int axis, int rank, int *result);
 zm_dtype zmi_at_least_float(zm_dtype dtype); // float32 for bool and integers
 // The shape that two shapes broadcast to; false with a message if they do not.
 bool zmi_broadcast_shape(const char *op, const zmi_type *a, const zmi_type *b, int *rank, int64_t *shape);
+
+// ---- places of arrays, for rules ----
+// Elements start[i] + step[i] * j, j < count[i], of each axis: all of them must be there. (views.c)
+zm_array *zmi_slice_exactly(zm_array *a, const int64_t *start, const int64_t *step, const int64_t *count);
+// Zeros of the shape of `whole` with a at those places: what takes slices back. (place.c)
+zm_array *zmi_place(zm_array *a, const zmi_type *whole, const int64_t *start, const int64_t *step);
+// Zeros [rows, ...] to whose rows indices[r] the rows of a [indices..., ...] are added in rising order: what takes zm_take back. Indices
+// out of range add nothing. (take_add.c)
+zm_array *zmi_take_add(zm_array *a, zm_array *indices, int64_t rows);
 
 // ---- for stages ----
 enum { ZMI_TILE = 4096 }; // elements of one tile of an elementwise op

@@ -310,14 +310,92 @@ static zm_status argmax_infer(const void *attrs, int nin, const zmi_type *in, in
   return zmi_fail(ZM_ERROR_ARGUMENT, "more than 2^32 elements to choose from");
 }
 
+// ---- rules of transforms ----
+
+static const reduce_attrs *attrs_of(const zmi_node *n) {
+  return (const reduce_attrs *)(const void *)n->attrs.bytes;
+}
+
+// Along the axis again.
+static zm_array *spread(const zmi_node *n, zm_array *v) {
+  return zmi_spread(v, (int)attrs_of(n)->axis, attrs_of(n)->keepdims != 0, &n->in[0]->type);
+}
+
+static zm_array *sum_of(const zmi_node *n, zm_array *v) {
+  return zm_sum(v, (int)attrs_of(n)->axis, attrs_of(n)->keepdims != 0);
+}
+
+// v / the number of elements, which need not be a number of v's dtype.
+static zm_array *shared(const zmi_node *n, zm_array *v) {
+  const double count = (double)n->in[0]->type.shape[attrs_of(n)->axis];
+  return zm_astype(zm_divide(zm_astype(v, ZM_F32), zm_full(count, ZM_F32, NULL, 0)), n->in[0]->type.dtype);
+}
+
+// 1 / the number of winners at the winners, else 0, in the operand's dtype.
+static zm_array *shares(const zmi_node *n) {
+  const zm_dtype dtype = n->in[0]->type.dtype;
+  zm_array *won = zm_equal(n->in[0], spread(n, zmi_result(n, 0)));
+  return zm_divide(zm_astype(won, dtype), spread(n, zm_astype(sum_of(n, zm_astype(won, ZM_F32)), dtype)));
+}
+
+static zm_status sum_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  (void)wanted;
+  gradient[0] = spread(n, given[0]);
+  return ZM_OK;
+}
+
+static zm_status sum_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  result[0] = sum_of(n, tangent[0]);
+  return ZM_OK;
+}
+
+static zm_status mean_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  (void)wanted;
+  gradient[0] = spread(n, shared(n, given[0]));
+  return ZM_OK;
+}
+
+static zm_status mean_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  result[0] = zm_mean(tangent[0], (int)attrs_of(n)->axis, attrs_of(n)->keepdims != 0);
+  return ZM_OK;
+}
+
+static zm_status winner_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  (void)wanted;
+  gradient[0] = zm_multiply(spread(n, given[0]), shares(n));
+  return ZM_OK;
+}
+
+static zm_status winner_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  result[0] = sum_of(n, zm_multiply(tangent[0], shares(n)));
+  return ZM_OK;
+}
+
+static zm_status reduce_vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  (void)size, (void)batched;
+  reduce_attrs a = {attrs_of(n)->axis + 1, attrs_of(n)->keepdims};
+  return zmi_apply(n->op, &a, sizeof a, 1, in, out);
+}
+
+static const zmi_rules sum_rules = {.vjp = sum_vjp, .jvp = sum_jvp, .vmap = reduce_vmap, .gradient = "x"};
+static const zmi_rules mean_rules = {.vjp = mean_vjp, .jvp = mean_jvp, .vmap = reduce_vmap, .gradient = "x"};
+static const zmi_rules max_rules = {.vjp = winner_vjp, .jvp = winner_jvp, .vmap = reduce_vmap, .gradient = "x; equals share it"};
+static const zmi_rules min_rules = {.vjp = winner_vjp, .jvp = winner_jvp, .vmap = reduce_vmap, .gradient = "x; equals share it"};
+static const zmi_rules argmax_rules = {.vmap = reduce_vmap, .gradient = "none: results are integers"};
+
 // ---- the table ----
 
 #define ROW(word, rule, float_fn, integer_fn, text)                                                                                        \
   static void word##_run(const zmi_call *c, int64_t begin, int64_t end) {                                                                  \
     run(c, float_fn, integer_fn, begin, end);                                                                                              \
   }                                                                                                                                        \
-  const zmi_op zmi_op_##word = {                                                                                                           \
-      .name = #word, .operands = "x", .fields = fields, .rounding = text, .infer = rule, .stages = {{tiles, word##_run}}};
+  const zmi_op zmi_op_##word = {.name = #word,                                                                                             \
+                                .operands = "x",                                                                                           \
+                                .fields = fields,                                                                                          \
+                                .rounding = text,                                                                                          \
+                                .infer = rule,                                                                                             \
+                                .stages = {{tiles, word##_run}},                                                                           \
+                                .rules = &word##_rules};
 
 // clang-format off
 ROW(sum, sum_infer, float_sum, integer_sum,

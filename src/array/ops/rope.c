@@ -56,6 +56,34 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
   }
 }
 
+// The first (b false) or second elements of the pairs that are turned, in float32.
+static zm_array *halves(const zmi_node *n, zm_array *a, bool b) {
+  const int64_t traditional = ((const zmi_rope_attrs *)(const void *)n->attrs.bytes)->traditional;
+  const int64_t *shape = n->in[X]->type.shape, pairs = n->in[COSINE]->type.shape[1];
+  const int64_t start[] = {0, 0, b ? (traditional ? 1 : pairs) : 0}, step[] = {1, 1, traditional ? 2 : 1};
+  const int64_t count[] = {shape[0], shape[1], pairs};
+  return a ? zm_astype(zmi_slice_exactly(a, start, step, count), ZM_F32) : NULL;
+}
+
+static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  if (wanted[X]) {
+    zm_array *in[3] = {given[0], n->in[COSINE], zm_negative(n->in[SINE])}; // turned back
+    gradient[X] = zmi_apply1(n->op, n->attrs.bytes, sizeof(zmi_rope_attrs), 3, in);
+  }
+  if (!wanted[COSINE] && !wanted[SINE]) return ZM_OK;
+  zm_array *a = halves(n, n->in[X], false), *b = halves(n, n->in[X], true);
+  zm_array *ga = halves(n, given[0], false), *gb = halves(n, given[0], true);
+  if (wanted[COSINE]) gradient[COSINE] = zm_sum(zm_add(zm_multiply(ga, a), zm_multiply(gb, b)), 1, false);
+  if (wanted[SINE]) gradient[SINE] = zm_sum(zm_subtract(zm_multiply(gb, a), zm_multiply(ga, b)), 1, false);
+  return ZM_OK;
+}
+
+static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  return zmi_vmap_rows(n, size, in, batched, 7, out);
+}
+
+static const zmi_rules rules = {.vjp = vjp, .vmap = vmap, .gradient = "all operands"};
+
 const zmi_op zmi_op_rope = {
     .name = "rope",
     .operands = "x cosine sine",
@@ -63,6 +91,7 @@ const zmi_op zmi_op_rope = {
     .rounding = "Each pair (a, b) becomes (a cos - b sin, a sin + b cos) in float32 and is rounded once to the dtype of x.",
     .infer = infer,
     .stages = {{tiles, run}},
+    .rules = &rules,
 };
 
 zm_array *zmi_rope(zm_array *x, zm_array *cosine, zm_array *sine, bool traditional) {

@@ -38,12 +38,29 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
   }
 }
 
+static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  if (!wanted[FREQUENCIES]) return ZM_OK;
+  zm_array *by_sine = given[0] ? zm_negative(zm_multiply(given[0], zmi_result(n, 1))) : NULL;
+  zm_array *by_cosine = given[1] ? zm_multiply(given[1], zmi_result(n, 0)) : NULL;
+  zm_array *angle = !given[0] ? by_cosine : !given[1] ? by_sine : zm_add(by_sine, by_cosine);
+  zm_array *positions = zm_expand_dims(zm_astype(n->in[POSITIONS], ZM_F32), 1);
+  gradient[FREQUENCIES] = zm_sum(zm_multiply(angle, positions), 0, false);
+  return ZM_OK;
+}
+
+static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  return zmi_vmap_rows(n, size, in, batched, 1u << POSITIONS, out);
+}
+
+static const zmi_rules rules = {.vjp = vjp, .vmap = vmap, .gradient = "inv_freq"};
+
 const zmi_op zmi_op_rope_table = {
     .name = "rope_table",
     .operands = "positions inv_freq",
     .rounding = "position * inv_freq, cosine and sine in double, each rounded once to float32; an angle of 2^30 or more gives NaN.",
     .infer = infer,
     .stages = {{tiles, run}},
+    .rules = &rules,
 };
 
 zm_status zmi_rope_table(zm_array *positions, zm_array *inv_freq, zm_array **cosine, zm_array **sine) {

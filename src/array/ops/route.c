@@ -108,6 +108,38 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
   }
 }
 
+// The choice of experts is fixed; weights are s p / (sum of the chosen p + eps), or s p. In float32.
+static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  const zmi_route_attrs *a = (const zmi_route_attrs *)(const void *)n->attrs.bytes;
+  const bool sigmoid = a->kind == ZMI_ROUTE_SIGMOID;
+  if (!given[1] || !wanted[LOGITS]) return ZM_OK;
+  zm_array *logits = zm_astype(n->in[LOGITS], ZM_F32), *g = zm_astype(given[1], ZM_F32);
+  zm_array *p = sigmoid ? zm_sigmoid(logits) : zm_softmax(logits);
+  // [rows, slots, experts]: which expert each slot is
+  zm_array *chosen = zm_equal(zm_expand_dims(zmi_result(n, 0), 2), zm_arange(0, (double)n->in[LOGITS]->type.shape[1], 1, ZM_I32));
+  zm_array *zero = zmi_scalar_like(p, 0), *pc = zm_sum(zm_where(chosen, zm_expand_dims(p, 1), zero), 2, false);
+  if (sigmoid) g = zm_multiply(g, zmi_scalar_like(g, a->scale));
+  if (a->norm) {
+    zm_array *total = zm_sum(pc, 1, true);
+    if (sigmoid) total = zm_add(total, zmi_scalar_like(total, a->eps));
+    g = zm_divide(zm_subtract(g, zm_divide(zm_sum(zm_multiply(g, pc), 1, true), total)), total);
+  }
+  zm_array *gp = zm_sum(zm_where(chosen, zm_expand_dims(g, 2), zero), 1, false);
+  zm_array *through = zm_multiply(gp, p);
+  if (sigmoid)
+    through = zm_multiply(through, zm_subtract(zmi_scalar_like(p, 1), p));
+  else
+    through = zm_subtract(through, zm_multiply(p, zm_sum(through, 1, true)));
+  gradient[LOGITS] = zm_astype(through, n->in[LOGITS]->type.dtype);
+  return ZM_OK;
+}
+
+static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  return zmi_vmap_rows(n, size, in, batched, 1u << LOGITS, out);
+}
+
+static const zmi_rules rules = {.vjp = vjp, .vmap = vmap, .gradient = "logits, by the weights of the chosen; the bias only chooses"};
+
 const zmi_op zmi_op_route = {
     .name = "route",
     .operands = "logits bias?",
@@ -118,6 +150,7 @@ const zmi_op zmi_op_route = {
     .infer = infer,
     .scratch = scratch,
     .stages = {{tiles, run}},
+    .rules = &rules,
 };
 
 zm_status zmi_route(zm_array *logits, zm_array *bias, const zmi_route_attrs *attrs, zm_array **experts, zm_array **weights) {

@@ -64,12 +64,32 @@ static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout
   return zmi_give(nout, out, in[0].dtype, in[0].rank, in[0].shape);
 }
 
+// y (v - sum(v y)): the derivative is symmetric, so this is both the gradient and the tangent.
+static zm_array *times_derivative(const zmi_node *n, zm_array *v) {
+  zm_array *y = zmi_result(n, 0), *vy = zm_multiply(v, y);
+  return zm_subtract(vy, zm_multiply(y, zm_sum(vy, -1, true)));
+}
+
+static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  (void)wanted;
+  gradient[0] = times_derivative(n, given[0]);
+  return ZM_OK;
+}
+
+static zm_status jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  result[0] = times_derivative(n, tangent[0]);
+  return ZM_OK;
+}
+
+static const zmi_rules rules = {.vjp = vjp, .jvp = jvp, .vmap = zmi_vmap_elementwise, .gradient = "x"};
+
 const zmi_op zmi_op_softmax = {.name = "softmax",
                                .operands = "x",
                                .rounding = "exp(x - max) / sum in float32, the sum in the lane order; rounded once to the dtype",
                                .infer = infer,
                                .scratch = scratch,
-                               .stages = {{tiles, run}}};
+                               .stages = {{tiles, run}},
+                               .rules = &rules};
 
 zm_array *zm_softmax(zm_array *a) {
   if (!zmi_present("softmax", 1, &a)) return NULL;

@@ -73,11 +73,47 @@ static zm_status take_infer(const void *attrs, int nin, const zmi_type *in, int 
   return zmi_give(nout, out, in[0].dtype, rank, shape);
 }
 
+static zm_status take_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  if (wanted[0]) gradient[0] = zmi_take_add(given[0], n->in[1], n->in[0]->type.shape[0]);
+  return ZM_OK;
+}
+
+static zm_status take_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  if (tangent[0]) result[0] = zm_take(tangent[0], n->in[1]);
+  return ZM_OK;
+}
+
+// Rows of a batch of arrays as rows of one long array: indices of slice b go up by b times its rows; those out of range stay so.
+static zm_array *shifted(zm_array *indices, bool batched, int64_t size, int64_t rows) {
+  zm_array *i = zmi_batch(indices ? zm_astype(indices, ZM_I64) : NULL, batched, size);
+  if (!i) return NULL;
+  int64_t shape[ZM_MAX_RANK] = {size};
+  for (int k = 1; k < i->type.rank; k++) shape[k] = 1;
+  zm_array *from = zm_multiply(zm_arange(0, (double)size, 1, ZM_I64), zm_full((double)rows, ZM_I64, NULL, 0));
+  from = from ? zm_reshape(from, shape, i->type.rank) : NULL;
+  zm_array *inside = zm_multiply(zm_greater_equal(i, zmi_scalar_like(i, 0)), zm_less(i, zmi_scalar_like(i, (double)rows)));
+  return zm_where(inside, zm_add(i, from), zmi_scalar_like(i, -1));
+}
+
+static zm_status take_vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  zm_array *x = in[0];
+  if (batched[0]) {
+    int64_t shape[ZM_MAX_RANK] = {size * n->in[0]->type.shape[0]};
+    for (int i = 1; i < n->in[0]->type.rank; i++) shape[i] = n->in[0]->type.shape[i];
+    x = zm_reshape(x, shape, n->in[0]->type.rank);
+  }
+  out[0] = zm_take(x, batched[0] ? shifted(in[1], batched[1], size, n->in[0]->type.shape[0]) : in[1]);
+  return ZM_OK;
+}
+
+static const zmi_rules take_rules = {.vjp = take_vjp, .jvp = take_jvp, .vmap = take_vmap, .gradient = "x"};
+
 const zmi_op zmi_op_take = {.name = "take",
                             .operands = "x indices",
                             .rounding = "exact; zeros for an index out of range",
                             .infer = take_infer,
-                            .stages = {{take_tiles, take_run}}};
+                            .stages = {{take_tiles, take_run}},
+                            .rules = &take_rules};
 
 zm_array *zm_take(zm_array *a, zm_array *indices) {
   zm_array *in[2] = {a, indices};

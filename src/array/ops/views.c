@@ -33,6 +33,19 @@ static bool check_public_shape(const char *op, const int64_t *shape, int rank) {
   return false;
 }
 
+static const shape_attrs *shape_of(const zmi_node *n) {
+  return (const shape_attrs *)(const void *)n->attrs.bytes;
+}
+
+static zm_status too_deep(int rank) {
+  return zmi_fail(ZM_ERROR_LIMIT, "vmap: an array of rank %d has no room for the axis of the batch", rank);
+}
+
+// Applies the op of n to an operand and its cotangent or tangent alike: for views, which move elements and compute nothing.
+static zm_status view_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  return zmi_reapply(n, tangent, result);
+}
+
 // ---- reshape ----
 
 static zm_status reshape_infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
@@ -75,13 +88,33 @@ static bool reshape_view(const void *attrs, const zmi_slot *in, const zmi_type *
   return true;
 }
 
+static zm_status reshape_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  (void)wanted;
+  gradient[0] = zm_reshape(given[0], n->in[0]->type.shape, n->in[0]->type.rank);
+  return ZM_OK;
+}
+
+static zm_status reshape_vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  const shape_attrs *a = shape_of(n);
+  (void)batched;
+  int64_t shape[ZM_MAX_RANK];
+  if (a->rank == ZM_MAX_RANK) return too_deep(ZM_MAX_RANK);
+  shape[0] = size;
+  for (int i = 0; i < a->rank; i++) shape[i + 1] = a->shape[i];
+  out[0] = zm_reshape(in[0], shape, (int)a->rank + 1);
+  return ZM_OK;
+}
+
+static const zmi_rules reshape_rules = {.vjp = reshape_vjp, .jvp = view_jvp, .vmap = reshape_vmap, .gradient = "x"};
+
 const zmi_op zmi_op_reshape = {.name = "reshape",
                                .operands = "x",
                                .fields = shape_fields,
                                .rounding = "exact",
                                .flags = ZMI_OP_VIEW,
                                .infer = reshape_infer,
-                               .view = reshape_view};
+                               .view = reshape_view,
+                               .rules = &reshape_rules};
 
 // Fills in one dimension of -1.
 static bool complete_shape(const zmi_type *t, shape_attrs *a) {
@@ -170,13 +203,34 @@ static bool transpose_view(const void *attrs, const zmi_slot *in, const zmi_type
 static const zmi_field transpose_fields[] = {
     {"rank", ZMI_FIELD_INT, offsetof(shape_attrs, rank), NULL}, ZMI_FIELDS8("axis", shape_attrs, shape), {0}};
 
+static zm_status transpose_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  const shape_attrs *a = shape_of(n);
+  int back[ZM_MAX_RANK];
+  (void)wanted;
+  for (int i = 0; i < a->rank; i++) back[a->shape[i]] = i;
+  gradient[0] = zm_transpose(given[0], back);
+  return ZM_OK;
+}
+
+static zm_status transpose_vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  const shape_attrs *a = shape_of(n);
+  int axes[ZM_MAX_RANK] = {0};
+  (void)size, (void)batched;
+  for (int i = 0; i < a->rank; i++) axes[i + 1] = (int)a->shape[i] + 1; // a batch of the highest rank cannot be made
+  out[0] = zm_transpose(in[0], axes);
+  return ZM_OK;
+}
+
+static const zmi_rules transpose_rules = {.vjp = transpose_vjp, .jvp = view_jvp, .vmap = transpose_vmap, .gradient = "x"};
+
 const zmi_op zmi_op_transpose = {.name = "transpose",
                                  .operands = "x",
                                  .fields = transpose_fields,
                                  .rounding = "exact",
                                  .flags = ZMI_OP_VIEW,
                                  .infer = transpose_infer,
-                                 .view = transpose_view};
+                                 .view = transpose_view,
+                                 .rules = &transpose_rules};
 
 zm_array *zm_transpose(zm_array *a, const int *axes) {
   if (!zmi_present("transpose", 1, &a)) return NULL;
@@ -217,13 +271,40 @@ static bool broadcast_view(const void *attrs, const zmi_slot *in, const zmi_type
   return true;
 }
 
+static zm_status broadcast_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  (void)wanted;
+  gradient[0] = zmi_sum_to(given[0], &n->in[0]->type);
+  return ZM_OK;
+}
+
+// The axes that the operand lacks come between the batch and its own.
+static zm_status broadcast_vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  const shape_attrs *a = shape_of(n);
+  const zmi_type *x = &n->in[0]->type;
+  int64_t from[ZM_MAX_RANK], to[ZM_MAX_RANK];
+  (void)batched;
+  if (a->rank == ZM_MAX_RANK) return too_deep(ZM_MAX_RANK);
+  from[0] = to[0] = size;
+  for (int i = 0; i < a->rank; i++) {
+    const int own = i - ((int)a->rank - x->rank);
+    from[i + 1] = own < 0 ? 1 : x->shape[own];
+    to[i + 1] = a->shape[i];
+  }
+  zm_array *y = zm_reshape(in[0], from, (int)a->rank + 1);
+  out[0] = y ? zm_broadcast_to(y, to, (int)a->rank + 1) : NULL;
+  return ZM_OK;
+}
+
+static const zmi_rules broadcast_rules = {.vjp = broadcast_vjp, .jvp = view_jvp, .vmap = broadcast_vmap, .gradient = "x"};
+
 const zmi_op zmi_op_broadcast_to = {.name = "broadcast_to",
                                     .operands = "x",
                                     .fields = shape_fields,
                                     .rounding = "exact",
                                     .flags = ZMI_OP_VIEW,
                                     .infer = broadcast_infer,
-                                    .view = broadcast_view};
+                                    .view = broadcast_view,
+                                    .rules = &broadcast_rules};
 
 zm_array *zm_broadcast_to(zm_array *a, const int64_t *shape, int rank) {
   shape_attrs attrs = {.rank = rank};
@@ -268,13 +349,49 @@ static bool slice_view(const void *attrs, const zmi_slot *in, const zmi_type *ou
   return true;
 }
 
+static const slice_attrs *slice_of(const zmi_node *n) {
+  return (const slice_attrs *)(const void *)n->attrs.bytes;
+}
+
+static zm_status slice_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  (void)wanted;
+  gradient[0] = zmi_place(given[0], &n->in[0]->type, slice_of(n)->start, slice_of(n)->step);
+  return ZM_OK;
+}
+
+static zm_status slice_vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  const slice_attrs *a = slice_of(n);
+  slice_attrs more = {.rank = a->rank + 1, .step = {1}, .count = {size}}; // a batch of the highest rank cannot be made
+  (void)batched;
+  for (int i = 0; i < a->rank; i++) {
+    more.start[i + 1] = a->start[i];
+    more.step[i + 1] = a->step[i];
+    more.count[i + 1] = a->count[i];
+  }
+  return zmi_apply(n->op, &more, sizeof more, 1, in, out);
+}
+
+static const zmi_rules slice_rules = {.vjp = slice_vjp, .jvp = view_jvp, .vmap = slice_vmap, .gradient = "x"};
+
 const zmi_op zmi_op_slice = {.name = "slice",
                              .operands = "x",
                              .fields = slice_fields,
                              .rounding = "exact",
                              .flags = ZMI_OP_VIEW,
                              .infer = slice_infer,
-                             .view = slice_view};
+                             .view = slice_view,
+                             .rules = &slice_rules};
+
+zm_array *zmi_slice_exactly(zm_array *a, const int64_t *start, const int64_t *step, const int64_t *count) {
+  if (!zmi_present("slice", 1, &a)) return NULL;
+  slice_attrs attrs = {.rank = a->type.rank};
+  for (int i = 0; i < a->type.rank; i++) {
+    attrs.start[i] = start[i];
+    attrs.step[i] = step[i];
+    attrs.count[i] = count[i];
+  }
+  return zmi_apply1(&zmi_op_slice, &attrs, sizeof attrs, 1, &a);
+}
 
 // [start, stop) of one axis as NumPy reads it: negative numbers count from the end, then both are limited to what is there.
 static int64_t slice_range(int64_t size, int64_t *start, int64_t stop, int64_t step) {

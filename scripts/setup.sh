@@ -16,6 +16,7 @@ build tool    pkg-config   pkg-config
 build library jansson      libjansson-dev
 build library libpcre2-8   libpcre2-dev
 build library libutf8proc  libutf8proc-dev
+build library zlib         zlib1g-dev
 check library cmocka       libcmocka-dev
 check tool    g++          g++
 check tool    objdump      binutils

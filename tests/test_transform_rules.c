@@ -3,6 +3,8 @@
 #include "array/ops/ops.h"
 #include "transform_check.h"
 
+#include <zmlx/zmlx.h>
+
 #define F(name)                                                                                                                            \
   static zm_status name(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {                                              \
     (void)user, (void)nin, (void)nout, (void)in;
@@ -59,6 +61,10 @@ END
   {                                                                                                                                        \
 #word, #word, f_##word, .in = { A23, A23 }                                                                                             \
   }
+    F(f_addmm) out[0] = zm_addmm(in[2], in[0], in[1], 0.5, 2);
+END F(f_random) out[0] = zm_random_uniform(in[0], in[1], NULL, ZM_F32, SHAPE(2, 3));
+END
+
     static const check_case cases[] = {
         BINARY(add),
         BINARY(subtract),
@@ -103,6 +109,9 @@ END
         {"matmul", "matmul", f_matmul, .in = {A23, {ZM_F32, 2, {3, 4}, -1, 1}}},
         {"matmul of batches", "matmul", f_matmul, .in = {{ZM_F32, 3, {2, 4, 3}, -1, 1}, {ZM_F32, 2, {3, 2}, -1, 1}}},
         {"matmul of vectors", "matmul", f_matmul, .in = {{ZM_F32, 1, {5}, -1, 1}, {ZM_F32, 1, {5}, -1, 1}}},
+        {"addmm", "addmm", f_addmm, .in = {A23, {ZM_F32, 2, {3, 4}, -1, 1}, {ZM_F32, 2, {2, 4}, -1, 1}}},
+        {"addmm of a row", "addmm", f_addmm, .in = {A23, {ZM_F32, 2, {3, 4}, -1, 1}, {ZM_F32, 1, {4}, -1, 1}}},
+        {"random", "random_bits", f_random, .in = {{ZM_U32, 1, {2}, 0, 1000}, {ZM_F32, 1, {3}, -2, 0}}},
         {"take", "take", f_take, .in = {{ZM_F32, 2, {4, 3}, -1, 1}, {ZM_I32, 2, {2, 3}, -2, 6}}},
         {"rms_norm", "rms_norm", f_rms_norm, .in = {A23, {ZM_F32, 1, {3}, -1, 1}}},
         {"rope", "rope", f_rope, .in = {{ZM_F32, 3, {2, 3, 6}, -1, 1}, {ZM_F32, 2, {2, 2}, -1, 1}, {ZM_F32, 2, {2, 2}, -1, 1}}},

@@ -4,8 +4,10 @@
 
 #include <zmlx/array.h>
 #include <zmlx/kernel.h>
+#include <zmlx/linear.h>
 #include <zmlx/memory.h>
 #include <zmlx/model.h>
+#include <zmlx/random.h>
 #include <zmlx/status.h>
 #include <zmlx/tokenizer.h>
 #include <zmlx/transform.h>

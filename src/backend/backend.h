@@ -9,8 +9,10 @@ enum {
   ZMI_RANGE = 256,     // k of one partial sum of a dot product (docs/numerics.md)
   ZMI_KEY_RANGE = 128, // positions of one partial softmax in attention
   ZMI_KEY_BLOCK = 16,  // positions side by side in the key cache
-  ZMI_ROWS = 4
-}; // rows of x that the dot kernels take at once
+  ZMI_ROWS = 4,        // rows of x that the dot kernels take at once
+  ZMI_GEMM_ROWS = 6,   // rows and columns of the panels of a matrix product
+  ZMI_GEMM_COLS = 16
+};
 
 // One row of activations as digits. Per group, one after another: group bytes of d0 (most significant), of d1, of d2; after all groups:
 // float scale[groups] (the power of two 2^e), float sum[groups] (2^e times the sum of the integers). Size and addresses: zmi_digits_bytes
@@ -52,6 +54,12 @@ typedef struct zmi_kernels {
   void (*axpy)(float a, const void *x, zm_dtype dtype, int64_t n, float *acc);
   // acc[i] = fma(a[i], b[i], acc[i])
   void (*multiply_add)(const float *a, const float *b, int64_t n, float *acc);
+  // A block of a matrix product: c[i * ldc + j] (= or +=, if `add`) acc, where acc = fma(a[i][q], b[q][j], acc) from +0 with q rising below
+  // k. a: panels of ZMI_GEMM_ROWS rows, one after another, each [k][ZMI_GEMM_ROWS]; b: panels of ZMI_GEMM_COLS columns, each
+  // [k][ZMI_GEMM_COLS]. The last panels are whole in memory; what is past rows and cols is read but not used.
+  void (*gemm)(const float *a, int64_t rows, const float *b, int64_t cols, int64_t k, float *c, int64_t ldc, bool add);
+  // One panel of b from ZMI_GEMM_COLS columns that are contiguous: out[q][i] = line[i][q].
+  void (*gemm_columns)(const float *const *line, int64_t k, float *out);
   // One range of attention for one query head: `count` <= ZMI_KEY_RANGE positions of one key/value head starting at a multiple of
   // ZMI_KEY_RANGE. q [dim] of dtype; keys: blocks of ZMI_KEY_BLOCK positions, each dim/2 pairs x 16 positions x {2j, 2j+1}; values
   // [positions][dim] row-major. Out: running maximum, sum of exp, and un-normalized values acc [dim] (float32).

@@ -35,7 +35,7 @@ step "the example builds against the static library" \
   $(PKG_CONFIG_SYSROOT_DIR='' pkg-config --static --libs-only-l zmlx | sed 's/-lzmlx//g') -lm
 step "and runs without the shared one" story env LD_LIBRARY_PATH= ./static
 expect_empty "with the same story" "$(sed '$d' "$root/log" | grep -vxF -e "$first")"
-usual='^(libc|libm|libdl|libpthread|ld-.*|libjansson|libpcre2-8|libutf8proc|libgcc_s)\.so'
+usual='^(libc|libm|libdl|libpthread|ld-.*|libjansson|libpcre2-8|libutf8proc|libz|libgcc_s)\.so'
 expect_empty "the shared library needs nothing unusual" \
   "$(objdump -p "$library/libzmlx.so" | awk '$1 == "NEEDED" { print $2 }' | grep -vE "$usual")"
 

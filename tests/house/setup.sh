@@ -42,20 +42,20 @@ is() { # name, found, expected
 }
 called() { cat "$world/called" 2>/dev/null; }
 
-reset jansson libpcre2-8 libutf8proc
+reset jansson libpcre2-8 libutf8proc zlib
 setup
 is "nothing missing: succeeds" $status 0
 expect_empty "nothing missing: says nothing" "$(cat "$world/out")"
 expect_empty "nothing missing: installs nothing" "$(called)"
 
-reset libpcre2-8 libutf8proc
+reset libpcre2-8 libutf8proc zlib
 : >"$world/lists"
 setup
 is "one library missing, as root: succeeds" $status 0
 expect_found "says what it installs" "$(grep -x 'Installing what is missing through apt (root): libjansson-dev' "$world/out")"
 is "installs just that" "$(called)" "apt-get install -y -q --no-install-recommends libjansson-dev"
 
-reset libpcre2-8 libutf8proc
+reset libpcre2-8 libutf8proc zlib
 setup
 is "without package lists: succeeds" $status 0
 is "fetches the lists in between" "$(called | sed 's/ -.*//' | tr '\n' ';')" "apt-get install;apt-get update;apt-get install;"
@@ -68,12 +68,12 @@ expect_found "and names it" "$(grep 'Still missing' "$world/out" | grep libpcre2
 reset jansson
 setup FAKE_UID=1000
 is "neither root nor sudo: fails" $status 1
-expect_found "tells what to run as root" "$(grep 'apt-get install libpcre2-dev libutf8proc-dev  *as root' "$world/out")"
+expect_found "tells what to run as root" "$(grep 'apt-get install libpcre2-dev libutf8proc-dev zlib1g-dev  *as root' "$world/out")"
 expect_empty "and installs nothing" "$(called)"
 
 reset jansson
 setup OS_RELEASE="$world/fedora"
 is "another system: fails" $status 1
-expect_found "prints the list" "$(grep 'Missing.*: libpcre2-dev libutf8proc-dev$' "$world/out")"
+expect_found "prints the list" "$(grep 'Missing.*: libpcre2-dev libutf8proc-dev zlib1g-dev$' "$world/out")"
 expect_empty "and installs nothing there" "$(called)"
 finish

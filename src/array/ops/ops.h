@@ -17,9 +17,11 @@
   X(equal) X(not_equal) X(less) X(less_equal) X(greater) X(greater_equal) X(where)                                    \
   X(negative) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(sigmoid) X(silu) X(tanh) X(astype)                              \
   /* along axes: reduce.c, softmax.c, matmul.c */                                                                     \
-  X(sum) X(mean) X(max) X(min) X(argmax) X(softmax) X(matmul)                                                         \
+  X(sum) X(mean) X(max) X(min) X(argmax) X(softmax)                                                                   \
   /* what gradients need besides: place.c, take_add.c, linear_back.c */                                               \
-  X(place) X(take_add) X(linear_back)
+  X(place) X(take_add) X(linear_back)                                                                                 \
+  /* products, convolutions, random numbers, quantization: matmul.c, random.c */                                      \
+  X(matmul) X(addmm) X(random_bits)
 // clang-format on
 
 #define X(name) extern const zmi_op zmi_op_##name;
@@ -59,6 +61,9 @@ zm_array *zmi_place(zm_array *a, const zmi_type *whole, const int64_t *start, co
 // Zeros [rows, ...] to whose rows indices[r] the rows of a [indices..., ...] are added in rising order: what takes zm_take back. Indices
 // out of range add nothing. (take_add.c)
 zm_array *zmi_take_add(zm_array *a, zm_array *indices, int64_t rows);
+// ---- for rules ----
+zm_array *zmi_matrix_transpose(zm_array *a);      // the last two axes change places
+zm_array *zmi_scaled(zm_array *a, double factor); // a * factor, a itself if the factor is 1
 
 // ---- for stages ----
 enum { ZMI_TILE = 4096 }; // elements of one tile of an elementwise op

@@ -126,10 +126,38 @@ static void scalar_attend(const void *q, const void *keys, const void *values, z
   }
 }
 
+// ---- matrix products ----
+
+static void scalar_gemm(const float *a, int64_t rows, const float *b, int64_t cols, int64_t k, float *c, int64_t ldc, bool add) {
+  for (int64_t i = 0; i < rows; i++) {
+    const float *x = a + i / ZMI_GEMM_ROWS * ZMI_GEMM_ROWS * k + i % ZMI_GEMM_ROWS;
+    for (int64_t j = 0; j < cols; j += ZMI_GEMM_COLS) {
+      float acc[ZMI_GEMM_COLS] = {0};
+      for (int64_t q = 0; q < k; q++) {
+        for (int64_t n = 0; n < ZMI_GEMM_COLS; n++) {
+          acc[n] = __builtin_fmaf(x[q * ZMI_GEMM_ROWS], b[j * k + q * ZMI_GEMM_COLS + n], acc[n]);
+        }
+      }
+      for (int64_t n = 0; n < ZMI_MIN(cols - j, ZMI_GEMM_COLS); n++) {
+        float *y = &c[i * ldc + j + n];
+        *y = add ? *y + acc[n] : acc[n];
+      }
+    }
+  }
+}
+
+static void scalar_gemm_columns(const float *const *line, int64_t k, float *out) {
+  for (int64_t q = 0; q < k; q++) {
+    for (int64_t i = 0; i < ZMI_GEMM_COLS; i++) out[q * ZMI_GEMM_COLS + i] = line[i][q];
+  }
+}
+
 const zmi_kernels zmi_kernels_scalar = {
     .name = "scalar",
     .dot_affine = scalar_dot_affine,
     .dot_float = scalar_dot_float,
     ZMI_ROW_KERNELS,
     .attend = scalar_attend,
+    .gemm = scalar_gemm,
+    .gemm_columns = scalar_gemm_columns,
 };

@@ -1,5 +1,6 @@
 // The vector tiers: dot products, digits and attention for 256 and 512 bits, with the bits of scalar.c. Compiled once for each tier with
 // that tier's flags; what the flags allow (VNNI, BF16) is used.
+#include "backend/cpu/gemm.h"
 #include "backend/cpu/rows.h"
 #include "backend/cpu/simd.h"
 
@@ -444,4 +445,6 @@ const zmi_kernels JOIN(zmi_kernels_, ZMI_TIER) = {
     .dot_float = vector_dot_float,
     ZMI_ROW_KERNELS,
     .attend = vector_attend,
+    .gemm = vector_gemm,
+    .gemm_columns = vector_gemm_columns,
 };

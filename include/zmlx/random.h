@@ -1,0 +1,34 @@
+// Random numbers from counter-based keys (Threefry 2x32): a key and a shape give the same numbers on every machine, with any number of
+// threads. Bits, uniform numbers and integers are those that MLX gives for the same key.
+//
+// A key is uint32 [2]. There is no hidden state: split a key for each use. Leading dimensions of a key [..., 2] are a batch: every key
+// makes numbers of `shape` of its own, and the result is [..., shape].
+#ifndef ZMLX_RANDOM_H
+#define ZMLX_RANDOM_H
+
+#include <zmlx/array.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+ZM_API zm_array *zm_random_key(uint64_t seed);
+// uint32 [count, 2]: new keys, independent of each other and of `key`.
+ZM_API zm_array *zm_random_split(zm_array *key, int64_t count);
+// Two new keys: of zm_random_split(key, 2).
+ZM_API zm_status zm_random_split2(zm_array *key, zm_array **first, zm_array **second);
+// Unsigned integers of `width` bytes (1, 2 or 4), all values alike.
+ZM_API zm_array *zm_random_bits(zm_array *key, int width, const int64_t *shape, int rank);
+// Numbers in [low, high); low and high broadcast to the result and may be NULL for 0 and 1. dtype: of floats.
+ZM_API zm_array *zm_random_uniform(zm_array *key, zm_array *low, zm_array *high, zm_dtype dtype, const int64_t *shape, int rank);
+// Integers in [low, high), of an integer dtype.
+ZM_API zm_array *zm_random_randint(zm_array *key, zm_array *low, zm_array *high, zm_dtype dtype, const int64_t *shape, int rank);
+// true with probability p (floats, which broadcast to the shape; NULL for 1/2).
+ZM_API zm_array *zm_random_bernoulli(zm_array *key, zm_array *p, const int64_t *shape, int rank);
+// Standard Gumbel numbers, -log(-log(u)).
+ZM_API zm_array *zm_random_gumbel(zm_array *key, zm_dtype dtype, const int64_t *shape, int rank);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Writes tests/data/random_cases.json: random numbers as MLX (on the CPU) makes them from keys.
+
+Needs the package mlx[cpu]. Arrays are {"t": dtype, "s": shape, "x": bytes in hex}. "tol" is an absolute error that is
+allowed; without it the bits must agree.
+"""
+import json
+import pathlib
+
+import mlx.core as mx
+import numpy as np
+
+mx.set_default_device(mx.cpu)
+SHAPES = [(), (1,), (2,), (5,), (3, 7), (0, 4), (130,)]
+FLOATS = [mx.float32, mx.float16, mx.bfloat16]
+cases = []
+
+
+def name(dtype):
+    return str(dtype).replace("mlx.core.", "").replace("bool_", "bool")
+
+
+def pack(a):
+    raw = np.array(a.view(mx.uint16) if a.dtype == mx.bfloat16 else a).reshape(a.shape)
+    return {"t": name(a.dtype), "s": list(a.shape), "x": np.ascontiguousarray(raw).tobytes().hex()}
+
+
+def case(op, seed, out, inputs=(), tol=0, **args):
+    cases.append({"op": op, "seed": seed, "in": [pack(a) for a in inputs], "out": pack(out), "args": args, "tol": tol})
+
+
+for seed in (0, 1, 7, (1 << 40) + 12345):
+    key = mx.random.key(seed)
+    case("key", seed, key)
+    for n in (1, 2, 3, 6):
+        case("split", seed, mx.random.split(key, n), count=n)
+    case("split2", seed, mx.stack(mx.random.split(key)))
+    for shape in SHAPES:
+        for dtype in FLOATS:
+            case("uniform", seed, mx.random.uniform(shape=shape, dtype=dtype, key=key))
+        low, high = mx.array(-1.7), mx.array(3.3)
+        case("uniform", seed, mx.random.uniform(low, high, shape=shape, key=key), (low, high))
+        case("bernoulli", seed, mx.random.bernoulli(mx.array(0.3), shape, key=key), (mx.array(0.3),))
+        for dtype, tol in ((mx.float32, 2e-6), (mx.bfloat16, 0)):
+            case("gumbel", seed, mx.random.gumbel(shape, dtype, key=key), tol=tol)
+    low, high = mx.array([0.0, -3.0, 5.0]).astype(mx.bfloat16), mx.array([1.0, 4.0, 5.5]).astype(mx.bfloat16)
+    case("uniform", seed, mx.random.uniform(low, high, shape=(4, 3), dtype=mx.bfloat16, key=key), (low, high))
+    p = mx.array([0.0, 1.0, 0.5, 0.01])
+    case("bernoulli", seed, mx.random.bernoulli(p, (9, 4), key=key), (p,))
+
+target = pathlib.Path(__file__).resolve().parent.parent / "tests/data/random_cases.json"
+lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
+target.write_text('{"cases":[\n' + lines + "\n]}\n")
+print(f"{target}: {len(cases)} cases, {target.stat().st_size} bytes")

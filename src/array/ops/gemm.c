@@ -1,0 +1,274 @@
+// Matrix products in tiles: operands become panels of 6 rows and 16 columns (float32, from any dtype and strides), the tier's kernel
+// multiplies a range of k of a tile at a time. How tiles are cut changes no bit.
+#include "array/ops/product.h"
+
+#include <string.h>
+
+enum {
+  MC = 96, // most rows and columns of a tile; of one that packs its operands itself
+  NC = 256,
+  MC_INSIDE = 48,
+  NC_INSIDE = 128,
+  MC_LEAST = 12, // least, where tiles are cut smaller to have ENOUGH of them for the workers
+  NC_LEAST = 32,
+  ENOUGH = 16,
+  LEAST_WORK = 1 << 15, // multiply-adds of a tile that is not cut any more
+  FEW = 2               // tiles that pack the same operand each for themselves
+};
+
+static int64_t tiles_down(const zmi_gemm *g) {
+  return zmi_tiles_of(g->p.a.lines, g->mc);
+}
+
+static int64_t tiles_across(const zmi_gemm *g) {
+  return zmi_tiles_of(g->p.b.lines, g->nc);
+}
+
+static void cut(zmi_gemm *g) {
+  g->mc = MC;
+  g->nc = NC;
+  for (;;) {
+    int64_t rows = ZMI_MIN(g->mc, g->p.a.lines), cols = ZMI_MIN(g->nc, g->p.b.lines);
+    bool small = (double)rows * (double)cols * (double)g->p.k <= LEAST_WORK;
+    if (small || (double)tiles_down(g) * (double)tiles_across(g) * (double)g->p.batches >= ENOUGH) break;
+    if (cols >= rows && cols > NC_LEAST && g->nc > NC_LEAST)
+      g->nc /= 2;
+    else if (rows > MC_LEAST && g->mc > MC_LEAST)
+      g->mc /= 2;
+    else if (cols > NC_LEAST && g->nc > NC_LEAST)
+      g->nc /= 2;
+    else
+      break;
+  }
+  g->pack_a = tiles_across(g) > FEW;
+  if (!g->pack_a) g->mc = ZMI_MIN(g->mc, MC_INSIDE);
+  g->pack_b = tiles_down(g) > FEW;
+  if (!g->pack_b) g->nc = ZMI_MIN(g->nc, NC_INSIDE);
+  g->down = tiles_down(g);
+  g->across = tiles_across(g);
+}
+
+// Places of packed matrices: repeated batches share one.
+static int64_t place_batches(const zmi_product *p, const zmi_side *s, int64_t *stride) {
+  int64_t count = 1;
+  for (int i = p->batch_rank - 1; i >= 0; i--) {
+    stride[i] = s->batch[i] == 0 ? 0 : count;
+    if (s->batch[i] != 0) count *= p->batch[i];
+  }
+  return count;
+}
+
+static size_t packed_bytes(int64_t matrices, int64_t panels, int64_t width, int64_t k) {
+  return ((size_t)matrices * (size_t)(panels * width) * (size_t)k * sizeof(float) + 63) & ~(size_t)63;
+}
+
+zmi_gemm zmi_gemm_of(const zmi_product *p) {
+  zmi_gemm g = {.p = *p};
+  // Few columns and many rows: the transposed product has the same bits (fma(a, b, c) = fma(b, a, c)) and fuller panels.
+  if (p->b.lines < 2 * ZMI_GEMM_ROWS && p->a.lines > p->b.lines) {
+    g.swapped = true;
+    g.p.a = p->b;
+    g.p.b = p->a;
+  }
+  cut(&g);
+  g.panels_a = zmi_tiles_of(g.p.a.lines, ZMI_GEMM_ROWS);
+  g.panels_b = zmi_tiles_of(g.p.b.lines, ZMI_GEMM_COLS);
+  g.matrices_a = place_batches(&g.p, &g.p.a, g.packed_a);
+  g.matrices_b = place_batches(&g.p, &g.p.b, g.packed_b);
+  if (g.pack_a) g.bytes_a = packed_bytes(g.matrices_a, g.panels_a, ZMI_GEMM_ROWS, p->k);
+  if (g.pack_b) g.bytes_b = packed_bytes(g.matrices_b, g.panels_b, ZMI_GEMM_COLS, p->k);
+  return g;
+}
+
+// ---- packing ----
+
+static const float zeros[ZMI_RANGE];
+
+static const char *element(const zmi_side *s, int64_t offset) {
+  return s->data + offset * (int64_t)zm_dtype_size(s->dtype);
+}
+
+// n <= ZMI_RANGE values of one line from k on, as float32: where they are, or in `buffer`.
+static const float *line_of(const zmi_kernels *kn, const zmi_side *s, int64_t line, int64_t k, int64_t n, float *buffer) {
+  if (s->load) {
+    s->load(kn, s, line, k, n, buffer);
+    return buffer;
+  }
+  const void *from = element(s, line * s->by_line + k * s->by_k);
+  if (s->by_k == 1 && s->dtype == ZM_F32) return from;
+  uint64_t raw[ZMI_RANGE];
+  if (s->by_k != 1) {
+    zmi_walk w = {.rank = 1, .size = {n}, .stride = {s->by_k}};
+    zmi_gather(&w, from, zm_dtype_size(s->dtype), 0, n, raw);
+    from = raw;
+  }
+  kn->load(from, s->dtype, n, buffer);
+  return buffer;
+}
+
+// Lines [first, first + lines) are neighbours in memory: a row of them for each k, cut into panels of `width`.
+static void pack_rows(const zmi_kernels *kn, const zmi_side *s, int64_t first, int64_t lines, int64_t k, int64_t n, int64_t width,
+                      float *out) {
+  float buffer[NC + ZMI_GEMM_COLS];
+  for (int64_t q = 0; q < n; q++) {
+    const void *from = element(s, first + (k + q) * s->by_k);
+    const float *row = from;
+    if (s->dtype != ZM_F32) {
+      kn->load(from, s->dtype, lines, buffer);
+      row = buffer;
+    }
+    float *to = out + q * width;
+    int64_t at = 0;
+    for (; at + width <= lines; at += width, to += n * width) memcpy(to, row + at, (size_t)width * sizeof *to);
+    if (at == lines) continue;
+    for (int64_t i = 0; i < width; i++) to[i] = at + i < lines ? row[at + i] : 0;
+  }
+}
+
+// Panels of lines [first, first + lines) for k .. k + n, n <= ZMI_RANGE; lines <= NC.
+static void pack(const zmi_kernels *kn, const zmi_side *s, int64_t first, int64_t lines, int64_t k, int64_t n, int64_t width, float *out) {
+  if (!s->load && s->by_line == 1 && (s->by_k != 1 || n == 1)) {
+    pack_rows(kn, s, first, lines, k, n, width, out);
+    return;
+  }
+  float buffer[ZMI_GEMM_COLS][ZMI_RANGE];
+  const float *line[ZMI_GEMM_COLS];
+  for (int64_t at = 0; at < lines; at += width, out += n * width) {
+    for (int64_t i = 0; i < width; i++) line[i] = at + i < lines ? line_of(kn, s, first + at + i, k, n, buffer[i]) : zeros;
+    if (width == ZMI_GEMM_COLS) {
+      kn->gemm_columns(line, n, out);
+      continue;
+    }
+    for (int64_t q = 0; q < n; q++) {
+      for (int64_t i = 0; i < ZMI_GEMM_ROWS; i++) out[q * ZMI_GEMM_ROWS + i] = line[i][q];
+    }
+  }
+}
+
+// A packed matrix: range after range of k, in each panel after panel.
+static float *panel_at(const void *base, int64_t matrix, int64_t panels, int64_t width, int64_t k, int64_t range, int64_t n,
+                       int64_t panel) {
+  return (float *)(uintptr_t)base + (matrix * panels * width * k + range * panels * width + panel * width * n);
+}
+
+// Lines packed by one tile of the packing stage.
+enum { PACK_ROWS = 16 * ZMI_GEMM_ROWS, PACK_COLS = 4 * ZMI_GEMM_COLS };
+
+typedef struct packing {
+  const zmi_side *side;
+  const int64_t *places;
+  int64_t matrices, panels, width, lines; // lines: of one tile
+} packing;
+
+static packing packing_of(const zmi_gemm *g, bool b) {
+  if (b) return (packing){&g->p.b, g->packed_b, g->matrices_b, g->panels_b, ZMI_GEMM_COLS, PACK_COLS};
+  return (packing){&g->p.a, g->packed_a, g->matrices_a, g->panels_a, ZMI_GEMM_ROWS, PACK_ROWS};
+}
+
+static int64_t tiles_of_packing(const zmi_gemm *g, const packing *s) {
+  return s->matrices * zmi_tiles_of(s->side->lines, s->lines) * zmi_tiles_of(g->p.k, ZMI_RANGE);
+}
+
+int64_t zmi_gemm_pack_tiles(const zmi_gemm *g) {
+  packing a = packing_of(g, false), b = packing_of(g, true);
+  return (g->pack_a ? tiles_of_packing(g, &a) : 0) + (g->pack_b ? tiles_of_packing(g, &b) : 0);
+}
+
+static void pack_tile(const zmi_kernels *kn, const zmi_gemm *g, const packing *s, void *base, int64_t tile) {
+  zmi_side side = *s->side;
+  int64_t ranges = zmi_tiles_of(g->p.k, ZMI_RANGE), cuts = zmi_tiles_of(side.lines, s->lines);
+  int64_t k = tile % ranges * ZMI_RANGE, first = tile / ranges % cuts * s->lines, matrix = tile / ranges / cuts, rest = matrix;
+  for (int i = g->p.batch_rank - 1; i >= 0; i--) {
+    if (s->places[i] == 0) continue;
+    side.data = element(&side, rest % g->p.batch[i] * side.batch[i]);
+    rest /= g->p.batch[i];
+  }
+  int64_t n = ZMI_MIN(g->p.k - k, ZMI_RANGE), lines = ZMI_MIN(side.lines - first, s->lines);
+  pack(kn, &side, first, lines, k, n, s->width, panel_at(base, matrix, s->panels, s->width, g->p.k, k, n, first / s->width));
+}
+
+void zmi_gemm_pack(const zmi_kernels *kn, const zmi_gemm *g, void *scratch, int64_t begin, int64_t end) {
+  packing a = packing_of(g, false), b = packing_of(g, true);
+  int64_t first = g->pack_a ? tiles_of_packing(g, &a) : 0;
+  for (int64_t t = begin; t < end; t++) {
+    if (t < first)
+      pack_tile(kn, g, &a, scratch, t);
+    else
+      pack_tile(kn, g, &b, (char *)scratch + g->bytes_a, t - first);
+  }
+}
+
+// ---- tiles ----
+
+int64_t zmi_gemm_tiles(const zmi_gemm *g) {
+  return g->p.batches * g->down * g->across;
+}
+
+typedef struct work {
+  _Alignas(64) float a[MC_INSIDE * ZMI_RANGE];
+  _Alignas(64) float b[NC_INSIDE * ZMI_RANGE];
+  _Alignas(64) float y[MC * NC];
+} work;
+
+// n results of one row of the tile to their places; `first` counts elements of the result, `step` from one to the next.
+static void store(const zmi_gemm_out *o, float *x, int64_t n, int64_t first, int64_t step) {
+  const size_t size = zm_dtype_size(o->dtype);
+  char *dst = (char *)o->dst + (size_t)first * size, raw[NC * sizeof(float)];
+  if (o->more) {
+    uint64_t buffer[NC];
+    float more[NC];
+    for (int64_t j = 0; j < n;) { // row by row of the result: one element of each if it is written transposed
+      int64_t run = step == 1 ? n : 1;
+      o->kernels->load(zmi_read(o->more, first + j * step, run, buffer), o->more_dtype, run, more);
+      for (int64_t i = 0; i < run; i++) x[j + i] = __builtin_fmaf((float)o->beta, more[i], (float)o->alpha * x[j + i]);
+      j += run;
+    }
+  }
+  if (step == 1) {
+    if (dst != (char *)x) o->kernels->store(x, n, dst, o->dtype);
+    return;
+  }
+  o->kernels->store(x, n, raw, o->dtype);
+  for (int64_t j = 0; j < n; j++) memcpy(dst + (size_t)(j * step) * size, raw + (size_t)j * size, size);
+}
+
+static void tile(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *o, int64_t index, work *w) {
+  const zmi_product *p = &g->p;
+  zmi_side a = p->a, b = p->b;
+  int64_t col = index % g->across * g->nc, row = index / g->across % g->down * g->mc, batch = index / g->across / g->down, rest = batch;
+  int64_t rows = ZMI_MIN(a.lines - row, g->mc), cols = ZMI_MIN(b.lines - col, g->nc), matrix_a = 0, matrix_b = 0;
+  for (int i = p->batch_rank - 1; i >= 0; i--) {
+    int64_t at = rest % p->batch[i];
+    rest /= p->batch[i];
+    a.data = element(&a, at * a.batch[i]);
+    b.data = element(&b, at * b.batch[i]);
+    matrix_a += at * g->packed_a[i];
+    matrix_b += at * g->packed_b[i];
+  }
+  const int64_t first = batch * a.lines * b.lines + (g->swapped ? col * a.lines + row : row * b.lines + col);
+  const int64_t row_step = g->swapped ? 1 : b.lines, col_step = g->swapped ? a.lines : 1;
+  const bool direct = o->dtype == ZM_F32 && !g->swapped;
+  float *y = direct ? (float *)o->dst + first : w->y;
+  const int64_t ldy = direct ? b.lines : g->nc;
+  for (int64_t i = 0; i < rows && p->k == 0; i++) memset(y + i * ldy, 0, (size_t)cols * sizeof *y);
+  for (int64_t k = 0; k < p->k; k += ZMI_RANGE) {
+    const int64_t n = ZMI_MIN(p->k - k, ZMI_RANGE);
+    const float *x = w->a, *z = w->b;
+    if (g->pack_a)
+      x = panel_at(scratch, matrix_a, g->panels_a, ZMI_GEMM_ROWS, p->k, k, n, row / ZMI_GEMM_ROWS);
+    else
+      pack(o->kernels, &a, row, rows, k, n, ZMI_GEMM_ROWS, w->a);
+    if (g->pack_b)
+      z = panel_at((const char *)scratch + g->bytes_a, matrix_b, g->panels_b, ZMI_GEMM_COLS, p->k, k, n, col / ZMI_GEMM_COLS);
+    else
+      pack(o->kernels, &b, col, cols, k, n, ZMI_GEMM_COLS, w->b);
+    o->kernels->gemm(x, rows, z, cols, n, y, ldy, k > 0);
+  }
+  if (direct && !o->more) return;
+  for (int64_t i = 0; i < rows; i++) store(o, y + i * ldy, cols, first + i * row_step, col_step);
+}
+
+void zmi_gemm_run(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *out, int64_t begin, int64_t end) {
+  work w;
+  for (int64_t i = begin; i < end; i++) tile(g, scratch, out, i, &w);
+}

@@ -1,0 +1,153 @@
+// Products of matrices: the written order bit by bit for every way in which a product is cut, batches, addmm.
+#include "cases.h"
+
+#include <zmlx/zmlx.h>
+
+#define SHAPE(...) (int64_t[]){__VA_ARGS__}, (int)ZMI_COUNT(((int64_t[]){__VA_ARGS__}))
+
+static uint64_t seed = 88172645463325252u;
+
+static float uniform(void) {
+  seed ^= seed << 13;
+  seed ^= seed >> 7;
+  seed ^= seed << 17;
+  return (float)(seed >> 40) / (1 << 23) - 1.0f;
+}
+
+static void put(void *data, zm_dtype dtype, int64_t i, float v) {
+  if (dtype == ZM_F32) ((float *)data)[i] = v;
+  if (dtype == ZM_BF16) ((uint16_t *)data)[i] = zmi_f32_to_bf16(v);
+  if (dtype == ZM_F16) ((uint16_t *)data)[i] = zmi_f32_to_f16(v);
+}
+
+static float get(const void *data, zm_dtype dtype, int64_t i) {
+  return (float)cases_value(data, dtype, i);
+}
+
+static float rounded(float v, zm_dtype dtype) {
+  uint32_t word = 0;
+  put(&word, dtype, 0, v);
+  return get(&word, dtype, 0);
+}
+
+static zm_array *noise(zm_dtype dtype, const int64_t *shape, int rank) {
+  int64_t n = 1;
+  for (int i = 0; i < rank; i++) n *= shape[i];
+  void *data = calloc((size_t)n + 1, zm_dtype_size(dtype));
+  for (int64_t i = 0; i < n; i++) put(data, dtype, i, uniform());
+  zm_array *a = zm_array_from_data(data, dtype, shape, rank);
+  free(data);
+  return a;
+}
+
+static const zm_dtype float_dtypes[] = {ZM_F32, ZM_BF16, ZM_F16};
+
+// The product of a row and a column, elements `by_a` and `by_b` apart, in the order of docs/numerics.md.
+static float product(const void *a, int64_t at_a, int64_t by_a, const void *b, int64_t at_b, int64_t by_b, int64_t k, zm_dtype t) {
+  float total = 0, partial = 0;
+  for (int64_t q = 0; q < k; q++) {
+    partial = fmaf(get(a, t, at_a + q * by_a), get(b, t, at_b + q * by_b), partial);
+    if (q % ZMI_RANGE != ZMI_RANGE - 1 && q != k - 1) continue;
+    total = q < ZMI_RANGE ? partial : total + partial;
+    partial = 0;
+  }
+  return total;
+}
+
+static void the_written_order(void **state) {
+  (void)state;
+  // Every way to cut: one tile, few rows, few columns, both sides packed once, tiles of all sizes, edges of panels.
+  static const int64_t sizes[][3] = {{1, 1, 1},      {1, 700, 1},    {1, 300, 513}, {513, 300, 1},  {4, 257, 300},  {5, 64, 1100},
+                                     {33, 256, 300}, {300, 257, 33}, {7, 1, 9},     {97, 520, 258}, {200, 30, 300}, {13, 100, 17}};
+  for (size_t s = 0; s < ZMI_COUNT(sizes); s++) {
+    for (int form = 0; form < 12; form++) { // dtype, and each operand transposed or not
+      zm_dtype t = float_dtypes[form / 4];
+      int64_t m = sizes[s][0], k = sizes[s][1], n = sizes[s][2];
+      if (m * k * n > 1000000 && form / 4 != (int)s % 3) continue;
+      zm_scope *scope = zm_scope_open();
+      zm_array *a = form & 1 ? noise(t, SHAPE(k, m)) : noise(t, SHAPE(m, k)), *b = form & 2 ? noise(t, SHAPE(n, k)) : noise(t, SHAPE(k, n));
+      void *found = play_everywhere("matmul", zm_matmul(form & 1 ? zm_transpose(a, NULL) : a, form & 2 ? zm_transpose(b, NULL) : b));
+      for (int64_t i = 0; i < m * n; i++) {
+        int64_t row = i / n, col = i % n;
+        float wanted =
+            product(a->data, form & 1 ? row : row * k, form & 1 ? m : 1, b->data, form & 2 ? col * k : col, form & 2 ? 1 : n, k, t);
+        if (get(found, t, i) != rounded(wanted, t)) fail_msg("size %zu, form %d, element %lld", s, form, (long long)i);
+      }
+      zmi_free(found);
+      zm_scope_close(scope);
+    }
+  }
+}
+
+// Batches that repeat, steps that are no step of a matrix, and rows of a batch of matrices by one matrix.
+static void batches(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_array *a = noise(ZM_F32, SHAPE(3, 1, 20, 33)), *b = noise(ZM_F32, SHAPE(2, 33, 40)), *c = noise(ZM_F32, SHAPE(33, 9));
+  float *y = play_everywhere("batches", zm_matmul(a, b)), *z = play_everywhere("rows", zm_matmul(a, c));
+  for (int64_t i = 0; i < 3 * 2 * 20 * 40; i++) {
+    int64_t col = i % 40, row = i / 40 % 20, of_b = i / 800 % 2, of_a = i / 1600;
+    assert_true(y[i] == product(a->data, (of_a * 20 + row) * 33, 1, b->data, of_b * 33 * 40 + col, 40, 33, ZM_F32));
+  }
+  for (int64_t i = 0; i < 3 * 20 * 9; i++) assert_true(z[i] == product(a->data, i / 9 * 33, 1, c->data, i % 9, 9, 33, ZM_F32));
+  zmi_free(y);
+  zmi_free(z);
+
+  // Every other row of every third column, backwards, as either side.
+  zm_array *wide = noise(ZM_F32, SHAPE(80, 99));
+  zm_array *part = zm_slice(wide, (int64_t[]){79, 0}, (int64_t[]){-81, 99}, (int64_t[]){-2, 3}); // [40, 33]
+  assert_int_equal(zm_array_dim(part, 0), 40);
+  y = play_everywhere("strided", zm_matmul(part, zm_transpose(part, NULL)));
+  for (int64_t i = 0; i < 40 * 40; i++) {
+    assert_true(y[i] == product(wide->data, (79 - i / 40 * 2) * 99, 3, wide->data, (79 - i % 40 * 2) * 99, 3, 33, ZM_F32));
+  }
+  zmi_free(y);
+  zm_scope_close(scope);
+}
+
+static void addmm_adds_before_rounding(void **state) {
+  (void)state;
+  for (size_t d = 0; d < 3; d++) {
+    for (int form = 0; form < 4; form++) { // c: a scalar, a row, whole; the last: few columns
+      zm_dtype t = float_dtypes[d];
+      int64_t m = 70, k = 300, n = form == 3 ? 3 : 130;
+      zm_scope *scope = zm_scope_open();
+      zm_array *a = noise(t, SHAPE(m, k)), *b = noise(t, SHAPE(k, n));
+      zm_array *c = form == 0 ? noise(t, NULL, 0) : form == 1 ? noise(t, SHAPE(n)) : noise(t, SHAPE(m, n));
+      void *found = play_everywhere("addmm", zm_addmm(c, a, b, 0.5, -3));
+      for (int64_t i = 0; i < m * n; i++) {
+        float y = product(a->data, i / n * k, 1, b->data, i % n, n, k, t), x = get(c->data, t, form == 0 ? 0 : form == 1 ? i % n : i);
+        if (get(found, t, i) != rounded(fmaf(-3, x, 0.5f * y), t)) fail_msg("dtype %zu, form %d, element %lld", d, form, (long long)i);
+      }
+      zmi_free(found);
+      zm_scope_close(scope);
+    }
+  }
+}
+
+static void addmm_of_vectors(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_array *v = noise(ZM_F32, SHAPE(20)), *m = noise(ZM_F32, SHAPE(20, 30)), *c = noise(ZM_F32, SHAPE(30)), *one = noise(ZM_F32, NULL, 0);
+  zm_array *rows = zm_addmm(c, v, m, 1, 1), *cols = zm_addmm(c, zm_transpose(m, NULL), v, 1, 1), *dot = zm_addmm(one, v, v, 1, 1);
+  assert_true(zm_array_rank(rows) == 1 && zm_array_dim(rows, 0) == 30 && zm_array_rank(cols) == 1 && zm_array_rank(dot) == 0);
+  assert_memory_equal(zm_array_data(rows), zm_array_data(cols), 30 * sizeof(float));
+  zm_array *large = noise(ZM_F32, SHAPE(2, 30));
+  zm_clear_error();
+  assert_null(zm_addmm(large, v, m, 1, 1));
+  assert_non_null(strstr(zm_last_error(), "addmm: c is float32[2, 30], which is larger than the product float32[30]"));
+  zm_scope_close(scope);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(the_written_order),
+      cmocka_unit_test(batches),
+      cmocka_unit_test(addmm_adds_before_rounding),
+      cmocka_unit_test(addmm_of_vectors),
+  };
+  if (play_open() != 0) return 1;
+  int failed = cmocka_run_group_tests_name("linear", tests, NULL, NULL);
+  play_close();
+  return failed;
+}

@@ -1,5 +1,8 @@
 // Errors of the library's own mathematics against the platform's long double functions: over every bfloat16 number, over a dense sweep of
 // float32, and over random doubles. The bounds are those that docs/numerics.md states.
+#include "backend/prelude/numbers.h"
+// numbers.h first
+#include "backend/prelude/functions.h"
 #include "backend/backend.h"
 
 #include <math.h>
@@ -39,7 +42,40 @@ static long double true_silu(long double x) {
   return x / (1 + expl(-x));
 }
 
-typedef struct function {
+static long double true_softplus(long double x) {
+  return (x > 0 ? x : 0) + log1pl(expl(-fabsl(x)));
+}
+
+static long double true_rsqrt(long double x) {
+  return 1 / sqrtl(x);
+}
+
+static long double true_round(long double x) {
+  return rintl(x);
+}
+
+// Newton on erfc from our own result, which is near.
+static long double true_erfinv(long double x) {
+  long double a = fabsl(x), y = (long double)zk_erfinv((float)a);
+  if (!(a < 1)) return a == 1 ? x * (long double)INFINITY : (long double)NAN;
+  for (int i = 0; i < 3; i++) {
+    long double error = a < 0.5L ? erfl(y) - a : (1 - a) - erfcl(y);
+    y -= error / (1.12837916709551257390L * expl(-y * y));
+  }
+  return copysignl(y, x);
+}
+
+// The functions of the prelude as functions that can be pointed to.
+#define ONE(name)                                                                                                                          \
+  static float our_##name(float x) {                                                                                                       \
+    return zk_##name(x);                                                                                                                   \
+  }
+ONE(exp2)
+ONE(expm1)
+ONE(log2) ONE(log10) ONE(log1p) ONE(sin) ONE(cos) ONE(tan) ONE(asin) ONE(acos) ONE(atan) ONE(sinh) ONE(cosh) ONE(asinh) ONE(acosh)
+    ONE(atanh) ONE(erf) ONE(erfinv) ONE(softplus) ONE(rsqrt) ONE(floor) ONE(ceil) ONE(round) ONE(trunc)
+
+        typedef struct function {
   const char *name;
   float (*ours)(float x);
   long double (*theirs)(long double x);
@@ -54,6 +90,30 @@ static const function functions[] = {
     {"sigmoid", zmi_sigmoidf, true_sigmoid, 2.5, -87.0f, 1.2e-38},
     {"silu", zmi_siluf, true_silu, 3.0, -87.0f, 1.1e-36},
     {"tanh", zmi_tanhf, tanhl, 1.5, -INFINITY, 0},
+    {"exp2", our_exp2, exp2l, 1.0, -INFINITY, 0},
+    {"expm1", our_expm1, expm1l, 1.0, -INFINITY, 0},
+    {"log2", our_log2, log2l, 1.0, -INFINITY, 0},
+    {"log10", our_log10, log10l, 1.0, -INFINITY, 0},
+    {"log1p", our_log1p, log1pl, 1.0, -INFINITY, 0},
+    {"sin", our_sin, sinl, 1.0, -INFINITY, 0},
+    {"cos", our_cos, cosl, 1.0, -INFINITY, 0},
+    {"tan", our_tan, tanl, 1.5, -INFINITY, 0},
+    {"asin", our_asin, asinl, 1.0, -INFINITY, 0},
+    {"acos", our_acos, acosl, 1.0, -INFINITY, 0},
+    {"atan", our_atan, atanl, 1.0, -INFINITY, 0},
+    {"sinh", our_sinh, sinhl, 2.0, -INFINITY, 0},
+    {"cosh", our_cosh, coshl, 2.0, -INFINITY, 0},
+    {"asinh", our_asinh, asinhl, 1.0, -INFINITY, 0},
+    {"acosh", our_acosh, acoshl, 1.0, -INFINITY, 0},
+    {"atanh", our_atanh, atanhl, 1.0, -INFINITY, 0},
+    {"erf", our_erf, erfl, 1.5, -INFINITY, 0},
+    {"erfinv", our_erfinv, true_erfinv, 2.5, -INFINITY, 0},
+    {"softplus", our_softplus, true_softplus, 2.0, -INFINITY, 0},
+    {"rsqrt", our_rsqrt, true_rsqrt, 1.5, -INFINITY, 0},
+    {"floor", our_floor, floorl, 0, -INFINITY, 0},
+    {"ceil", our_ceil, ceill, 0, -INFINITY, 0},
+    {"round", our_round, true_round, 0, -INFINITY, 0},
+    {"trunc", our_trunc, truncl, 0, -INFINITY, 0},
 };
 
 // Error of one result in units of the last place of the true value; 0 where both are NaN, infinite or flushed.
@@ -107,6 +167,74 @@ static void dense_float32(void **context) {
   zmi_float_rule_leave(saved);
 }
 
+// ---- two operands ----
+
+static float random_float(int kind) {
+  uint64_t r = next_random();
+  float near_one = 1 + ((float)(r >> 40) - 0x1p23f) * 0x1p-24f, any = float_of((uint32_t)(r >> 20));
+  float moderate = ldexpf(near_one, (int)(r % 60) - 30) * (r & 1024 ? 1.0f : -1.0f);
+  return kind == 0 ? near_one : kind == 1 ? moderate : kind == 2 ? (float)((int)(r >> 30 & 63) - 32) : fabsf(any) < 0x1p-126f ? 0 : any;
+}
+
+static void powers_and_angles(void **context) {
+  (void)context;
+  unsigned saved = zmi_float_rule_enter();
+  double worst[2] = {0}, at[4] = {0};
+  for (int i = 0; i < 2000000; i++) {
+    float x = random_float(i % 4), y = random_float(i / 4 % 4);
+    if (i % 3 == 0 && x > 0)
+      y = (float)(88.0 * ((double)(next_random() >> 11) * 0x1p-52 - 1) / (double)logl((long double)x)); // all magnitudes
+    double e = error_ulp(zk_pow(x, y), powl((long double)x, (long double)y));
+    if (e > worst[0]) worst[0] = e, at[0] = (double)x, at[1] = (double)y;
+    e = error_ulp(zk_atan2(y, x), atan2l((long double)y, (long double)x));
+    if (e > worst[1]) worst[1] = e, at[2] = (double)x, at[3] = (double)y;
+  }
+  print_message("# pow %.3f ulp at %a, %a; atan2 %.3f ulp at x %a, y %a\n", worst[0], at[0], at[1], worst[1], at[2], at[3]);
+  assert_true(worst[0] <= 1.5 && worst[1] <= 1.0);
+  // Every pair of special values as in C.
+  static const float special[] = {
+      0.0f,    -0.0f,          0.5f,          -0.5f, 1,      -1,       2,         -2,  3,          -3,          1.5f, -2.5f,
+      0x1p24f, -0x1p24f,       16777215.0f,   3e38f, -3e38f, INFINITY, -INFINITY, NAN, 1e-38f * 2, -1e-38f * 2, 100,  101,
+      -101,    0x1.fffffep-1f, 0x1.000002p+0f};
+  for (size_t i = 0; i < ZMI_COUNT(special); i++) {
+    for (size_t j = 0; j < ZMI_COUNT(special); j++) {
+      float x = special[i], y = special[j], power = zk_pow(x, y), angle = zk_atan2(x, y);
+      long double t = powl((long double)x, (long double)y), a = atan2l((long double)x, (long double)y);
+      if (error_ulp(power, t) > 1.5 || error_ulp(angle, a) > 1)
+        fail_msg("%a, %a: pow %a, atan2 %a", (double)x, (double)y, (double)power, (double)angle);
+      if (!isnan(t) && (signbit(t) != 0) != (signbit(power) != 0)) fail_msg("sign of pow(%a, %a)", (double)x, (double)y);
+      if (!isnan(a) && (signbit(a) != 0) != (signbit(angle) != 0)) fail_msg("sign of atan2(%a, %a)", (double)x, (double)y);
+    }
+  }
+  assert_true(isinf(zk_pow(float_of(1), -1)) && zk_pow(2, float_of(0x7fffff)) == 1 && zk_pow(float_of(1), 1) == 0); // denormals are zeros
+  zmi_float_rule_leave(saved);
+}
+
+// Remainders are exact; so are the circular functions next to multiples of pi / 2, as far as their bound goes.
+static void remainders_and_reduction(void **context) {
+  (void)context;
+  unsigned saved = zmi_float_rule_enter();
+  for (int i = 0; i < 400000; i++) {
+    float x = random_float(i % 2 ? 3 : 1), y = random_float(i % 3 ? 3 : 1), r = zk_rem_float(x, y), t = fmodf(x, y);
+    if (isnan(t)) {
+      assert_true(isnan(r));
+    } else {
+      if (fabsf(t) < 0x1p-126f) t = copysignf(0, t);
+      if (bits_of(r) != bits_of(t)) fail_msg("%a mod %a: %a, not %a", (double)x, (double)y, (double)r, (double)t);
+    }
+  }
+  double worst = 0;
+  for (int i = 0; i < 400000; i++) {
+    float n = floorf(ldexpf(1 + (float)(next_random() >> 40) * 0x1p-24f, i % 100)), x = (float)((long double)n * 1.57079632679489661923L);
+    double e[3] = {error_ulp(zk_sin(x), sinl((long double)x)), error_ulp(zk_cos(x), cosl((long double)x)),
+                   error_ulp(zk_tan(x), tanl((long double)x)) / 1.5};
+    for (int j = 0; j < 3; j++) worst = e[j] > worst ? e[j] : worst;
+  }
+  print_message("# sin, cos, tan near multiples of pi / 2: %.3f of the bound\n", worst);
+  assert_true(worst <= 1);
+  zmi_float_rule_leave(saved);
+}
+
 static void special_values(void **context) {
   (void)context;
   assert_true(isnan(zmi_expf(NAN)) && isnan(zmi_logf(NAN)) && isnan(zmi_sigmoidf(NAN)) && isnan(zmi_siluf(NAN)) && isnan(zmi_tanhf(NAN)));
@@ -117,6 +245,23 @@ static void special_values(void **context) {
   assert_true(zmi_sigmoidf(0) == 0.5f && zmi_sigmoidf(INFINITY) == 1 && zmi_sigmoidf(-INFINITY) == 0);
   assert_true(zmi_siluf(INFINITY) == INFINITY && isnan(zmi_siluf(-INFINITY)) && zmi_siluf(0) == 0);
   assert_true(zmi_tanhf(INFINITY) == 1 && zmi_tanhf(-INFINITY) == -1 && bits_of(zmi_tanhf(-0.0f)) == 0x80000000u);
+  // signs of zero and the ends of domains
+  const struct {
+    const char *name;
+    float (*f)(float x);
+  } odd[] = {{"expm1", our_expm1},   {"log1p", our_log1p}, {"sin", our_sin},     {"tan", our_tan},     {"asin", our_asin},
+             {"atan", our_atan},     {"sinh", our_sinh},   {"asinh", our_asinh}, {"atanh", our_atanh}, {"erf", our_erf},
+             {"erfinv", our_erfinv}, {"floor", our_floor}, {"ceil", our_ceil},   {"round", our_round}, {"trunc", our_trunc}};
+  for (size_t i = 0; i < ZMI_COUNT(odd); i++) {
+    if (bits_of(odd[i].f(-0.0f)) != 0x80000000u || bits_of(odd[i].f(0.0f)) != 0) fail_msg("%s loses the sign of zero", odd[i].name);
+  }
+  for (size_t i = 0; i < ZMI_COUNT(functions); i++) assert_true(isnan(functions[i].ours(NAN)));
+  assert_true(isnan(zk_sin(INFINITY)) && isnan(zk_cos(-INFINITY)) && isnan(zk_tan(INFINITY)) && isnan(zk_asin(1.0000001f)));
+  assert_true(zk_erfinv(1) == INFINITY && zk_erfinv(-1) == -INFINITY && isnan(zk_erfinv(1.5f)) && zk_erf(INFINITY) == 1);
+  assert_true(zk_atanh(1) == INFINITY && isnan(zk_atanh(2)) && isnan(zk_acosh(0.9f)) && bits_of(zk_acosh(1)) == 0);
+  assert_true(zk_log1p(-1) == -INFINITY && isnan(zk_log1p(-2)) && zk_softplus(-INFINITY) == 0 && zk_softplus(INFINITY) == INFINITY);
+  assert_true(zk_expm1(-INFINITY) == -1 && zk_sinh(-INFINITY) == -INFINITY && zk_cosh(-INFINITY) == INFINITY);
+  assert_true(zk_exp2(-126) == 0x1p-126f && zk_exp2(-127) == 0 && zk_exp2(128) == INFINITY && zk_exp2(10) == 1024 && zk_log2(1024) == 10);
 }
 
 // ---- double ----
@@ -169,8 +314,10 @@ static void special_doubles(void **context) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(every_bfloat16), cmocka_unit_test(dense_float32),   cmocka_unit_test(special_values),
-      cmocka_unit_test(doubles),        cmocka_unit_test(special_doubles),
+      cmocka_unit_test(every_bfloat16),           cmocka_unit_test(dense_float32),
+      cmocka_unit_test(special_values),           cmocka_unit_test(powers_and_angles),
+      cmocka_unit_test(remainders_and_reduction), cmocka_unit_test(doubles),
+      cmocka_unit_test(special_doubles),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -85,6 +85,9 @@ double zmi_log(double x);
 void zmi_sincos(double x, double *sine, double *cosine); // |x| < 2^30
 double zmi_pow(double base, double exponent);            // base > 0
 
+// The scalar functions of the kernel language (src/backend/prelude) as text that compiles as C17, C++, CUDA C and Metal.
+extern const char zmi_prelude_text[];
+
 // ---- executor (cpu/play.c) ----
 // A bound tape ready to play: calls with resolved addresses, and where barriers are needed. Borrows the tape, the arena and all slot
 // memory.

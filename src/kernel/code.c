@@ -36,8 +36,25 @@ static void release_build(zmi_code *c) {
 void zmi_code_free(zmi_code *c) {
   if (!c) return;
   release_build(c);
+  for (int i = 0; i < 3; i++) zmi_free(c->raw[i]);
   zmi_free(c->insts);
   zmi_free(c);
+}
+
+zmi_code *zmi_code_copy(const zmi_code *c) {
+  zmi_code *copy = zmi_calloc(1, sizeof *copy);
+  if (!copy) return NULL;
+  *copy = *c;
+  copy->build = NULL;
+  memset(copy->raw, 0, sizeof copy->raw);
+  copy->capacity = c->count;
+  copy->insts = zmi_malloc((c->count ? c->count : 1) * sizeof *c->insts);
+  bool ok = copy->insts != NULL;
+  if (ok && c->count) memcpy(copy->insts, c->insts, c->count * sizeof *c->insts);
+  for (int i = 0; i < 3 && ok; i++) ok = !c->raw[i] || (copy->raw[i] = zmi_strdup(c->raw[i])) != NULL;
+  if (ok) return copy;
+  zmi_code_free(copy);
+  return NULL;
 }
 
 zmi_ctype zmi_ctype_of(zm_dtype dtype) {
@@ -339,6 +356,10 @@ static void set_key(zmi_code *c) {
     for (int i = 0; i < c->nin; i++) h = mix(h + (uint64_t)c->in[i] * 2 + c->in_per_row[i]);
     for (int i = 0; i < c->nout; i++) h = mix(h + (uint64_t)c->out[i] * 2 + c->per_row[i]);
     for (size_t i = 0; i < c->count; i++) h = inst_hash(&c->insts[i], h);
+    for (int i = 0; i < 3; i++) {
+      for (const char *s = c->raw[i]; s && *s; s++) h = (h ^ (unsigned char)*s) * 0x100000001b3u;
+      h = mix(h + (uint64_t)i);
+    }
     c->key[k] = h;
   }
 }

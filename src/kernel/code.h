@@ -114,6 +114,7 @@ typedef struct zmi_code {
   char name[64];
   uint64_t key[2];  // hash of the content without the name, set by zmi_code_finish
   zmi_build *build; // until zmi_code_finish
+  char *raw[3];     // RAW: source for each target, owned; NULL where there is none
 } zmi_code;
 
 // ---- building (code.c). Every maker gives the value, or -1 with a message ----
@@ -121,6 +122,7 @@ typedef struct zmi_code {
 // equal values; not x + 0).
 zmi_code *zmi_code_new(int form, const char *name);
 void zmi_code_free(zmi_code *c);
+zmi_code *zmi_code_copy(const zmi_code *c); // of finished code
 int zmi_code_const_f(zmi_code *c, float value);
 int zmi_code_const_i(zmi_code *c, zmi_ctype type, int64_t value);
 int zmi_code_leaf(zmi_code *c, zmi_cop op, zmi_ctype type, int index, int extra); // INPUT, PARAM, PLACE, ...

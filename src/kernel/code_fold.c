@@ -67,6 +67,11 @@ APART static bool fold_floats(zmi_cop op, float a, float b, float d, float *y) {
   case ZMI_K_COPYSIGN:
     *y = of_bits((bits_of(a) & 0x7fffffffu) | (bits_of(b) & 0x80000000u));
     return true;
+  case ZMI_K_ROUND_F16:
+  case ZMI_K_ROUND_BF16:
+    zmi_tier(0)->round(&a, 1, op == ZMI_K_ROUND_F16 ? ZM_F16 : ZM_BF16);
+    *y = a;
+    return true;
   default:
     break;
   }

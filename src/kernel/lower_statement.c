@@ -1,0 +1,388 @@
+// Lowering of statements: what is assigned is a known value as long as statements follow each other, and a variable of the code across
+// loops, branches and serial blocks.
+#include "kernel/lower.h"
+
+#include <string.h>
+
+static const zmi_node *at(const zmi_lower *l, int32_t n) {
+  return &l->k->nodes[n];
+}
+
+static zm_status assign(zmi_lower *l, int32_t symbol, int value) {
+  zmi_held *s = &l->slots[symbol];
+  if (value < 0) return zm_last_status();
+  value = zmi_lower_written(l, value, s->written);
+  zmi_ctype t = zmi_type_at(l, value);
+  if (!s->type) s->type = (uint8_t)ZMI_MAX((int)t, (int)l->wide[symbol]);
+  if (t > (zmi_ctype)s->type && !s->written && l->k->symbols[symbol].type == 0) { // "acc = 0;" and later "acc += 0.5 * x;"
+    l->wide[symbol] = (uint8_t)t;
+    l->again = true;
+  }
+  value = zmi_code_convert(l->c, (zmi_ctype)s->type, value);
+  if (value < 0) return zm_last_status();
+  s->value = value;
+  s->dirty = true;
+  return ZM_OK;
+}
+
+// Makes variables of what the coming block assigns, with their present values.
+static zm_status open_block(zmi_lower *l, const zmi_node *n) {
+  for (int32_t i = n->assigned_from; i < n->assigned_to; i++) {
+    zmi_held *s = &l->slots[l->k->assigned[i]];
+    if (!s->declared) continue;
+    if (!s->type) s->type = l->wide[l->k->assigned[i]] ? l->wide[l->k->assigned[i]] : ZMI_C_INT; // first assigned inside
+    if (s->var < 0) {
+      int first = s->value >= 0 ? s->value : zmi_lower_zero(l, (zmi_ctype)s->type);
+      s->var = zmi_emit_x(l, ZMI_K_VAR, (zmi_ctype)s->type, first, -1, 0, 0);
+      if (s->var < 0) return zm_last_status();
+    } else if (s->dirty && zmi_emit_x(l, ZMI_K_SET, ZMI_C_NONE, s->value, -1, s->var, 0) < 0) {
+      return zm_last_status();
+    }
+    s->dirty = false;
+    s->value = -1;
+  }
+  return ZM_OK;
+}
+
+static zm_status flush(zmi_lower *l, const zmi_node *n) {
+  for (int32_t i = n->assigned_from; i < n->assigned_to; i++) {
+    zmi_held *s = &l->slots[l->k->assigned[i]];
+    if (!s->declared || s->var < 0 || !s->dirty) continue;
+    if (zmi_emit_x(l, ZMI_K_SET, ZMI_C_NONE, s->value, -1, s->var, 0) < 0) return zm_last_status();
+    s->dirty = false;
+  }
+  return ZM_OK;
+}
+
+static zm_status forget(zmi_lower *l, const zmi_node *n) { // values of variables at a border of blocks
+  for (int32_t i = n->assigned_from; i < n->assigned_to; i++) {
+    zmi_held *s = &l->slots[l->k->assigned[i]];
+    if (s->declared && s->var >= 0) s->value = -1;
+  }
+  return ZM_OK;
+}
+
+static zm_status close_block(zmi_lower *l, const zmi_node *n, int opener) {
+  if (flush(l, n) != ZM_OK || zmi_emit_x(l, ZMI_K_END, ZMI_C_NONE, -1, -1, 0, 0) < 0) return zm_last_status();
+  zmi_lower_close(l, opener);
+  return forget(l, n);
+}
+
+// ---- loops ----
+static int compare(zmi_lower *l, int32_t node, int sign, int a, int b) {
+  return zmi_lower_arithmetic(l, node, sign, a, b);
+}
+
+static int const_int(zmi_lower *l, int64_t value) {
+  return zmi_code_const_i(l->c, ZMI_C_INT, value);
+}
+
+static int scaled(zmi_lower *l, int32_t node, const zmi_node *n, int value, int by) { // the next value of a counter that scales
+  int sign = n->op2 == '<' ? '<' | '<' << 8 : n->op2 == '>' ? '>' | '>' << 8 : n->op2;
+  return zmi_code_convert(l->c, (zmi_ctype)n->type, zmi_lower_arithmetic(l, node, sign, value, by));
+}
+
+// Rounds of a loop whose counter scales: counted first, so that the loop itself is bounded by a number that all threads agree on.
+static int count_rounds(zmi_lower *l, int32_t node, const zmi_node *n, int first, int bound, int by) {
+  zmi_ctype t = (zmi_ctype)n->type;
+  int rounds = zmi_emit_x(l, ZMI_K_VAR, ZMI_C_INT, const_int(l, 0), -1, 0, 0);
+  int counter = zmi_emit_x(l, ZMI_K_VAR, t, zmi_code_convert(l->c, t, first), -1, 0, 0);
+  int loop = zmi_code_emit(
+      l->c, &(zmi_inst){.op = ZMI_K_FOR, .type = ZMI_C_INT, .a = const_int(l, 0), .b = const_int(l, 33), .c = const_int(l, 1)});
+  if (rounds < 0 || counter < 0 || loop < 0) return -1;
+  int now = zmi_emit_x(l, ZMI_K_GET, t, -1, -1, counter, 0), more = compare(l, node, n->op, now, bound);
+  int old = zmi_emit_x(l, ZMI_K_GET, ZMI_C_INT, -1, -1, rounds, 0);
+  int next = zmi_code_op(l->c, ZMI_K_SELECT, more, scaled(l, node, n, now, by), now);
+  int sum = zmi_code_op(l->c, ZMI_K_ADD, old, zmi_code_convert(l->c, ZMI_C_INT, more), -1);
+  if (zmi_emit_x(l, ZMI_K_SET, ZMI_C_NONE, next, -1, counter, 0) < 0 || zmi_emit_x(l, ZMI_K_SET, ZMI_C_NONE, sum, -1, rounds, 0) < 0)
+    return -1;
+  if (zmi_emit_x(l, ZMI_K_END, ZMI_C_NONE, -1, -1, 0, 0) < 0) return -1;
+  zmi_lower_close(l, loop);
+  return zmi_emit_x(l, ZMI_K_GET, ZMI_C_INT, -1, -1, rounds, 0);
+}
+
+static int open_for(zmi_lower *l, int first, int end, int step) {
+  if (first < 0 || end < 0 || step < 0) return -1;
+  if (l->c->insts[step].op != ZMI_K_CONST) step = zmi_code_op(l->c, ZMI_K_MAX, step, const_int(l, 1), -1);
+  return step < 0 ? -1 : zmi_code_emit(l->c, &(zmi_inst){.op = ZMI_K_FOR, .type = ZMI_C_INT, .a = first, .b = end, .c = step});
+}
+
+static zm_status scaling_loop(zmi_lower *l, int32_t node, const zmi_node *n, int first, int bound, int by) {
+  zmi_ctype t = (zmi_ctype)n->type;
+  int rounds = count_rounds(l, node, n, first, bound, by);
+  int counter = zmi_emit_x(l, ZMI_K_VAR, t, zmi_code_convert(l->c, t, first), -1, 0, 0);
+  if (rounds < 0 || counter < 0 || open_block(l, n) != ZM_OK) return zm_last_status();
+  int opener = open_for(l, const_int(l, 0), rounds, const_int(l, 1));
+  if (opener < 0) return zm_last_status();
+  int now = zmi_emit_x(l, ZMI_K_GET, t, -1, -1, counter, 0);
+  l->slots[n->symbol] = (zmi_held){.value = now, .var = -1, .type = (uint8_t)t, .declared = true};
+  if (now < 0 || zmi_lower_statements(l, n->first) != ZM_OK) return zm_last_status();
+  now = zmi_emit_x(l, ZMI_K_GET, t, -1, -1, counter, 0);
+  int next = scaled(l, node, n, now, by);
+  if (next < 0 || zmi_emit_x(l, ZMI_K_SET, ZMI_C_NONE, next, -1, counter, 0) < 0) return zm_last_status();
+  return close_block(l, n, opener);
+}
+
+static zm_status lower_for(zmi_lower *l, int32_t node) {
+  const zmi_node *n = at(l, node);
+  int first = zmi_lower_whole(l, n->a, false), bound = first < 0 ? -1 : zmi_lower_whole(l, n->b, false);
+  int by = bound < 0 ? -1 : zmi_lower_whole(l, n->c, false);
+  if (by < 0) return zm_last_status();
+  if (n->op2 != '+' && n->op2 != '-') return scaling_loop(l, node, n, first, bound, by);
+  const zmi_inst *step = &l->c->insts[by];
+  bool rising = (n->op & 0xff) == '<', equal = n->op >> 8 == '=';
+  if (rising != (n->op2 == '+')) {
+    zmi_lower_fail(l, node, "the loop's counter moves away from its bound");
+  } else if (step->op == ZMI_K_CONST && step->imm.i <= 0) {
+    zmi_lower_fail(l, n->c, "the step of a loop is positive");
+  }
+  if (l->failed || open_block(l, n) != ZM_OK) return zm_last_status();
+  int begin = rising ? first : const_int(l, 0);
+  int end = rising ? bound : zmi_code_op(l->c, ZMI_K_SUB, first, bound, -1);
+  if (equal) end = zmi_code_op(l->c, ZMI_K_ADD, end, const_int(l, 1), -1);
+  int opener = open_for(l, begin, end, by);
+  if (opener < 0) return zm_last_status();
+  int counter = zmi_code_convert(l->c, (zmi_ctype)n->type, rising ? opener : zmi_code_op(l->c, ZMI_K_SUB, first, opener, -1));
+  if (counter < 0) return zm_last_status();
+  l->slots[n->symbol] = (zmi_held){.value = counter, .var = -1, .type = n->type, .declared = true};
+  if (zmi_lower_statements(l, n->first) != ZM_OK) return zm_last_status();
+  return close_block(l, n, opener);
+}
+
+// ---- branches ----
+// Both branches are computed and each variable takes its value by selection.
+static zm_status select_branches(zmi_lower *l, const zmi_node *n, int condition) {
+  size_t count = (size_t)(n->assigned_to - n->assigned_from);
+  if (count == 0) return zmi_lower_statements(l, n->first) == ZM_OK ? zmi_lower_statements(l, n->second) : zm_last_status();
+  int *values = zmi_calloc(count * 3, sizeof *values), *before = values, *yes = values + count, *no = values + 2 * count;
+  zm_status status = values ? ZM_OK : zm_last_status();
+  const int32_t *symbols = l->k->assigned + n->assigned_from;
+  for (size_t i = 0; i < count && status == ZM_OK; i++) before[i] = l->slots[symbols[i]].value;
+  if (status == ZM_OK) status = zmi_lower_statements(l, n->first);
+  for (size_t i = 0; i < count && status == ZM_OK; i++) yes[i] = l->slots[symbols[i]].value;
+  for (size_t i = 0; i < count && status == ZM_OK; i++) l->slots[symbols[i]].value = before[i];
+  if (status == ZM_OK) status = zmi_lower_statements(l, n->second);
+  for (size_t i = 0; i < count && status == ZM_OK; i++) no[i] = l->slots[symbols[i]].value;
+  for (size_t i = 0; i < count && status == ZM_OK; i++) {
+    zmi_held *s = &l->slots[symbols[i]];
+    if (!s->declared || yes[i] == no[i]) continue;
+    s->value = before[i];
+    int old = yes[i] < 0 || no[i] < 0 ? zmi_lower_get(l, symbols[i]) : -1; // neither read nor assigned on one side
+    int merged = zmi_code_op(l->c, ZMI_K_SELECT, condition, yes[i] < 0 ? old : yes[i], no[i] < 0 ? old : no[i]);
+    if (merged < 0) status = zm_last_status();
+    yes[i] = no[i] = -1;
+    s->value = merged;
+    s->dirty = true;
+    for (size_t j = i + 1; j < count; j++) { // the same variable again
+      if (symbols[j] == symbols[i]) yes[j] = no[j] = -1;
+    }
+  }
+  zmi_free(values);
+  return status;
+}
+
+static zm_status lower_if(zmi_lower *l, int32_t node) {
+  const zmi_node *n = at(l, node);
+  int condition = zmi_code_convert(l->c, ZMI_C_BOOL, zmi_lower_expression(l, n->a));
+  if (condition < 0) return zm_last_status();
+  if (n->simple) return select_branches(l, n, condition);
+  if (open_block(l, n) != ZM_OK) return zm_last_status();
+  int opener = zmi_emit_x(l, ZMI_K_IF, ZMI_C_NONE, condition, -1, 0, 0);
+  if (opener < 0 || zmi_lower_statements(l, n->first) != ZM_OK) return zm_last_status();
+  if (n->second >= 0) {
+    if (flush(l, n) != ZM_OK || zmi_emit_x(l, ZMI_K_ELSE, ZMI_C_NONE, -1, -1, 0, 0) < 0) return zm_last_status();
+    zmi_lower_close(l, opener);
+    forget(l, n);
+    if (zmi_lower_statements(l, n->second) != ZM_OK) return zm_last_status();
+  }
+  return close_block(l, n, opener);
+}
+
+// ---- results ----
+static zm_dtype own_dtype(zmi_ctype t) {
+  static const zm_dtype dtypes[ZMI_C_COUNT] = {ZM_F32, ZM_BOOL, ZM_I32, ZM_U32, ZM_I64, ZM_U64, ZM_F32};
+  return dtypes[t];
+}
+
+// The dtype of a result that nobody named: of the first float operand, else of the value; in rows integers stay what they are.
+static zm_dtype default_dtype(const zmi_lower *l, zmi_ctype t) {
+  if (t != ZMI_C_FLOAT && l->c->form == ZMI_FORM_ROWS) return own_dtype(t);
+  for (int i = 0; i < l->c->nin; i++) {
+    if (zmi_ctype_of(l->c->in[i]) == ZMI_C_FLOAT) return l->c->in[i];
+  }
+  return own_dtype(t);
+}
+
+// A value as the compute type of a dtype. Floats are limited to the range of a narrow integer dtype.
+static int stored(zmi_lower *l, int value, zm_dtype dtype) {
+  static const struct {
+    zm_dtype dtype;
+    int64_t low, high;
+  } narrow[] = {{ZM_U8, 0, 255}, {ZM_U16, 0, 65535}, {ZM_I8, -128, 127}, {ZM_I16, -32768, 32767}};
+  zmi_ctype from = zmi_type_at(l, value), to = zmi_ctype_of(dtype);
+  value = zmi_code_convert(l->c, to, value);
+  for (size_t i = 0; i < ZMI_COUNT(narrow) && from == ZMI_C_FLOAT; i++) {
+    if (narrow[i].dtype != dtype) continue;
+    value = zmi_code_op(l->c, ZMI_K_MIN, value, zmi_code_const_i(l->c, to, narrow[i].high), -1);
+    if (narrow[i].low) value = zmi_code_op(l->c, ZMI_K_MAX, value, zmi_code_const_i(l->c, to, narrow[i].low), -1);
+  }
+  return value;
+}
+
+static void declare_output(zmi_lower *l, int32_t symbol) {
+  const zmi_symbol *y = &l->k->symbols[symbol];
+  l->slots[symbol] = (zmi_held){.value = -1, .var = -1, .declared = true};
+  if (l->c->form >= ZMI_FORM_TILES) return;
+  bool floats = l->c->form == ZMI_FORM_ELEMENTS && zmi_ctype_of(default_dtype(l, ZMI_C_INT)) == ZMI_C_FLOAT;
+  if (l->c->out[y->index] != ZM_DTYPE_DEFAULT) {
+    l->wide[symbol] = (uint8_t)zmi_ctype_of(l->c->out[y->index]);
+  } else if (floats) {
+    l->wide[symbol] = ZMI_C_FLOAT;
+  }
+}
+
+static zm_status write_output(zmi_lower *l, int o, int value) {
+  if (value < 0) return zm_last_status();
+  if (l->c->out[o] == ZM_DTYPE_DEFAULT) l->c->out[o] = default_dtype(l, zmi_type_at(l, value));
+  value = stored(l, value, l->c->out[o]);
+  return value < 0 || zmi_emit_x(l, ZMI_K_OUTPUT, ZMI_C_NONE, value, -1, o, 0) < 0 ? zm_last_status() : ZM_OK;
+}
+
+static zm_status write_outputs(zmi_lower *l, int32_t where, int32_t node) { // those that are assigned in a block
+  for (size_t s = 0; s < l->k->symbol_count; s++) {
+    const zmi_symbol *y = &l->k->symbols[s];
+    if (y->kind != ZMI_Y_OUTPUT || y->assigned_in != where) continue;
+    if (write_output(l, y->index, zmi_lower_get(l, (int32_t)s)) != ZM_OK) return zm_last_status();
+    if (node >= 0) l->slots[s] = (zmi_held){.value = -1, .var = -1};
+  }
+  return ZM_OK;
+}
+
+// ---- blocks of elements ----
+static zm_status lower_statement(zmi_lower *l, int32_t s);
+
+static zm_status lower_block(zmi_lower *l, int32_t first) { // statements; deferred ones compute their reductions only
+  for (int32_t s = first; s >= 0; s = at(l, s)->next) {
+    const zmi_node *n = at(l, s);
+    if (!n->deferred) {
+      if (lower_statement(l, s) != ZM_OK) return zm_last_status();
+    } else if (zmi_lower_reductions(l, n->a) != ZM_OK) {
+      return zm_last_status();
+    }
+  }
+  return l->failed ? zm_last_status() : ZM_OK;
+}
+
+static zm_status lower_elements(zmi_lower *l, int32_t node) {
+  const zmi_node *n = at(l, node);
+  if (open_block(l, n) != ZM_OK) return zm_last_status();
+  int opener = zmi_emit_x(l, ZMI_K_ELEMENTS, ZMI_C_NONE, -1, -1, 0, n->op);
+  for (size_t s = 0; s < l->k->symbol_count; s++) {
+    const zmi_symbol *y = &l->k->symbols[s];
+    if (y->kind == ZMI_Y_OUTPUT && y->assigned_in == node + 1) declare_output(l, (int32_t)s);
+  }
+  l->falling = n->op;
+  if (opener < 0 || lower_block(l, n->first) != ZM_OK || flush(l, n) != ZM_OK || write_outputs(l, node + 1, node) != ZM_OK)
+    return zm_last_status();
+  l->falling = false;
+  if (n->c == 1) {
+    if (zmi_emit_x(l, ZMI_K_JOIN, ZMI_C_NONE, -1, -1, 0, 0) < 0) return zm_last_status();
+    zmi_lower_close(l, opener);
+    forget(l, n);
+    if (zmi_lower_statements(l, n->second) != ZM_OK) return zm_last_status();
+  }
+  if (close_block(l, n, opener) != ZM_OK) return zm_last_status();
+  for (int32_t s = n->first; s >= 0; s = at(l, s)->next) {
+    if (at(l, s)->deferred && lower_statement(l, s) != ZM_OK) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
+// ---- tiles ----
+enum { SHARED_LIMIT = 1 << 20 };
+
+static zm_status lower_shared(zmi_lower *l, int32_t node) {
+  const zmi_node *n = at(l, node);
+  int count = zmi_lower_whole(l, n->a, false);
+  if (count < 0) return zm_last_status();
+  const zmi_inst *x = &l->c->insts[count];
+  if (x->op != ZMI_K_CONST || x->imm.i <= 0 || x->imm.i > SHARED_LIMIT) {
+    zmi_lower_fail(l, n->a, "the number of elements is a constant, 1 to %d", SHARED_LIMIT);
+    return zm_last_status();
+  }
+  zmi_ctype t = n->type >= ZMI_W_HALF ? ZMI_C_FLOAT : (zmi_ctype)n->type;
+  int v = zmi_emit_x(l, ZMI_K_SHARED, t, -1, -1, 0, (int)x->imm.i);
+  l->slots[n->symbol] = (zmi_held){.value = -1, .var = v, .type = (uint8_t)t, .written = n->type};
+  return v < 0 ? zm_last_status() : ZM_OK;
+}
+
+static zm_status lower_store(zmi_lower *l, int32_t node) {
+  const zmi_node *n = at(l, node);
+  const zmi_symbol *y = &l->k->symbols[n->symbol];
+  const zmi_held *s = &l->slots[n->symbol];
+  int place = zmi_lower_whole(l, n->a, true), value = place < 0 ? -1 : zmi_lower_expression(l, n->b);
+  if (value < 0) return zm_last_status();
+  int done;
+  if (y->kind == ZMI_Y_SHARED) {
+    value = zmi_code_convert(l->c, (zmi_ctype)s->type, zmi_lower_written(l, value, s->written));
+    done = zmi_emit_x(l, ZMI_K_SHARED_STORE, ZMI_C_NONE, place, value, s->var, 0);
+  } else {
+    value = stored(l, value, l->c->out[y->index]);
+    done = zmi_emit_x(l, n->kind == ZMI_S_ATOMIC ? ZMI_K_ATOMIC_ADD : ZMI_K_STORE, ZMI_C_NONE, place, value, y->index, 0);
+  }
+  return done < 0 ? zm_last_status() : ZM_OK;
+}
+
+static zm_status lower_value(zmi_lower *l, int32_t node) { // a declaration or an assignment
+  const zmi_node *n = at(l, node);
+  int value = zmi_lower_expression(l, n->a);
+  if (value < 0) return zm_last_status();
+  if (n->kind == ZMI_S_DECLARE) l->slots[n->symbol] = (zmi_held){.value = -1, .var = -1, .written = n->type, .declared = true};
+  return assign(l, n->symbol, value);
+}
+
+static zm_status lower_statement(zmi_lower *l, int32_t s) {
+  const zmi_node *n = at(l, s);
+  switch ((zmi_node_kind)n->kind) {
+  case ZMI_S_DECLARE:
+  case ZMI_S_ASSIGN:
+    return lower_value(l, s);
+  case ZMI_S_STORE:
+  case ZMI_S_ATOMIC:
+    return lower_store(l, s);
+  case ZMI_S_FOR:
+    return lower_for(l, s);
+  case ZMI_S_IF:
+    return lower_if(l, s);
+  case ZMI_S_ELEMENTS:
+    return lower_elements(l, s);
+  case ZMI_S_SHARED:
+    return lower_shared(l, s);
+  case ZMI_S_BARRIER:
+    return zmi_emit_x(l, ZMI_K_BARRIER, ZMI_C_NONE, -1, -1, 0, 0) < 0 ? zm_last_status() : ZM_OK;
+  default:
+    return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: a value where a statement is expected", l->k->facts.name);
+  }
+}
+
+zm_status zmi_lower_statements(zmi_lower *l, int32_t first) {
+  for (int32_t s = first; s >= 0; s = at(l, s)->next) {
+    const zmi_node *n = at(l, s);
+    if (n->deferred && zmi_lower_row(l, n->a) != ZM_OK) return zm_last_status(); // reductions at row level
+    if (l->failed || lower_statement(l, s) != ZM_OK || l->failed) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
+zm_status zmi_lower_program(zmi_lower *l) {
+  const zmi_kernel *k = l->k;
+  l->again = l->falling = false;
+  for (size_t s = 0; s < k->symbol_count; s++) {
+    const zmi_symbol *y = &k->symbols[s];
+    l->slots[s] = (zmi_held){.value = -1, .var = -1};
+    if (y->kind == ZMI_Y_OUTPUT && y->assigned_in == 0) declare_output(l, (int32_t)s);
+  }
+  if (zmi_lower_statements(l, k->body) != ZM_OK) return zm_last_status();
+  if (k->value >= 0) return write_output(l, 0, zmi_lower_expression(l, k->value));
+  return k->facts.form < ZMI_FORM_TILES ? write_outputs(l, 0, -1) : ZM_OK;
+}

@@ -1,0 +1,235 @@
+// Names of the kernel language: functions, types, what is built in; and the nearest one to a name that does not exist.
+#include "kernel/parse.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define ONE(name, op)                                                                                                                      \
+  { name, 1, ZMI_K_##op, NULL }
+#define TWO(name, op)                                                                                                                      \
+  { name, 2, ZMI_K_##op, NULL }
+#define TEXT(name, operands, text)                                                                                                         \
+  { name, operands, -1, text }
+static const zmi_function functions[] = {
+    ONE("abs", ABS),
+    ONE("fabs", ABS),
+    ONE("sign", SIGN),
+    TWO("min", MIN),
+    TWO("max", MAX),
+    TWO("fmin", MIN),
+    TWO("fmax", MAX),
+    TWO("fmod", REM),
+    {"fma", 3, ZMI_K_FMA, NULL},
+    ONE("sqrt", SQRT),
+    ONE("rsqrt", RSQRT),
+    ONE("exp", EXP),
+    ONE("exp2", EXP2),
+    ONE("expm1", EXPM1),
+    ONE("log", LOG),
+    ONE("log2", LOG2),
+    ONE("log10", LOG10),
+    ONE("log1p", LOG1P),
+    ONE("sin", SIN),
+    ONE("cos", COS),
+    ONE("tan", TAN),
+    ONE("asin", ASIN),
+    ONE("acos", ACOS),
+    ONE("atan", ATAN),
+    TWO("atan2", ATAN2),
+    ONE("sinh", SINH),
+    ONE("cosh", COSH),
+    ONE("tanh", TANH),
+    ONE("asinh", ASINH),
+    ONE("acosh", ACOSH),
+    ONE("atanh", ATANH),
+    ONE("erf", ERF),
+    ONE("erfinv", ERFINV),
+    ONE("sigmoid", SIGMOID),
+    ONE("silu", SILU),
+    ONE("softplus", SOFTPLUS),
+    TWO("pow", POW),
+    TWO("powr", POW),
+    ONE("floor", FLOOR),
+    ONE("ceil", CEIL),
+    ONE("round", ROUND),
+    ONE("rint", ROUND),
+    ONE("trunc", TRUNC),
+    TWO("copysign", COPYSIGN),
+    ONE("round_f16", ROUND_F16),
+    ONE("round_bf16", ROUND_BF16),
+    ONE("popcount", POPCOUNT),
+    ONE("isnan", ISNAN),
+    ONE("isinf", ISINF),
+    ONE("isfinite", ISFINITE),
+    TEXT("erfc", 1, "1 - erf(a)"),
+    TEXT("select", 3, "c ? b : a"),
+    TEXT("clamp", 3, "min(max(a, b), c)"),
+    TEXT("saturate", 1, "min(max(a, 0.0), 1.0)"),
+    TEXT("mix", 3, "a + (b - a) * c"),
+    TEXT("lerp", 3, "a + (b - a) * c"),
+    TEXT("step", 2, "b < a ? 0.0 : 1.0"),
+    TEXT("fract", 1, "a - floor(a)"),
+    TEXT("square", 1, "a * a"),
+    TEXT("reciprocal", 1, "1.0 / a"),
+    TEXT("relu", 1, "max(a, 0)"),
+    TEXT("relu2", 1, "square(max(a, 0))"),
+    TEXT("gelu_erf", 1, "0.5 * a * (1.0 + erf(a * 0.70710678118654752))"),
+    TEXT("gelu", 1, "0.5 * a * (1.0 + erf(a * 0.70710678118654752))"),
+    TEXT("gelu_tanh", 1, "0.5 * a * (1.0 + tanh(0.79788456080286536 * (a + 0.044715 * a * a * a)))"),
+    TEXT("mish", 1, "a * tanh(softplus(a))"),
+    TEXT("log_sigmoid", 1, "-softplus(-a)"),
+    TEXT("logaddexp", 2, "isinf(a) && a == b ? a : max(a, b) + log1p(exp(-abs(a - b)))"),
+};
+
+static const struct {
+  const char *name;
+  int type;
+} types[] = {
+    {"bool", ZMI_C_BOOL},      {"int", ZMI_C_INT},         {"uint", ZMI_C_UINT},
+    {"long", ZMI_C_LONG},      {"ulong", ZMI_C_ULONG},     {"float", ZMI_C_FLOAT},
+    {"half", ZMI_W_HALF},      {"bfloat", ZMI_W_BFLOAT},   {"T", ZMI_W_T},
+    {"int32_t", ZMI_C_INT},    {"uint32_t", ZMI_C_UINT},   {"int64_t", ZMI_C_LONG},
+    {"size_t", ZMI_C_ULONG},   {"uint64_t", ZMI_C_ULONG},  {"float32", ZMI_C_FLOAT},
+    {"float16", ZMI_W_HALF},   {"bfloat16", ZMI_W_BFLOAT}, {"bfloat16_t", ZMI_W_BFLOAT},
+    {"float16_t", ZMI_W_HALF}, {"float32_t", ZMI_C_FLOAT},
+};
+
+static const struct {
+  const char *name;
+  float value;
+} constants[] = {
+    {"INFINITY", __builtin_inff()},      {"NAN", __builtin_nanf("")},
+    {"PI", 3.14159265358979324f},        {"M_PI_F", 3.14159265358979324f},
+    {"M_E_F", 2.71828182845904524f},     {"M_LN2_F", 0.69314718055994531f},
+    {"M_SQRT2_F", 1.41421356237309505f}, {"M_SQRT1_2_F", 0.70710678118654752f},
+    {"FLT_MAX", 0x1.fffffep127f},        {"FLT_MIN", 0x1p-126f},
+    {"FLT_EPSILON", 0x1p-23f},
+};
+
+static const struct {
+  const char *name;
+  zmi_cop op;
+  int forms; // bit per form
+  int level;
+} leaves[] = {
+    {"i", ZMI_K_PLACE, 1 << ZMI_FORM_ELEMENTS | 1 << ZMI_FORM_ROWS, 1},
+    {"D", ZMI_K_LENGTH, 1 << ZMI_FORM_ROWS, 0},
+    {"thread", ZMI_K_THREAD, 1 << ZMI_FORM_TILES, 0},
+    {"group", ZMI_K_GROUP, 1 << ZMI_FORM_TILES, 0},
+    {"threads", ZMI_K_THREADS, 1 << ZMI_FORM_TILES, 0},
+    {"groups", ZMI_K_GROUPS, 1 << ZMI_FORM_TILES, 0},
+    {"thread_position_in_threadgroup", ZMI_K_THREAD, 1 << ZMI_FORM_TILES, 0},
+    {"threadgroup_position_in_grid", ZMI_K_GROUP, 1 << ZMI_FORM_TILES, 0},
+    {"threads_per_threadgroup", ZMI_K_THREADS, 1 << ZMI_FORM_TILES, 0},
+    {"threadgroups_per_grid", ZMI_K_GROUPS, 1 << ZMI_FORM_TILES, 0},
+};
+
+static bool same(const char *name, const char *text, uint32_t size) {
+  return strlen(name) == size && memcmp(name, text, size) == 0;
+}
+
+const zmi_function *zmi_function_find(const char *name, uint32_t size, int operands, bool *known) {
+  if (size > 3 && memcmp(name, "kk_", 3) == 0) name += 3, size -= 3;
+  const zmi_function *found = NULL;
+  *known = false;
+  for (size_t i = 0; i < ZMI_COUNT(functions); i++) {
+    if (!same(functions[i].name, name, size)) continue;
+    *known = true;
+    if (functions[i].operands == operands || !found) found = &functions[i];
+    if (functions[i].operands == operands) break;
+  }
+  return found;
+}
+
+int zmi_type_find(const char *name, uint32_t size) {
+  for (size_t i = 0; i < ZMI_COUNT(types); i++) {
+    if (same(types[i].name, name, size)) return types[i].type;
+  }
+  return -1;
+}
+
+int32_t zmi_symbol_add(zmi_parser *p, zmi_symbol symbol) {
+  zmi_kernel *k = p->k;
+  if (k->symbol_count >= ZMI_SYMBOL_LIMIT) {
+    zmi_parse_fail(p, p->token.begin, p->token.end, "more than %d names", ZMI_SYMBOL_LIMIT);
+    return -1;
+  }
+  if (!ZMI_GROW(k->symbols, k->symbol_capacity, k->symbol_count + 1)) {
+    p->failed = true;
+    return -1;
+  }
+  k->symbols[k->symbol_count] = symbol;
+  return (int32_t)k->symbol_count++;
+}
+
+int32_t zmi_symbol_find(const zmi_parser *p, const char *name, uint32_t size) {
+  for (size_t i = p->k->symbol_count; i-- > 0;) {
+    const zmi_symbol *s = &p->k->symbols[i];
+    if (!s->hidden && s->size == size && memcmp(s->name, name, size) == 0) return (int32_t)i;
+  }
+  return -1;
+}
+
+bool zmi_symbols_builtin(zmi_parser *p) {
+  for (size_t i = 0; i < ZMI_COUNT(constants); i++) {
+    zmi_symbol s = {.name = constants[i].name, .size = (uint32_t)strlen(constants[i].name), .kind = ZMI_Y_CONST, .known_after = -1};
+    s.value = constants[i].value;
+    if (zmi_symbol_add(p, s) < 0) return false;
+  }
+  for (size_t i = 0; i < ZMI_COUNT(leaves); i++) {
+    if (!(leaves[i].forms >> p->k->facts.form & 1)) continue;
+    zmi_symbol s = {.name = leaves[i].name, .size = (uint32_t)strlen(leaves[i].name), .kind = ZMI_Y_LEAF, .known_after = -1};
+    s.index = (int32_t)leaves[i].op;
+    s.level = (uint8_t)(leaves[i].level && p->k->facts.form == ZMI_FORM_ROWS);
+    if (zmi_symbol_add(p, s) < 0) return false;
+  }
+  return true;
+}
+
+// ---- the nearest name ----
+static int distance(const char *a, uint32_t m, const char *b, uint32_t n) { // insertions, deletions, changes; names are short
+  int row[33];
+  if (m > 32 || n > 32) return 99;
+  for (uint32_t j = 0; j <= n; j++) row[j] = (int)j;
+  for (uint32_t i = 1; i <= m; i++) {
+    int diagonal = row[0];
+    row[0] = (int)i;
+    for (uint32_t j = 1; j <= n; j++) {
+      int change = diagonal + (a[i - 1] != b[j - 1]), other = ZMI_MIN(row[j], row[j - 1]) + 1;
+      diagonal = row[j];
+      row[j] = ZMI_MIN(change, other);
+    }
+  }
+  return row[n];
+}
+
+typedef struct nearest {
+  const char *name;
+  uint32_t size;
+  int distance;
+} nearest;
+
+static void consider(nearest *best, const char *wanted, uint32_t wanted_size, const char *name, uint32_t size) {
+  int d = distance(wanted, wanted_size, name, size);
+  if (d < best->distance) *best = (nearest){name, size, d};
+}
+
+void zmi_unknown_name(zmi_parser *p, uint32_t begin, uint32_t end, bool function) {
+  const char *wanted = p->source + begin;
+  uint32_t size = end - begin;
+  nearest best = {NULL, 0, size > 3 ? 3 : 2};
+  for (size_t i = 0; i < ZMI_COUNT(functions) && function; i++) {
+    consider(&best, wanted, size, functions[i].name, (uint32_t)strlen(functions[i].name));
+  }
+  for (size_t i = 0; i < p->k->symbol_count && !function; i++) {
+    const zmi_symbol *s = &p->k->symbols[i];
+    if (!s->hidden) consider(&best, wanted, size, s->name, s->size);
+  }
+  const char *what = function ? "function" : "name";
+  int shown = (int)ZMI_MIN(size, 60u);
+  if (best.name) {
+    zmi_parse_fail(p, begin, end, "unknown %s '%.*s'; did you mean '%.*s'?", what, shown, wanted, (int)best.size, best.name);
+  } else {
+    zmi_parse_fail(p, begin, end, "unknown %s '%.*s'", what, shown, wanted);
+  }
+}

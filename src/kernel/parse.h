@@ -1,0 +1,169 @@
+// The syntax tree of a kernel: what the parser makes of a source and lowering turns into typed code for given dtypes.
+#ifndef ZMI_KERNEL_PARSE_H
+#define ZMI_KERNEL_PARSE_H
+
+#include "kernel/code_build.h"
+
+enum {
+  ZMI_SOURCE_LIMIT = 1 << 18, // bytes of a source
+  ZMI_NODE_LIMIT = 1 << 16,   // nodes of its tree
+  ZMI_SYMBOL_LIMIT = 4096,    // names
+  ZMI_TREE_DEPTH = 200        // nodes inside each other: lowering walks down by recursion
+};
+
+typedef enum zmi_token_kind { ZMI_T_END, ZMI_T_NUMBER, ZMI_T_NAME, ZMI_T_SIGN } zmi_token_kind;
+
+// Types as they are written. The first ones are those of code.
+typedef enum zmi_wtype {
+  ZMI_W_HALF = ZMI_C_COUNT, // float, rounded to float16 when assigned
+  ZMI_W_BFLOAT,
+  ZMI_W_T // of the first float operand
+} zmi_wtype;
+
+typedef struct zmi_token {
+  zmi_token_kind kind;
+  int sign;            // characters of a sign, the first in the low byte: '<' | '<' << 8
+  uint32_t begin, end; // in the source
+  int type;            // of a number: zmi_ctype
+  int64_t whole;
+  float real;
+} zmi_token;
+
+typedef enum zmi_node_kind {
+  ZMI_N_NUMBER,  // token value
+  ZMI_N_NAME,    // symbol
+  ZMI_N_RIGHT,   // symbol: the right lane's variable in a join
+  ZMI_N_UNARY,   // op: sign; a
+  ZMI_N_BINARY,  // op: sign; a b
+  ZMI_N_CHOICE,  // a ? b : c
+  ZMI_N_CAST,    // type; a
+  ZMI_N_BITCAST, // type; a
+  ZMI_N_CALL,    // op: zmi_cop; a b c
+  ZMI_N_REDUCE,  // op: zmi_cop; a
+  ZMI_N_INLINE,  // a function that is text: first = declarations of its parameters, a = its body
+  ZMI_N_INDEX,   // symbol[a]
+  ZMI_N_DIM,     // symbol, op: which
+  // statements
+  ZMI_S_DECLARE,  // symbol, type (0: of the value), a
+  ZMI_S_ASSIGN,   // symbol, a (compound ones have the operation inside a)
+  ZMI_S_STORE,    // symbol[a] = b
+  ZMI_S_ATOMIC,   // symbol[a] += b
+  ZMI_S_FOR,      // symbol, a first, b bound, c step; op: sign of the comparison; op2: '+', '-', or '*', '/', '<', '>' for steps that scale
+  ZMI_S_IF,       // a; first: the branch, second: the other
+  ZMI_S_ELEMENTS, // first: statements, second: of the join, if c is 1; op: 1 if places fall
+  ZMI_S_SHARED,   // symbol, type, a elements
+  ZMI_S_BARRIER
+} zmi_node_kind;
+
+typedef struct zmi_node {
+  uint8_t kind, type, simple; // simple: an IF whose branches may both be computed
+  uint8_t reduces;            // an expression with a reduction in it that is not inside another reduction
+  uint8_t loads;              // an expression that reads memory
+  uint8_t element;            // ROWS: an expression with a value at each place
+  uint8_t deferred;           // a statement that waits for the end of its block
+  uint16_t depth;
+  int32_t op, op2, symbol;
+  int32_t a, b, c, first, second, next; // nodes; -1 = none
+  int32_t assigned_from, assigned_to;   // in assigned[]: the symbols that a block assigns
+  uint32_t begin, end;                  // in the source
+  int64_t whole;
+  float real;
+} zmi_node;
+
+typedef enum zmi_symbol_kind {
+  ZMI_Y_INPUT,
+  ZMI_Y_OUTPUT,
+  ZMI_Y_PARAM,
+  ZMI_Y_LEAF,  // op: PLACE, LENGTH, THREAD, ...
+  ZMI_Y_CONST, // value: a float
+  ZMI_Y_LOCAL,
+  ZMI_Y_SHARED
+} zmi_symbol_kind;
+
+typedef struct zmi_symbol {
+  const char *name; // not terminated
+  uint32_t size;
+  uint8_t kind, type;  // type as written: 0 = of its first value
+  uint8_t level;       // ROWS: 1 = has a value at each place
+  bool whole;          // a parameter that is used as an integer
+  bool hidden;         // its scope is closed
+  bool fixed;          // a loop counter: not assigned
+  int32_t index;       // of inputs, outputs, parameters; the op of a LEAF
+  int32_t known_after; // the ELEMENTS block that makes it; -1
+  int32_t assigned_in; // OUTPUT: the block that assigns it; -1 not yet, 0 the row
+  float value;
+} zmi_symbol;
+
+struct zmi_kernel {
+  zmi_kernel_facts facts;
+  char *source, *lists[3], *names; // names: of facts, each terminated
+  char *raw[3];
+  zmi_node *nodes;
+  size_t node_count, node_capacity;
+  zmi_symbol *symbols;
+  size_t symbol_count, symbol_capacity;
+  int32_t *assigned;
+  size_t assigned_count, assigned_capacity;
+  int32_t body, value; // first statement; the expression that is result 0, or -1
+  int32_t shape[ZMI_KERNEL_OUT][ZM_MAX_RANK], rank[ZMI_KERNEL_OUT], groups, threads;
+  zm_dtype result[ZMI_KERNEL_OUT];
+  int param_type[ZMI_KERNEL_PARAMS]; // written: 0 = by use
+  int references;
+};
+
+typedef struct zmi_parser {
+  zmi_kernel *k;
+  const char *name;   // for messages
+  const char *source; // what is being read
+  uint32_t size, at;
+  zmi_token token; // the next one
+  uint32_t last_end;
+  bool failed;
+  bool infer;     // unknown names become inputs
+  bool sizes;     // an expression of shapes: dims and parameters only
+  int32_t within; // ROWS: the ELEMENTS block being read (its node + 1), 0 at row level
+  int32_t blocks; // ELEMENTS blocks so far
+  int reducing;   // depth of reductions around
+  int nested;     // fors and ifs around, inside the ELEMENTS block
+  bool joining;   // in a join
+  int effects;    // statements and loads so far that an IF must guard
+  int depth;      // of recursion
+  int inlined;    // functions that are text around
+  size_t scope;   // first symbol of the innermost scope
+} zmi_parser;
+
+// ---- lex.c ----
+void zmi_lex(zmi_parser *p); // reads the next token
+// Fails with the place: "kernel NAME:LINE:COLUMN: text", the line, and a caret below. The first failure counts.
+void zmi_parse_fail(zmi_parser *p, uint32_t begin, uint32_t end, const char *format, ...) __attribute__((format(printf, 4, 5)));
+void zmi_show_place(const char *name, const char *source, uint32_t size, uint32_t begin, uint32_t end, const char *message);
+bool zmi_token_is(const zmi_parser *p, const char *text); // a name or a sign
+bool zmi_take(zmi_parser *p, const char *text);
+bool zmi_expect(zmi_parser *p, const char *text, const char *after);
+
+// ---- names.c ----
+typedef struct zmi_function {
+  const char *name;
+  int operands;
+  int op;           // zmi_cop, or -1
+  const char *text; // a definition in the language: its parameters are a, b, c
+} zmi_function;
+const zmi_function *zmi_function_find(const char *name, uint32_t size, int operands, bool *known);
+int zmi_type_find(const char *name, uint32_t size); // a written type, or -1
+int32_t zmi_symbol_add(zmi_parser *p, zmi_symbol symbol);
+int32_t zmi_symbol_find(const zmi_parser *p, const char *name, uint32_t size); // -1 if there is none
+bool zmi_symbols_builtin(zmi_parser *p);
+void zmi_unknown_name(zmi_parser *p, uint32_t begin, uint32_t end, bool function);
+
+// ---- parse.c, parse_statement.c ----
+int32_t zmi_node_new(zmi_parser *p, zmi_node_kind kind, uint32_t begin);
+int32_t zmi_parse_expression(zmi_parser *p);
+int32_t zmi_parse_statements(zmi_parser *p, const char *closing); // up to "}" or, NULL, the end; -1 if empty
+int32_t zmi_parse_statement(zmi_parser *p);                       // -1: nothing, or failed
+void zmi_mark_whole(zmi_parser *p, int32_t node);                 // parameters in it are integers
+void zmi_node_adopt(zmi_parser *p, int32_t node, int32_t child);  // takes over what is true of a child
+int32_t zmi_binary(zmi_parser *p, int op, int32_t a, int32_t b);
+size_t zmi_scope_open(zmi_parser *p);
+void zmi_scope_close(zmi_parser *p, size_t scope);
+
+#endif

@@ -243,6 +243,11 @@ int zmi_code_emit(zmi_code *c, const zmi_inst *inst) {
   for (int i = 0; i < zmi_cop_rows[inst->op].operands; i++) {
     if (operands[i] < 0) return -1; // its maker has said why
   }
+  zmi_inst reduced = *inst;
+  if (inst->op == ZMI_K_SUM || inst->op == ZMI_K_PROD) { // lanes start with 0 or 1 and round alike
+    reduced.a = zmi_code_without(c, inst->op == ZMI_K_SUM ? ZMI_K_ADD : ZMI_K_MUL, inst->a);
+    inst = &reduced;
+  }
   if (inst->op == ZMI_K_BITCAST) {
     zmi_inst x = *inst;
     int same = zmi_code_simplify(c, &x);

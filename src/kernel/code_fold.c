@@ -298,6 +298,13 @@ static bool is_const(const zmi_inst *x, double value) {
   return x->type == ZMI_C_FLOAT ? (double)x->imm.f == value && !(value == 0 && bits_of(x->imm.f) != 0) : (double)x->imm.i == value;
 }
 
+int zmi_code_without(const zmi_code *c, zmi_cop op, int value) {
+  const zmi_inst *x = &c->insts[value];
+  double neutral = op == ZMI_K_MUL;
+  if (x->op != op) return value;
+  return is_const(&c->insts[x->a], neutral) ? x->b : is_const(&c->insts[x->b], neutral) ? x->a : value;
+}
+
 // A float that is no denormal, so that multiplying it by one changes nothing.
 static bool is_flushed(const zmi_code *c, int v) {
   for (int depth = 0; depth < 64; depth++) {

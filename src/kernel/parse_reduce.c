@@ -1,0 +1,110 @@
+// Reductions given as init, update, combine and finalize become text of the ROWS form. The author's pieces stand on lines of their own, so
+// that a message shows them as they were written.
+#include "kernel/parse.h"
+
+#include <stdio.h>
+#include <string.h>
+
+// Where an update joins its accumulator with something that does not depend on it, the reduction runs in the lane order.
+typedef struct joining {
+  const char *reduction, *neutral; // neutral NULL: the first value, which does no harm twice
+  const char *sign;                // between the first value and the reduction
+} joining;
+
+static const joining serial = {0};
+
+static int count_name(const zmi_kernel *k, int32_t node, int32_t symbol) {
+  if (node < 0) return 0;
+  const zmi_node *n = &k->nodes[node];
+  int count = n->kind == ZMI_N_NAME && n->symbol == symbol;
+  for (int32_t d = n->kind == ZMI_N_INLINE ? n->first : -1; d >= 0; d = k->nodes[d].next) count += count_name(k, k->nodes[d].a, symbol);
+  return count + count_name(k, n->a, symbol) + count_name(k, n->b, symbol) + count_name(k, n->c, symbol);
+}
+
+static joining form_of(const zmi_kernel *k, const char *const *names) {
+  static const joining sum = {"sum", "0", "+"}, product = {"prod", "1", "*"}, most = {"max", NULL, NULL}, least = {"min", NULL, NULL};
+  int32_t acc = -1;
+  for (size_t s = 0; s < k->symbol_count; s++) {
+    const zmi_symbol *y = &k->symbols[s];
+    for (int i = 0; i < 2 && y->kind == ZMI_Y_INPUT; i++) {
+      if (strlen(names[i]) == y->size && memcmp(names[i], y->name, y->size) == 0) acc = (int32_t)s;
+    }
+  }
+  const zmi_node *root = &k->nodes[k->value];
+  if (acc < 0 || count_name(k, k->value, acc) != 1 || root->a < 0 || root->b < 0) return serial;
+  const zmi_node *a = &k->nodes[root->a], *b = &k->nodes[root->b];
+  bool left = a->kind == ZMI_N_NAME && a->symbol == acc, right = b->kind == ZMI_N_NAME && b->symbol == acc;
+  if (!left && !right) return serial;
+  if (root->kind == ZMI_N_BINARY) return root->op == '+' ? sum : root->op == '*' ? product : serial;
+  if (root->kind != ZMI_N_CALL) return serial;
+  return root->op == ZMI_K_MAX ? most : root->op == ZMI_K_MIN ? least : serial;
+}
+
+// Reads one piece by itself: a message about its syntax shows it alone.
+static zm_status read_piece(const char *name, const char *what, const char *text, const char *const *acc, joining *form) {
+  char title[96];
+  snprintf(title, sizeof title, "%.40s: %s", name, what);
+  zmi_kernel_text t = {.name = title, .form = ZMI_FORM_ELEMENTS, .source = text};
+  if (strchr(text, ';')) {
+    const char *at = strchr(text, ';');
+    zmi_show_place(title, text, (uint32_t)strlen(text), (uint32_t)(at - text), (uint32_t)(at - text) + 1, "one expression is expected");
+    return zm_last_status();
+  }
+  zmi_kernel *k = zmi_kernel_define(&t);
+  if (!k) return zm_last_status();
+  if (form) *form = form_of(k, acc);
+  zmi_kernel_release(k);
+  return ZM_OK;
+}
+
+static zm_status add_pass(const char *name, const zmi_pass_text *pass, int number, zmi_text *out) {
+  char other[8], parts[3][24];
+  snprintf(other, sizeof other, "acc%d", number);
+  const char *const acc[2] = {"acc", other};
+  static const char *const words[] = {"init", "update", "combine", "finalize"};
+  for (int i = 0; i < 3; i++) {
+    if (number) snprintf(parts[i], sizeof parts[i], "pass%d.%s", number, words[i]);
+    if (!number) snprintf(parts[i], sizeof parts[i], "%s", words[i]);
+  }
+  if (!pass->update) return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: %s is not given", name, parts[1]);
+  joining form = serial;
+  if (read_piece(name, parts[1], pass->update, acc, &form) != ZM_OK) return zm_last_status();
+  const char *init = pass->init ? pass->init : "0";
+  if (form.reduction && form.sign) {
+    zmi_text_add(out, "elements {\nlet acc = %s; let %s = acc;\nreduced_%d = %s(\n%s\n);\n}\n", form.neutral, other, number, form.reduction,
+                 pass->update);
+    zmi_text_add(out, "let acc = (\n%s\n) %s reduced_%d;\n", init, form.sign, number);
+  } else if (form.reduction) {
+    zmi_text_add(out, "let first_%d = (\n%s\n);\nelements {\nlet acc = first_%d; let %s = acc;\n", number, init, number, other);
+    zmi_text_add(out, "reduced_%d = %s(\n%s\n);\n}\n", number, form.reduction, pass->update);
+    zmi_text_add(out, "let acc = %s(first_%d, reduced_%d);\n", form.reduction, number, number);
+  } else {
+    zmi_text_add(out, "let acc =\n%s\n;\nelements {\nlet %s = acc; acc =\n%s\n;\n}\n", init, other, pass->update);
+    if (pass->combine) zmi_text_add(out, "join {\nlet a = acc; let b = right.acc; acc =\n%s\n;\n}\n", pass->combine);
+  }
+  zmi_text_add(out, "let %s = acc;\n", other);
+  return ZM_OK;
+}
+
+static zm_status finished(const char *name, const zmi_text *out) {
+  return out->failed ? zmi_fail(ZM_ERROR_MEMORY, "kernel %s: out of memory", name) : ZM_OK;
+}
+
+zm_status zmi_reduce_source(const char *name, const zmi_pass_text *pass, zmi_text *source) {
+  if (!name) name = "reduce";
+  if (add_pass(name, pass, 0, source) != ZM_OK) return zm_last_status();
+  zmi_text_add(source, "y =\n%s\n;\n", pass->finalize ? pass->finalize : "acc");
+  return finished(name, source);
+}
+
+zm_status zmi_map_reduce_source(const char *name, const zmi_pass_text pass[2], const char *write, zmi_text *source) {
+  if (!name) name = "map_reduce";
+  if (!write) return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: write is not given", name);
+  for (int i = 0; i < 2; i++) {
+    if (i == 1 && !pass[i].update) break;
+    if (add_pass(name, &pass[i], i + 1, source) != ZM_OK) return zm_last_status();
+    zmi_text_add(source, "let s%d =\n%s\n;\n", i + 1, pass[i].finalize ? pass[i].finalize : "acc");
+  }
+  zmi_text_add(source, "elements {\ny =\n%s\n;\n}\n", write);
+  return finished(name, source);
+}

@@ -7,6 +7,7 @@
 #include <zmlx/linear.h>
 #include <zmlx/memory.h>
 #include <zmlx/model.h>
+#include <zmlx/ops.h>
 #include <zmlx/random.h>
 #include <zmlx/status.h>
 #include <zmlx/tokenizer.h>

@@ -12,6 +12,10 @@
   X(short_conv) X(route) X(combine)                                                                                   \
   /* shapes and memory: views.c, copy.c, join.c, take.c, fill.c */                                                    \
   X(reshape) X(transpose) X(broadcast_to) X(slice) X(copy) X(concatenate) X(take) X(arange)                           \
+  /* running results, sorting, indices: cumulative.c, linear_scan.c, sort.c, search.c, gather.c, along_axis.c */      \
+  X(cumsum) X(cumprod) X(cummax) X(cummin) X(logcumsumexp) X(linear_scan)                                             \
+  X(sort) X(argsort) X(partition) X(argpartition) X(topk) X(searchsorted)                                             \
+  X(gather) X(scatter) X(take_along_axis) X(put_along_axis) X(slice_at) X(slice_update)                               \
   /* element by element: elementwise.c, cast.c */                                                                     \
   X(add) X(subtract) X(multiply) X(divide) X(maximum) X(minimum)                                                      \
   X(equal) X(not_equal) X(less) X(less_equal) X(greater) X(greater_equal) X(where)                                    \
@@ -49,6 +53,8 @@ extern const char *const zmi_dtype_words[]; // for ZMI_FIELD_WORD fields that ho
 bool zmi_present(const char *op, int n, zm_array *const *arrays);
 // An axis of rank `rank`, negative from the end; false with a message if out of range.
 bool zmi_axis(const char *op, int axis, int rank, int *result);
+// Elements of [start, stop) of one axis as NumPy reads it: negative numbers count from the end, then both are limited to what is there.
+int64_t zmi_slice_range(int64_t size, int64_t *start, int64_t stop, int64_t step);
 zm_dtype zmi_at_least_float(zm_dtype dtype); // float32 for bool and integers
 // The shape that two shapes broadcast to; false with a message if they do not.
 bool zmi_broadcast_shape(const char *op, const zmi_type *a, const zmi_type *b, int *rank, int64_t *shape);

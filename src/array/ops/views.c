@@ -394,7 +394,7 @@ zm_array *zmi_slice_exactly(zm_array *a, const int64_t *start, const int64_t *st
 }
 
 // [start, stop) of one axis as NumPy reads it: negative numbers count from the end, then both are limited to what is there.
-static int64_t slice_range(int64_t size, int64_t *start, int64_t stop, int64_t step) {
+int64_t zmi_slice_range(int64_t size, int64_t *start, int64_t stop, int64_t step) {
   const int64_t low = step > 0 ? 0 : -1, high = step > 0 ? size : size - 1;
   if (*start < 0) *start += size;
   if (stop < 0) stop += size;
@@ -418,7 +418,7 @@ zm_array *zm_slice(zm_array *a, const int64_t *start, const int64_t *stop, const
     }
     attrs.start[i] = start[i];
     attrs.step[i] = width;
-    attrs.count[i] = slice_range(a->type.shape[i], &attrs.start[i], stop[i], width);
+    attrs.count[i] = zmi_slice_range(a->type.shape[i], &attrs.start[i], stop[i], width);
     if (attrs.count[i] == 0) attrs.start[i] = 0;
     whole = whole && attrs.count[i] == a->type.shape[i] && (width == 1 || attrs.count[i] <= 1);
   }

@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""Writes tests/data/ops_*_cases.json, one file a group: inputs and results of the operations of zmlx/ops.h as computed by MLX (on the
+CPU) and NumPy.
+
+Needs the packages mlx[cpu] and numpy. Arrays are {"t": dtype, "s": shape, "x": bytes in hex}. "tol" is a relative error that is allowed,
+of "floor" if that is larger than the result; without it the values must agree exactly (any NaN equals any other, and a zero its negative).
+"view" on an input: it is made by transposing the stored array, so that the operation sees strides.
+"""
+import json
+import pathlib
+
+import mlx.core as mx
+import numpy as np
+
+mx.set_default_device(mx.cpu)
+rng = np.random.default_rng(5)
+
+DTYPES = [mx.bool_, mx.uint8, mx.uint16, mx.uint32, mx.uint64, mx.int8, mx.int16, mx.int32, mx.int64, mx.float16, mx.bfloat16, mx.float32]
+FLOATS = DTYPES[9:]
+INTS = DTYPES[1:9]
+TOLERANCE = {mx.float32: 3e-6, mx.float16: 2e-3, mx.bfloat16: 1.6e-2}
+cases = []
+
+
+def name(dtype):
+    return str(dtype).replace("mlx.core.", "").replace("bool_", "bool")
+
+
+def pack(a, view=False):
+    if view and a.ndim > 1:
+        return {**pack(mx.contiguous(a.T)), "view": True}
+    raw = np.array(a.view(mx.uint16) if a.dtype == mx.bfloat16 else a)
+    raw = raw.reshape(a.shape)
+    return {"t": name(a.dtype), "s": list(a.shape), "x": np.ascontiguousarray(raw).tobytes().hex()}
+
+
+def sample(dtype, shape, special=True, scale=4.0):
+    n = int(np.prod(shape))
+    if dtype == mx.bool_:
+        return mx.array(rng.integers(0, 2, shape).astype(bool))
+    if dtype in INTS:
+        t = np.dtype(name(dtype))
+        info = np.iinfo(t)
+        x = rng.integers(info.min, info.max, n, dtype=t, endpoint=True)
+        x[rng.random(n) < 0.5] = rng.integers(0, 4, 1)[0]
+        return mx.array(x.reshape(shape))
+    x = (rng.standard_normal(n) * scale).astype(np.float32)
+    x[rng.random(n) < 0.25] = 1.5
+    if special and n > 8:
+        x[:8] = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, np.nan]
+        rng.shuffle(x)
+    return mx.array(x.reshape(shape)).astype(dtype)
+
+
+def case(op, inputs, out, args=None, tol=None, floor=0, view=False):
+    out = [out] if isinstance(out, mx.array) else list(out)
+    mx.eval(out)
+    c = {"op": op, "in": [pack(a, view) for a in inputs], "out": [pack(a) for a in out], "args": args or {}}
+    if tol:
+        c["tol"] = tol
+        c["floor"] = float(np.max(floor, initial=0))
+    cases.append(c)
+
+
+def cumulative_cases():
+    shapes = [((0,), 0), ((1,), 0), ((7,), 0), ((3, 5), 1), ((5, 3), 0), ((3, 0), 0), ((1, 65, 2), 1), ((70,), 0)]
+    for shape, axis in shapes:
+        for op in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"):
+            for reverse in (False, True):
+                for inclusive in (True, False):
+                    args = {"axis": axis, "reverse": reverse, "inclusive": inclusive}
+                    some = DTYPES if shape in ((7,),) else [mx.float32, mx.int16] if np.prod(shape) < 1000 else [mx.bfloat16]
+                    for dtype in some:
+                        if op in ("cummax", "cummin") and dtype == mx.bool_ or op == "logcumsumexp" and dtype not in FLOATS:
+                            continue
+                        a = sample(dtype, shape, special=op in ("cummax", "cummin"), scale=1.2)
+                        if op in ("cummax", "cummin") or dtype not in FLOATS:
+                            case(op, [a], getattr(mx, op)(a, axis, reverse=reverse, inclusive=inclusive), args, view=True)
+                            continue
+                        x = np.array(a.astype(mx.float32)).astype(np.float64)
+                        x = np.flip(x, axis) if reverse else x
+                        y = {"cumsum": np.cumsum, "cumprod": np.cumprod, "logcumsumexp": np.logaddexp.accumulate}[op](x, axis)
+                        magnitude = np.abs(np.cumsum(np.abs(x), axis)).max(initial=0) if op == "cumsum" else 0 if op == "cumprod" else 1
+                        if not inclusive and shape[axis]:
+                            first = {"cumsum": 0, "cumprod": 1, "logcumsumexp": -np.inf}[op]
+                            y = np.roll(y, 1, axis)
+                            y[(slice(None),) * axis + (0,)] = first
+                        y = np.flip(y, axis) if reverse else y
+                        tol = TOLERANCE[dtype] * (4 if op == "cumprod" else 1)
+                        case(op, [a], mx.array(y.astype(np.float32)).astype(dtype), args, tol, magnitude, view=True)
+
+
+def stable(a, axis, inverse=False):
+    """Indices of a stable sort with NaN last (falling: NaN first)."""
+    x = np.array(a.astype(mx.float32)) if a.dtype in FLOATS else np.array(a)
+    if not inverse:
+        return np.argsort(x, axis=axis, kind="stable")
+    ranks = np.zeros(x.shape, np.int64)  # dense ranks, so that falling order can be stable too
+    for at in np.ndindex(*[n for i, n in enumerate(x.shape) if i != axis % x.ndim]):
+        at = list(at)
+        at.insert(axis % x.ndim, slice(None))
+        at = tuple(at)
+        ranks[at] = np.unique(x[at], return_inverse=True)[1]
+    return np.argsort(-ranks, axis=axis, kind="stable")
+
+
+def sort_cases():
+    shapes = [((0,), 0), ((1,), 0), ((7,), 0), ((33,), 0), ((3, 5), 1), ((5, 3), 0), ((0, 3), 1), ((2, 5, 3), 1)]
+    for shape, axis in shapes:
+        for dtype in DTYPES if shape == (33,) else [mx.float32, mx.int32, mx.uint8, mx.float16]:
+            a = sample(dtype, shape)
+            order = stable(a, axis)
+            args = {"axis": axis}
+            index = mx.array(order.astype(np.uint32))
+            case("argsort", [a], index, args, view=True)
+            case("sort", [a], mx.take_along_axis(a, index, axis) if a.size else a, args, view=True)
+            n = shape[axis]
+            for k in sorted({0, min(1, n), n // 2, n}):
+                down = mx.array(stable(a, axis, True).astype(np.uint32))
+                part = mx.array(np.take(np.array(down), np.arange(k), axis))
+                values = mx.take_along_axis(a, part, axis) if part.size else mx.zeros(part.shape, a.dtype)
+                case("topk", [a], [values, part], {"axis": axis, "k": k})
+    for dtype in DTYPES:
+        s = mx.sort(sample(dtype, (21,), special=False))
+        v = sample(dtype, (3, 6), special=False)
+        v = mx.concatenate([v, mx.broadcast_to(s[:6], (1, 6))])
+        for right in (False, True):
+            case("searchsorted", [s, v], mx.searchsorted(s, v, side="right" if right else "left"), {"right": right}, view=False)
+    case("searchsorted", [mx.zeros((0,)), mx.ones((3,))], mx.zeros((3,), mx.uint32), {"right": False})
+
+
+def index_cases():
+    for dtype in DTYPES:
+        a = sample(dtype, (2, 5, 3))
+        i = mx.array(rng.integers(-5, 5, (2, 3)).astype(np.int32))
+        j = mx.array(rng.integers(0, 3, (3,)).astype(np.uint8))
+        case("gather", [a, i], mx.take(a, i, 1), {"axes": [1]}, view=True)
+        case("gather", [a, i, j], a[:, i, j], {"axes": [1, 2]})
+        k = mx.array(rng.integers(-2, 2, (2, 1)).astype(np.int64))
+        case("gather", [a, k, j], a[k, :, j], {"axes": [0, 2]}, view=True)
+        t = mx.array(rng.integers(-5, 5, (2, 7, 1)).astype(np.int16))
+        wide = mx.broadcast_to(t, (2, 7, 3))
+        case("take_along_axis", [a, t], mx.take_along_axis(a, wide, 1), {"axis": 1})
+        v = sample(dtype, (2, 7, 3))
+        x = np.array(a.astype(mx.float32)) if dtype == mx.bfloat16 else np.array(a)
+        w = np.array(v.astype(mx.float32)) if dtype == mx.bfloat16 else np.array(v)
+        for o in range(2):  # the last of duplicates stays
+            for m in range(7):
+                for c in range(3):
+                    x[o, int(wide[o, m, c].item()), c] = w[o, m, c]
+        case("put_along_axis", [a, t, v], mx.array(x).astype(dtype), {"axis": 1})
+    for dtype in [mx.float32, mx.int32, mx.float16, mx.bfloat16, mx.uint8, mx.int64]:
+        for mode in ("set", "add", "prod", "max", "min"):
+            a = sample(dtype, (2, 5, 3), special=False, scale=1)
+            i = mx.array(rng.integers(-5, 5, (2, 3)).astype(np.int32))
+            u = sample(dtype, (2, 2, 3, 3), special=False, scale=1)
+            k = mx.array(rng.integers(-2, 2, (2, 1)).astype(np.int64))
+            j = mx.array(rng.integers(0, 3, (3,)).astype(np.uint8))
+            for axes, index, at in (([1], [i], (slice(None), i)), ([0, 2], [k, j], (k, slice(None), j))):
+                update = u if axes == [1] else sample(dtype, (2, 3, 5), special=False, scale=1)
+                work = np.float64 if dtype in FLOATS else np.dtype(name(dtype))
+                x = np.array(a.astype(mx.float32) if dtype in FLOATS else a).astype(work)
+                w = np.array(update.astype(mx.float32) if dtype in FLOATS else update).astype(work)
+                where = tuple(np.array(q) if isinstance(q, mx.array) else q for q in at)
+                with np.errstate(all="ignore"):
+                    if mode == "set":
+                        x[where] = w
+                    else:
+                        {"add": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}[mode].at(x, where, w)
+                y = mx.array(x.astype(np.float32) if dtype in FLOATS else x).astype(dtype)
+                tol = TOLERANCE[dtype] if dtype in FLOATS and mode in ("add", "prod") else None
+                case("scatter", [a, update, *index], y, {"axes": axes, "mode": mode}, tol, 8 if mode == "add" else 0, view=True)
+    for dtype in (mx.float32, mx.uint8, mx.int64, mx.bfloat16):
+        a = sample(dtype, (5, 6, 4))
+        for start, stop, step in (([0, 1, 0], [5, 4, 4], [1, 1, 1]), ([4, -1, 0], [-9, 0, 4], [-2, -2, 3]),
+                                  ([2, 0, 0], [2, 6, 4], [1, 1, 1])):
+            at = tuple(slice(s, e if not (t < 0 and e < -5) else None, t) for s, e, t in zip(start, stop, step))
+            x = np.array(a.astype(mx.float32))
+            u = sample(dtype, x[at].shape[1:])
+            x[at] = np.array(u.astype(mx.float32))
+            if dtype == mx.int64:
+                x = np.array(a)
+                x[at] = np.array(u)
+            case("slice_update", [a, u], mx.array(x).astype(dtype), {"start": start, "stop": stop, "step": step}, view=True)
+        for start in ([1, 2], [4, 0], [0, 3]):
+            s = mx.array(np.array(start, np.int32))
+            case("slice_at", [a, s], mx.slice(a, mx.minimum(s, mx.array([2, 1])), (0, 2), (3, 6, 3)), {"axes": [0, 2], "size": [3, 6, 3]},
+                 view=True)
+            u = sample(dtype, (3, 2, 3))
+            case("slice_update_at", [a, u, s], mx.slice_update(a, u, mx.minimum(s, mx.array([2, 1])), (0, 2)), {"axes": [0, 2]}, view=True)
+
+
+if __name__ == "__main__":
+    folder = pathlib.Path(__file__).parent.parent / "tests/data"
+    for group in (cumulative_cases, sort_cases, index_cases):
+        cases.clear()
+        group()
+        path = folder / ("ops_" + group.__name__ + ".json")
+        lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
+        path.write_text('{"cases":[\n' + lines + "\n]}\n")
+        print(path, path.stat().st_size, "bytes,", len(cases), "cases")

@@ -1,0 +1,514 @@
+// Running sums, products, maxima, minima and logarithms of sums of exponentials along an axis. The operand is seen as [outer, K, inner].
+//
+// Order (docs/numerics.md): positions in stretches of SUB, stretches in blocks of BLOCK. Within a stretch p runs from its first element
+// on; q = (the block's result at the end of the stretch before) joined with p; the result is (the row's result at the end of the block
+// before) joined with q. The first stretch of a block and the first block of a row have nothing before them. So four stretches run side by
+// side, and blocks of one row are shared out to workers, and the bits depend on the position alone. logcumsumexp runs through its block in
+// one go.
+#include "array/ops/cumulative.h"
+
+#include <string.h>
+
+enum { SUB = 64, PIECE = 1024, BLOCK = 16384, WIDTH = 64, NARROW = 16 };
+
+typedef enum scan_kind { SUM, PROD, MAX, MIN, LOG, KIND_COUNT } scan_kind;
+
+static const zmi_field fields[] = {{"axis", ZMI_FIELD_INT, offsetof(zmi_scan_attrs, axis), NULL},
+                                   {"reverse", ZMI_FIELD_INT, offsetof(zmi_scan_attrs, reverse), NULL},
+                                   {"inclusive", ZMI_FIELD_INT, offsetof(zmi_scan_attrs, inclusive), NULL},
+                                   {0}};
+
+// A value of any work type; for logcumsumexp a maximum and a sum relative to it.
+typedef union value {
+  uint64_t bits;
+  float f[2];
+  unsigned char bytes[8];
+} value;
+
+// What a row knows at some position.
+typedef struct state {
+  value chain; // the block's result so far
+  value carry; // the row's result at the end of the block before
+  bool begun, carried;
+  const zmi_kernels *kernels;
+} state;
+
+// The same for `width` columns at once. Arrays of the work type.
+typedef struct columns {
+  _Alignas(64) uint64_t p[WIDTH], chain[WIDTH], carry[WIDTH];
+  bool begun, carried;
+  int64_t at; // position within the block
+  const zmi_kernels *kernels;
+} columns;
+
+// ---- one work type and one way to join ----
+
+static inline float larger(float a, float b) {
+  return (b > a) | (b != b) ? b : a;
+}
+
+static inline float smaller(float a, float b) {
+  return (b < a) | (b != b) ? b : a;
+}
+
+#define WRAP_ADD(T, a, b) ((T)((uint64_t)(a) + (uint64_t)(b)))
+#define WRAP_MULTIPLY(T, a, b) ((T)((uint64_t)(a) * (uint64_t)(b)))
+#define MORE(T, a, b) ((b) > (a) ? (b) : (a))
+#define LESS(T, a, b) ((b) < (a) ? (b) : (a))
+#define FLOAT_ADD(T, a, b) ((a) + (b))
+#define FLOAT_MULTIPLY(T, a, b) ((a) * (b))
+#define FLOAT_MORE(T, a, b) larger(a, b)
+#define FLOAT_LESS(T, a, b) smaller(a, b)
+
+#define SCAN(T, name, JOIN)                                                                                                                \
+  /* n <= PIECE positions in place, from a multiple of SUB of the block on. */                                                             \
+  static void name##_row_##T(void *data, int64_t n, state *s) {                                                                            \
+    T *x = data;                                                                                                                           \
+    int64_t at = 0;                                                                                                                        \
+    for (; at + 4 * SUB <= n; at += 4 * SUB) {                                                                                             \
+      T *y = x + at, a = y[0], b = y[SUB], c = y[2 * SUB], d = y[3 * SUB];                                                                 \
+      for (int i = 1; i < SUB; i++) {                                                                                                      \
+        y[i] = a = JOIN(T, a, y[i]);                                                                                                       \
+        y[i + SUB] = b = JOIN(T, b, y[i + SUB]);                                                                                           \
+        y[i + 2 * SUB] = c = JOIN(T, c, y[i + 2 * SUB]);                                                                                   \
+        y[i + 3 * SUB] = d = JOIN(T, d, y[i + 3 * SUB]);                                                                                   \
+      }                                                                                                                                    \
+    }                                                                                                                                      \
+    for (; at < n; at += SUB) {                                                                                                            \
+      int64_t last = ZMI_MIN(n, at + SUB);                                                                                                 \
+      for (int64_t i = at + 1; i < last; i++) x[i] = JOIN(T, x[i - 1], x[i]);                                                              \
+    }                                                                                                                                      \
+    T chain, carry;                                                                                                                        \
+    memcpy(&chain, s->chain.bytes, sizeof chain);                                                                                          \
+    memcpy(&carry, s->carry.bytes, sizeof carry);                                                                                          \
+    for (at = 0; at < n; at += SUB) {                                                                                                      \
+      int64_t last = ZMI_MIN(n, at + SUB);                                                                                                 \
+      if (s->begun) {                                                                                                                      \
+        for (int64_t i = at; i < last; i++) x[i] = JOIN(T, chain, x[i]);                                                                   \
+      }                                                                                                                                    \
+      chain = x[last - 1];                                                                                                                 \
+      s->begun = true;                                                                                                                     \
+    }                                                                                                                                      \
+    if (s->carried) {                                                                                                                      \
+      for (int64_t i = 0; i < n; i++) x[i] = JOIN(T, carry, x[i]);                                                                         \
+    }                                                                                                                                      \
+    memcpy(s->chain.bytes, &chain, sizeof chain);                                                                                          \
+  }                                                                                                                                        \
+  /* One position of `width` columns; x becomes the result. */                                                                             \
+  static void name##_line_##T(void *data, int64_t width, columns *s) {                                                                     \
+    T *restrict x = data, *restrict p = (T *)s->p, *restrict chain = (T *)s->chain, *restrict carry = (T *)s->carry;                       \
+    if (s->at % SUB == 0)                                                                                                                  \
+      memcpy(p, x, (size_t)width * sizeof *p);                                                                                             \
+    else                                                                                                                                   \
+      for (int64_t j = 0; j < width; j++) x[j] = p[j] = JOIN(T, p[j], x[j]);                                                               \
+    if (s->begun) {                                                                                                                        \
+      for (int64_t j = 0; j < width; j++) x[j] = JOIN(T, chain[j], x[j]);                                                                  \
+    }                                                                                                                                      \
+    if (s->at % SUB == SUB - 1) {                                                                                                          \
+      memcpy(chain, x, (size_t)width * sizeof *chain);                                                                                     \
+      s->begun = true;                                                                                                                     \
+    }                                                                                                                                      \
+    s->at++;                                                                                                                               \
+    if (s->carried) {                                                                                                                      \
+      for (int64_t j = 0; j < width; j++) x[j] = JOIN(T, carry[j], x[j]);                                                                  \
+    }                                                                                                                                      \
+  }                                                                                                                                        \
+  static void name##_join_##T(value *a, const value *b) {                                                                                  \
+    T x, y;                                                                                                                                \
+    memcpy(&x, a->bytes, sizeof x);                                                                                                        \
+    memcpy(&y, b->bytes, sizeof y);                                                                                                        \
+    x = JOIN(T, x, y);                                                                                                                     \
+    memcpy(a->bytes, &x, sizeof x);                                                                                                        \
+  }
+
+#define INTEGER_SCANS(T) SCAN(T, sum, WRAP_ADD) SCAN(T, prod, WRAP_MULTIPLY) SCAN(T, max, MORE) SCAN(T, min, LESS)
+INTEGER_SCANS(uint8_t)
+INTEGER_SCANS(uint16_t)
+INTEGER_SCANS(uint32_t)
+INTEGER_SCANS(uint64_t)
+INTEGER_SCANS(int8_t)
+INTEGER_SCANS(int16_t)
+INTEGER_SCANS(int32_t)
+INTEGER_SCANS(int64_t)
+SCAN(float, sum, FLOAT_ADD)
+SCAN(float, prod, FLOAT_MULTIPLY)
+SCAN(float, max, FLOAT_MORE)
+SCAN(float, min, FLOAT_LESS)
+
+// ---- logcumsumexp: m = the largest so far, s = the sum of exp(x - m); s = s exp(m before - m) + exp(x - m) ----
+
+static void factors(const zmi_kernels *k, const float *before, const float *m, float *x, int64_t n, float *older) {
+  for (int64_t i = 0; i < n; i++) {
+    older[i] = before[i] == m[i] ? 0.0f : before[i] - m[i]; // equal infinities have no difference
+    x[i] = x[i] == m[i] ? 0.0f : x[i] - m[i];
+  }
+  k->exp(older, n);
+  k->exp(x, n);
+}
+
+static void log_row(void *data, int64_t n, state *s) {
+  _Alignas(64) float m[PIECE + 1], older[PIECE];
+  float *x = data;
+  if (!s->begun) s->chain = s->carried ? s->carry : (value){.f = {x[0], 0.0f}};
+  s->begun = true;
+  m[0] = s->chain.f[0];
+  for (int64_t i = 0; i < n; i++) m[i + 1] = larger(m[i], x[i]);
+  factors(s->kernels, m, m + 1, x, n, older);
+  float sum = s->chain.f[1];
+  for (int64_t i = 0; i < n; i++) x[i] = sum = sum * older[i] + x[i];
+  s->chain.f[0] = m[n];
+  s->chain.f[1] = sum;
+  s->kernels->log(x, n);
+  for (int64_t i = 0; i < n; i++) x[i] = m[i + 1] + x[i];
+}
+
+static void log_line(void *data, int64_t width, columns *s) {
+  _Alignas(64) float now[WIDTH], older[WIDTH];
+  float *x = data, *m = (float *)s->p, *sum = (float *)s->chain;
+  if (!s->begun) {
+    for (int64_t j = 0; j < width; j++) {
+      value v = {.bits = s->carried ? s->carry[j] : 0};
+      m[j] = s->carried ? v.f[0] : x[j];
+      sum[j] = s->carried ? v.f[1] : 0.0f;
+    }
+  }
+  s->begun = true;
+  s->at++;
+  for (int64_t j = 0; j < width; j++) now[j] = larger(m[j], x[j]);
+  factors(s->kernels, m, now, x, width, older);
+  for (int64_t j = 0; j < width; j++) x[j] = sum[j] = sum[j] * older[j] + x[j];
+  s->kernels->log(x, width);
+  for (int64_t j = 0; j < width; j++) x[j] = (m[j] = now[j]) + x[j];
+}
+
+static void log_join(value *a, const value *b) {
+  const float m = larger(a->f[0], b->f[0]);
+  const float wa = a->f[0] == m ? 1.0f : zmi_expf(a->f[0] - m), wb = b->f[0] == m ? 1.0f : zmi_expf(b->f[0] - m);
+  a->f[1] = a->f[1] * wa + b->f[1] * wb;
+  a->f[0] = m;
+}
+
+// ---- tables ----
+
+typedef struct scan {
+  void (*row)(void *x, int64_t n, state *s);
+  void (*line)(void *x, int64_t width, columns *s);
+  void (*join)(value *a, const value *b);
+} scan;
+
+#define ENTRIES(dtype, T)                                                                                                                  \
+  [dtype] = {{sum_row_##T, sum_line_##T, sum_join_##T},                                                                                    \
+             {prod_row_##T, prod_line_##T, prod_join_##T},                                                                                 \
+             {max_row_##T, max_line_##T, max_join_##T},                                                                                    \
+             {min_row_##T, min_line_##T, min_join_##T}}
+
+// By dtype; all floats are worked on as float32.
+static const scan scans[ZM_DTYPE_COUNT][KIND_COUNT] = {
+    ENTRIES(ZM_BOOL, uint8_t), ENTRIES(ZM_U8, uint8_t),  ENTRIES(ZM_U16, uint16_t), ENTRIES(ZM_U32, uint32_t), ENTRIES(ZM_U64, uint64_t),
+    ENTRIES(ZM_I8, int8_t),    ENTRIES(ZM_I16, int16_t), ENTRIES(ZM_I32, int32_t),  ENTRIES(ZM_I64, int64_t),  ENTRIES(ZM_F32, float),
+};
+static const scan log_scan = {log_row, log_line, log_join};
+
+static const scan *scan_of(zm_dtype dtype, scan_kind kind) {
+  return kind == LOG ? &log_scan : &scans[zmi_dtype_is_float(dtype) ? ZM_F32 : dtype][kind];
+}
+
+// What stands first in an exclusive scan.
+static void identity(zm_dtype dtype, scan_kind kind, void *dst) {
+  static const float infinite[2] = {-__builtin_inff(), __builtin_inff()};
+  const bool is_signed = dtype >= ZM_I8 && dtype <= ZM_I64;
+  const uint64_t top = UINT64_C(1) << (8 * zm_dtype_size(dtype) - 1);
+  uint64_t bits = 0;
+  if (zmi_dtype_is_float(dtype) && kind >= MAX) {
+    zmi_store_double((double)infinite[kind == MIN], dtype, dst);
+    return;
+  }
+  if (kind == PROD) {
+    zmi_store_double(1, dtype, dst);
+    return;
+  }
+  if (kind == MAX && is_signed) bits = top;
+  if (kind == MIN) bits = dtype == ZM_BOOL ? 1 : is_signed ? top - 1 : UINT64_MAX;
+  memcpy(dst, &bits, zm_dtype_size(dtype));
+}
+
+// ---- the shape of the work ----
+
+typedef struct plan {
+  const zmi_call *call;
+  zm_dtype dtype;
+  scan_kind kind;
+  const scan *scan;
+  size_t size, work; // bytes of an element, and of one while it is worked on
+  int64_t outer, k, inner, blocks;
+  int64_t width, strips, lines; // columns side by side (1: rows, even if they stride), strips of them, outer * strips
+  bool reverse, inclusive;
+  value *totals; // [outer * inner][blocks]: of each block; then the carry into the block after it
+} plan;
+
+static plan plan_of(const zmi_call *c, scan_kind kind) {
+  const zmi_scan_attrs *a = c->attrs;
+  const zmi_type *t = &c->in[0]->type;
+  plan p = {.call = c, .dtype = t->dtype, .kind = kind, .outer = 1, .k = t->shape[a->axis], .inner = 1, .totals = c->scratch};
+  for (int i = 0; i < a->axis; i++) p.outer *= t->shape[i];
+  for (int i = (int)a->axis + 1; i < t->rank; i++) p.inner *= t->shape[i];
+  p.scan = scan_of(p.dtype, kind);
+  p.size = zm_dtype_size(p.dtype);
+  p.work = zmi_dtype_is_float(p.dtype) ? sizeof(float) : p.size;
+  p.blocks = zmi_tiles_of(p.k, BLOCK);
+  p.width = p.inner < NARROW ? 1 : WIDTH;
+  p.strips = zmi_tiles_of(p.inner, p.width);
+  p.lines = p.outer * p.strips;
+  p.reverse = a->reverse;
+  p.inclusive = a->inclusive;
+  return p;
+}
+
+// Lines of one tile, where a line is one block.
+static int64_t tile_lines(const plan *p) {
+  return p->blocks > 1 || p->width > 1 ? 1 : ZMI_MAX(1, ZMI_TILE / ZMI_MAX(p->k, 1));
+}
+
+static int64_t place(const plan *p, int64_t position) {
+  return p->reverse ? p->k - 1 - position : position;
+}
+
+static const char *source(const plan *p, int64_t outer, int64_t position, int64_t col) {
+  return (const char *)p->call->src[0] + (size_t)((outer * p->k + place(p, position)) * p->inner + col) * p->size;
+}
+
+static char *target(const plan *p, int64_t outer, int64_t position, int64_t col) {
+  return (char *)p->call->dst[0] + (size_t)((outer * p->k + place(p, position)) * p->inner + col) * p->size;
+}
+
+static int64_t step_of(const plan *p) {
+  return p->reverse ? -p->inner : p->inner;
+}
+
+// n positions of a row to the work type.
+static void load_row(const plan *p, int64_t outer, int64_t position, int64_t col, int64_t n, void *x) {
+  uint64_t raw[PIECE];
+  const zmi_walk w = {.rank = 1, .size = {n}, .stride = {step_of(p)}};
+  const void *src = source(p, outer, position, col);
+  const bool converts = p->work != p->size || p->dtype == ZM_F16 || p->dtype == ZM_BF16;
+  if (w.stride[0] != 1) {
+    zmi_gather(&w, src, p->size, 0, n, converts ? raw : x);
+    src = raw;
+  } else if (!converts) {
+    memcpy(x, src, (size_t)n * p->size);
+  }
+  if (converts) p->call->kernels->load(src, p->dtype, n, x);
+}
+
+#define SPREAD(bits)                                                                                                                       \
+  static void spread##bits(const void *src, int64_t n, void *dst, int64_t step) {                                                          \
+    typedef uint##bits##_t __attribute__((may_alias)) word;                                                                                \
+    const word *x = src;                                                                                                                   \
+    word *y = dst;                                                                                                                         \
+    for (int64_t i = 0; i < n; i++) y[i * step] = x[i];                                                                                    \
+  }
+SPREAD(8)
+SPREAD(16)
+SPREAD(32)
+SPREAD(64)
+static void (*const spread[])(const void *src, int64_t n, void *dst,
+                              int64_t step) = {[1] = spread8, [2] = spread16, [4] = spread32, [8] = spread64};
+
+static void store_row(const plan *p, int64_t outer, int64_t position, int64_t col, int64_t n, const void *x) {
+  uint64_t raw[PIECE];
+  if (n <= 0) return;
+  char *dst = target(p, outer, position, col);
+  const int64_t step = step_of(p);
+  if (p->work != p->size) {
+    p->call->kernels->store(x, n, step == 1 ? (void *)dst : (void *)raw, p->dtype);
+    x = raw;
+  } else if (step == 1) {
+    memcpy(dst, x, (size_t)n * p->size);
+  }
+  if (step != 1) spread[p->size](x, n, dst, step);
+}
+
+// Results of positions [position, position + n) go one place on if the scan is exclusive.
+static void give_row(const plan *p, int64_t outer, int64_t position, int64_t col, int64_t n, const void *x) {
+  if (p->inclusive) {
+    store_row(p, outer, position, col, n, x);
+    return;
+  }
+  if (position == 0) identity(p->dtype, p->kind, target(p, outer, 0, col));
+  store_row(p, outer, position + 1, col, ZMI_MIN(n, p->k - position - 1), x);
+}
+
+// ---- blocks ----
+
+// `total`: only the block's result is wanted, as if nothing came before it.
+static void row_block(const plan *p, int64_t line, int64_t block, bool total) {
+  _Alignas(64) uint64_t x[PIECE];
+  const int64_t outer = line / p->inner, col = line % p->inner, last = ZMI_MIN(p->k, (block + 1) * BLOCK);
+  value *totals = p->totals + line * p->blocks;
+  state s = {.kernels = p->call->kernels, .carried = !total && block > 0};
+  if (s.carried) s.carry = totals[block - 1];
+  for (int64_t at = block * BLOCK; at < last; at += PIECE) {
+    const int64_t n = ZMI_MIN(PIECE, last - at);
+    load_row(p, outer, at, col, n, x);
+    p->scan->row(x, n, &s);
+    if (!total) give_row(p, outer, at, col, n, x);
+  }
+  if (total) totals[block] = s.chain;
+}
+
+static void store_line(const plan *p, int64_t outer, int64_t position, int64_t col, int64_t n, const void *x) {
+  char *dst = target(p, outer, position, col);
+  if (zmi_dtype_is_float(p->dtype))
+    p->call->kernels->store(x, n, dst, p->dtype);
+  else
+    memcpy(dst, x, (size_t)n * p->size);
+}
+
+static void column_totals(const plan *p, int64_t first, int64_t block, int64_t width, const columns *s, const void *x) {
+  for (int64_t j = 0; j < width; j++) {
+    value v = {.bits = 0};
+    if (p->kind == LOG)
+      v = (value){.f = {((const float *)s->p)[j], ((const float *)s->chain)[j]}};
+    else
+      memcpy(v.bytes, (const char *)x + (size_t)j * p->work, p->work);
+    p->totals[(first + j) * p->blocks + block] = v;
+  }
+}
+
+static void column_block(const plan *p, int64_t line, int64_t block, bool total) {
+  _Alignas(64) uint64_t x[WIDTH];
+  const int64_t outer = line / p->strips, col = line % p->strips * p->width, width = ZMI_MIN(p->width, p->inner - col);
+  const int64_t last = ZMI_MIN(p->k, (block + 1) * BLOCK), first = outer * p->inner + col;
+  columns s = {.kernels = p->call->kernels, .carried = !total && block > 0};
+  for (int64_t j = 0; j < width && s.carried; j++) {
+    const value *v = &p->totals[(first + j) * p->blocks + block - 1];
+    if (p->kind == LOG)
+      s.carry[j] = v->bits;
+    else
+      memcpy((char *)s.carry + (size_t)j * p->work, v->bytes, p->work);
+  }
+  for (int64_t at = block * BLOCK; at < last; at++) {
+    const void *src = source(p, outer, at, col);
+    if (zmi_dtype_is_float(p->dtype))
+      s.kernels->load(src, p->dtype, width, (float *)x);
+    else
+      memcpy(x, src, (size_t)width * p->size);
+    p->scan->line(x, width, &s);
+    if (total) continue;
+    if (p->inclusive) {
+      store_line(p, outer, at, col, width, x);
+      continue;
+    }
+    for (int64_t j = 0; j < width && at == 0; j++) identity(p->dtype, p->kind, target(p, outer, 0, col + j));
+    if (at + 1 < p->k) store_line(p, outer, at + 1, col, width, x);
+  }
+  if (total) column_totals(p, first, block, width, &s, x);
+}
+
+static void run_block(const plan *p, int64_t line, int64_t block, bool total) {
+  if (p->width == 1)
+    row_block(p, line, block, total);
+  else
+    column_block(p, line, block, total);
+}
+
+// ---- stages: totals of blocks, carries of rows, results ----
+
+static int64_t total_tiles(const zmi_call *c) {
+  plan p = plan_of(c, SUM);
+  return p.blocks > 1 ? p.lines * (p.blocks - 1) : 0;
+}
+
+static int64_t carry_tiles(const zmi_call *c) {
+  plan p = plan_of(c, SUM);
+  return p.blocks > 1 ? zmi_tiles_of(p.outer * p.inner, WIDTH) : 0;
+}
+
+static int64_t result_tiles(const zmi_call *c) {
+  plan p = plan_of(c, SUM);
+  return zmi_tiles_of(p.lines * p.blocks, tile_lines(&p));
+}
+
+static size_t scratch(const zmi_call *c) {
+  plan p = plan_of(c, SUM);
+  return p.blocks > 1 ? (size_t)(p.outer * p.inner * p.blocks) * sizeof(value) : 0;
+}
+
+static void run_totals(const zmi_call *c, scan_kind kind, int64_t begin, int64_t end) {
+  plan p = plan_of(c, kind);
+  for (int64_t i = begin; i < end; i++) run_block(&p, i / (p.blocks - 1), i % (p.blocks - 1), true);
+}
+
+static void run_carries(const zmi_call *c, scan_kind kind, int64_t begin, int64_t end) {
+  plan p = plan_of(c, kind);
+  const int64_t last = ZMI_MIN(end * WIDTH, p.outer * p.inner);
+  for (int64_t row = begin * WIDTH; row < last; row++) {
+    value *totals = p.totals + row * p.blocks;
+    for (int64_t b = 1; b < p.blocks - 1; b++) {
+      value sum = totals[b - 1];
+      p.scan->join(&sum, &totals[b]);
+      totals[b] = sum;
+    }
+  }
+}
+
+static void run_results(const zmi_call *c, scan_kind kind, int64_t begin, int64_t end) {
+  plan p = plan_of(c, kind);
+  const int64_t lines = tile_lines(&p), last = ZMI_MIN(end * lines, p.lines * p.blocks);
+  for (int64_t i = begin * lines; i < last; i++) run_block(&p, i / p.blocks, i % p.blocks, false);
+}
+
+static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
+  const zmi_scan_attrs *a = attrs;
+  char text[128];
+  zm_status status = zmi_check_operands(nin, in, 1);
+  if (status != ZM_OK) return status;
+  if (a->axis < 0 || a->axis >= in[0].rank)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "axis %lld is out of range for %s", (long long)a->axis, zmi_type_text(&in[0], text));
+  return zmi_give(nout, out, in[0].dtype, in[0].rank, in[0].shape);
+}
+
+static zm_status float_infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
+  zm_status status = infer(attrs, nin, in, nout, out);
+  if (status != ZM_OK || zmi_dtype_is_float(in[0].dtype)) return status;
+  return zmi_fail(ZM_ERROR_ARGUMENT, "expected a float dtype, found %s", zm_dtype_name(in[0].dtype));
+}
+
+#define ROW(word, kind, rule, text)                                                                                                        \
+  static void word##_totals(const zmi_call *c, int64_t begin, int64_t end) {                                                               \
+    run_totals(c, kind, begin, end);                                                                                                       \
+  }                                                                                                                                        \
+  static void word##_carries(const zmi_call *c, int64_t begin, int64_t end) {                                                              \
+    run_carries(c, kind, begin, end);                                                                                                      \
+  }                                                                                                                                        \
+  static void word##_results(const zmi_call *c, int64_t begin, int64_t end) {                                                              \
+    run_results(c, kind, begin, end);                                                                                                      \
+  }                                                                                                                                        \
+  const zmi_op zmi_op_##word = {.name = #word,                                                                                             \
+                                .operands = "x",                                                                                           \
+                                .fields = fields,                                                                                          \
+                                .rounding = text,                                                                                          \
+                                .infer = rule,                                                                                             \
+                                .scratch = scratch,                                                                                        \
+                                .stages = {{total_tiles, word##_totals}, {carry_tiles, word##_carries}, {result_tiles, word##_results}},   \
+                                .rules = &zmi_rules_##word};                                                                               \
+  zm_array *zm_##word(zm_array *a, int axis, bool reverse, bool inclusive) {                                                               \
+    return build(&zmi_op_##word, kind, a, axis, reverse, inclusive);                                                                       \
+  }
+
+static zm_array *build(const zmi_op *op, scan_kind kind, zm_array *a, int axis, bool reverse, bool inclusive) {
+  int at;
+  if (!zmi_present(op->name, 1, &a) || !zmi_axis(op->name, axis, a->type.rank, &at)) return NULL;
+  if (kind == SUM && a->type.dtype == ZM_BOOL) a = zm_astype(a, ZM_I32);
+  if (kind == LOG && a) a = zm_astype(a, zmi_at_least_float(a->type.dtype));
+  return zmi_apply1(op, &(zmi_scan_attrs){at, reverse, inclusive}, sizeof(zmi_scan_attrs), 1, &a);
+}
+
+// clang-format off
+ROW(cumsum, SUM, infer, "float32 sums in the order of running results, each rounded once to the dtype; integers wrap around")
+ROW(cumprod, PROD, infer, "float32 products in the order of running results, each rounded once to the dtype; integers wrap around")
+ROW(cummax, MAX, infer, "exact; NaN from the first NaN on; the first of equal zeros")
+ROW(cummin, MIN, infer, "exact; NaN from the first NaN on; the first of equal zeros")
+ROW(logcumsumexp, LOG, float_infer,
+    "m + log(s) in float32, m the largest so far, s the running sum of exp(x - m); rounded once to the dtype")
+// clang-format on

@@ -44,11 +44,11 @@ typedef struct columns {
 // ---- one work type and one way to join ----
 
 static inline float larger(float a, float b) {
-  return (b > a) | (b != b) ? b : a;
+  return ((b > a) | (b != b)) ? b : a;
 }
 
 static inline float smaller(float a, float b) {
-  return (b < a) | (b != b) ? b : a;
+  return ((b < a) | (b != b)) ? b : a;
 }
 
 #define WRAP_ADD(T, a, b) ((T)((uint64_t)(a) + (uint64_t)(b)))

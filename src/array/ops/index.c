@@ -110,11 +110,11 @@ void zmi_copy_first_run(const zmi_call *c, int64_t begin, int64_t end) {
 // ---- joining ----
 
 static inline float larger(float a, float b) {
-  return (b > a) | (b != b) ? b : a;
+  return ((b > a) | (b != b)) ? b : a;
 }
 
 static inline float smaller(float a, float b) {
-  return (b < a) | (b != b) ? b : a;
+  return ((b < a) | (b != b)) ? b : a;
 }
 
 #define JOIN(T, name, value)                                                                                                               \

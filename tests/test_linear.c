@@ -1,10 +1,12 @@
-// Products of matrices: the written order bit by bit for every way in which a product is cut, batches, addmm.
+// Products of matrices: the written order bit by bit for every way in which a product is cut, batches, addmm. Convolutions: against MLX, and
+// in the written order.
 #include "cases.h"
 
 #include <zmlx/zmlx.h>
 
 #define SHAPE(...) (int64_t[]){__VA_ARGS__}, (int)ZMI_COUNT(((int64_t[]){__VA_ARGS__}))
 
+static json_t *root;
 static uint64_t seed = 88172645463325252u;
 
 static float uniform(void) {
@@ -139,15 +141,148 @@ static void addmm_of_vectors(void **state) {
   zm_scope_close(scope);
 }
 
+// ---- convolutions ----
+
+static void numbers_of(const json_t *args, const char *name, int64_t *to) {
+  const json_t *list = json_object_get(args, name);
+  for (size_t i = 0; i < json_array_size(list); i++) to[i] = json_integer_value(json_array_get(list, i));
+}
+
+static zm_conv_options options_of(const json_t *args) {
+  zm_conv_options o = {.groups = json_integer_value(json_object_get(args, "groups")), .flip = json_is_true(json_object_get(args, "flip"))};
+  numbers_of(args, "stride", o.stride);
+  numbers_of(args, "low", o.padding_low);
+  numbers_of(args, "high", o.padding_high);
+  numbers_of(args, "dilation", o.dilation);
+  numbers_of(args, "input_dilation", o.input_dilation);
+  return o;
+}
+
+static zm_status conv_function(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  (void)nin, (void)nout;
+  out[0] = zm_conv_general(in[0], in[1], user);
+  return out[0] ? ZM_OK : zm_last_status();
+}
+
+static void convolutions_of_mlx(void **state) {
+  (void)state;
+  const json_t *cases = json_object_get(root, "conv");
+  int gradients = 0;
+  for (size_t i = 0; i < json_array_size(cases); i++) {
+    const json_t *c = json_array_get(cases, i), *in = json_object_get(c, "in"), *wanted = json_object_get(c, "gradients");
+    zm_conv_options o = options_of(json_object_get(c, "args"));
+    char what[64];
+    snprintf(what, sizeof what, "conv %zu", i);
+    zm_scope *scope = zm_scope_open();
+    zm_array *x[2] = {cases_array(json_array_get(in, 0)), cases_array(json_array_get(in, 1))};
+    const double tolerance = zm_array_dtype(x[0]) == ZM_F32 ? 1e-6 : zm_array_dtype(x[0]) == ZM_F16 ? 1e-3 : 8e-3;
+    cases_compare(what, zm_conv_general(x[0], x[1], &o), json_object_get(c, "out"), tolerance, 16);
+    if (wanted) {
+      zm_array *g = cases_array(json_object_get(c, "cotangent")), *y, *found[2];
+      assert_int_equal(zm_vjp(conv_function, &o, x, 2, &g, &y, 1, found), ZM_OK);
+      for (size_t k = 0; k < 2; k++) cases_compare(what, found[k], json_array_get(wanted, k), 2e-6, 64);
+      gradients++;
+    }
+    zm_scope_close(scope);
+  }
+  assert_true(gradients > 15);
+}
+
+// Element x of an image, channel c, or zero: one axis at a time.
+static bool inside(const zm_conv_options *o, int d, int64_t out, int64_t k, int64_t size, int64_t *at) {
+  int64_t p = out * o->stride[d] + k * o->dilation[d] - o->padding_low[d];
+  *at = p;
+  return p >= 0 && p < size;
+}
+
+// Two-dimensional, in the written order, whatever way the op goes: products in tiles, with few filters, by channel.
+static void convolutions_in_the_written_order(void **state) {
+  (void)state;
+  static const struct {
+    int64_t images, high, wide, groups, per, filters, kernel; // per: channels of a group
+    zm_conv_options o;
+  } rows[] = {
+      {2, 9, 11, 1, 30, 40, 3, {.stride = {1, 1}, .dilation = {1, 1}, .padding_low = {1, 1}, .padding_high = {1, 1}}},
+      {1, 20, 21, 1, 3, 5, 7, {.stride = {2, 3}, .dilation = {1, 1}, .padding_low = {3, 2}, .padding_high = {3, 4}}},
+      {1, 12, 12, 4, 7, 8, 3, {.stride = {1, 1}, .dilation = {2, 1}, .padding_low = {2, 0}, .padding_high = {0, 1}, .groups = 4}},
+      {2, 8, 9, 300, 1, 300, 3, {.stride = {1, 2}, .dilation = {1, 1}, .padding_low = {1, 1}, .padding_high = {1, 1}, .groups = 300}},
+      {1, 18, 18, 5, 1, 15, 17, {.stride = {1, 1}, .dilation = {1, 1}, .padding_low = {1, 0}, .padding_high = {0, 1}, .groups = 5}},
+      {2, 6, 7, 1, 33, 20, 1, {.stride = {1, 1}, .dilation = {1, 1}}},
+  };
+  for (size_t r = 0; r < ZMI_COUNT(rows) * 3; r++) {
+    const zm_conv_options *o = &rows[r / 3].o;
+    const zm_dtype t = float_dtypes[r % 3];
+    const int64_t h = rows[r / 3].high, w = rows[r / 3].wide, per = rows[r / 3].per, f = rows[r / 3].filters, kernel = rows[r / 3].kernel;
+    const int64_t channels = per * rows[r / 3].groups, each = f / rows[r / 3].groups;
+    zm_scope *scope = zm_scope_open();
+    zm_array *x = noise(t, SHAPE(rows[r / 3].images, h, w, channels)), *k = noise(t, SHAPE(f, kernel, kernel, per));
+    zm_array *y = zm_conv_general(x, k, o);
+    void *found = play_everywhere("conv", y);
+    const int64_t oh = zm_array_dim(y, 1), ow = zm_array_dim(y, 2);
+    for (int64_t i = 0; i < zm_array_size(y); i += i % 7 + 1) { // most of them
+      int64_t filter = i % f, ox = i / f % ow, oy = i / f / ow % oh, image = i / f / ow / oh, count = 0;
+      float total = 0, partial = 0;
+      for (int64_t q = 0; q < kernel * kernel * per; q++) {
+        int64_t c = q % per, kx = q / per % kernel, ky = q / per / kernel, at_y, at_x;
+        bool there = inside(o, 0, oy, ky, h, &at_y) & inside(o, 1, ox, kx, w, &at_x);
+        int64_t from = ((image * h + at_y) * w + at_x) * channels + filter / each * per + c;
+        partial = fmaf(there ? get(x->data, t, from) : 0, get(k->data, t, filter * kernel * kernel * per + q), partial);
+        if (++count % ZMI_RANGE != 0 && q != kernel * kernel * per - 1) continue;
+        total = count <= ZMI_RANGE ? partial : total + partial;
+        partial = 0;
+      }
+      if (get(found, t, i) != rounded(total, t)) fail_msg("row %zu, element %lld", r, (long long)i);
+    }
+    zmi_free(found);
+    zm_scope_close(scope);
+  }
+}
+
+static void conv_refuses(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_array *x = noise(ZM_F32, SHAPE(1, 5, 4)), *w = noise(ZM_F32, SHAPE(6, 3, 4)), *odd = noise(ZM_F32, SHAPE(6, 3, 3));
+  const struct {
+    zm_array *x, *w;
+    zm_conv_options o;
+    const char *says;
+  } rows[] = {
+      {x, odd, {.groups = 1}, "conv: 1 groups of float32[1, 5, 4] need a weight of 4 channels"},
+      {x, w, {.groups = 3}, "conv: 3 groups of"},
+      {x, w, {.groups = -1}, "conv: -1 groups"},
+      {x, w, {.stride = {-1}}, "conv: axis 0: stride -1"},
+      {x, w, {.dilation = {3}}, "conv: axis 0: the kernel spans 7 places, the padded input has 5"},
+      {x, w, {.padding_low = {-4}}, "conv: axis 0: the kernel spans 3 places, the padded input has 1"},
+      {x, w, {.padding_low = {INT64_MAX}}, "conv: axis 0: padding"},
+      {zm_reshape(x, SHAPE(20)), w, {.groups = 1}, "conv: x must be [N, spatial..., C]"},
+      {x, zm_reshape(w, SHAPE(6, 12)), {.groups = 1}, "conv: expected float arrays of rank 3"},
+      {zm_astype(x, ZM_I32), zm_astype(w, ZM_I32), {.groups = 1}, "conv: expected float arrays"},
+  };
+  for (size_t i = 0; i < ZMI_COUNT(rows); i++) {
+    zm_clear_error();
+    assert_null(zm_conv_general(rows[i].x, rows[i].w, &rows[i].o));
+    if (!strstr(zm_last_error(), rows[i].says)) fail_msg("row %zu says: %s", i, zm_last_error());
+  }
+  zm_clear_error();
+  assert_null(zm_conv2d(x, w, NULL, NULL, NULL, 1));
+  assert_non_null(strstr(zm_last_error(), "conv2d: x must have rank 4"));
+  zm_scope_close(scope);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(convolutions_of_mlx),
+      cmocka_unit_test(convolutions_in_the_written_order),
+      cmocka_unit_test(conv_refuses),
       cmocka_unit_test(the_written_order),
       cmocka_unit_test(batches),
       cmocka_unit_test(addmm_adds_before_rounding),
       cmocka_unit_test(addmm_of_vectors),
   };
-  if (play_open() != 0) return 1;
+  root = cases_load("tests/data/linear_cases.json");
+  if (!root || play_open() != 0) return 1;
   int failed = cmocka_run_group_tests_name("linear", tests, NULL, NULL);
   play_close();
+  json_decref(root);
   return failed;
 }

@@ -62,6 +62,8 @@ END
 #word, #word, f_##word, .in = { A23, A23 }                                                                                             \
   }
     F(f_addmm) out[0] = zm_addmm(in[2], in[0], in[1], 0.5, 2);
+END F(f_conv) out[0] = zm_conv2d(in[0], in[1], (int64_t[]){2, 1}, (int64_t[]){1, 2}, (int64_t[]){1, 2}, 2);
+END F(f_conv1d) out[0] = zm_conv_general(in[0], in[1], &(zm_conv_options){.input_dilation = {2}, .padding_low = {-1}, .flip = true});
 END F(f_random) out[0] = zm_random_uniform(in[0], in[1], NULL, ZM_F32, SHAPE(2, 3));
 END
 
@@ -111,6 +113,8 @@ END
         {"matmul of vectors", "matmul", f_matmul, .in = {{ZM_F32, 1, {5}, -1, 1}, {ZM_F32, 1, {5}, -1, 1}}},
         {"addmm", "addmm", f_addmm, .in = {A23, {ZM_F32, 2, {3, 4}, -1, 1}, {ZM_F32, 2, {2, 4}, -1, 1}}},
         {"addmm of a row", "addmm", f_addmm, .in = {A23, {ZM_F32, 2, {3, 4}, -1, 1}, {ZM_F32, 1, {4}, -1, 1}}},
+        {"conv of groups", "conv", f_conv, .in = {{ZM_F32, 4, {2, 4, 5, 4}, -1, 1}, {ZM_F32, 4, {6, 3, 2, 2}, -1, 1}}, .tolerance = 4e-3},
+        {"conv, turned and dilated", "conv", f_conv1d, .in = {{ZM_F32, 3, {1, 5, 2}, -1, 1}, {ZM_F32, 3, {3, 3, 2}, -1, 1}}},
         {"random", "random_bits", f_random, .in = {{ZM_U32, 1, {2}, 0, 1000}, {ZM_F32, 1, {3}, -2, 0}}},
         {"take", "take", f_take, .in = {{ZM_F32, 2, {4, 3}, -1, 1}, {ZM_I32, 2, {2, 3}, -2, 6}}},
         {"rms_norm", "rms_norm", f_rms_norm, .in = {A23, {ZM_F32, 1, {3}, -1, 1}}},

@@ -6,6 +6,7 @@
 #ifndef ZMLX_LINEAR_H
 #define ZMLX_LINEAR_H
 
+#include <stdbool.h>
 #include <zmlx/array.h>
 
 #ifdef __cplusplus
@@ -14,6 +15,23 @@ extern "C" {
 
 // alpha (a b) + beta c, rounded once; c broadcasts to the product.
 ZM_API zm_array *zm_addmm(zm_array *c, zm_array *a, zm_array *b, double alpha, double beta);
+
+// Convolutions of channels-last arrays, as MLX has them (cross-correlations, unless flipped):
+// x [N, spatial..., C], weight [O, kernel..., C / groups] -> [N, out..., O], 1 to 3 spatial dimensions.
+typedef struct zm_conv_options {
+  int64_t stride[3];                       // 0: 1
+  int64_t padding_low[3], padding_high[3]; // zeros in front and behind; negative: that much is cut off
+  int64_t dilation[3], input_dilation[3];  // of the kernel, of x; 0: 1
+  int64_t groups;                          // 0: 1
+  bool flip;                               // the kernel is turned around along every axis
+} zm_conv_options;
+ZM_API zm_array *zm_conv_general(zm_array *x, zm_array *weight, const zm_conv_options *options); // NULL: defaults
+// stride, padding (on both sides) and dilation per axis; NULL: 1, 0 and 1.
+ZM_API zm_array *zm_conv1d(zm_array *x, zm_array *weight, int64_t stride, int64_t padding, int64_t dilation, int64_t groups);
+ZM_API zm_array *zm_conv2d(zm_array *x, zm_array *weight, const int64_t *stride, const int64_t *padding, const int64_t *dilation,
+                           int64_t groups);
+ZM_API zm_array *zm_conv3d(zm_array *x, zm_array *weight, const int64_t *stride, const int64_t *padding, const int64_t *dilation,
+                           int64_t groups);
 
 #ifdef __cplusplus
 }

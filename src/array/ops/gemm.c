@@ -31,7 +31,7 @@ static void cut(zmi_gemm *g) {
     int64_t rows = ZMI_MIN(g->mc, g->p.a.lines), cols = ZMI_MIN(g->nc, g->p.b.lines);
     bool small = (double)rows * (double)cols * (double)g->p.k <= LEAST_WORK;
     if (small || (double)tiles_down(g) * (double)tiles_across(g) * (double)g->p.batches >= ENOUGH) break;
-    if (cols >= rows && cols > NC_LEAST && g->nc > NC_LEAST)
+    if (cols >= rows && cols > NC_LEAST && g->nc > NC_LEAST && !g->p.a.load)
       g->nc /= 2;
     else if (rows > MC_LEAST && g->mc > MC_LEAST)
       g->mc /= 2;
@@ -40,9 +40,10 @@ static void cut(zmi_gemm *g) {
     else
       break;
   }
-  g->pack_a = tiles_across(g) > FEW;
+  // What is loaded place by place may be many times its source: it is never packed as a whole.
+  g->pack_a = tiles_across(g) > FEW && !g->p.a.load;
   if (!g->pack_a) g->mc = ZMI_MIN(g->mc, MC_INSIDE);
-  g->pack_b = tiles_down(g) > FEW;
+  g->pack_b = tiles_down(g) > FEW && !g->p.b.load;
   if (!g->pack_b) g->nc = ZMI_MIN(g->nc, NC_INSIDE);
   g->down = tiles_down(g);
   g->across = tiles_across(g);
@@ -70,6 +71,10 @@ zmi_gemm zmi_gemm_of(const zmi_product *p) {
     g.p.a = p->b;
     g.p.b = p->a;
   }
+  const int64_t row_step = p->row_step ? p->row_step : p->b.lines;
+  g.batch_step = p->batch_step ? p->batch_step : p->a.lines * p->b.lines;
+  g.row_step = g.swapped ? 1 : row_step;
+  g.col_step = g.swapped ? row_step : 1;
   cut(&g);
   g.panels_a = zmi_tiles_of(g.p.a.lines, ZMI_GEMM_ROWS);
   g.panels_b = zmi_tiles_of(g.p.b.lines, ZMI_GEMM_COLS);
@@ -245,11 +250,10 @@ static void tile(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *o, 
     matrix_a += at * g->packed_a[i];
     matrix_b += at * g->packed_b[i];
   }
-  const int64_t first = batch * a.lines * b.lines + (g->swapped ? col * a.lines + row : row * b.lines + col);
-  const int64_t row_step = g->swapped ? 1 : b.lines, col_step = g->swapped ? a.lines : 1;
+  const int64_t first = batch * g->batch_step + row * g->row_step + col * g->col_step;
   const bool direct = o->dtype == ZM_F32 && !g->swapped;
   float *y = direct ? (float *)o->dst + first : w->y;
-  const int64_t ldy = direct ? b.lines : g->nc;
+  const int64_t ldy = direct ? g->row_step : g->nc;
   for (int64_t i = 0; i < rows && p->k == 0; i++) memset(y + i * ldy, 0, (size_t)cols * sizeof *y);
   for (int64_t k = 0; k < p->k; k += ZMI_RANGE) {
     const int64_t n = ZMI_MIN(p->k - k, ZMI_RANGE);
@@ -265,7 +269,7 @@ static void tile(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *o, 
     o->kernels->gemm(x, rows, z, cols, n, y, ldy, k > 0);
   }
   if (direct && !o->more) return;
-  for (int64_t i = 0; i < rows; i++) store(o, y + i * ldy, cols, first + i * row_step, col_step);
+  for (int64_t i = 0; i < rows; i++) store(o, y + i * ldy, cols, first + i * g->row_step, g->col_step);
 }
 
 void zmi_gemm_run(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *out, int64_t begin, int64_t end) {

@@ -25,7 +25,7 @@
   /* what gradients need besides: place.c, take_add.c, linear_back.c */                                               \
   X(place) X(take_add) X(linear_back)                                                                                 \
   /* products, convolutions, random numbers, quantization: matmul.c, random.c */                                      \
-  X(matmul) X(addmm) X(random_bits)
+  X(matmul) X(addmm) X(conv) X(random_bits)
 // clang-format on
 
 #define X(name) extern const zmi_op zmi_op_##name;

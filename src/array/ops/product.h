@@ -24,6 +24,7 @@ typedef struct zmi_product {
   int64_t k, batches;
   int batch_rank;
   int64_t batch[ZM_MAX_RANK];
+  int64_t row_step, batch_step; // of the result, in elements; 0: contiguous [batches, M, N]
 } zmi_product;
 
 // How a product is cut: the small side becomes a, tiles are of mc x nc results, and an operand that several tiles read is packed once into
@@ -32,7 +33,9 @@ typedef struct zmi_gemm {
   zmi_product p;
   bool swapped; // a and b changed places: the result is written transposed
   int64_t mc, nc, down, across;
-  bool pack_a, pack_b;           // into scratch
+  bool pack_a, pack_b;        // into scratch
+  int64_t row_step, col_step; // of the result
+  int64_t batch_step;
   int64_t panels_a, panels_b;    // of one packed matrix
   int64_t packed_a[ZM_MAX_RANK]; // strides of packed batches, in matrices
   int64_t packed_b[ZM_MAX_RANK];
@@ -41,7 +44,7 @@ typedef struct zmi_gemm {
 } zmi_gemm;
 zmi_gemm zmi_gemm_of(const zmi_product *p);
 
-// Where results go: rows of the unswapped product [batches, M, N], contiguous, of dtype. With `more`, alpha y + beta more is stored,
+// Where results go: the unswapped product, of dtype. With `more` (of the places of a contiguous result), alpha y + beta more is stored,
 // rounded once.
 typedef struct zmi_gemm_out {
   const zmi_kernels *kernels;

@@ -1,0 +1,491 @@
+// Convolutions of 1 to 3 spatial dimensions, channels last: x [N, spatial..., C], weight [O, kernel..., C / groups] -> [N, out..., O].
+// A result is the product of a patch of x with a row of the weight: k goes through the kernel's places in order, and through the channels at
+// each place, in the order of matmul; places outside of x are zeros. Patches are cut out while panels are packed (gemm.c), never stored.
+#include "array/ops/product.h"
+#include <zmlx/linear.h>
+
+#include <string.h>
+
+enum { SPACE = 3, CHANNELS = 256 }; // most spatial dimensions; channels that a depthwise convolution takes together
+
+typedef struct conv_attrs {
+  int64_t space, groups, flip;
+  int64_t stride[SPACE], low[SPACE], high[SPACE], dilation[SPACE], input_dilation[SPACE];
+} conv_attrs;
+
+// clang-format off
+#define THREE(text, member)                                                              \
+  {text "0", ZMI_FIELD_INT, offsetof(conv_attrs, member), NULL},                         \
+  {text "1", ZMI_FIELD_INT, offsetof(conv_attrs, member) + 8, NULL},                     \
+  {text "2", ZMI_FIELD_INT, offsetof(conv_attrs, member) + 16, NULL}
+static const zmi_field fields[] = {
+    {"space", ZMI_FIELD_INT, offsetof(conv_attrs, space), NULL}, {"groups", ZMI_FIELD_INT, offsetof(conv_attrs, groups), NULL},
+    {"flip", ZMI_FIELD_INT, offsetof(conv_attrs, flip), NULL},
+    THREE("stride", stride), THREE("low", low), THREE("high", high), THREE("dilation", dilation), THREE("input_dilation", input_dilation), {0}};
+// clang-format on
+
+// The call in numbers; dimensions of space that are not there are 1.
+typedef struct conv {
+  const conv_attrs *a;
+  const zmi_kernels *kernels;
+  zm_dtype dtype;
+  int64_t batch, in[SPACE], kernel[SPACE], out[SPACE];
+  int64_t channels, filters, group_channels, group_filters; // C, O, C / groups, O / groups
+  int64_t step[SPACE];                                      // of x, in elements
+} conv;
+
+static int64_t three(const zmi_type *t, int64_t space, int64_t *size) {
+  int64_t count = 1;
+  for (int i = 0; i < SPACE; i++) {
+    size[i] = i < space ? t->shape[1 + i] : 1;
+    count *= size[i];
+  }
+  return count;
+}
+
+static conv conv_of(const zmi_call *c) {
+  const zmi_type *x = &c->in[0]->type, *w = &c->in[1]->type;
+  conv v = {.a = c->attrs, .kernels = c->kernels, .dtype = x->dtype, .batch = x->shape[0]};
+  three(x, v.a->space, v.in);
+  three(w, v.a->space, v.kernel);
+  three(&c->out[0]->type, v.a->space, v.out);
+  v.channels = x->shape[v.a->space + 1];
+  v.filters = w->shape[0];
+  v.group_channels = w->shape[v.a->space + 1];
+  v.group_filters = v.filters / v.a->groups;
+  v.step[2] = v.channels;
+  v.step[1] = v.channels * v.in[2];
+  v.step[0] = v.step[1] * v.in[1];
+  return v;
+}
+
+// Where along axis d of x place `k` of the kernel lies for output `o`; -1: outside, or between the elements of a dilated x.
+static int64_t place_of(const conv *v, int d, int64_t o, int64_t k) {
+  const conv_attrs *a = v->a;
+  int64_t p = o * a->stride[d] + (a->flip ? v->kernel[d] - 1 - k : k) * a->dilation[d] - a->low[d], apart = a->input_dilation[d];
+  if (p < 0 || (apart != 1 && p % apart != 0)) return -1;
+  if (apart != 1) p /= apart;
+  return p < v->in[d] ? p : -1;
+}
+
+// ---- as products: line = output place, k = (kernel place, channel) ----
+
+// The element of x at which the channels of kernel place `tap` begin, or -1.
+static int64_t tap_of(const conv *v, int64_t image, const int64_t *o, int64_t tap) {
+  int64_t at = image * v->in[0] * v->step[0];
+  for (int d = SPACE - 1; d >= 0; d--) {
+    int64_t p = place_of(v, d, o[d], tap % v->kernel[d]);
+    tap /= v->kernel[d];
+    if (p < 0) return -1;
+    at += p * v->step[d];
+  }
+  return at;
+}
+
+static int64_t output_place(const conv *v, int64_t line, int64_t *o) {
+  for (int d = SPACE - 1; d >= 0; d--) {
+    o[d] = line % v->out[d];
+    line /= v->out[d];
+  }
+  return line;
+}
+
+static void load_patch(const zmi_kernels *kn, const zmi_side *s, int64_t line, int64_t k, int64_t n, float *out) {
+  const conv *v = s->user;
+  int64_t o[SPACE], image = output_place(v, line, o), tap = k / v->group_channels, channel = k % v->group_channels;
+  while (n > 0) {
+    int64_t run = ZMI_MIN(v->group_channels - channel, n), at = tap_of(v, image, o, tap);
+    if (at < 0)
+      memset(out, 0, (size_t)run * sizeof *out);
+    else if (s->dtype == ZM_F32)
+      memcpy(out, s->data + (size_t)(at + channel) * sizeof *out, (size_t)run * sizeof *out);
+    else
+      kn->load(s->data + (size_t)(at + channel) * zm_dtype_size(s->dtype), s->dtype, run, out);
+    out += run;
+    n -= run;
+    channel = 0;
+    tap++;
+  }
+}
+
+// A kernel of one place that meets every element: x is the matrix of patches.
+static bool is_plain(const conv *v) {
+  for (int d = 0; d < SPACE; d++) {
+    if (v->kernel[d] != 1 || v->a->stride[d] != 1 || v->a->low[d] != 0 || v->a->input_dilation[d] != 1 || v->out[d] != v->in[d])
+      return false;
+  }
+  return true;
+}
+
+static zmi_gemm gemm_of(const zmi_call *c, const conv *v) {
+  const int64_t k = v->kernel[0] * v->kernel[1] * v->kernel[2] * v->group_channels;
+  zmi_product p = {.k = k, .batches = v->a->groups, .batch_rank = 1, .batch = {v->a->groups}};
+  p.a = (zmi_side){.data = c->src[0], .dtype = v->dtype, .lines = v->batch * v->out[0] * v->out[1] * v->out[2], .user = v};
+  p.a.by_k = 1;
+  p.a.by_line = v->channels;
+  p.a.batch[0] = v->a->groups == 1 ? 0 : v->group_channels;
+  p.a.load = is_plain(v) ? NULL : load_patch;
+  p.b = (zmi_side){.data = c->src[1], .dtype = v->dtype, .lines = v->group_filters, .by_k = 1, .by_line = k};
+  p.b.batch[0] = v->a->groups == 1 ? 0 : v->group_filters * k;
+  p.row_step = v->filters;
+  p.batch_step = v->group_filters;
+  return zmi_gemm_of(&p);
+}
+
+// ---- depthwise: each filter has one channel; vectors run over the filters ----
+
+static bool is_depthwise(const conv *v) {
+  return v->group_channels == 1 && v->a->groups > 1;
+}
+
+static int64_t taps_of(const conv *v) {
+  return v->kernel[0] * v->kernel[1] * v->kernel[2];
+}
+
+// The weight as float32 [taps, O].
+static void turn_weight(const zmi_call *c, const conv *v, int64_t begin, int64_t end) {
+  const int64_t taps = taps_of(v), size = (int64_t)zm_dtype_size(v->dtype);
+  float *out = c->scratch;
+  for (int64_t f = begin; f < end; f++) {
+    for (int64_t t = 0; t < taps; t++) {
+      c->kernels->load((const char *)c->src[1] + (f * taps + t) * size, v->dtype, 1, &out[t * v->filters + f]);
+    }
+  }
+}
+
+// Channels of filters [first, first + n) at an element of x, as float32.
+static const float *channels_at(const zmi_call *c, const conv *v, int64_t at, int64_t first, int64_t n, float *buffer) {
+  const int64_t each = v->group_filters, low = first / each, high = (first + n - 1) / each + 1, size = (int64_t)zm_dtype_size(v->dtype);
+  const char *from = (const char *)c->src[0] + (at + low) * size;
+  if (each == 1 && v->dtype == ZM_F32) return (const float *)(const void *)from;
+  if (each == 1) {
+    c->kernels->load(from, v->dtype, n, buffer);
+    return buffer;
+  }
+  float few[CHANNELS];
+  c->kernels->load(from, v->dtype, high - low, few);
+  for (int64_t i = 0; i < n; i++) buffer[i] = few[(first + i) / each - low];
+  return buffer;
+}
+
+// Filters [first, first + n) of one output place.
+static void depthwise_place(const zmi_call *c, const conv *v, int64_t line, int64_t first, int64_t n) {
+  _Alignas(64) float total[CHANNELS], partial[CHANNELS], buffer[CHANNELS];
+  int64_t o[SPACE], image = output_place(v, line, o), taps = taps_of(v);
+  const float *w = (const float *)c->scratch + first;
+  for (int64_t begin = 0; begin < taps; begin += ZMI_RANGE) {
+    memset(partial, 0, sizeof partial);
+    for (int64_t t = begin; t < ZMI_MIN(begin + ZMI_RANGE, taps); t++) {
+      int64_t at = tap_of(v, image, o, t);
+      if (at < 0) {
+        // Zeros are multiplied too: a weight that is not finite makes NaN.
+        memset(buffer, 0, sizeof buffer);
+        c->kernels->multiply_add(buffer, w + t * v->filters, n, partial);
+      } else {
+        c->kernels->multiply_add(channels_at(c, v, at, first, n, buffer), w + t * v->filters, n, partial);
+      }
+    }
+    for (int64_t i = 0; i < n; i++) total[i] = begin == 0 ? partial[i] : total[i] + partial[i];
+  }
+  if (taps == 0) memset(total, 0, sizeof total);
+  c->kernels->store(total, n, (char *)c->dst[0] + (size_t)(line * v->filters + first) * zm_dtype_size(v->dtype), v->dtype);
+}
+
+// ---- stages ----
+
+static size_t scratch(const zmi_call *c) {
+  conv v = conv_of(c);
+  if (is_depthwise(&v)) return (size_t)(taps_of(&v) * v.filters) * sizeof(float);
+  zmi_gemm g = gemm_of(c, &v);
+  return g.bytes_a + g.bytes_b;
+}
+
+static int64_t ready_tiles(const zmi_call *c) {
+  conv v = conv_of(c);
+  if (zmi_type_count(&c->out[0]->type) == 0) return 0;
+  if (is_depthwise(&v)) return v.filters;
+  zmi_gemm g = gemm_of(c, &v);
+  return zmi_gemm_pack_tiles(&g);
+}
+
+static void ready_run(const zmi_call *c, int64_t begin, int64_t end) {
+  conv v = conv_of(c);
+  if (is_depthwise(&v)) {
+    turn_weight(c, &v, begin, end);
+    return;
+  }
+  zmi_gemm g = gemm_of(c, &v);
+  zmi_gemm_pack(c->kernels, &g, c->scratch, begin, end);
+}
+
+enum { DEPTHWISE_PLACES = 16 }; // output places of a tile
+
+static int64_t tiles(const zmi_call *c) {
+  conv v = conv_of(c);
+  const int64_t places = v.batch * v.out[0] * v.out[1] * v.out[2];
+  if (zmi_type_count(&c->out[0]->type) == 0) return 0;
+  if (is_depthwise(&v)) return zmi_tiles_of(places, DEPTHWISE_PLACES) * zmi_tiles_of(v.filters, CHANNELS);
+  zmi_gemm g = gemm_of(c, &v);
+  return zmi_gemm_tiles(&g);
+}
+
+static void run(const zmi_call *c, int64_t begin, int64_t end) {
+  conv v = conv_of(c);
+  if (!is_depthwise(&v)) {
+    zmi_gemm g = gemm_of(c, &v);
+    zmi_gemm_out out = {.kernels = c->kernels, .dst = c->dst[0], .dtype = v.dtype};
+    zmi_gemm_run(&g, c->scratch, &out, begin, end);
+    return;
+  }
+  const int64_t cuts = zmi_tiles_of(v.filters, CHANNELS), places = v.batch * v.out[0] * v.out[1] * v.out[2];
+  for (int64_t t = begin; t < end; t++) {
+    int64_t first = t % cuts * CHANNELS, line = t / cuts * DEPTHWISE_PLACES, last = ZMI_MIN(line + DEPTHWISE_PLACES, places);
+    for (; line < last; line++) depthwise_place(c, &v, line, first, ZMI_MIN(v.filters - first, CHANNELS));
+  }
+}
+
+// ---- shapes ----
+
+// Sizes and factors stay far from where their products and sums overflow.
+static bool sane(int64_t v, int64_t least) {
+  return v >= least && v <= (INT64_C(1) << 30);
+}
+
+static zm_status check_attrs(const conv_attrs *a) {
+  if (a->space < 1 || a->space > SPACE) return zmi_fail(ZM_ERROR_ARGUMENT, "%lld spatial dimensions, expected 1 to 3", (long long)a->space);
+  if (a->groups < 1) return zmi_fail(ZM_ERROR_ARGUMENT, "%lld groups, expected at least 1", (long long)a->groups);
+  for (int d = 0; d < SPACE; d++) {
+    if (!sane(a->stride[d], 1) || !sane(a->dilation[d], 1) || !sane(a->input_dilation[d], 1)) {
+      return zmi_fail(ZM_ERROR_ARGUMENT, "axis %d: stride %lld, dilation %lld and input dilation %lld must be at least 1", d,
+                      (long long)a->stride[d], (long long)a->dilation[d], (long long)a->input_dilation[d]);
+    }
+    if (!sane(a->low[d], -(1 << 30)) || !sane(a->high[d], -(1 << 30))) {
+      return zmi_fail(ZM_ERROR_ARGUMENT, "axis %d: padding %lld and %lld is out of bounds", d, (long long)a->low[d], (long long)a->high[d]);
+    }
+  }
+  return ZM_OK;
+}
+
+static int64_t spread(int64_t size, int64_t apart) { // elements that a dilated axis covers
+  return size == 0 ? 0 : (size - 1) * apart + 1;
+}
+
+static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
+  const conv_attrs *a = attrs;
+  char tx[128], tw[128];
+  int64_t shape[ZM_MAX_RANK];
+  zm_status status = zmi_check_operands(nin, in, 2);
+  if (status == ZM_OK) status = check_attrs(a);
+  if (status != ZM_OK) return status;
+  const zmi_type *x = &in[0], *w = &in[1];
+  const int rank = (int)a->space + 2;
+  if (x->rank != rank || w->rank != rank || !zmi_dtype_is_float(x->dtype) || w->dtype != x->dtype) {
+    return zmi_fail(ZM_ERROR_ARGUMENT,
+                    "expected float arrays of rank %d and one dtype, x [N, ..., C] and weight [O, ..., C], found %s and %s", rank,
+                    zmi_type_text(x, tx), zmi_type_text(w, tw));
+  }
+  const int64_t c = x->shape[rank - 1], o = w->shape[0];
+  if (c % a->groups != 0 || o % a->groups != 0 || w->shape[rank - 1] != c / a->groups) {
+    return zmi_fail(ZM_ERROR_ARGUMENT, "%lld groups of %s need a weight of %lld channels and a multiple of %lld filters, found %s",
+                    (long long)a->groups, zmi_type_text(x, tx), (long long)(c / a->groups), (long long)a->groups, zmi_type_text(w, tw));
+  }
+  shape[0] = x->shape[0];
+  shape[rank - 1] = o;
+  for (int d = 0; d < a->space; d++) {
+    int64_t size = x->shape[d + 1], kernel = w->shape[d + 1];
+    if (!sane(size, 0) || !sane(kernel, 1)) {
+      return zmi_fail(ZM_ERROR_ARGUMENT, "axis %d of %s and %s: expected at least one place of the kernel", d, zmi_type_text(x, tx),
+                      zmi_type_text(w, tw));
+    }
+    int64_t all = spread(size, a->input_dilation[d]) + a->low[d] + a->high[d], needed = spread(kernel, a->dilation[d]);
+    if (all < needed) {
+      return zmi_fail(ZM_ERROR_ARGUMENT, "axis %d: the kernel spans %lld places, the padded input has %lld", d, (long long)needed,
+                      (long long)all);
+    }
+    shape[d + 1] = (all - needed) / a->stride[d] + 1;
+  }
+  return zmi_give(nout, out, x->dtype, rank, shape);
+}
+
+// ---- rules ----
+
+static zm_array *apply(const conv_attrs *a, zm_array *x, zm_array *w);
+
+// [A, ..., groups * B] -> [B, ..., groups * A]: channels and images change places within groups.
+static zm_array *exchange(zm_array *x, int64_t groups) {
+  int64_t shape[ZM_MAX_RANK];
+  int axes[ZM_MAX_RANK];
+  if (!x) return NULL;
+  const int rank = x->type.rank;
+  const int64_t a = x->type.shape[0], b = x->type.shape[rank - 1] / groups;
+  memcpy(shape, x->type.shape, sizeof shape);
+  shape[rank - 1] = groups;
+  shape[rank] = b;
+  axes[0] = rank;
+  for (int i = 1; i < rank; i++) axes[i] = i;
+  axes[rank] = 0;
+  x = zm_reshape(x, shape, rank + 1);
+  x = x ? zm_transpose(x, axes) : NULL;
+  shape[0] = b;
+  shape[rank - 1] = groups * a;
+  return x ? zm_reshape(x, shape, rank) : NULL;
+}
+
+// [groups * A, ..., B] -> [groups * B, ..., A]
+static zm_array *exchange_filters(zm_array *w, int64_t groups) {
+  int64_t shape[ZM_MAX_RANK + 1];
+  int axes[ZM_MAX_RANK];
+  const int rank = w->type.rank;
+  const int64_t a = w->type.shape[0] / groups, b = w->type.shape[rank - 1];
+  shape[0] = groups;
+  shape[1] = a;
+  for (int i = 1; i < rank; i++) shape[i + 1] = w->type.shape[i];
+  axes[0] = 0;
+  axes[1] = rank;
+  for (int i = 2; i < rank; i++) axes[i] = i;
+  axes[rank] = 1;
+  w = zm_reshape(w, shape, rank + 1);
+  w = w ? zm_transpose(w, axes) : NULL;
+  shape[0] = groups * b;
+  for (int i = 2; i < rank; i++) shape[i - 1] = shape[i];
+  shape[rank - 1] = a;
+  return w ? zm_reshape(w, shape, rank) : NULL;
+}
+
+// dx[i] = the sum of g[o] w[k] over o stride + k dilation = i input_dilation + low: a convolution of g, dilated by the stride.
+static zm_array *input_gradient(const zmi_node *n, zm_array *g) {
+  const conv_attrs *a = (const conv_attrs *)(const void *)n->attrs.bytes;
+  const zmi_type *x = &n->in[0]->type, *w = &n->in[1]->type;
+  conv_attrs b = *a;
+  b.flip = !a->flip;
+  for (int d = 0; d < a->space; d++) {
+    int64_t kernel = spread(w->shape[d + 1], a->dilation[d]);
+    b.stride[d] = a->input_dilation[d];
+    b.input_dilation[d] = a->stride[d];
+    b.low[d] = kernel - 1 - a->low[d];
+    b.high[d] = spread(x->shape[d + 1], a->input_dilation[d]) - 1 + kernel - spread(g->type.shape[d + 1], a->stride[d]) - b.low[d];
+  }
+  return apply(&b, g, exchange_filters(n->in[1], a->groups));
+}
+
+// dw[k] = the sum over o of g[o] x[o stride + k dilation - low]: a convolution of x with g, whose steps are the dilation of the first.
+static zm_array *weight_gradient(const zmi_node *n, zm_array *g) {
+  const conv_attrs *a = (const conv_attrs *)(const void *)n->attrs.bytes;
+  const zmi_type *x = &n->in[0]->type, *w = &n->in[1]->type;
+  int axes[ZM_MAX_RANK];
+  int64_t start[ZM_MAX_RANK], step[ZM_MAX_RANK];
+  conv_attrs b = *a;
+  b.flip = 0;
+  for (int d = 0; d < a->space; d++) {
+    b.stride[d] = a->dilation[d];
+    b.dilation[d] = a->stride[d];
+    b.high[d] = spread(w->shape[d + 1], a->dilation[d]) - 1 + spread(g->type.shape[d + 1], a->stride[d]) -
+                spread(x->shape[d + 1], a->input_dilation[d]) - a->low[d];
+  }
+  const int rank = x->rank;
+  axes[0] = rank - 1;
+  for (int i = 1; i < rank; i++) axes[i] = i;
+  axes[rank - 1] = 0;
+  zm_array *y = apply(&b, exchange(n->in[0], a->groups), zm_transpose(g, axes)); // [C / groups, kernel..., O]
+  y = y ? zm_transpose(y, axes) : NULL;
+  if (!y || !a->flip) return y;
+  for (int i = 0; i < rank; i++) {
+    bool turned = i > 0 && i < rank - 1;
+    start[i] = turned ? w->shape[i] - 1 : 0;
+    step[i] = turned ? -1 : 1;
+  }
+  return zmi_slice_exactly(y, start, step, w->shape);
+}
+
+static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  if (!given[0]) return ZM_OK;
+  bool empty = zmi_type_count(&given[0]->type) == 0 || zmi_type_count(&n->in[0]->type) == 0; // zero
+  if (empty) return ZM_OK;
+  if (wanted[0] && !(gradient[0] = input_gradient(n, given[0]))) return zm_last_status();
+  if (wanted[1] && !(gradient[1] = weight_gradient(n, given[0]))) return zm_last_status();
+  return ZM_OK;
+}
+
+static zm_status jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  const conv_attrs *a = (const conv_attrs *)(const void *)n->attrs.bytes;
+  zm_array *x = tangent[0] ? apply(a, tangent[0], n->in[1]) : NULL, *w = tangent[1] ? apply(a, n->in[0], tangent[1]) : NULL;
+  if ((tangent[0] && !x) || (tangent[1] && !w)) return zm_last_status();
+  result[0] = x && w ? zm_add(x, w) : x ? x : w;
+  return result[0] || !(x || w) ? ZM_OK : zm_last_status();
+}
+
+// Images of a batch are more images; weights of a batch are taken one after another.
+static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  return zmi_vmap_rows(n, size, in, batched, 1, out);
+}
+
+static const zmi_rules rules = {.vjp = vjp, .jvp = jvp, .vmap = vmap, .gradient = "all operands"};
+
+const zmi_op zmi_op_conv = {.name = "conv",
+                            .operands = "x weight",
+                            .fields = fields,
+                            .rounding =
+                                "as matmul of patches with weights, k through places of the kernel and channels; rounded once to the dtype",
+                            .infer = infer,
+                            .scratch = scratch,
+                            .stages = {{ready_tiles, ready_run}, {tiles, run}},
+                            .rules = &rules};
+
+// ---- builders ----
+
+static zm_array *apply(const conv_attrs *a, zm_array *x, zm_array *w) {
+  zm_array *in[2] = {x, w};
+  return zmi_present("conv", 2, in) ? zmi_apply1(&zmi_op_conv, a, sizeof *a, 2, in) : NULL;
+}
+
+zm_array *zm_conv_general(zm_array *x, zm_array *weight, const zm_conv_options *options) {
+  const zm_conv_options none = {0}, *o = options ? options : &none;
+  zm_array *in[2] = {x, weight};
+  char text[128];
+  if (!zmi_present("conv", 2, in)) return NULL;
+  conv_attrs a = {.space = x->type.rank - 2, .groups = o->groups ? o->groups : 1, .flip = o->flip};
+  if (a.space < 1 || a.space > SPACE) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "conv: x must be [N, spatial..., C] with 1 to 3 spatial dimensions, found %s",
+             zmi_type_text(&x->type, text));
+    return NULL;
+  }
+  for (int d = 0; d < SPACE; d++) {
+    bool there = d < a.space;
+    a.stride[d] = there && o->stride[d] ? o->stride[d] : 1;
+    a.dilation[d] = there && o->dilation[d] ? o->dilation[d] : 1;
+    a.input_dilation[d] = there && o->input_dilation[d] ? o->input_dilation[d] : 1;
+    a.low[d] = there ? o->padding_low[d] : 0;
+    a.high[d] = there ? o->padding_high[d] : 0;
+  }
+  zm_dtype dtype = zm_dtype_promote(x->type.dtype, weight->type.dtype);
+  return apply(&a, zm_astype(x, dtype), zm_astype(weight, dtype));
+}
+
+static zm_array *plain(const char *name, int space, zm_array *x, zm_array *weight, const int64_t *stride, const int64_t *padding,
+                       const int64_t *dilation, int64_t groups) {
+  zm_conv_options o = {.groups = groups};
+  char text[128];
+  if (!zmi_present(name, 1, &x)) return NULL;
+  if (x->type.rank != space + 2) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "%s: x must have rank %d, found %s", name, space + 2, zmi_type_text(&x->type, text));
+    return NULL;
+  }
+  for (int d = 0; d < space; d++) {
+    o.stride[d] = stride ? stride[d] : 1;
+    o.padding_low[d] = o.padding_high[d] = padding ? padding[d] : 0;
+    o.dilation[d] = dilation ? dilation[d] : 1;
+  }
+  return zm_conv_general(x, weight, &o);
+}
+
+zm_array *zm_conv1d(zm_array *x, zm_array *weight, int64_t stride, int64_t padding, int64_t dilation, int64_t groups) {
+  return plain("conv1d", 1, x, weight, &stride, &padding, &dilation, groups);
+}
+
+zm_array *zm_conv2d(zm_array *x, zm_array *weight, const int64_t *stride, const int64_t *padding, const int64_t *dilation, int64_t groups) {
+  return plain("conv2d", 2, x, weight, stride, padding, dilation, groups);
+}
+
+zm_array *zm_conv3d(zm_array *x, zm_array *weight, const int64_t *stride, const int64_t *padding, const int64_t *dilation, int64_t groups) {
+  return plain("conv3d", 3, x, weight, stride, padding, dilation, groups);
+}

@@ -26,7 +26,7 @@ def sample(shape, dtype=mx.float32):
     return mx.array(rng.integers(-512, 513, shape).astype(np.float32) / 256).astype(dtype)
 
 
-while len(cases) < 60:
+while len(cases) < 50:
     space = pick.choice([1, 2, 2, 3])
     groups = pick.choice([1, 1, 2, 3]) if space < 3 else 1
     per, filters = pick.choice([1, 2, 5]), groups * pick.choice([1, 2, 7])
@@ -53,12 +53,16 @@ while len(cases) < 60:
         mx.eval(y)
     except ValueError:  # the kernel does not fit
         continue
-    if y.size > 600:
+    if y.size > 400:
         continue
     c = {"in": [pack(x), pack(w)], "args": args, "out": pack(y)}
     if dtype == mx.float32:
         g = sample(y.shape)
-        _, grads = mx.vjp(f, [x, w], [g])
+        try:
+            _, grads = mx.vjp(f, [x, w], [g])
+            mx.eval(grads)
+        except ValueError:
+            grads = [g, g]
         if grads[0].shape == x.shape and grads[1].shape == w.shape:
             c["cotangent"], c["gradients"] = pack(g), [pack(v) for v in grads]
     cases.append(c)

@@ -1,5 +1,5 @@
-// Products of matrices: the written order bit by bit for every way in which a product is cut, batches, addmm. Convolutions: against MLX, and
-// in the written order.
+// Products of matrices: the written order bit by bit for every way in which a product is cut, batches, addmm. Convolutions:
+// against MLX, and in the written order.
 #include "cases.h"
 
 #include <zmlx/zmlx.h>

@@ -1,6 +1,6 @@
 // Convolutions of 1 to 3 spatial dimensions, channels last: x [N, spatial..., C], weight [O, kernel..., C / groups] -> [N, out..., O].
-// A result is the product of a patch of x with a row of the weight: k goes through the kernel's places in order, and through the channels at
-// each place, in the order of matmul; places outside of x are zeros. Patches are cut out while panels are packed (gemm.c), never stored.
+// A result is the product of a patch of x with a row of the weight: k goes through the kernel's places in order, and through the channels
+// at each place, in the order of matmul; places outside of x are zeros. Patches are cut out while panels are packed (gemm.c), never stored.
 #include "array/ops/product.h"
 #include <zmlx/linear.h>
 
@@ -21,7 +21,8 @@ typedef struct conv_attrs {
 static const zmi_field fields[] = {
     {"space", ZMI_FIELD_INT, offsetof(conv_attrs, space), NULL}, {"groups", ZMI_FIELD_INT, offsetof(conv_attrs, groups), NULL},
     {"flip", ZMI_FIELD_INT, offsetof(conv_attrs, flip), NULL},
-    THREE("stride", stride), THREE("low", low), THREE("high", high), THREE("dilation", dilation), THREE("input_dilation", input_dilation), {0}};
+    THREE("stride", stride), THREE("low", low), THREE("high", high), THREE("dilation", dilation),
+    THREE("input_dilation", input_dilation), {0}};
 // clang-format on
 
 // The call in numbers; dimensions of space that are not there are 1.

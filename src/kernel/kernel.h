@@ -95,7 +95,19 @@ const zmi_code *zmi_instance_code(const zmi_instance *x);
 // compile or auto). Never fails: an instance that cannot be compiled is interpreted; zmi_instance_note says why. May be called by several
 // threads.
 void zmi_instance_prepare(zmi_instance *x, int64_t elements);
-const char *zmi_instance_note(const zmi_instance *x); // "compiled", "interpreted: no C compiler was found", ...
+const char *zmi_instance_note(const zmi_instance *x); // "compiled for avx512", "interpreted: no C compiler was found", ...
+
+// Those alive, and those of late that nobody holds now.
+typedef struct zmi_instance_facts {
+  char name[64];
+  zmi_form form;
+  uint64_t key[2];
+  int64_t runs; // times it was prepared for
+  bool compiled;
+  int refs;
+} zmi_instance_facts;
+size_t zmi_instance_list(zmi_instance_facts *facts, size_t room); // their number; fills the first `room`
+void zmi_instance_forget(void);                                   // gives up those that nobody holds
 
 // Running. Each may be called by many workers at once on disjoint parts. params: in the order of their names.
 // ELEMENTS: in[i] and out[o] are n contiguous elements of their dtypes. step[i]: 1, or 0 for one element that all share.

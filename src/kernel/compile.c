@@ -1,0 +1,371 @@
+// C source to something that can be called: the system C compiler in a child process of its own group, with a deadline, then dlopen. No
+// shell is involved. What was compiled once is taken from the cache.
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+#include "kernel/cache.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+extern char **environ;
+
+enum { DEFAULT_SECONDS = 20, VERSION_SECONDS = 5, MOST_FLAGS = 32, MOST_OBJECT = 64 << 20, WORDS = 200 };
+
+// The name of the tier decides, never the machine that compiles.
+static const struct tier_row {
+  const char *tier, *flags[12];
+} tier_flags[] = {
+    {"scalar", {NULL}},
+    {"avx2", {"-mavx2", "-mfma", "-mf16c", NULL}},
+    {"avx512", {"-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512", NULL}},
+    {"avx512vnni",
+     {"-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx512bf16",
+      "-mprefer-vector-width=512", NULL}},
+};
+static const char *const common_flags[] = {
+    "-std=gnu17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-w", NULL};
+
+// ---- children ----
+
+static int exit_of(int status) {
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + (WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+}
+
+// Runs a program with its words going to a file. Its exit status; -1: it could not be started; -2: it ran out of time and was killed with
+// all that it had started.
+static int run_child(const char *const *argv, const char *words, double seconds) {
+  posix_spawn_file_actions_t files;
+  posix_spawnattr_t attributes;
+  sigset_t none, all;
+  pid_t child;
+  if (posix_spawn_file_actions_init(&files) != 0) return -1;
+  if (posix_spawnattr_init(&attributes) != 0) {
+    posix_spawn_file_actions_destroy(&files);
+    return -1;
+  }
+  sigemptyset(&none);
+  sigfillset(&all);
+  sigdelset(&all, SIGKILL);
+  sigdelset(&all, SIGSTOP);
+  bool ready = posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0) == 0 &&
+               posix_spawn_file_actions_addopen(&files, 1, words, O_WRONLY | O_CREAT | O_TRUNC, 0600) == 0 &&
+               posix_spawn_file_actions_adddup2(&files, 1, 2) == 0 && posix_spawnattr_setpgroup(&attributes, 0) == 0 &&
+               posix_spawnattr_setsigmask(&attributes, &none) == 0 && posix_spawnattr_setsigdefault(&attributes, &all) == 0 &&
+               posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF) == 0;
+  int error = ready ? posix_spawn(&child, argv[0], &files, &attributes, (char *const *)(uintptr_t)argv, environ) : EINVAL;
+  posix_spawn_file_actions_destroy(&files);
+  posix_spawnattr_destroy(&attributes);
+  if (error) return -1;
+  const double end = zmi_now() + seconds;
+  for (struct timespec nap = {0, 500000};;) {
+    int status;
+    pid_t got = waitpid(child, &status, WNOHANG);
+    if (got == child) return exit_of(status);
+    if (got < 0 && errno != EINTR) return 0; // the program around reaps children by itself: what was written will tell
+    if (zmi_now() > end) break;
+    nanosleep(&nap, NULL);
+    if (nap.tv_nsec < 5000000) nap.tv_nsec *= 2;
+  }
+  kill(-child, SIGKILL);
+  while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {
+  }
+  return -2;
+}
+
+// ---- workplaces ----
+
+typedef struct workplace {
+  char folder[PATH_MAX - 32], source[PATH_MAX], object[PATH_MAX], words[PATH_MAX];
+} workplace;
+
+static bool open_workplace(workplace *w, const zmi_cache *cache) {
+  const char *temporary = getenv("TMPDIR"), *base = cache->folder;
+  for (int attempt = 0; attempt < 2; attempt++, base = NULL) {
+    if (!base) base = temporary && *temporary == '/' ? temporary : "/tmp";
+    int size = snprintf(w->folder, sizeof w->folder, "%s/%sXXXXXX", base, base == cache->folder ? "work-" : "zmlx-kernel-");
+    if (size < 0 || size >= (int)sizeof w->folder || !mkdtemp(w->folder)) continue;
+    snprintf(w->source, sizeof w->source, "%s/kernel.c", w->folder);
+    snprintf(w->object, sizeof w->object, "%s/kernel.so", w->folder);
+    snprintf(w->words, sizeof w->words, "%s/words", w->folder);
+    return true;
+  }
+  return false;
+}
+
+static void close_workplace(const workplace *w, bool keep_source) {
+  unlink(w->object);
+  unlink(w->words);
+  if (keep_source) return;
+  unlink(w->source);
+  rmdir(w->folder);
+}
+
+static bool write_file(const char *path, const char *text, size_t size) {
+  int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return false;
+  bool good = true;
+  while (size > 0 && good) {
+    ssize_t put = write(fd, text, size);
+    if (put < 0 && errno == EINTR) continue;
+    good = put > 0;
+    if (good) text += put, size -= (size_t)put;
+  }
+  return close(fd) == 0 && good;
+}
+
+// The first line that says "error", else the first line.
+static void first_words(const char *path, char text[WORDS]) {
+  char *data = NULL;
+  size_t size;
+  text[0] = 0;
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  data = zmi_malloc(8193);
+  ssize_t got = data ? read(fd, data, 8192) : 0;
+  close(fd);
+  size = got > 0 ? (size_t)got : 0;
+  if (data) {
+    data[size] = 0;
+    const char *error = strstr(data, "error"), *line = data;
+    for (const char *p = data; error && p < error; p++)
+      if (*p == '\n') line = p + 1;
+    snprintf(text, WORDS, "%.*s", (int)ZMI_MIN(strcspn(line, "\r\n"), (size_t)WORDS - 1), line);
+    for (char *p = text; *p; p++)
+      if ((unsigned char)*p < 32) *p = ' ';
+  }
+  zmi_free(data);
+}
+
+// ---- which compiler ----
+
+typedef struct compiler {
+  bool known, found;
+  bool hung;       // once is enough: it is not asked again
+  char asked[256]; // ZMLX_CC when it was looked for
+  char path[PATH_MAX], version[256], why[256];
+  struct timespec changed;
+  off_t size;
+} compiler;
+
+static pthread_mutex_t compiler_lock = PTHREAD_MUTEX_INITIALIZER;
+static compiler known_compiler; // under the lock
+
+static bool is_program(const char *path) {
+  struct stat st;
+  return stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0;
+}
+
+static bool search_path(const char *name, char found[PATH_MAX]) {
+  if (strchr(name, '/')) {
+    snprintf(found, PATH_MAX, "%s", name);
+    return is_program(found);
+  }
+  const char *path = getenv("PATH");
+  for (const char *p = path ? path : "/usr/bin:/bin"; *p;) {
+    size_t size = strcspn(p, ":");
+    if (size > 0 && *p == '/' && snprintf(found, PATH_MAX, "%.*s/%s", (int)size, p, name) < PATH_MAX && is_program(found)) return true;
+    p += size + (p[size] == ':');
+  }
+  return false;
+}
+
+static void ask_version(compiler *c, const zmi_cache *cache) {
+  workplace w;
+  struct stat st;
+  if (stat(c->path, &st) == 0) c->changed = st.st_mtim, c->size = st.st_size;
+  if (!open_workplace(&w, cache)) return;
+  const char *argv[] = {c->path, "--version", NULL};
+  if (run_child(argv, w.words, VERSION_SECONDS) == 0) first_words(w.words, c->version);
+  close_workplace(&w, false);
+}
+
+// Once for each value of ZMLX_CC. Under the lock.
+static const compiler *find_compiler(const zmi_cache *cache) {
+  static const char *const names[] = {"cc", "gcc", "clang"};
+  compiler *c = &known_compiler;
+  const char *asked = zmi_env("ZMLX_CC");
+  if (c->known && strncmp(c->asked, asked ? asked : "", sizeof c->asked - 1) == 0) return c;
+  *c = (compiler){.known = true};
+  snprintf(c->asked, sizeof c->asked, "%s", asked ? asked : "");
+  if (asked) {
+    c->found = search_path(asked, c->path);
+    if (!c->found) snprintf(c->why, sizeof c->why, "ZMLX_CC names %.150s, which is no program that can be run", asked);
+  } else {
+    for (size_t i = 0; i < ZMI_COUNT(names) && !c->found; i++) c->found = search_path(names[i], c->path);
+    if (!c->found) snprintf(c->why, sizeof c->why, "no C compiler was found on PATH (cc, gcc or clang)");
+  }
+  if (c->found) ask_version(c, cache);
+  return c;
+}
+
+bool zmi_compiler_facts(char text[512]) {
+  zmi_cache cache;
+  zmi_cache_open(&cache);
+  pthread_mutex_lock(&compiler_lock);
+  const compiler *c = find_compiler(&cache);
+  bool found = c->found;
+  if (found)
+    snprintf(text, 512, "%.200s at %.256s", c->version[0] ? c->version : "a compiler without a version", c->path);
+  else
+    snprintf(text, 512, "%s", c->why);
+  pthread_mutex_unlock(&compiler_lock);
+  zmi_cache_close(&cache);
+  return found;
+}
+
+// ---- compiling ----
+
+typedef struct job {
+  const char *name, *source;
+  const char *argv[MOST_FLAGS];
+  char path[PATH_MAX]; // of the compiler
+  char key[80];        // name of the entry
+} job;
+
+// Flags of the job, and the hash of everything that decides what comes out.
+static bool prepare_job(job *j, const compiler *c, const char *tier, const workplace *w) {
+  static const char hex[] = "0123456789abcdef";
+  zmi_sha256 h;
+  uint8_t digest[32];
+  char stamp[96];
+  int n = 0;
+  snprintf(j->path, sizeof j->path, "%s", c->path);
+  j->argv[n++] = j->path;
+  for (const char *const *f = common_flags; *f; f++) j->argv[n++] = *f;
+  size_t row = 0;
+  while (row < ZMI_COUNT(tier_flags) && strcmp(tier_flags[row].tier, tier) != 0) row++;
+  if (row == ZMI_COUNT(tier_flags)) return false;
+  for (const char *const *f = tier_flags[row].flags; *f; f++) j->argv[n++] = *f;
+  zmi_sha256_start(&h);
+  for (int i = 1; i < n; i++) zmi_sha256_add(&h, j->argv[i], strlen(j->argv[i]) + 1);
+  zmi_sha256_add(&h, tier, strlen(tier) + 1);
+  zmi_sha256_add(&h, c->path, strlen(c->path) + 1);
+  zmi_sha256_add(&h, c->version, strlen(c->version) + 1);
+  snprintf(stamp, sizeof stamp, "%lld.%ld %lld", (long long)c->changed.tv_sec, c->changed.tv_nsec, (long long)c->size);
+  zmi_sha256_add(&h, stamp, strlen(stamp) + 1);
+  zmi_sha256_add(&h, j->source, strlen(j->source));
+  zmi_sha256_end(&h, digest);
+  for (int i = 0; i < 32; i++) j->key[2 * i] = hex[digest[i] >> 4], j->key[2 * i + 1] = hex[digest[i] & 15];
+  snprintf(j->key + 64, sizeof j->key - 64, ".so");
+  if (w) {
+    j->argv[n++] = "-o";
+    j->argv[n++] = w->object;
+    j->argv[n++] = w->source;
+    j->argv[n++] = "-lm";
+  }
+  j->argv[n] = NULL;
+  return true;
+}
+
+static double deadline(void) {
+  const char *text = zmi_env("ZMLX_CC_SECONDS");
+  char *end;
+  if (!text) return DEFAULT_SECONDS;
+  double seconds = strtod(text, &end);
+  return *end || end == text || !(seconds > 0) || seconds > 3600 ? DEFAULT_SECONDS : seconds;
+}
+
+static void *load(const char *path) {
+  void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!handle) (void)dlerror();
+  return handle;
+}
+
+static void publish(const job *j, const workplace *w, const zmi_cache *cache) {
+  char *data;
+  size_t size;
+  if (cache->folder && zmi_read_file(w->object, MOST_OBJECT, &data, &size) == ZM_OK) {
+    zmi_cache_put(cache, j->key, data, size);
+    zmi_free(data);
+  }
+  zmi_error_clear();
+}
+
+static void *build(const job *j, const workplace *w, const zmi_cache *cache, char note[512]) {
+  char words[WORDS];
+  const double seconds = deadline();
+  if (!write_file(w->source, j->source, strlen(j->source))) {
+    snprintf(note, 512, "the source could not be written to %.200s", w->source);
+    return NULL;
+  }
+  int status = run_child(j->argv, w->words, seconds);
+  if (status == -2) {
+    pthread_mutex_lock(&compiler_lock);
+    known_compiler.hung = true;
+    pthread_mutex_unlock(&compiler_lock);
+    snprintf(note, 512, "%.120s had not compiled it after %g seconds; the source is kept in %.200s", j->path, seconds, w->source);
+    return NULL;
+  }
+  first_words(w->words, words);
+  if (status == -1) {
+    snprintf(note, 512, "%.120s could not be started; the source is kept in %.200s", j->path, w->source);
+    return NULL;
+  }
+  void *handle = status == 0 ? load(w->object) : NULL;
+  if (handle) {
+    publish(j, w, cache);
+    return handle;
+  }
+  if (status == 0)
+    snprintf(note, 512, "what %.120s made could not be loaded; the source is kept in %.200s", j->path, w->source);
+  else
+    snprintf(note, 512, "%.100s failed (status %d): %.150s; the source is kept in %.200s", j->path, status,
+             words[0] ? words : "it said nothing", w->source);
+  return NULL;
+}
+
+void *zmi_compile_c(const char *name, const char *source, const char *tier, bool only_cached, char note[512], bool *was_cached) {
+  zmi_cache cache;
+  workplace w;
+  job j = {.name = name, .source = source};
+  void *handle = NULL;
+  char *entry = NULL;
+  note[0] = 0;
+  *was_cached = false;
+  zmi_cache_open(&cache);
+  pthread_mutex_lock(&compiler_lock);
+  const compiler *c = find_compiler(&cache);
+  bool found = c->found, hung = c->hung, known = found && prepare_job(&j, c, tier, NULL);
+  if (!found) snprintf(note, 512, "%s", c->why);
+  pthread_mutex_unlock(&compiler_lock);
+  if (known && (entry = zmi_cache_find(&cache, j.key)) != NULL) {
+    handle = load(entry);
+    *was_cached = handle != NULL;
+  }
+  if (known && !handle && hung) {
+    if (!only_cached) snprintf(note, 512, "%.200s took too long for another kernel and is not asked again", j.path);
+  } else if (known && !handle && !only_cached) {
+    if (open_workplace(&w, &cache)) {
+      pthread_mutex_lock(&compiler_lock);
+      prepare_job(&j, find_compiler(&cache), tier, &w);
+      pthread_mutex_unlock(&compiler_lock);
+      handle = build(&j, &w, &cache, note);
+      close_workplace(&w, !handle);
+    } else {
+      snprintf(note, 512, "neither the cache folder nor the folder of temporary files can be written");
+    }
+  } else if (found && !known) {
+    snprintf(note, 512, "no flags are known for the CPU tier %.40s", tier);
+  }
+  zmi_free(entry);
+  zmi_cache_close(&cache);
+  zmi_error_clear();
+  return handle;
+}
+
+void zmi_compile_unload(void *handle) {
+  if (handle) dlclose(handle);
+}

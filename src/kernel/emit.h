@@ -1,0 +1,56 @@
+// Shared by the emitters of the kernel room. A walk over typed code writes text; what differs between targets stands in tables.
+#ifndef ZMI_EMIT_H
+#define ZMI_EMIT_H
+
+#include "kernel/kernel.h"
+
+enum { ZMI_EMIT_THREADS = 1024 }; // most threads of a group in emitted C
+
+extern const char *const zmi_emit_before[ZMI_TARGET_COUNT], *const zmi_emit_after[ZMI_TARGET_COUNT]; // around the prelude: emit_text.c
+extern const char zmi_emit_lanes_c[];
+
+// How a value or a variable is written.
+typedef enum zmi_place {
+  ZMI_PLACE_LOCAL, // v7, x7
+  ZMI_PLACE_ARRAY, // v7[t]: it lives across a cut between loops over lanes or threads
+  ZMI_PLACE_LANES  // x7l[l]: one of the 16 copies of a JOIN block
+} zmi_place;
+
+typedef struct zmi_emit_state {
+  const zmi_code *code;
+  zmi_target target;
+  zmi_text *out;  // what is written at once: frames, uniform values
+  zmi_text lanes; // C: body of the loop over lanes that is being collected
+  int depth;      // of indentation of out
+  int inner;      // blocks open inside `lanes`
+  unsigned char *place, *uniform, *lifted, *risky;
+  int *segment, *match, *outer; // of each instruction: segment, END of its block, enclosing block (-1: none)
+  bool in_lanes;                // C: instructions go to `lanes`
+  bool threads;                 // TILES
+  bool serial;                  // inside a serial block
+  int block;                    // the ELEMENTS instruction being written; -1
+  int capacity;                 // entries of arrays
+  zm_status status;
+} zmi_emit_state;
+
+// ---- emit.c ----
+void zmi_emit_head(zmi_target target, zmi_text *out);                                                 // what `bare` leaves out
+void zmi_emit_line(zmi_emit_state *e, const char *format, ...) __attribute__((format(printf, 2, 3))); // to lanes or out, indented
+void zmi_emit_top(zmi_emit_state *e, const char *format, ...) __attribute__((format(printf, 2, 3)));  // to out
+const char *zmi_emit_type(zmi_ctype t);                                                               // "zk_int"
+const char *zmi_emit_memory(zm_dtype d);                                                              // "zk_stored_float16"
+const char *zmi_emit_word(zmi_ctype t);                                                               // "int": suffix of functions
+void zmi_emit_ref(const zmi_emit_state *e, int value, char text[48]);
+void zmi_emit_var(const zmi_emit_state *e, int var, char text[48]);
+// One instruction that is a value: "const float v7 = ...;", or its assignment.
+void zmi_emit_value(zmi_emit_state *e, int i, const char *expression);
+bool zmi_emit_expression(const zmi_emit_state *e, int i, zmi_text *t);            // classes A F B C L S T, CONST; false: not one of them
+void zmi_emit_load(zm_dtype d, const char *place, zmi_text *t);                   // an element of memory, widened
+void zmi_emit_stored(zm_dtype d, zmi_ctype from, const char *value, zmi_text *t); // a value as an element of memory
+const char *zmi_emit_identity(zmi_cop op, zmi_ctype type);                        // what a reduction starts from
+
+// ---- frames ----
+void zmi_emit_c(zmi_emit_state *e);   // emit_c.c
+void zmi_emit_gpu(zmi_emit_state *e); // emit_gpu.c
+
+#endif

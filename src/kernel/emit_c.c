@@ -1,0 +1,692 @@
+// Emitted C. Elements of a row, elements of an array and threads of a group all become loops that the compiler can turn into vector code:
+// what happens between two barriers, or inside one turn of a loop that all elements make together, is one loop over lanes; values that live
+// longer have arrays. Reductions collect a chunk of values first and add it up in the lane order.
+#include "kernel/emit.h"
+
+#include <stdio.h>
+
+enum { CHUNK = 512, CHUNK_ARRAYS = 128 };
+
+// ---- what can be done outside of the loop over lanes ----
+
+static bool opens(zmi_cop op) {
+  return op == ZMI_K_FOR || op == ZMI_K_IF || op == ZMI_K_ELEMENTS;
+}
+
+static bool is_reduction(zmi_cop op) {
+  return op >= ZMI_K_SUM && op <= ZMI_K_ARGMIN;
+}
+
+static bool has(const zmi_emit_state *e, int begin, int end, zmi_cop op) {
+  for (int i = begin; i < end; i++)
+    if (e->code->insts[i].op == op) return true;
+  return false;
+}
+
+static bool leaf_is_uniform(const zmi_emit_state *e, const zmi_inst *x) {
+  switch (x->op) {
+  case ZMI_K_CONST:
+  case ZMI_K_PARAM:
+  case ZMI_K_LENGTH:
+  case ZMI_K_GROUP:
+  case ZMI_K_THREADS:
+  case ZMI_K_GROUPS:
+  case ZMI_K_DIM:
+    return true;
+  case ZMI_K_INPUT:
+    return e->code->in_per_row[x->index];
+  default:
+    return false;
+  }
+}
+
+// Values of [begin, end) that all lanes share. What stands before `begin` is shared by definition.
+static void find_uniform(zmi_emit_state *e, int begin, int end) {
+  const zmi_code *c = e->code;
+  for (int i = begin; i < end; i++) {
+    const zmi_inst *x = &c->insts[i];
+    const char kind = zmi_cop_rows[x->op].kind;
+    const int operands[3] = {x->a, x->b, x->c};
+    bool shared = x->op == ZMI_K_FOR || (kind != 'X' && kind != 'M' && kind != 'P');
+    for (int k = 0; k < 3; k++)
+      if (operands[k] >= begin && !e->uniform[operands[k]]) shared = false;
+    e->uniform[i] = (unsigned char)(kind == 'P' ? leaf_is_uniform(e, x) : shared);
+  }
+}
+
+// Loops and branches that all lanes go through together stand outside of the loop over lanes.
+static void find_lifted(zmi_emit_state *e, int begin, int end) {
+  const zmi_code *c = e->code;
+  for (int i = begin; i < end; i++) {
+    const zmi_cop op = c->insts[i].op;
+    if (op != ZMI_K_FOR && op != ZMI_K_IF) continue;
+    const bool around = e->outer[i] < begin || e->lifted[e->outer[i]];
+    const bool wanted = e->threads ? has(e, i, e->match[i], ZMI_K_BARRIER) : op == ZMI_K_FOR && e->uniform[i];
+    e->lifted[i] = around && wanted && !e->serial;
+  }
+}
+
+// Numbers the pieces between cuts; what is used in another piece than its own gets an array.
+static void find_segments(zmi_emit_state *e, int begin, int end) {
+  const zmi_code *c = e->code;
+  int segment = 1;
+  for (int i = begin; i < end; i++) {
+    const zmi_cop op = c->insts[i].op;
+    int block = op == ZMI_K_END || op == ZMI_K_ELSE ? -2 : i;
+    if (block == -2)
+      for (block = i - 1; block >= begin && !(opens(c->insts[block].op) && e->match[block] >= i); block--) {
+      }
+    const bool cut = op == ZMI_K_BARRIER || (block >= begin && opens(c->insts[block].op) && e->lifted[block]);
+    e->segment[i] = cut ? ++segment : segment;
+    if (cut) segment++;
+  }
+  for (int i = begin; i < end; i++) {
+    const zmi_inst *x = &c->insts[i];
+    const int operands[4] = {x->a, x->b, x->c, x->op == ZMI_K_GET || x->op == ZMI_K_SET ? x->index : -1};
+    for (int k = 0; k < 4; k++) {
+      const int v = operands[k];
+      if (v < begin || e->segment[v] == e->segment[i] || e->uniform[v]) continue;
+      e->place[v] = ZMI_PLACE_ARRAY;
+    }
+  }
+}
+
+static void plan(zmi_emit_state *e, int begin, int end) {
+  find_uniform(e, begin, end);
+  find_lifted(e, begin, end);
+  find_segments(e, begin, end);
+}
+
+static bool declare_arrays(zmi_emit_state *e, int begin, int end, bool write) {
+  bool any = false;
+  for (int i = begin; i < end; i++) {
+    if (e->place[i] != ZMI_PLACE_ARRAY) continue;
+    const zmi_inst *x = &e->code->insts[i];
+    any = true;
+    if (write) zmi_emit_top(e, "%s %c%d[%d];", zmi_emit_type(x->type), x->op == ZMI_K_VAR ? 'x' : 'v', i, e->capacity);
+  }
+  return any;
+}
+
+// ---- the loop over lanes ----
+
+static void flush(zmi_emit_state *e) {
+  if (!e->lanes.size) return;
+  const bool falling = e->serial && e->block >= 0 && e->code->insts[e->block].extra == 1;
+  if (!e->threads && !e->serial) zmi_emit_top(e, "ZK_LANES");
+  zmi_emit_top(e, falling ? "for (zk_int t = n - 1; t >= 0; t--) {" : "for (zk_int t = 0; t < n; t++) {");
+  zmi_text_add_bytes(e->out, zmi_text_str(&e->lanes), e->lanes.size);
+  zmi_emit_top(e, "}");
+  e->lanes.failed = e->lanes.failed || e->out->failed;
+  e->lanes.size = 0;
+}
+
+static void top_ref(const zmi_emit_state *e, int value, char text[48]) {
+  snprintf(text, 48, e->place[value] == ZMI_PLACE_ARRAY ? "v%d[0]" : "v%d", value);
+}
+
+static bool is_const(const zmi_emit_state *e, int v) {
+  return e->code->insts[v].op == ZMI_K_CONST;
+}
+
+static void open_for(zmi_emit_state *e, int i, bool lifted) {
+  const zmi_inst *x = &e->code->insts[i];
+  char a[48], b[48], c[48];
+  void (*ref)(const zmi_emit_state *, int, char *) = lifted ? top_ref : zmi_emit_ref;
+  ref(e, x->a, a);
+  ref(e, x->b, b);
+  ref(e, x->c, c);
+  const bool fixed = is_const(e, x->c) && e->code->insts[x->c].imm.i > 0;
+  const bool narrow =
+      fixed && is_const(e, x->b) && e->code->insts[x->b].imm.i < INT32_MAX / 2 && e->code->insts[x->c].imm.i < INT32_MAX / 2;
+  char guard[64] = "";
+  if (!fixed) snprintf(guard, sizeof guard, "%s > 0 && ", c);
+  zmi_emit_line(e, "for (%s k%d = %s; %sk%d < %s; k%d += %s) {", narrow ? "zk_int" : "zk_long", i, a, guard, i, b, i, c);
+  if (e->in_lanes)
+    e->inner++;
+  else
+    e->depth++;
+  zmi_emit_line(e, "const zk_int v%d = (zk_int)k%d;", i, i);
+}
+
+static void open_lifted(zmi_emit_state *e, int i) {
+  char a[48];
+  flush(e);
+  e->in_lanes = false;
+  if (e->code->insts[i].op == ZMI_K_FOR) {
+    open_for(e, i, true);
+  } else {
+    top_ref(e, e->code->insts[i].a, a);
+    zmi_emit_top(e, "if (%s) {", a);
+    e->depth++;
+  }
+  e->in_lanes = true;
+}
+
+static void close_block(zmi_emit_state *e, const char *text) { // "}" or "} else {"
+  if (e->in_lanes)
+    e->inner--;
+  else
+    e->depth--;
+  zmi_emit_line(e, "%s", text);
+  if (text[1]) {
+    if (e->in_lanes)
+      e->inner++;
+    else
+      e->depth++;
+  }
+}
+
+static void structure(zmi_emit_state *e, int i, int *stack, int *top) {
+  const zmi_inst *x = &e->code->insts[i];
+  char a[48];
+  if (x->op == ZMI_K_END || x->op == ZMI_K_ELSE) {
+    const int open = stack[*top - 1];
+    if (e->in_lanes && e->lifted[open]) {
+      flush(e);
+      e->in_lanes = false;
+      close_block(e, x->op == ZMI_K_END ? "}" : "} else {");
+      e->in_lanes = true;
+    } else {
+      close_block(e, x->op == ZMI_K_END ? "}" : "} else {");
+    }
+    if (x->op == ZMI_K_END) --*top;
+    return;
+  }
+  stack[(*top)++] = i;
+  if (e->in_lanes && e->lifted[i]) {
+    open_lifted(e, i);
+  } else if (x->op == ZMI_K_FOR) {
+    open_for(e, i, false);
+  } else {
+    zmi_emit_ref(e, x->a, a);
+    zmi_emit_line(e, "if (%s) {", a);
+    if (e->in_lanes)
+      e->inner++;
+    else
+      e->depth++;
+  }
+}
+
+// ---- instructions ----
+
+static void leaf(zmi_emit_state *e, int i) {
+  const zmi_inst *x = &e->code->insts[i];
+  char place[48];
+  zmi_text t = {0};
+  const bool rows = e->code->form == ZMI_FORM_ROWS;
+  switch (x->op) {
+  case ZMI_K_INPUT:
+    snprintf(place, sizeof place, rows && (e->block < 0 || e->code->in_per_row[x->index]) ? "w%d[0]" : "p%d[t]", x->index);
+    zmi_emit_load(e->code->in[x->index], place, &t);
+    break;
+  case ZMI_K_PARAM:
+    zmi_text_add(&t, "(%s)params[%d]", zmi_emit_type(x->type), x->index);
+    break;
+  case ZMI_K_PLACE:
+    zmi_text_add(&t, "(zk_int)at + t");
+    break;
+  case ZMI_K_LENGTH:
+    zmi_text_add(&t, rows ? "(zk_int)d" : "(zk_int)count");
+    break;
+  case ZMI_K_THREAD:
+    zmi_text_add(&t, "t");
+    break;
+  case ZMI_K_GROUP:
+    zmi_text_add(&t, "(zk_int)g");
+    break;
+  case ZMI_K_THREADS:
+    zmi_text_add(&t, "n");
+    break;
+  case ZMI_K_GROUPS:
+    zmi_text_add(&t, "(zk_int)groups");
+    break;
+  default:
+    zmi_text_add(&t, "(zk_int)dims[%d]", x->index * ZM_MAX_RANK + x->extra);
+    break; // DIM
+  }
+  zmi_emit_value(e, i, zmi_text_str(&t));
+  zmi_text_release(&t);
+}
+
+static void output(zmi_emit_state *e, int i) {
+  const zmi_inst *x = &e->code->insts[i];
+  char value[48];
+  zmi_text t = {0};
+  zmi_emit_ref(e, x->a, value);
+  zmi_emit_stored(e->code->out[x->index], e->code->insts[x->a].type, value, &t);
+  const bool row = e->code->form == ZMI_FORM_ROWS && e->block < 0;
+  zmi_emit_line(e, row ? "y%d[r] = %s;" : "q%d[t] = %s;", x->index, zmi_text_str(&t));
+  zmi_text_release(&t);
+}
+
+static void memory_access(zmi_emit_state *e, int i) {
+  const zmi_inst *x = &e->code->insts[i];
+  char at[48], value[48] = "", place[64];
+  zmi_text t = {0}, stored = {0};
+  const bool shared = x->op == ZMI_K_SHARED_LOAD || x->op == ZMI_K_SHARED_STORE;
+  zmi_emit_ref(e, x->a, at);
+  if (x->b >= 0) zmi_emit_ref(e, x->b, value);
+  const zmi_ctype from = x->b >= 0 ? e->code->insts[x->b].type : ZMI_C_NONE;
+  char limit[32];
+  if (shared)
+    snprintf(limit, sizeof limit, "%du", e->code->insts[x->index].extra);
+  else
+    snprintf(limit, sizeof limit, "counts[%d]", x->op == ZMI_K_LOAD ? x->index : e->code->nin + x->index);
+  snprintf(place, sizeof place, shared ? "s%d[%s]" : x->op == ZMI_K_LOAD ? "p%d[%s]" : "q%d[%s]", x->index, at);
+  if (x->op == ZMI_K_LOAD || x->op == ZMI_K_SHARED_LOAD) {
+    if (shared)
+      zmi_text_add(&stored, "%s", place);
+    else
+      zmi_emit_load(e->code->in[x->index], place, &stored);
+    zmi_text_add(&t, "(zk_ulong)%s < (zk_ulong)%s ? (%s)(%s) : (%s)0", at, limit, zmi_emit_type(x->type), zmi_text_str(&stored),
+                 zmi_emit_type(x->type));
+    zmi_emit_value(e, i, zmi_text_str(&t));
+  } else if (x->op == ZMI_K_ATOMIC_ADD) {
+    zmi_emit_line(e, "if ((zk_ulong)%s < (zk_ulong)%s) ze_atomic_%s(&%s, %s);", at, limit, zm_dtype_name(e->code->out[x->index]), place,
+                  value);
+  } else {
+    if (shared)
+      zmi_text_add(&stored, "%s", value);
+    else
+      zmi_emit_stored(e->code->out[x->index], from, value, &stored);
+    zmi_emit_line(e, "if ((zk_ulong)%s < (zk_ulong)%s) %s = %s;", at, limit, place, zmi_text_str(&stored));
+  }
+  zmi_text_release(&t);
+  zmi_text_release(&stored);
+}
+
+static void variable(zmi_emit_state *e, int i) {
+  const zmi_inst *x = &e->code->insts[i];
+  char name[48], value[48];
+  if (x->op == ZMI_K_VAR) {
+    zmi_emit_var(e, i, name);
+    zmi_emit_ref(e, x->a, value);
+    if (e->place[i] == ZMI_PLACE_ARRAY)
+      zmi_emit_line(e, "%s = %s;", name, value);
+    else
+      zmi_emit_line(e, "%s %s = %s;", zmi_emit_type(x->type), name, value);
+    return;
+  }
+  zmi_emit_var(e, x->index, name);
+  if (x->op == ZMI_K_SET) {
+    zmi_emit_ref(e, x->a, value);
+    zmi_emit_line(e, "%s = %s;", name, value);
+  } else if (x->op == ZMI_K_GET) {
+    zmi_emit_value(e, i, name);
+  } else {
+    char right[64];
+    snprintf(right, sizeof right, "x%dl[l + h]", x->index);
+    zmi_emit_value(e, i, right);
+  }
+}
+
+static void one(zmi_emit_state *e, int i) {
+  const zmi_inst *x = &e->code->insts[i];
+  const char kind = zmi_cop_rows[x->op].kind;
+  char value[48];
+  zmi_text t = {0};
+  if (zmi_emit_expression(e, i, &t)) {
+    zmi_emit_value(e, i, zmi_text_str(&t));
+  } else if (kind == 'P') {
+    leaf(e, i);
+  } else if (kind == 'M' || x->op == ZMI_K_SHARED_LOAD || x->op == ZMI_K_SHARED_STORE) {
+    memory_access(e, i);
+  } else if (x->op == ZMI_K_VAR || x->op == ZMI_K_GET || x->op == ZMI_K_SET || x->op == ZMI_K_GET_RIGHT) {
+    variable(e, i);
+  } else if (x->op == ZMI_K_OUTPUT) {
+    output(e, i);
+  } else if (is_reduction(x->op)) {
+    zmi_emit_ref(e, x->a, value);
+    zmi_emit_line(e, "r%d[t] = %s;", i, value);
+  } else if (x->op == ZMI_K_SCAN_SUM) {
+    zmi_emit_ref(e, x->a, value);
+    zmi_ctype type = x->type;
+    if (type == ZMI_C_FLOAT)
+      zmi_emit_line(e, "c%d = c%d + %s;", i, i, value);
+    else
+      zmi_emit_line(e, "c%d = (%s)((zk_ulong)c%d + (zk_ulong)%s);", i, zmi_emit_type(type), i, value);
+    snprintf(value, sizeof value, "c%d", i);
+    zmi_emit_value(e, i, value);
+  }
+  zmi_text_release(&t);
+}
+
+static void walk(zmi_emit_state *e, int begin, int end);
+
+// ---- ELEMENTS blocks of rows ----
+
+static void start_reductions(zmi_emit_state *e, int begin, int end) {
+  for (int i = begin; i < end; i++) {
+    const zmi_inst *x = &e->code->insts[i];
+    if (x->op == ZMI_K_SCAN_SUM) zmi_emit_top(e, "%s c%d = 0;", zmi_emit_type(x->type), i);
+    if (!is_reduction(x->op)) continue;
+    const zmi_ctype type = e->code->insts[x->a].type;
+    const char *name = zmi_emit_type(type), *first = zmi_emit_identity(x->op, type);
+    if (x->op == ZMI_K_ARGMAX || x->op == ZMI_K_ARGMIN) {
+      zmi_emit_top(e, "%s a%d = %s;", name, i, first);
+      zmi_emit_top(e, "zk_int at%d = 0;", i);
+      continue;
+    }
+    const bool floats = type == ZMI_C_FLOAT, flags = floats && (x->op == ZMI_K_MAXIMUM || x->op == ZMI_K_MINIMUM);
+    zmi_emit_top(e, "%s a%d[%d];", name, i, floats ? flags ? 32 : 16 : 1);
+    zmi_emit_top(e, "for (int l = 0; l < %d; l++) a%d[l] = %s;", floats ? 16 : 1, i, first);
+    if (flags) zmi_emit_top(e, "for (int l = 16; l < 32; l++) a%d[l] = 0;", i);
+  }
+}
+
+static const char *reduction_word(zmi_cop op) {
+  static const char *const words[] = {"sum", "prod", "max", "min", "argmax", "argmin"};
+  return words[op - ZMI_K_SUM];
+}
+
+static void reductions(zmi_emit_state *e, int begin, int end, bool last) {
+  for (int i = begin; i < end; i++) {
+    const zmi_inst *x = &e->code->insts[i];
+    if (!is_reduction(x->op)) continue;
+    const char *word = reduction_word(x->op), *type = zmi_emit_word(e->code->insts[x->a].type);
+    const bool arg = x->op == ZMI_K_ARGMAX || x->op == ZMI_K_ARGMIN;
+    if (!last && arg)
+      zmi_emit_top(e, "ze_%s_%s(&a%d, &at%d, r%d, n, (zk_int)at);", word, type, i, i, i);
+    else if (!last)
+      zmi_emit_top(e, "ze_%s_%s(a%d, r%d, n);", word, type, i, i);
+    else if (arg)
+      zmi_emit_top(e, "const %s v%d = at%d ? at%d - 1 : 0;", zmi_emit_type(x->type), i, i, i);
+    else
+      zmi_emit_top(e, "const %s v%d = ze_fold_%s_%s(a%d);", zmi_emit_type(x->type), i, word, type, i);
+  }
+}
+
+// Variables of outside that the block sets.
+static bool sets_outside(const zmi_emit_state *e, int begin, int end, int v) {
+  if (e->code->insts[v].op != ZMI_K_VAR || v >= begin) return false;
+  for (int i = begin; i < end; i++)
+    if (e->code->insts[i].op == ZMI_K_SET && e->code->insts[i].index == v) return true;
+  return false;
+}
+
+static void use_pointers(zmi_emit_state *e, int begin, int end) {
+  const zmi_code *c = e->code;
+  for (int k = 0; k < c->nin; k++) {
+    bool used = false;
+    for (int i = begin; i < end; i++) used |= c->insts[i].op == ZMI_K_INPUT && c->insts[i].index == k;
+    const char *m = zmi_emit_memory(c->in[k]);
+    if (used && !c->in_per_row[k]) zmi_emit_top(e, "const %s *p%d = step[%d] ? w%d + at : b%d;", m, k, k, k, k);
+  }
+  for (int k = 0; k < c->nout; k++) {
+    bool used = false;
+    for (int i = begin; i < end; i++) used |= c->insts[i].op == ZMI_K_OUTPUT && c->insts[i].index == k;
+    if (used) zmi_emit_top(e, "%s *q%d = y%d + r * d + at;", zmi_emit_memory(c->out[k]), k, k);
+  }
+  for (int i = begin; i < end; i++) {
+    const zmi_inst *x = &c->insts[i];
+    if (is_reduction(x->op)) zmi_emit_top(e, "%s r%d[%d];", zmi_emit_type(c->insts[x->a].type), i, CHUNK);
+  }
+}
+
+// Lanes of a JOIN block: an inner loop of up to 16, so that lane t % 16 of each variable is a plain place in an array.
+static void join_loop(zmi_emit_state *e, int begin, int join) {
+  e->in_lanes = true;
+  walk(e, begin, join);
+  e->in_lanes = false;
+  zmi_emit_top(e, "for (zk_int k = 0; k < n; k += 16) {");
+  zmi_emit_top(e, "  const zk_int m = n - k < 16 ? n - k : 16;");
+  zmi_emit_top(e, "  ZK_LANES");
+  zmi_emit_top(e, "  for (zk_int l = 0; l < m; l++) {");
+  zmi_emit_top(e, "    const zk_int t = k + l;");
+  zmi_text_add_bytes(e->out, zmi_text_str(&e->lanes), e->lanes.size);
+  e->lanes.size = 0;
+  zmi_emit_top(e, "  }");
+  zmi_emit_top(e, "}");
+}
+
+static void join_pairs(zmi_emit_state *e, int begin, int join, int end) {
+  zmi_emit_top(e, "for (int h = 8; h > 0; h /= 2) {");
+  zmi_emit_top(e, "  for (int l = 0; l < h; l++) {");
+  e->depth += 2;
+  for (int i = begin; i < join; i++) // shared values that stand in front of JOIN may be used behind it
+    if (e->uniform[i] && e->outer[i] == e->block && !opens(e->code->insts[i].op)) one(e, i);
+  walk(e, join + 1, end);
+  e->depth -= 2;
+  zmi_emit_top(e, "  }");
+  zmi_emit_top(e, "}");
+  for (int v = 0; v < begin; v++) {
+    if (e->place[v] != ZMI_PLACE_LANES) continue;
+    zmi_emit_top(e, "x%d = x%dl[0];", v, v);
+    e->place[v] = ZMI_PLACE_LOCAL;
+  }
+}
+
+static int find_join(const zmi_emit_state *e, int begin, int end) {
+  for (int i = begin; i < end; i++)
+    if (e->code->insts[i].op == ZMI_K_JOIN) return i;
+  return -1;
+}
+
+static void chunks(zmi_emit_state *e, int begin, int end, int join) {
+  const bool falling = e->serial && e->code->insts[e->block].extra == 1;
+  e->capacity = declare_arrays(e, begin, end, false) ? CHUNK_ARRAYS : CHUNK;
+  declare_arrays(e, begin, end, true);
+  if (falling)
+    zmi_emit_top(e, "for (zk_long at = (d - 1) / %d * %d; at >= 0 && d > 0; at -= %d) {", e->capacity, e->capacity, e->capacity);
+  else
+    zmi_emit_top(e, "for (zk_long at = 0; at < d; at += %d) {", e->capacity);
+  e->depth++;
+  zmi_emit_top(e, "const zk_int n = d - at < %d ? (zk_int)(d - at) : %d;", e->capacity, e->capacity);
+  use_pointers(e, begin, end);
+  if (join >= 0) {
+    join_loop(e, begin, join);
+  } else {
+    e->in_lanes = true;
+    walk(e, begin, end);
+    flush(e);
+    e->in_lanes = false;
+  }
+  reductions(e, begin, end, false);
+  e->depth--;
+  zmi_emit_top(e, "}");
+}
+
+static void elements_block(zmi_emit_state *e, int block) {
+  const int begin = block + 1, end = e->match[block], join = find_join(e, begin, end);
+  e->block = block;
+  e->serial = has(e, begin, end, ZMI_K_SCAN_SUM);
+  for (int v = 0; v < begin; v++) {
+    if (!sets_outside(e, begin, end, v)) continue;
+    if (join < 0) {
+      e->serial = true;
+      continue;
+    }
+    e->place[v] = ZMI_PLACE_LANES;
+    zmi_emit_top(e, "%s x%dl[16];", zmi_emit_type(e->code->insts[v].type), v);
+    zmi_emit_top(e, "for (int l = 0; l < 16; l++) x%dl[l] = x%d;", v, v);
+  }
+  const bool serial = e->serial;
+  e->serial = serial || join >= 0; // nothing is lifted
+  plan(e, begin, end);
+  e->serial = serial;
+  start_reductions(e, begin, join >= 0 ? join : end);
+  chunks(e, begin, end, join);
+  if (join >= 0) join_pairs(e, begin, join, end);
+  e->block = -1;
+  e->serial = false;
+  reductions(e, begin, end, true);
+}
+
+// ---- the walk ----
+
+static void walk(zmi_emit_state *e, int begin, int end) {
+  const zmi_code *c = e->code;
+  int *stack = zmi_calloc((size_t)(end - begin) + 1, sizeof(int)), top = 0;
+  if (!stack) {
+    e->status = ZM_ERROR_MEMORY;
+    return;
+  }
+  for (int i = begin; i < end && e->status == ZM_OK; i++) {
+    const zmi_cop op = c->insts[i].op;
+    if (op == ZMI_K_ELEMENTS) {
+      elements_block(e, i);
+      i = e->match[i];
+    } else if (op == ZMI_K_FOR || op == ZMI_K_IF || op == ZMI_K_ELSE || op == ZMI_K_END) {
+      structure(e, i, stack, &top);
+    } else if (op == ZMI_K_BARRIER) {
+      flush(e);
+    } else if (op != ZMI_K_SHARED && !(op == ZMI_K_INPUT && c->form == ZMI_FORM_ELEMENTS)) {
+      one(e, i);
+    }
+  }
+  zmi_free(stack);
+}
+
+// ---- frames ----
+
+static void fill(zmi_emit_state *e, int k, const char *count, const char *from) {
+  zmi_emit_top(e, "for (zk_long k = 0; k < %s && k < %d; k++) b%d[k] = %s;", count, e->capacity, k, from);
+}
+
+static void elements(zmi_emit_state *e) {
+  const zmi_code *c = e->code;
+  const int count = (int)c->count;
+  char from[48];
+  plan(e, 0, count);
+  // Operands are read before any result is written, wherever they stand: a result may lie where an operand was.
+  for (int i = 0; i < count; i++)
+    if (c->insts[i].op == ZMI_K_INPUT && e->outer[i] < 0) e->segment[i] = 0;
+  for (int i = 0; i < count; i++) {
+    const int operands[3] = {c->insts[i].a, c->insts[i].b, c->insts[i].c};
+    for (int k = 0; k < 3; k++)
+      if (operands[k] >= 0 && c->insts[operands[k]].op == ZMI_K_INPUT && e->segment[i] > 1) e->place[operands[k]] = ZMI_PLACE_ARRAY;
+  }
+  e->capacity = declare_arrays(e, 0, count, false) ? CHUNK_ARRAYS : CHUNK;
+  zmi_emit_top(e, "void zk_elements(zk_long count, const void *const *in, const int *step, const double *params, void *const *out) {");
+  e->depth++;
+  zmi_emit_top(e, "(void)in, (void)step, (void)params, (void)out;");
+  for (int k = 0; k < c->nin; k++) {
+    const char *m = zmi_emit_memory(c->in[k]);
+    zmi_emit_top(e, "%s b%d[%d];", m, k, e->capacity);
+    zmi_emit_top(e, "if (!step[%d])", k);
+    e->depth++;
+    snprintf(from, sizeof from, "*(const %s *)in[%d]", m, k);
+    fill(e, k, "count", from);
+    e->depth--;
+  }
+  declare_arrays(e, 0, count, true);
+  zmi_emit_top(e, "for (zk_long at = 0; at < count; at += %d) {", e->capacity);
+  e->depth++;
+  zmi_emit_top(e, "const zk_int n = count - at < %d ? (zk_int)(count - at) : %d;", e->capacity, e->capacity);
+  for (int k = 0; k < c->nin; k++)
+    zmi_emit_top(e, "const %s *p%d = step[%d] ? (const %s *)in[%d] + at : b%d;", zmi_emit_memory(c->in[k]), k, k, zmi_emit_memory(c->in[k]),
+                 k, k);
+  for (int k = 0; k < c->nout; k++)
+    zmi_emit_top(e, "%s *q%d = (%s *)out[%d] + at;", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
+  e->in_lanes = true;
+  for (int i = 0; i < count; i++)
+    if (c->insts[i].op == ZMI_K_INPUT) one(e, i);
+  walk(e, 0, count);
+  flush(e);
+  e->in_lanes = false;
+  e->depth--;
+  zmi_emit_top(e, "}");
+  e->depth--;
+  zmi_emit_top(e, "}");
+}
+
+static void rows(zmi_emit_state *e) {
+  const zmi_code *c = e->code;
+  char from[48];
+  zmi_emit_top(e, "void zk_rows(zk_long rows, zk_long d, const void *const *in, const zk_long *row_stride, const int *step,");
+  zmi_emit_top(e, "             const double *params, void *const *out) {");
+  e->depth++;
+  zmi_emit_top(e, "(void)in, (void)row_stride, (void)step, (void)params, (void)out;");
+  e->capacity = CHUNK;
+  for (int k = 0; k < c->nin; k++)
+    if (!c->in_per_row[k]) zmi_emit_top(e, "%s b%d[%d];", zmi_emit_memory(c->in[k]), k, CHUNK);
+  for (int k = 0; k < c->nout; k++)
+    zmi_emit_top(e, "%s *y%d = (%s *)out[%d];", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
+  zmi_emit_top(e, "for (zk_long r = 0; r < rows; r++) {");
+  e->depth++;
+  for (int k = 0; k < c->nin; k++) {
+    const char *m = zmi_emit_memory(c->in[k]);
+    zmi_emit_top(e, "const %s *w%d = (const %s *)in[%d] + r * row_stride[%d];", m, k, m, k, k);
+    if (c->in_per_row[k]) continue;
+    zmi_emit_top(e, "if (!step[%d] && (r == 0 || row_stride[%d]))", k, k);
+    e->depth++;
+    snprintf(from, sizeof from, "w%d[0]", k);
+    fill(e, k, "d", from);
+    e->depth--;
+  }
+  walk(e, 0, (int)c->count);
+  e->depth--;
+  zmi_emit_top(e, "}");
+  e->depth--;
+  zmi_emit_top(e, "}");
+}
+
+// Adding to memory that several workers may add to at once.
+static void atomics(zmi_emit_state *e) {
+  const zmi_code *c = e->code;
+  bool done[ZM_DTYPE_COUNT] = {false};
+  for (size_t i = 0; i < c->count; i++) {
+    if (c->insts[i].op != ZMI_K_ATOMIC_ADD) continue;
+    const zm_dtype d = c->out[c->insts[i].index];
+    if (done[d]) continue;
+    done[d] = true;
+    const char *memory = zmi_emit_memory(d), *type = zmi_emit_type(zmi_ctype_of(d)), *name = zm_dtype_name(d);
+    zmi_text load = {0}, store = {0};
+    zmi_emit_load(d, "old", &load);
+    zmi_emit_stored(d, zmi_ctype_of(d), "sum", &store);
+    zmi_emit_top(e, "ZK_FN void ze_atomic_%s(%s *p, %s v) {", name, memory, type);
+    zmi_emit_top(e, "  %s old, now;", memory);
+    zmi_emit_top(e, "  __atomic_load(p, &old, __ATOMIC_RELAXED);");
+    zmi_emit_top(e, "  do {");
+    if (zmi_ctype_of(d) == ZMI_C_FLOAT)
+      zmi_emit_top(e, "    const float sum = %s + v;", zmi_text_str(&load));
+    else
+      zmi_emit_top(e, "    const %s sum = (%s)((zk_ulong)(%s) + (zk_ulong)v);", type, type, zmi_text_str(&load));
+    zmi_emit_top(e, "    now = %s;", zmi_text_str(&store));
+    zmi_emit_top(e, "  } while (!__atomic_compare_exchange(p, &old, &now, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED));");
+    zmi_emit_top(e, "}");
+    zmi_text_release(&load);
+    zmi_text_release(&store);
+  }
+}
+
+static void tiles(zmi_emit_state *e) {
+  const zmi_code *c = e->code;
+  const int count = (int)c->count;
+  e->threads = true;
+  e->capacity = ZMI_EMIT_THREADS;
+  plan(e, 0, count);
+  atomics(e);
+  zmi_emit_top(e, "void zk_groups(zk_long first, zk_long last, zk_long groups, zk_long threads, const void *const *in, void *const *out,");
+  zmi_emit_top(e, "               const zk_long *dims, const zk_long *counts, const double *params) {");
+  e->depth++;
+  zmi_emit_top(e, "(void)groups, (void)in, (void)out, (void)dims, (void)counts, (void)params;");
+  for (int k = 0; k < c->nin; k++)
+    zmi_emit_top(e, "const %s *p%d = (const %s *)in[%d];", zmi_emit_memory(c->in[k]), k, zmi_emit_memory(c->in[k]), k);
+  for (int k = 0; k < c->nout; k++)
+    zmi_emit_top(e, "%s *q%d = (%s *)out[%d];", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
+  declare_arrays(e, 0, count, true);
+  for (int i = 0; i < count; i++)
+    if (c->insts[i].op == ZMI_K_SHARED) zmi_emit_top(e, "%s s%d[%d];", zmi_emit_type(c->insts[i].type), i, c->insts[i].extra);
+  zmi_emit_top(e, "const zk_int n = (zk_int)threads;");
+  zmi_emit_top(e, "for (zk_long g = first; g < last; g++) {");
+  e->depth++;
+  e->in_lanes = true;
+  walk(e, 0, count);
+  flush(e);
+  e->in_lanes = false;
+  e->depth--;
+  zmi_emit_top(e, "}");
+  e->depth--;
+  zmi_emit_top(e, "}");
+}
+
+void zmi_emit_c(zmi_emit_state *e) {
+  if (e->code->form == ZMI_FORM_ELEMENTS)
+    elements(e);
+  else if (e->code->form == ZMI_FORM_ROWS)
+    rows(e);
+  else
+    tiles(e);
+}

@@ -172,6 +172,8 @@ bool zmi_emit_expression(const zmi_emit_state *e, int i, zmi_text *t) {
     zmi_text_add(t, "zk_bitcast_%s_%s(%s)", zmi_ctype_name(x->type), word, operand[0]);
   else if (x->op == ZMI_K_SELECT)
     zmi_text_add(t, x->type == ZMI_C_FLOAT ? "ze_pick(%s, %s, %s)" : "%s ? %s : %s", operand[0], operand[1], operand[2]);
+  else if (e->risky[i] && x->op >= ZMI_K_LT && x->op <= ZMI_K_GE)
+    zmi_text_add(t, "ze_%s(%s, %s)", name, operand[0], operand[1]);
   else if (sign->sign && (!sign->floats || from == ZMI_C_FLOAT))
     zmi_text_add(t, "%s %s %s", operand[0], sign->sign, operand[1]);
   else {
@@ -226,6 +228,34 @@ static void find_risky(zmi_emit_state *e) {
   }
 }
 
+// max(x, 0) and min(x, 0) by choice never give a denormal.
+static bool harmless(const zmi_code *c, const zmi_inst *compare, int larger) {
+  const int b = compare->b;
+  if (c->insts[b].op != ZMI_K_CONST) return false;
+  const float v = c->insts[b].imm.f;
+  return larger == compare->a ? v == 0 || v >= 0x1p-126f : v == 0 || v <= -0x1p-126f;
+}
+
+// Comparisons of floats by which one of their own operands is chosen, here or by a branch.
+static void find_choices(zmi_emit_state *e) {
+  const zmi_code *c = e->code;
+  for (size_t i = 0; i < c->count; i++) {
+    const zmi_inst *x = &c->insts[i];
+    if (x->op != ZMI_K_IF && !(x->op == ZMI_K_SELECT && x->type == ZMI_C_FLOAT)) continue;
+    int by = x->a;
+    while (c->insts[by].op == ZMI_K_NOT) by = c->insts[by].a;
+    const zmi_inst *compare = &c->insts[by];
+    if (compare->op < ZMI_K_LT || compare->op > ZMI_K_GE || c->insts[compare->a].type != ZMI_C_FLOAT) continue;
+    if (x->op == ZMI_K_SELECT) {
+      const bool same = x->b == compare->a && x->c == compare->b, turned = x->b == compare->b && x->c == compare->a;
+      if (!same && !turned) continue;
+      const bool greater = compare->op == ZMI_K_GT || compare->op == ZMI_K_GE;
+      if (x->a == by && harmless(c, compare, greater == same ? compare->a : compare->b)) continue;
+    }
+    e->risky[by] = 1;
+  }
+}
+
 static zm_status find_blocks(zmi_emit_state *e) {
   const zmi_code *c = e->code;
   int open = -1;
@@ -259,7 +289,9 @@ static zm_status make_state(zmi_emit_state *e, const zmi_code *code, zmi_target 
   e->match = e->segment + n;
   e->outer = e->match + n;
   zm_status status = find_blocks(e);
-  if (status == ZM_OK) find_risky(e);
+  if (status != ZM_OK) return status;
+  find_risky(e);
+  find_choices(e);
   return status;
 }
 

@@ -9,9 +9,19 @@ const char *const zmi_emit_before[ZMI_TARGET_COUNT] = {
                          "using namespace metal;\n",
 };
 
-// Constants that a compiler would reason away (x * 1 flushes a denormal) are kept from it. Choices are made between bits where a compiler
-// could take them for a maximum, which may flush.
-#define CHOICE "ZK_FN zk_float ze_pick(zk_bool c, zk_float a, zk_float b) { return zk_of_bits(c ? zk_bits(a) : zk_bits(b)); }\n"
+// Constants that a compiler would reason away (x * 1 flushes a denormal) are kept from it. A comparison whose operands are then chosen from
+// could become a maximum instruction, which flushes what it gives: there the order is that of integers, -0 being +0 and denormals zeros.
+#define CHOICE                                                                                                                             \
+  "ZK_FN zk_float ze_pick(zk_bool c, zk_float a, zk_float b) { return zk_of_bits(c ? zk_bits(a) : zk_bits(b)); }\n"                        \
+  "ZK_FN zk_int ze_order(zk_float x) {\n"                                                                                                  \
+  "  zk_uint u = zk_bits(x + 0.0f);\n"                                                                                                     \
+  "  return (zk_int)(u ^ (u >> 31) * 0x7fffffffu);\n"                                                                                      \
+  "}\n"                                                                                                                                    \
+  "ZK_FN zk_bool ze_ordered(zk_float x, zk_float y) { return !zk_isnan(x) && !zk_isnan(y); }\n"                                            \
+  "ZK_FN zk_bool ze_gt(zk_float x, zk_float y) { return ze_ordered(x, y) && ze_order(x) > ze_order(y); }\n"                                \
+  "ZK_FN zk_bool ze_ge(zk_float x, zk_float y) { return ze_ordered(x, y) && ze_order(x) >= ze_order(y); }\n"                               \
+  "ZK_FN zk_bool ze_lt(zk_float x, zk_float y) { return ze_gt(y, x); }\n"                                                                  \
+  "ZK_FN zk_bool ze_le(zk_float x, zk_float y) { return ze_ge(y, x); }\n"
 
 const char *const zmi_emit_after[ZMI_TARGET_COUNT] = {
     [ZMI_TARGET_C] = CHOICE "ZK_FN float ze_keep(float x) { __asm__(\"\" : \"+x\"(x)); return x; }\n"

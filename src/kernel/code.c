@@ -11,6 +11,7 @@ struct zmi_build {
   size_t next_capacity;
   int32_t open[ZMI_CODE_DEPTH]; // openers of the blocks around
   int depth;
+  bool failed; // some maker failed: its caller may have taken -1 for "nothing"
 };
 
 zmi_code *zmi_code_new(int form, const char *name) {
@@ -136,7 +137,7 @@ static bool track_blocks(zmi_code *c, const zmi_inst *x) {
   }
 }
 
-static int append(zmi_code *c, const zmi_inst *x) {
+static int append_to(zmi_code *c, const zmi_inst *x) {
   zmi_build *b = c->build;
   if (!b) {
     zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: finished code cannot grow", c->name);
@@ -163,6 +164,12 @@ static int append(zmi_code *c, const zmi_inst *x) {
     b->heads[bucket] = i;
   }
   return i;
+}
+
+static int append(zmi_code *c, const zmi_inst *x) {
+  int v = append_to(c, x);
+  if (v < 0 && c->build) c->build->failed = true;
+  return v;
 }
 
 int zmi_code_const_f(zmi_code *c, float value) {
@@ -224,7 +231,10 @@ int zmi_code_op(zmi_code *c, zmi_cop op, int a, int b, int d) {
   int operands = zmi_cop_rows[op].operands;
   if (a < 0 || (operands > 1 && b < 0) || (operands > 2 && d < 0)) return -1; // its maker has said why
   zmi_inst x = {.op = op, .a = a, .b = operands > 1 ? b : -1, .c = operands > 2 ? d : -1};
-  if (zmi_inst_type(c, &x, &x.type) != ZM_OK) return -1;
+  if (zmi_inst_type(c, &x, &x.type) != ZM_OK) {
+    if (c->build) c->build->failed = true;
+    return -1;
+  }
   int same = zmi_code_simplify(c, &x);
   if (same != ZMI_NOT_SIMPLER) return same;
   return append(c, &x);
@@ -333,7 +343,7 @@ static void compact(sweep *s) {
   c->count = (size_t)n;
 }
 
-static zm_status remove_unneeded(zmi_code *c) {
+zm_status zmi_code_sweep(zmi_code *c) {
   sweep s = {.c = c};
   size_t n = c->count ? c->count : 1;
   s.needed = zmi_calloc(n, sizeof *s.needed);
@@ -370,8 +380,10 @@ static void set_key(zmi_code *c) {
 }
 
 zm_status zmi_code_finish(zmi_code *c) {
+  if (c->build && c->build->failed)
+    return zm_last_status() == ZM_OK ? zmi_fail(ZM_ERROR_MEMORY, "kernel %s: not built", c->name) : zm_last_status();
   if (c->build && c->build->depth != 0) return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: a block is not closed", c->name);
-  if (remove_unneeded(c) != ZM_OK || zmi_code_verify(c) != ZM_OK) return zm_last_status();
+  if (zmi_code_sweep(c) != ZM_OK || zmi_code_verify(c) != ZM_OK) return zm_last_status();
   release_build(c);
   set_key(c);
   return ZM_OK;

@@ -15,6 +15,8 @@ zm_status zmi_inst_type(const zmi_code *c, const zmi_inst *x, zmi_ctype *type);
 // The value that x, not yet in the code, is equal to in every bit; may put the operands of x into another order. ZMI_NOT_SIMPLER if there
 // is none, -1 if making it failed.
 int zmi_code_simplify(zmi_code *c, zmi_inst *x);
+// Removes what no result needs. The makers do not know the new numbers: nothing is made afterwards.
+zm_status zmi_code_sweep(zmi_code *c);
 // x where value is 0 + x (ADD) or 1 * x (MUL); else value.
 int zmi_code_without(const zmi_code *c, zmi_cop op, int value);
 // Constants through an operation (code_fold.c): false where this is not known at build time.

@@ -1,0 +1,467 @@
+// Reverse mode, over blocks of elements. What a block's places contribute to the cotangents of row values (scalars and reductions of
+// earlier blocks) is summed, block by block from the last to the first; element values are computed again. When all row values have theirs, one
+// final block goes through all places once more and gives the gradients of the inputs: shared parts are shared there as everywhere.
+//
+// A serial block goes back from the last place to the first, with the cotangents of its variables as variables. That needs values that can be
+// computed again at a place: where the accumulators themselves are needed there is no rule.
+#include "kernel/derive.h"
+
+#include <string.h>
+
+enum { SERIAL = 16 }; // variables of one serial block
+
+typedef struct block {
+  int begin, end;                             // ELEMENTS and its END; -1 and the count for the whole of the ELEMENTS form
+  bool control, falling;                      // has loops or branches inside; goes back from the last place
+  int serial[SERIAL], start[SERIAL], serials; // VARs that it sets, their cotangents after the block
+} block;
+
+typedef struct reverse {
+  zmi_derive d;
+  const zmi_code *from;
+  int given[ZMI_CODE_MAX];                      // operand with the cotangent of each result, -1
+  int *cotangent;                               // of row values, complete when their maker is reached; of VARs at row level
+  int *here;                                    // of the values of the block being run, and its contributions to row values
+  int element[ZMI_CODE_MAX], row[ZMI_CODE_MAX]; // gradients of inputs: at this place; of operands of one element a row
+  int row_here[ZMI_CODE_MAX];                   // contributions of this place to `row`
+  int *lambda;                                  // of each VAR: VAR of its cotangent in a falling block
+  int *total;                                   // of each SCAN_SUM, where places rise: the sum of the cotangents of its results
+  block *blocks;
+  int count;
+} reverse;
+
+static const zmi_inst *at(const reverse *r, int i) {
+  return &r->from->insts[i];
+}
+
+static int emit(reverse *r, zmi_cop op, zmi_ctype type, int a, int index, int extra) {
+  return zmi_code_emit(r->d.to, &(zmi_inst){.op = op, .type = type, .a = a, .b = -1, .c = -1, .index = index, .extra = extra});
+}
+
+static void add(reverse *r, int *total, int part) {
+  *total = zmi_derive_sum(&r->d, *total, part);
+}
+
+static zm_status refuse(const reverse *r, const char *what) {
+  return zmi_fail(ZM_ERROR_UNSUPPORTED, "kernel %s: no gradient of %s: give one by hand", r->from->name, what);
+}
+
+static bool is_reduction(zmi_cop op) {
+  return op >= ZMI_K_SUM && op <= ZMI_K_ARGMIN;
+}
+
+// ---- what there is ----
+static zm_status look_at_block(reverse *r, block *b) {
+  bool scan = false, joined = false;
+  for (int i = b->begin + 1; i < b->end; i++) {
+    const zmi_inst *x = at(r, i);
+    b->control |= x->op == ZMI_K_FOR || x->op == ZMI_K_IF || x->op == ZMI_K_VAR;
+    joined |= x->op == ZMI_K_JOIN;
+    scan |= x->op == ZMI_K_SCAN_SUM && r->d.active[i];
+    if (x->op != ZMI_K_SET || x->index > b->begin || !r->d.active[x->index]) continue;
+    bool known = false;
+    for (int s = 0; s < b->serials; s++) known |= b->serial[s] == x->index;
+    if (known && !joined) return refuse(r, "a variable that a block sets twice");
+    if (known) continue;
+    if (b->serials == SERIAL) return refuse(r, "a block of so many variables");
+    b->serial[b->serials++] = x->index;
+  }
+  if (b->serials && joined) return refuse(r, "lanes that are joined");
+  if ((b->serials || scan) && b->control) return refuse(r, "loops or branches in a block whose places depend on each other");
+  b->falling = b->serials || (scan && r->d.scans_fall);
+  return ZM_OK;
+}
+
+static zm_status look(reverse *r) {
+  int most = 1;
+  for (int i = 0; i < (int)r->from->count; i++) most += at(r, i)->op == ZMI_K_ELEMENTS;
+  r->blocks = zmi_calloc((size_t)most, sizeof *r->blocks);
+  if (!r->blocks) return zm_last_status();
+  if (r->from->form == ZMI_FORM_ELEMENTS) {
+    r->blocks[0].begin = -1, r->blocks[0].end = (int)r->from->count;
+    r->count = 1;
+    return look_at_block(r, &r->blocks[0]);
+  }
+  for (int i = 0; i < (int)r->from->count; i++) {
+    const zmi_inst *x = at(r, i);
+    if (x->op == ZMI_K_ELEMENTS) {
+      block *b = &r->blocks[r->count++];
+      b->begin = i, b->end = zmi_derive_block_end(&r->d, i);
+      if (look_at_block(r, b) != ZM_OK) return zm_last_status();
+      i = b->end;
+    } else if (x->op == ZMI_K_FOR || x->op == ZMI_K_IF) {
+      return refuse(r, "loops or branches between blocks of elements");
+    }
+  }
+  return ZM_OK;
+}
+
+// ---- one block, inside an open block of `to` ----
+static int cotangent_of_result(reverse *r, const zmi_inst *x) { // -1 if none is given
+  int operand = r->given[x->index];
+  return operand < 0 ? -1 : zmi_code_leaf(r->d.to, ZMI_K_INPUT, ZMI_C_FLOAT, operand, 0);
+}
+
+// The cotangents that come into a block from its results and reductions.
+static void seed_block(reverse *r, const block *b) {
+  for (int i = b->begin + 1; i < b->end; i++) {
+    const zmi_inst *x = at(r, i);
+    if (x->op == ZMI_K_OUTPUT && r->d.active[x->a]) add(r, &r->here[x->a], cotangent_of_result(r, x));
+    if (is_reduction(x->op) && r->d.active[i] && r->cotangent[i] >= 0) {
+      add(r, &r->here[x->a], zmi_derive_apply(&r->d, zmi_derive_share(&r->d, i), r->cotangent[i]));
+    }
+    if (x->op == ZMI_K_SET && x->index < b->begin && r->lambda[x->index] >= 0) {
+      add(r, &r->here[x->a], emit(r, ZMI_K_GET, ZMI_C_FLOAT, -1, r->lambda[x->index], 0));
+    }
+  }
+}
+
+static void input_share(reverse *r, const zmi_inst *x, int cotangent) {
+  add(r, r->from->in_per_row[x->index] && r->from->form == ZMI_FORM_ROWS ? &r->row_here[x->index] : &r->element[x->index], cotangent);
+}
+
+// cumsum(a): the cotangent of a is the sum of those of this place and all later ones.
+static int scan_share(reverse *r, int i, int cotangent) {
+  if (r->d.scans_fall) {
+    int var = r->lambda[i], sum = zmi_derive_sum(&r->d, emit(r, ZMI_K_GET, ZMI_C_FLOAT, -1, var, 0), cotangent);
+    emit(r, ZMI_K_SET, ZMI_C_NONE, sum, var, 0);
+    return sum;
+  }
+  if (r->total[i] < 0) return -1; // this run is to find it
+  int before = zmi_code_op(r->d.to, ZMI_K_SUB, emit(r, ZMI_K_SCAN_SUM, ZMI_C_FLOAT, cotangent, 0, 0), cotangent, -1);
+  return zmi_code_op(r->d.to, ZMI_K_SUB, r->total[i], before, -1);
+}
+
+static void run_back(reverse *r, const block *b) {
+  for (int i = b->end - 1; i > b->begin; i--) {
+    const zmi_inst *x = at(r, i);
+    int g = r->here[i];
+    if (g < 0 || !r->d.active[i] || is_reduction(x->op)) continue;
+    if (x->op == ZMI_K_INPUT) {
+      input_share(r, x, g);
+    } else if (x->op == ZMI_K_SCAN_SUM) {
+      add(r, &r->here[x->a], scan_share(r, i, g));
+    } else if (x->op == ZMI_K_GET) {
+      add(r, &r->here[x->index], g); // of a serial variable: its cotangent before this place
+    } else {
+      for (int k = 0; k < 3; k++) {
+        int v = zmi_operand(x, k);
+        if (v >= 0 && r->d.active[v]) add(r, &r->here[v], zmi_derive_apply(&r->d, zmi_derive_factor(&r->d, i, k), g));
+      }
+    }
+  }
+  for (int s = 0; s < b->serials; s++) {
+    int var = b->serial[s], next = r->here[var];
+    emit(r, ZMI_K_SET, ZMI_C_NONE, next < 0 ? zmi_code_const_f(r->d.to, 0) : next, r->lambda[var], 0);
+    r->here[var] = -1;
+  }
+}
+
+// A block with loops or branches: for each leaf the tangents of everything, times the cotangents that come in.
+static zm_status run_partials(reverse *r, const block *b, int leaf) {
+  int sum = -1;
+  r->d.leaf = leaf;
+  bool outside = leaf <= b->begin;
+  if (outside) r->d.tangent[leaf] = zmi_code_const_f(r->d.to, 1);
+  zm_status status = zmi_derive_forward(&r->d, b->begin + 1, b->end, false);
+  for (int i = b->begin + 1; i < b->end && status == ZM_OK; i++) {
+    const zmi_inst *x = at(r, i);
+    bool sink = x->op == ZMI_K_OUTPUT || is_reduction(x->op);
+    if (!sink || !r->d.active[x->a] || r->d.tangent[x->a] < 0) continue;
+    int g = x->op == ZMI_K_OUTPUT ? cotangent_of_result(r, x) : r->cotangent[i];
+    if (x->op != ZMI_K_OUTPUT) g = zmi_derive_apply(&r->d, zmi_derive_share(&r->d, i), g);
+    add(r, &sum, zmi_derive_apply(&r->d, (zmi_factor){ZMI_F_TIMES, r->d.tangent[x->a]}, g));
+  }
+  if (outside) r->d.tangent[leaf] = -1;
+  r->d.leaf = ZMI_NO_LEAF;
+  if (outside) {
+    add(r, &r->here[leaf], sum);
+  } else {
+    input_share(r, at(r, leaf), sum);
+  }
+  return status;
+}
+
+static zm_status run_control(reverse *r, const block *b) {
+  for (int i = 0; i < b->end; i++) { // row values that the block reads, and inputs inside
+    if (!r->d.active[i] || at(r, i)->op == ZMI_K_VAR) continue;
+    bool read = i > b->begin && at(r, i)->op == ZMI_K_INPUT;
+    for (int j = b->begin + 1; j < b->end && i <= b->begin && !read; j++) {
+      const zmi_inst *x = at(r, j);
+      for (int k = 0; k < 3; k++) read |= zmi_operand(x, k) == i;
+    }
+    if (read && run_partials(r, b, i) != ZM_OK) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
+static zm_status run(reverse *r, const block *b) {
+  for (int i = 0; i < (int)r->from->count; i++) r->here[i] = -1;
+  if (b->control) return run_control(r, b);
+  if (b->begin < 0) {
+    for (int i = 0; i < b->end; i++) {
+      if (at(r, i)->op != ZMI_K_OUTPUT && zmi_derive_copy(&r->d, i) < 0) return zm_last_status();
+    }
+  } else if (zmi_derive_replay(&r->d, b->begin) != ZM_OK) {
+    return zm_last_status();
+  }
+  seed_block(r, b);
+  run_back(r, b);
+  return ZM_OK;
+}
+
+// Variables that a falling run needs, before its block is opened.
+static zm_status declare(reverse *r, const block *b) {
+  int zero = zmi_code_const_f(r->d.to, 0);
+  for (int s = 0; s < b->serials; s++) {
+    int first = b->start[s] < 0 ? zero : b->start[s];
+    if ((r->lambda[b->serial[s]] = emit(r, ZMI_K_VAR, ZMI_C_FLOAT, first, 0, 0)) < 0) return zm_last_status();
+  }
+  for (int i = b->begin + 1; i < b->end && b->falling; i++) {
+    if (at(r, i)->op == ZMI_K_SCAN_SUM && r->d.active[i] && (r->lambda[i] = emit(r, ZMI_K_VAR, ZMI_C_FLOAT, zero, 0, 0)) < 0)
+      return zm_last_status();
+  }
+  return ZM_OK;
+}
+
+// ---- contributions of a block to row values ----
+typedef struct shares {
+  int *var; // falling: VAR of the sum for each row value and, after them, each input
+  int *sum;
+} shares;
+
+static zm_status open_shares(reverse *r, const block *b, shares *s) { // places fall: sums are variables too
+  int n = b->begin + 1 + r->from->nin;
+  s->var = zmi_malloc((size_t)n * 2 * sizeof(int));
+  if (!s->var) return zm_last_status();
+  s->sum = s->var + n;
+  memset(s->var, -1, (size_t)n * 2 * sizeof(int));
+  for (int v = 0; v < n && b->falling; v++) {
+    bool may = v <= b->begin ? r->d.active[v] && at(r, v)->op != ZMI_K_VAR : r->from->in_per_row[v - b->begin - 1];
+    if (may && (s->var[v] = emit(r, ZMI_K_VAR, ZMI_C_FLOAT, zmi_code_const_f(r->d.to, 0), 0, 0)) < 0) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
+static zm_status close_shares(reverse *r, const block *b, shares *s) { // before END
+  int n = b->begin + 1 + r->from->nin;
+  for (int v = 0; v < n; v++) {
+    bool row = v <= b->begin;
+    int part = row ? r->here[v] : r->row_here[v - b->begin - 1];
+    if (part < 0 || (row && at(r, v)->op == ZMI_K_VAR)) continue;
+    if (!b->falling) {
+      s->sum[v] = emit(r, ZMI_K_SUM, ZMI_C_FLOAT, part, 0, 0);
+    } else {
+      int old = emit(r, ZMI_K_GET, ZMI_C_FLOAT, -1, s->var[v], 0);
+      s->sum[v] = emit(r, ZMI_K_SET, ZMI_C_NONE, zmi_derive_sum(&r->d, old, part), s->var[v], 0);
+    }
+    if (s->sum[v] < 0) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
+static void take_shares(reverse *r, const block *b, const shares *s) { // after END
+  int n = b->begin + 1 + r->from->nin;
+  for (int v = 0; v < n; v++) {
+    if (s->sum[v] < 0) continue;
+    int sum = b->falling ? emit(r, ZMI_K_GET, ZMI_C_FLOAT, -1, s->var[v], 0) : s->sum[v];
+    add(r, v <= b->begin ? &r->cotangent[v] : &r->row[v - b->begin - 1], sum);
+  }
+}
+
+// The sums of the cotangents of running sums, where places rise; the last one first, as earlier ones depend on it.
+static zm_status scan_totals(reverse *r, const block *b) {
+  for (int i = b->end - 1; i > b->begin && !r->d.scans_fall; i--) {
+    if (at(r, i)->op != ZMI_K_SCAN_SUM || !r->d.active[i]) continue;
+    if (emit(r, ZMI_K_ELEMENTS, ZMI_C_NONE, -1, 0, 0) < 0 || run(r, b) != ZM_OK) return zm_last_status();
+    int g = r->here[i] < 0 ? zmi_code_const_f(r->d.to, 0) : r->here[i];
+    r->total[i] = emit(r, ZMI_K_SUM, ZMI_C_FLOAT, g, 0, 0);
+    if (r->total[i] < 0 || emit(r, ZMI_K_END, ZMI_C_NONE, -1, 0, 0) < 0) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
+static void clear_inputs(reverse *r) {
+  memset(r->element, -1, sizeof r->element);
+  memset(r->row_here, -1, sizeof r->row_here);
+}
+
+static zm_status block_to_rows(reverse *r, block *b) {
+  for (int i = b->begin + 1; i < b->end; i++) {
+    if (r->cotangent[i] >= 0 && zmi_derive_aux(&r->d, i) != ZM_OK) return zm_last_status();
+  }
+  for (int s = 0; s < b->serials; s++) {
+    b->start[s] = r->cotangent[b->serial[s]];
+  }
+  clear_inputs(r);
+  shares s = {NULL, NULL};
+  zm_status status = scan_totals(r, b);
+  if (status == ZM_OK) status = open_shares(r, b, &s);
+  if (status != ZM_OK) return status;
+  clear_inputs(r);
+  if (status == ZM_OK) status = declare(r, b);
+  if (status == ZM_OK && emit(r, ZMI_K_ELEMENTS, ZMI_C_NONE, -1, 0, b->falling) < 0) status = zm_last_status();
+  if (status == ZM_OK) status = run(r, b);
+  if (status == ZM_OK) status = close_shares(r, b, &s);
+  if (status == ZM_OK && emit(r, ZMI_K_END, ZMI_C_NONE, -1, 0, 0) < 0) status = zm_last_status();
+  if (status == ZM_OK) take_shares(r, b, &s);
+  for (int v = 0; v < b->serials && status == ZM_OK; v++) {
+    r->cotangent[b->serial[v]] = emit(r, ZMI_K_GET, ZMI_C_FLOAT, -1, r->lambda[b->serial[v]], 0);
+  }
+  zmi_free(s.var);
+  return status;
+}
+
+// ---- rows ----
+static zm_status forward(reverse *r) { // row values and reductions; what turns out not to be needed goes away in the end
+  for (int i = 0; i < (int)r->from->count; i++) {
+    if (at(r, i)->op != ZMI_K_OUTPUT && zmi_derive_copy(&r->d, i) < 0) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
+static void row_back(reverse *r, int i) { // one instruction at row level
+  const zmi_inst *x = at(r, i);
+  if (x->op == ZMI_K_OUTPUT) {
+    if (r->d.active[x->a]) add(r, &r->cotangent[x->a], cotangent_of_result(r, x));
+    return;
+  }
+  if (x->op == ZMI_K_SET) {
+    if (r->cotangent[x->index] >= 0 && r->d.active[x->a]) add(r, &r->cotangent[x->a], r->cotangent[x->index]);
+    r->cotangent[x->index] = -1;
+    return;
+  }
+  int g = r->cotangent[i];
+  if (g < 0 || !r->d.active[i]) return;
+  if (x->op == ZMI_K_INPUT) {
+    add(r, &r->row[x->index], g);
+  } else if (x->op == ZMI_K_GET) {
+    add(r, &r->cotangent[x->index], g);
+  } else if (x->op == ZMI_K_VAR) {
+    if (r->d.active[x->a]) add(r, &r->cotangent[x->a], g);
+  } else {
+    for (int k = 0; k < 3; k++) {
+      int v = zmi_operand(x, k);
+      if (v >= 0 && r->d.active[v]) add(r, &r->cotangent[v], zmi_derive_apply(&r->d, zmi_derive_factor(&r->d, i, k), g));
+    }
+  }
+}
+
+static zm_status rows_back(reverse *r) {
+  int b = r->count - 1;
+  for (int i = (int)r->from->count - 1; i >= 0; i--) {
+    if (b >= 0 && i == r->blocks[b].end) {
+      if (block_to_rows(r, &r->blocks[b]) != ZM_OK) return zm_last_status();
+      i = r->blocks[b--].begin;
+    } else {
+      row_back(r, i);
+    }
+  }
+  return ZM_OK;
+}
+
+static zm_status write_gradient(reverse *r, int o, int input, int value) {
+  zmi_ctype type = zmi_ctype_of(r->from->in[input]);
+  if (value < 0 || type != ZMI_C_FLOAT) value = zmi_code_const_i(r->d.to, type, 0);
+  return emit(r, ZMI_K_OUTPUT, ZMI_C_NONE, value, o, 0) < 0 ? zm_last_status() : ZM_OK;
+}
+
+// The last pass over the places: gradients of inputs from all blocks together.
+static zm_status final_pass(reverse *r, const bool *wanted) {
+  bool rows = r->from->form == ZMI_FORM_ROWS, falling = false;
+  for (int b = 0; b < r->count; b++) {
+    falling |= r->blocks[b].falling;
+    if (declare(r, &r->blocks[b]) != ZM_OK) return zm_last_status();
+  }
+  if (rows && emit(r, ZMI_K_ELEMENTS, ZMI_C_NONE, -1, 0, falling) < 0) return zm_last_status();
+  clear_inputs(r);
+  for (int b = r->count - 1; b >= 0; b--) {
+    if (run(r, &r->blocks[b]) != ZM_OK) return zm_last_status();
+  }
+  int o = 0;
+  for (int i = 0; i < r->from->nin; i++) {
+    if (!wanted[i]) continue;
+    if (!(rows && r->from->in_per_row[i]) && write_gradient(r, o, i, r->element[i]) != ZM_OK) return zm_last_status();
+    o++;
+  }
+  if (rows && emit(r, ZMI_K_END, ZMI_C_NONE, -1, 0, 0) < 0) return zm_last_status();
+  o = 0;
+  for (int i = 0; i < r->from->nin; i++) {
+    if (!wanted[i]) continue;
+    if (rows && r->from->in_per_row[i] && write_gradient(r, o, i, r->row[i]) != ZM_OK) return zm_last_status();
+    o++;
+  }
+  return ZM_OK;
+}
+
+static zm_status operands(reverse *r, const bool *given, const bool *wanted) {
+  zmi_code *c = r->d.to;
+  if (zmi_derive_operands(&r->d) != ZM_OK) return zm_last_status();
+  for (int o = 0; o < r->from->nout; o++) {
+    r->given[o] = -1;
+    if (!given[o]) continue;
+    if (c->nin == ZMI_CODE_MAX)
+      return zmi_fail(ZM_ERROR_LIMIT, "kernel %s: its gradient has more than %d operands", r->from->name, ZMI_CODE_MAX);
+    c->in[c->nin] = r->from->out[o];
+    c->in_per_row[c->nin] = r->from->per_row[o];
+    r->given[o] = zmi_ctype_of(r->from->out[o]) == ZMI_C_FLOAT ? c->nin : -1;
+    c->nin++;
+  }
+  for (int i = 0; i < r->from->nin; i++) {
+    if (!wanted[i]) continue;
+    c->out[c->nout] = r->from->in[i];
+    c->per_row[c->nout++] = r->from->in_per_row[i];
+  }
+  return ZM_OK;
+}
+
+static bool still_poisoned(const zmi_code *c) {
+  for (size_t i = 0; i < c->count; i++) {
+    if (c->insts[i].op == ZMI_K_PARAM && c->insts[i].index >= 1 << 20) return true;
+  }
+  return false;
+}
+
+static zm_status vjp(reverse *r, const zmi_code *code, const bool *given, const bool *wanted, bool *again) {
+  size_t n = code->count ? code->count : 1;
+  int **arrays[] = {&r->cotangent, &r->here, &r->lambda, &r->total};
+  for (size_t i = 0; i < ZMI_COUNT(arrays); i++) {
+    if (!(*arrays[i] = zmi_malloc(n * sizeof(int)))) return zm_last_status();
+    memset(*arrays[i], -1, n * sizeof(int));
+  }
+  memset(r->row, -1, sizeof r->row);
+  if (operands(r, given, wanted) != ZM_OK || look(r) != ZM_OK) return zm_last_status();
+  bool rows = code->form == ZMI_FORM_ROWS;
+  if (rows && (forward(r) != ZM_OK || rows_back(r) != ZM_OK)) return zm_last_status();
+  if (final_pass(r, wanted) != ZM_OK || zmi_code_sweep(r->d.to) != ZM_OK) return zm_last_status();
+  if (!still_poisoned(r->d.to)) return zmi_code_finish(r->d.to);
+  bool serial = false;
+  for (int b = 0; b < r->count; b++) serial |= r->blocks[b].serials > 0;
+  *again = !serial && r->d.scans_fall;
+  return refuse(r, "a serial reduction whose slope needs the accumulator of each place");
+}
+
+static zm_status attempt(reverse *r, const zmi_code *code, const bool *given, const bool *wanted, bool scans_fall, bool *again) {
+  *again = false;
+  memset(r, 0, sizeof *r);
+  r->from = code;
+  zm_status status = zmi_derive_start(&r->d, code, "_vjp", wanted);
+  r->d.scans_fall = scans_fall;
+  if (status == ZM_OK) status = vjp(r, code, given, wanted, again);
+  zmi_derive_end(&r->d);
+  zmi_free(r->cotangent), zmi_free(r->here), zmi_free(r->lambda), zmi_free(r->total), zmi_free(r->blocks);
+  if (status != ZM_OK) zmi_code_free(r->d.to);
+  return status;
+}
+
+zmi_code *zmi_code_vjp(const zmi_code *code, const bool *given, const bool *wanted) {
+  bool again;
+  reverse *r = zmi_malloc(sizeof *r);
+  if (!r) return NULL;
+  // Running sums go back from the last place, exactly. Where their own values are needed on the way that cannot be: then by differences.
+  zm_status status = attempt(r, code, given, wanted, true, &again);
+  if (status != ZM_OK && again) status = attempt(r, code, given, wanted, false, &again);
+  zmi_code *c = status == ZM_OK ? r->d.to : NULL;
+  zmi_free(r);
+  return c;
+}

@@ -1,9 +1,10 @@
 // Reverse mode, over blocks of elements. What a block's places contribute to the cotangents of row values (scalars and reductions of
-// earlier blocks) is summed, block by block from the last to the first; element values are computed again. When all row values have theirs, one
-// final block goes through all places once more and gives the gradients of the inputs: shared parts are shared there as everywhere.
+// earlier blocks) is summed, block by block from the last to the first; element values are computed again. When all row values have
+// theirs, one final block goes through all places once more and gives the gradients of the inputs: shared parts are shared there as
+// everywhere.
 //
-// A serial block goes back from the last place to the first, with the cotangents of its variables as variables. That needs values that can be
-// computed again at a place: where the accumulators themselves are needed there is no rule.
+// A serial block goes back from the last place to the first, with the cotangents of its variables as variables. That needs values that
+// can be computed again at a place: where the accumulators themselves are needed there is no rule.
 #include "kernel/derive.h"
 
 #include <string.h>

@@ -28,6 +28,7 @@ typedef struct check_case {
   const char *name, *op; // op: the row of the table that the function must use; NULL: none
   zm_function f;
   int nout;
+  void *user;
   double step, tolerance; // 0: 1/128, 2e-3; of finite differences
   double agreement;       // 0: 1e-5; between tangents and gradients
   bool flat;              // no gradient: only batches are checked
@@ -252,7 +253,8 @@ static bool check_uses(zm_array *const *out, int nout, const char *op) {
 }
 
 // Everything, for one case.
-static void check_all(const check_case *c, void *user) {
+static void check_all(const check_case *c) {
+  void *user = c->user;
   zm_scope *scope = zm_scope_open();
   zm_array *in[CHECK_MOST], *many[CHECK_MOST], *out[CHECK_MOST], *cotangents[CHECK_MOST] = {NULL};
   const int nin = check_inputs(c), nout = c->nout ? c->nout : 1;

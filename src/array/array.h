@@ -66,6 +66,7 @@ zm_status zmi_apply_alias(const zmi_op *op, zmi_owner *owner, int nin, zm_array 
 // Between begin and end (they nest; this thread only) arrays that depend on a traced one keep their graph when they are evaluated.
 void zmi_trace_begin(void);
 void zmi_trace_end(void);
+bool zmi_is_tracing(void);
 bool zmi_is_traced(const zm_array *a); // and a trace is going on
 // A traced leaf without values; evaluating what depends on it is an error that names `name`.
 zm_array *zmi_placeholder(const char *name, const zmi_type *type);
@@ -215,6 +216,9 @@ zm_status zmi_program_feed(zmi_program *p, const char *name, const void *data); 
 zm_status zmi_program_begin(zmi_program *p);                                    // gets memory, binds
 void *zmi_program_take(zmi_program *p, size_t output); // data of output i, from zmi_buffer_alloc; NULL if it was taken already
 void zmi_program_end(zmi_program *p);                  // gives back the arena and results that nobody took
+
+// ---- the default device (eval.c): made at its first use, kept until the process ends ----
+zm_status zmi_device(zmi_pool **pool, const zmi_kernels **kernels);
 
 // ---- safetensors (safetensors.c) ----
 typedef struct zmi_tensor {

@@ -17,7 +17,7 @@ __attribute__((destructor)) static void close_device(void) {
   device.pool = NULL;
 }
 
-static zm_status open_device(void) {
+zm_status zmi_device(zmi_pool **pool, const zmi_kernels **kernels) {
   zm_status status = ZM_OK;
   pthread_mutex_lock(&device.lock);
   if (!device.kernels) device.kernels = zmi_kernels_find(NULL);
@@ -26,6 +26,8 @@ static zm_status open_device(void) {
     device.pool = zmi_pool_new(0); // ZMLX_THREADS or one for each CPU
     if (!device.pool) status = zm_last_status();
   }
+  *pool = device.pool;
+  *kernels = device.kernels;
   pthread_mutex_unlock(&device.lock);
   return status;
 }
@@ -38,7 +40,9 @@ static void settle(zmi_program *p, zm_array *const *wanted, size_t count) {
 enum { NAME = 24, FEW = 8 };
 
 static zm_status evaluate(zm_array **wanted, size_t count) {
-  zm_status status = open_device();
+  zmi_pool *pool;
+  const zmi_kernels *kernels;
+  zm_status status = zmi_device(&pool, &kernels);
   if (status != ZM_OK) return status;
   char few_text[FEW][NAME], (*text)[NAME] = few_text;
   const char *few_names[FEW], **names = few_names;
@@ -53,11 +57,11 @@ static zm_status evaluate(zm_array **wanted, size_t count) {
     names[i] = text[i];
   }
   if (status == ZM_OK) {
-    p = zmi_compile(wanted, names, count, &(zmi_compile_options){.kernels = device.kernels, .apart = true});
+    p = zmi_compile(wanted, names, count, &(zmi_compile_options){.kernels = kernels, .apart = true});
     status = p ? zmi_program_begin(p) : zm_last_status();
   }
   if (status == ZM_OK) {
-    zmi_program_play(p, device.pool);
+    zmi_program_play(p, pool);
     settle(p, wanted, count);
   }
   zmi_program_free(p);

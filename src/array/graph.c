@@ -269,6 +269,10 @@ void zmi_trace_end(void) {
   tracing--;
 }
 
+bool zmi_is_tracing(void) {
+  return tracing > 0;
+}
+
 bool zmi_is_traced(const zm_array *a) {
   return a->traced && tracing > 0;
 }

@@ -100,7 +100,7 @@ static zm_status twice(const zmi_node *n, zm_array *const *tangent, const bool *
   zm_array **given = memory, **u = given + outs, **back = u + outs, **gradient = back + outs, **parts = gradient + ins, **by = parts + ins;
   int floats = 0, count = 0;
   for (int o = 0; o < n->nout && status == ZM_OK; o++) {
-    const zm_array *out = zmi_result(n, o);
+    const zm_array *out = n->out[o];
     if (!out || !zmi_dtype_is_float(out->type.dtype)) continue;
     given[o] = u[floats] = zmi_identity(zmi_full_like(out, 0));
     if (!u[floats++]) status = zm_last_status();

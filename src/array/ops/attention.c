@@ -268,6 +268,76 @@ static void finish_run(const zmi_call *c, int64_t begin, int64_t end) {
   zmi_attention_finish(&h, c->scratch, begin, end);
 }
 
+// ---- rules: the same mathematics without ranges, in float32, each row with the keys and values of its sequence ----
+
+typedef struct dense {
+  zm_array *q, *k, *v; // [rows, kv heads, group, dim], [rows, kv heads, context, dim] twice
+  zm_array *p, *seen;  // probabilities [rows, kv heads, group, context], zero at positions that are not seen
+  int64_t rows, kv, group, dim, context, sequences;
+} dense;
+
+static zm_array *flip_last(zm_array *a) {
+  return a ? zmi_move_axis(a, a->type.rank - 1, a->type.rank - 2) : NULL;
+}
+
+// Keys between their blocks [.., blocks, dim/2, 16, 2] and [.., context, dim].
+static zm_array *turn_blocks(zm_array *a) {
+  return a ? zm_transpose(a, (int[]){0, 1, 2, 4, 3, 5}) : NULL;
+}
+
+static zm_array *within(zm_array *index, int64_t limit) {
+  return zm_multiply(zm_greater_equal(index, zmi_scalar_like(index, 0)), zm_less(index, zmi_scalar_like(index, (double)limit)));
+}
+
+static dense dense_of(const zmi_node *n) {
+  const zmi_attention_attrs *a = (const zmi_attention_attrs *)(const void *)n->attrs.bytes;
+  const zmi_type *q = &n->in[Q]->type, *v = &n->in[VALUES]->type;
+  dense d = {.rows = q->shape[0], .kv = v->shape[1], .dim = q->shape[2], .context = v->shape[2], .sequences = v->shape[0]};
+  d.group = q->shape[1] / d.kv;
+  zm_array *position = n->in[POSITION], *sequence = n->in[SEQUENCE], *keys = turn_blocks(zm_astype(n->in[KEYS], ZM_F32));
+  if (!keys) return d;
+  keys = zm_reshape(keys, (int64_t[]){d.sequences, d.kv, d.context, d.dim}, 4);
+  d.q = zm_reshape(zm_astype(n->in[Q], ZM_F32), (int64_t[]){d.rows, d.kv, d.group, d.dim}, 4);
+  d.k = zm_take(keys, sequence);
+  d.v = zm_take(zm_astype(n->in[VALUES], ZM_F32), sequence);
+  zm_array *known = zm_multiply(within(position, d.context), within(sequence, d.sequences));
+  zm_array *seen = zm_greater_equal(zm_expand_dims(position, 1), zm_arange(0, (double)d.context, 1, ZM_I32));
+  seen = zm_multiply(seen, zm_expand_dims(known, 1));
+  d.seen = seen ? zm_reshape(seen, (int64_t[]){d.rows, 1, 1, d.context}, 4) : NULL;
+  zm_array *scores = zm_multiply(zm_matmul(d.q, flip_last(d.k)), zm_full(a->scale, ZM_F32, NULL, 0));
+  d.p = zm_softmax(zm_where(d.seen, scores, zm_full(-3e38, ZM_F32, NULL, 0)));
+  d.p = zm_where(d.seen, d.p, zm_full(0, ZM_F32, NULL, 0));
+  return d;
+}
+
+static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  const zmi_attention_attrs *a = (const zmi_attention_attrs *)(const void *)n->attrs.bytes;
+  const zm_dtype dtype = n->in[Q]->type.dtype;
+  dense d = dense_of(n);
+  zm_array *g = zm_reshape(zm_astype(given[0], ZM_F32), (int64_t[]){d.rows, d.kv, d.group, d.dim}, 4), *sequence = n->in[SEQUENCE];
+  if (wanted[VALUES]) gradient[VALUES] = zm_astype(zmi_take_add(zm_matmul(flip_last(d.p), g), sequence, d.sequences), dtype);
+  if (!wanted[Q] && !wanted[KEYS]) return ZM_OK;
+  zm_array *gp = zm_matmul(g, flip_last(d.v));
+  zm_array *gs = zm_multiply(d.p, zm_subtract(gp, zm_sum(zm_multiply(gp, d.p), -1, true)));
+  gs = zm_multiply(gs, zm_full(a->scale, ZM_F32, NULL, 0));
+  if (wanted[Q]) {
+    zm_array *gq = zm_matmul(gs, d.k);
+    gradient[Q] = gq ? zm_astype(zm_reshape(gq, n->in[Q]->type.shape, 3), dtype) : NULL;
+  }
+  if (wanted[KEYS]) {
+    const int64_t blocks[] = {d.sequences, d.kv, d.context / ZMI_KEY_BLOCK, ZMI_KEY_BLOCK, d.dim / 2, 2};
+    zm_array *gk = zmi_take_add(zm_matmul(flip_last(gs), d.q), sequence, d.sequences);
+    gradient[KEYS] = gk ? zm_astype(turn_blocks(zm_reshape(gk, blocks, 6)), dtype) : NULL;
+  }
+  return ZM_OK;
+}
+
+static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  return zmi_vmap_rows(n, size, in, batched, 1u << Q | 1u << POSITION | 1u << SEQUENCE, out);
+}
+
+static const zmi_rules rules = {.vjp = vjp, .vmap = vmap, .gradient = "q, keys, values"};
+
 const zmi_op zmi_op_attention = {
     .name = "attention",
     .operands = "q keys values position sequence",
@@ -277,6 +347,7 @@ const zmi_op zmi_op_attention = {
     .infer = infer,
     .scratch = scratch,
     .stages = {{tiles, run}, {finish_tiles, finish_run}},
+    .rules = &rules,
 };
 
 zm_array *zmi_attention(zm_array *q, zm_array *keys, zm_array *values, zm_array *position, zm_array *sequence, double scale) {

@@ -43,7 +43,7 @@ zm_status zmi_reapply(const zmi_node *n, zm_array *const *in, zm_array **out) {
 
 zm_array *zmi_result(const zmi_node *n, int o) {
   zm_array *out[ZMI_MAX_OUT] = {NULL};
-  if (n->out[o]) return n->out[o];
+  if (n->out[o] || n->op->flags & ZMI_OP_ALIAS) return n->out[o];
   return zmi_reapply(n, n->in, out) == ZM_OK ? out[o] : NULL;
 }
 

@@ -138,6 +138,111 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
   }
 }
 
+// ---- rules: y = bias + the sum over lags of the weight's tap times the input so many rows before ----
+
+// Where the input `lag` rows before each row is: indices [rows] into the rows of x and into those of the flat state; -1 where not there.
+typedef struct places {
+  zm_array *row, *kept;
+} places;
+
+static zm_array *number(int64_t v) {
+  return zm_full((double)v, ZM_I64, NULL, 0);
+}
+
+static zm_array *chosen(zm_array *condition, zm_array *index) {
+  return zm_where(condition, index, number(-1));
+}
+
+// Rows that have a result: of a known sequence and position.
+static zm_array *known_rows(const zmi_node *n) {
+  zm_array *s = n->in[SEQUENCE], *p = n->in[POSITION], *zero = zmi_scalar_like(s, 0);
+  zm_array *last = zm_full((double)n->in[STATE]->type.shape[0], ZM_I64, NULL, 0);
+  return zm_multiply(zm_multiply(zm_greater_equal(s, zero), zm_less(s, last)), zm_greater_equal(p, zero));
+}
+
+// at[lag] for all lags.
+static void find_places(const zmi_node *n, places *at) {
+  const int64_t rows = n->in[X]->type.shape[0], taps = n->in[WEIGHT]->type.shape[1];
+  zm_array *known = known_rows(n), *sequence = n->in[SEQUENCE], *row = zm_arange(0, (double)rows, 1, ZM_I64);
+  zm_array *first = zm_greater(row, number(0));                                                              // has a row before it
+  zm_array *joined = zm_multiply(first, zm_equal(sequence, zm_take(sequence, zm_subtract(row, number(1))))); // of its sequence
+  zm_array *within = known, *run = zm_multiply(row, number(0)); // still in one sequence this far back; the rows for which that is so
+  for (int64_t lag = 0; lag < taps; lag++) {
+    zm_array *there = zm_multiply(known, zm_greater_equal(n->in[POSITION], zm_full((double)lag, ZM_I32, NULL, 0)));
+    if (lag > 0) {
+      zm_array *link = zm_take(zm_astype(joined, ZM_I64), zm_subtract(row, number(lag - 1)));
+      within = zm_multiply(within, zm_greater(link, number(0)));
+      run = zm_add(run, zm_astype(within, ZM_I64));
+    }
+    zm_array *away = zm_add(number(taps - 1 - lag), run); // the state's last row is the row before the first
+    zm_array *base = zm_multiply(zm_astype(sequence, ZM_I64), number(taps - 1));
+    at[lag].row = chosen(zm_multiply(there, within), zm_subtract(row, number(lag)));
+    at[lag].kept = chosen(zm_multiply(there, zm_equal(within, zm_full(0, ZM_BOOL, NULL, 0))), zm_add(base, away));
+  }
+}
+
+// The inputs at a lag, [rows, channels] float32: those of x, and of the state as it was if it is given.
+static zm_array *inputs_at(const zmi_node *n, const places *at, zm_array *x, zm_array *state) {
+  const int64_t *shape = n->in[STATE]->type.shape;
+  zm_array *rows = zm_take(zm_astype(x, ZM_F32), at->row);
+  if (!state || shape[1] == 0) return rows;
+  state = zm_astype(zm_reshape(state, (int64_t[]){shape[0] * shape[1], shape[2]}, 2), ZM_F32);
+  return zm_add(rows, zm_take(state, at->kept));
+}
+
+// The weights of the tap at a lag, [channels] float32.
+static zm_array *tap_at(const zmi_node *n, zm_array *weight, int64_t lag) {
+  const int64_t *shape = n->in[WEIGHT]->type.shape;
+  zm_array *tap = zmi_slice_exactly(weight, (int64_t[]){0, shape[1] - 1 - lag}, (int64_t[]){1, 1}, (int64_t[]){shape[0], 1});
+  return tap ? zm_astype(zm_squeeze(tap, 1), ZM_F32) : NULL;
+}
+
+static void add_to(zm_array **sum, zm_array *part) {
+  *sum = *sum ? zm_add(*sum, part) : part;
+}
+
+static zm_status no_state(void) {
+  return zmi_fail(ZM_ERROR_UNSUPPORTED, "gradients and tangents do not go through states: they are updated in place");
+}
+
+static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  const zmi_type *x = &n->in[X]->type;
+  const int64_t taps = n->in[WEIGHT]->type.shape[1];
+  places at[ZMI_CONV_TAPS];
+  zm_array *columns[ZMI_CONV_TAPS], *gx = NULL;
+  if (given[1] || wanted[STATE]) return no_state();
+  if (!given[0]) return ZM_OK;
+  find_places(n, at);
+  zm_array *g = zm_where(zm_expand_dims(known_rows(n), 1), zm_astype(given[0], ZM_F32), zm_full(0, ZM_F32, NULL, 0));
+  for (int64_t lag = 0; lag < taps; lag++) {
+    zm_array *through = zm_multiply(g, tap_at(n, n->in[WEIGHT], lag));
+    if (wanted[X]) add_to(&gx, zmi_take_add(through, at[lag].row, x->shape[0]));
+    if (!wanted[WEIGHT]) continue;
+    zm_array *column = zm_sum(zm_multiply(g, inputs_at(n, &at[lag], n->in[X], n->in[STATE])), 0, false);
+    columns[taps - 1 - lag] = column ? zm_expand_dims(column, 1) : NULL;
+  }
+  if (wanted[X]) gradient[X] = zm_astype(gx, x->dtype);
+  if (wanted[WEIGHT]) gradient[WEIGHT] = zm_astype(zm_concatenate(columns, (size_t)taps, 1), n->in[WEIGHT]->type.dtype);
+  if (n->nin > BIAS && wanted[BIAS]) gradient[BIAS] = zm_astype(zm_sum(g, 0, false), n->in[BIAS]->type.dtype);
+  return ZM_OK;
+}
+
+// The new state carries no tangent on.
+static zm_status jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  places at[ZMI_CONV_TAPS];
+  zm_array *sum = n->nin > BIAS && tangent[BIAS] ? zm_astype(tangent[BIAS], ZM_F32) : NULL;
+  if (tangent[STATE]) return no_state();
+  find_places(n, at);
+  for (int64_t lag = 0; lag < n->in[WEIGHT]->type.shape[1]; lag++) {
+    if (tangent[X]) add_to(&sum, zm_multiply(inputs_at(n, &at[lag], tangent[X], NULL), tap_at(n, n->in[WEIGHT], lag)));
+    if (tangent[WEIGHT]) add_to(&sum, zm_multiply(inputs_at(n, &at[lag], n->in[X], n->in[STATE]), tap_at(n, tangent[WEIGHT], lag)));
+  }
+  if (sum) result[0] = zm_astype(zm_where(zm_expand_dims(known_rows(n), 1), sum, zm_full(0, ZM_F32, NULL, 0)), n->in[X]->type.dtype);
+  return ZM_OK;
+}
+
+static const zmi_rules rules = {.vjp = vjp, .jvp = jvp, .vmap = zmi_vmap_refused, .gradient = "x, weight, bias; not the state"};
+
 const zmi_op zmi_op_short_conv = {
     .name = "short_conv",
     .operands = "x weight state position sequence bias?",
@@ -145,6 +250,7 @@ const zmi_op zmi_op_short_conv = {
     .updates = {0, STATE + 1},
     .infer = infer,
     .stages = {{tiles, run}},
+    .rules = &rules,
 };
 
 zm_status zmi_short_conv(zm_array *x, zm_array *weight, zm_array *bias, zm_array *state, zm_array *position, zm_array *sequence,

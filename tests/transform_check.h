@@ -253,7 +253,7 @@ static bool check_uses(zm_array *const *out, int nout, const char *op) {
 }
 
 // Everything, for one case.
-static void check_all(const check_case *c) {
+static inline void check_all(const check_case *c) {
   void *user = c->user;
   zm_scope *scope = zm_scope_open();
   zm_array *in[CHECK_MOST], *many[CHECK_MOST], *out[CHECK_MOST], *cotangents[CHECK_MOST] = {NULL};

@@ -404,6 +404,23 @@ const zmi_kernel_facts *zmi_kernel_facts_of(const zmi_kernel *k) {
 }
 
 // ---- code ----
+// A raw source with a first line that names what it works on, for emitters: "//! x y ; out ; k eps".
+static char *named_raw(const zmi_kernel *k, const char *source) {
+  const struct {
+    const char *const *names;
+    int count;
+  } lists[] = {{k->facts.in, k->facts.nin}, {k->facts.out, k->facts.nout}, {k->facts.param, k->facts.nparams}};
+  zmi_text t = {0};
+  zmi_text_add(&t, "//!");
+  for (size_t l = 0; l < ZMI_COUNT(lists); l++) {
+    for (int i = 0; i < lists[l].count; i++) zmi_text_add(&t, " %s", lists[l].names[i]);
+    zmi_text_add(&t, l + 1 < ZMI_COUNT(lists) ? " ;" : "\n%s", source);
+  }
+  if (!t.failed) return t.data;
+  zmi_text_release(&t);
+  return NULL;
+}
+
 static bool fill(const zmi_kernel *k, zmi_code *c, const zm_dtype *in, const zm_dtype *result) {
   c->nin = k->facts.nin, c->nout = k->facts.nout, c->nparams = k->facts.nparams;
   for (int i = 0; i < c->nin; i++) {
@@ -417,7 +434,7 @@ static bool fill(const zmi_kernel *k, zmi_code *c, const zm_dtype *in, const zm_
     c->per_row[o] = k->facts.per_row[o];
   }
   for (int i = 0; i < 3; i++) {
-    if (k->raw[i] && !(c->raw[i] = zmi_strdup(k->raw[i]))) return false;
+    if (k->raw[i] && !(c->raw[i] = named_raw(k, k->raw[i]))) return false;
   }
   return true;
 }

@@ -308,7 +308,9 @@ zm_status zmi_emit(const zmi_code *code, zmi_target target, bool bare, zmi_text 
   if (status == ZM_OK) {
     zmi_text_add(out, "// %s\n", code->name);
     if (!bare) zmi_emit_head(target, out);
-    if (target == ZMI_TARGET_C)
+    if (code->form == ZMI_FORM_RAW)
+      e.status = zmi_emit_raw(code, target, out);
+    else if (target == ZMI_TARGET_C)
       zmi_emit_c(&e);
     else
       zmi_emit_gpu(&e);

@@ -50,7 +50,9 @@ void zmi_emit_stored(zm_dtype d, zmi_ctype from, const char *value, zmi_text *t)
 const char *zmi_emit_identity(zmi_cop op, zmi_ctype type);                        // what a reduction starts from
 
 // ---- frames ----
-void zmi_emit_c(zmi_emit_state *e);   // emit_c.c
-void zmi_emit_gpu(zmi_emit_state *e); // emit_gpu.c
+zm_status zmi_emit_raw(const zmi_code *code, zmi_target target, zmi_text *out); // emit_raw.c
+void zmi_emit_call_struct(const zmi_code *c, zmi_text *out);                    // emit_gpu.c: struct zk_call, sizes by value
+void zmi_emit_c(zmi_emit_state *e);                                             // emit_c.c
+void zmi_emit_gpu(zmi_emit_state *e);                                           // emit_gpu.c
 
 #endif

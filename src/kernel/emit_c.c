@@ -217,8 +217,15 @@ static void leaf(zmi_emit_state *e, int i) {
   const bool rows = e->code->form == ZMI_FORM_ROWS;
   switch (x->op) {
   case ZMI_K_INPUT:
-    snprintf(place, sizeof place, rows && (e->block < 0 || e->code->in_per_row[x->index]) ? "w%d[0]" : "p%d[t]", x->index);
-    zmi_emit_load(e->code->in[x->index], place, &t);
+    if (rows && (e->block < 0 || e->code->in_per_row[x->index])) {
+      snprintf(place, sizeof place, "w%d[0]", x->index);
+      zmi_emit_load(e->code->in[x->index], place, &t);
+    } else if (e->code->in[x->index] == ZM_F16) { // widened for the whole chunk
+      zmi_text_add(&t, "h%d[t]", x->index);
+    } else {
+      snprintf(place, sizeof place, "p%d[t]", x->index);
+      zmi_emit_load(e->code->in[x->index], place, &t);
+    }
     break;
   case ZMI_K_PARAM:
     zmi_text_add(&t, "(%s)params[%d]", zmi_emit_type(x->type), x->index);
@@ -256,7 +263,10 @@ static void output(zmi_emit_state *e, int i) {
   zmi_emit_ref(e, x->a, value);
   zmi_emit_stored(e->code->out[x->index], e->code->insts[x->a].type, value, &t);
   const bool row = e->code->form == ZMI_FORM_ROWS && e->block < 0;
-  zmi_emit_line(e, row ? "y%d[r] = %s;" : "q%d[t] = %s;", x->index, zmi_text_str(&t));
+  if (!row && e->code->out[x->index] == ZM_F16)
+    zmi_emit_line(e, "g%d[t] = %s;", x->index, value);
+  else
+    zmi_emit_line(e, row ? "y%d[r] = %s;" : "q%d[t] = %s;", x->index, zmi_text_str(&t));
   zmi_text_release(&t);
 }
 
@@ -405,18 +415,35 @@ static bool sets_outside(const zmi_emit_state *e, int begin, int end, int v) {
   return false;
 }
 
+// float16 operands and results of a chunk have buffers of float32.
+static void widen(zmi_emit_state *e, int k) {
+  if (e->code->in[k] != ZM_F16) return;
+  zmi_emit_top(e, "float h%d[%d];", k, e->capacity);
+  zmi_emit_top(e, "ze_widen(h%d, p%d, n);", k, k);
+}
+
+static void narrow(zmi_emit_state *e, int begin, int end) {
+  for (int i = begin; i < end; i++) {
+    const zmi_inst *x = &e->code->insts[i];
+    if (x->op == ZMI_K_OUTPUT && e->code->out[x->index] == ZM_F16) zmi_emit_top(e, "ze_narrow(q%d, g%d, n);", x->index, x->index);
+  }
+}
+
 static void use_pointers(zmi_emit_state *e, int begin, int end) {
   const zmi_code *c = e->code;
   for (int k = 0; k < c->nin; k++) {
     bool used = false;
     for (int i = begin; i < end; i++) used |= c->insts[i].op == ZMI_K_INPUT && c->insts[i].index == k;
     const char *m = zmi_emit_memory(c->in[k]);
-    if (used && !c->in_per_row[k]) zmi_emit_top(e, "const %s *p%d = step[%d] ? w%d + at : b%d;", m, k, k, k, k);
+    if (!used || c->in_per_row[k]) continue;
+    zmi_emit_top(e, "const %s *p%d = step[%d] ? w%d + at : b%d;", m, k, k, k, k);
+    widen(e, k);
   }
   for (int k = 0; k < c->nout; k++) {
     bool used = false;
     for (int i = begin; i < end; i++) used |= c->insts[i].op == ZMI_K_OUTPUT && c->insts[i].index == k;
     if (used) zmi_emit_top(e, "%s *q%d = y%d + r * d + at;", zmi_emit_memory(c->out[k]), k, k);
+    if (used && c->out[k] == ZM_F16) zmi_emit_top(e, "float g%d[%d];", k, e->capacity);
   }
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &c->insts[i];
@@ -482,6 +509,7 @@ static void chunks(zmi_emit_state *e, int begin, int end, int join) {
     flush(e);
     e->in_lanes = false;
   }
+  narrow(e, begin, end);
   reductions(e, begin, end, false);
   e->depth--;
   zmi_emit_top(e, "}");
@@ -577,14 +605,18 @@ static void elements(zmi_emit_state *e) {
   for (int k = 0; k < c->nin; k++)
     zmi_emit_top(e, "const %s *p%d = step[%d] ? (const %s *)in[%d] + at : b%d;", zmi_emit_memory(c->in[k]), k, k, zmi_emit_memory(c->in[k]),
                  k, k);
-  for (int k = 0; k < c->nout; k++)
+  for (int k = 0; k < c->nin; k++) widen(e, k);
+  for (int k = 0; k < c->nout; k++) {
     zmi_emit_top(e, "%s *q%d = (%s *)out[%d] + at;", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
+    if (c->out[k] == ZM_F16) zmi_emit_top(e, "float g%d[%d];", k, e->capacity);
+  }
   e->in_lanes = true;
   for (int i = 0; i < count; i++)
     if (c->insts[i].op == ZMI_K_INPUT) one(e, i);
   walk(e, 0, count);
   flush(e);
   e->in_lanes = false;
+  if (c->form == ZMI_FORM_ELEMENTS) narrow(e, 0, count);
   e->depth--;
   zmi_emit_top(e, "}");
   e->depth--;
@@ -676,6 +708,7 @@ static void tiles(zmi_emit_state *e) {
   walk(e, 0, count);
   flush(e);
   e->in_lanes = false;
+  if (c->form == ZMI_FORM_ELEMENTS) narrow(e, 0, count);
   e->depth--;
   zmi_emit_top(e, "}");
   e->depth--;

@@ -400,16 +400,11 @@ static void elements_block(zmi_emit_state *e, int block) {
 
 // ---- frames ----
 
-// Sizes of everything, by value.
-static void declare_call(zmi_emit_state *e) {
-  const zmi_code *c = e->code;
+void zmi_emit_call_struct(const zmi_code *c, zmi_text *out) {
   const int operands = c->nin + c->nout ? c->nin + c->nout : 1;
-  zmi_emit_top(e, "struct zk_call {");
-  zmi_emit_top(e, "  zk_long count, rows, d;");
-  zmi_emit_top(e, "  zk_long counts[%d], dims[%d], row_stride[%d];", operands, operands * ZM_MAX_RANK, operands);
-  zmi_emit_top(e, "  zk_long step[%d];", operands);
-  zmi_emit_top(e, "  struct { zk_float f; zk_int i; } params[%d];", c->nparams ? c->nparams : 1);
-  zmi_emit_top(e, "};");
+  zmi_text_add(out, "struct zk_call {\n  zk_long count, rows, d;\n");
+  zmi_text_add(out, "  zk_long counts[%d], dims[%d], row_stride[%d], step[%d];\n", operands, operands * ZM_MAX_RANK, operands, operands);
+  zmi_text_add(out, "  struct { zk_float f; zk_int i; } params[%d];\n};\n", c->nparams ? c->nparams : 1);
 }
 
 // What only reductions by 16 threads need: a value that stays once it is a NaN; whether a value goes before another.
@@ -505,7 +500,7 @@ void zmi_emit_gpu(zmi_emit_state *e) {
     return;
   }
   e->capacity = part_of(c);
-  declare_call(e);
+  zmi_emit_call_struct(c, e->out);
   if (c->form == ZMI_FORM_ROWS) declare_helpers(e);
   open_kernel(e, names[c->form]);
   zmi_emit_top(e, "%s", loops[c->form]);

@@ -54,25 +54,10 @@ static void free_instance(zmi_instance *x) {
   zmi_free(x);
 }
 
-static zmi_code *copy_code(const zmi_code *code) {
-  zmi_code *copy = zmi_malloc(sizeof *copy);
-  if (!copy) return NULL;
-  *copy = *code;
-  copy->build = NULL;
-  copy->capacity = code->count;
-  copy->insts = zmi_malloc((code->count ? code->count : 1) * sizeof *copy->insts);
-  if (!copy->insts) {
-    zmi_free(copy);
-    return NULL;
-  }
-  if (code->count) memcpy(copy->insts, code->insts, code->count * sizeof *copy->insts);
-  return copy;
-}
-
 static zmi_instance *new_instance(const zmi_code *code) {
   zmi_instance *x = zmi_calloc(1, sizeof *x);
   if (!x) return NULL;
-  x->code = copy_code(code);
+  x->code = zmi_code_copy(code);
   if (!x->code || pthread_mutex_init(&x->lock, NULL) != 0) {
     if (x->code) zmi_fail(ZM_ERROR_MEMORY, "kernel %s: a lock could not be made", code->name);
     zmi_code_free(x->code);
@@ -233,6 +218,15 @@ void zmi_instance_prepare(zmi_instance *x, int64_t elements) {
   pthread_mutex_unlock(&x->lock);
 }
 
+zm_status zmi_instance_require(zmi_instance *x) {
+  pthread_mutex_lock(&x->lock);
+  if (atomic_load(&x->state) == FRESH) compile(x, false);
+  pthread_mutex_unlock(&x->lock);
+  if (atomic_load_explicit(&x->state, memory_order_acquire) == COMPILED) return ZM_OK;
+  return zmi_fail(ZM_ERROR_UNSUPPORTED, "kernel %s: cannot be compiled, and only a compiler can run it: %s", x->code->name,
+                  strncmp(x->note, "interpreted: ", 13) == 0 ? x->note + 13 : x->note);
+}
+
 // ---- running ----
 
 void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int64_t n, const void *const *in, const int *step,
@@ -255,7 +249,8 @@ void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int64_t rows
 
 void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last) {
   groups_fn kernel = (groups_fn)atomic_load_explicit(&x->kernel, memory_order_acquire);
-  if (!kernel || l->threads > ZMI_EMIT_THREADS) {
+  if (!kernel && x->code->form == ZMI_FORM_RAW) return; // zmi_instance_require has told
+  if (!kernel || (l->threads > ZMI_EMIT_THREADS && x->code->form != ZMI_FORM_RAW)) {
     zmi_interpret_groups(x->code, k, l, first, last);
     return;
   }

@@ -95,6 +95,8 @@ const zmi_code *zmi_instance_code(const zmi_instance *x);
 // compile or auto). Never fails: an instance that cannot be compiled is interpreted; zmi_instance_note says why. May be called by several
 // threads.
 void zmi_instance_prepare(zmi_instance *x, int64_t elements);
+// RAW has no interpreter: compiled now, or an error that says why not. To be asked before a RAW kernel is applied.
+zm_status zmi_instance_require(zmi_instance *x);
 const char *zmi_instance_note(const zmi_instance *x); // "compiled for avx512", "interpreted: no C compiler was found", ...
 
 // Those alive, and those of late that nobody holds now.

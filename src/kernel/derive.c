@@ -117,7 +117,7 @@ static int inst_tangent(zmi_derive *d, int i) { // -1 also where it is zero
     return zmi_code_op(d->to, ZMI_K_SELECT, d->map[x->a], b < 0 ? number(d, 0) : b, c < 0 ? number(d, 0) : c);
   }
   for (int k = 0; k < 3; k++) {
-    int v = zmi_operand(x, k);
+    int v = zmi_inst_operand(x, k);
     if (v < 0 || d->tangent[v] < 0) continue;
     total = zmi_derive_sum(d, total, zmi_derive_apply(d, zmi_derive_factor(d, i, k), d->tangent[v]));
   }

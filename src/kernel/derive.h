@@ -52,6 +52,6 @@ zm_status zmi_derive_replay(zmi_derive *d, int block);
 zm_status zmi_derive_forward(zmi_derive *d, int from, int to, bool outputs);
 zm_status zmi_derive_operands(zmi_derive *d); // the operands of `from` first; an error where there are no derivatives
 int zmi_derive_block_end(const zmi_derive *d, int block);
-int zmi_operand(const zmi_inst *x, int k);
+int zmi_inst_operand(const zmi_inst *x, int k);
 
 #endif

@@ -146,7 +146,7 @@ static void run_back(reverse *r, const block *b) {
       add(r, &r->here[x->index], g); // of a serial variable: its cotangent before this place
     } else {
       for (int k = 0; k < 3; k++) {
-        int v = zmi_operand(x, k);
+        int v = zmi_inst_operand(x, k);
         if (v >= 0 && r->d.active[v]) add(r, &r->here[v], zmi_derive_apply(&r->d, zmi_derive_factor(&r->d, i, k), g));
       }
     }
@@ -189,7 +189,7 @@ static zm_status run_control(reverse *r, const block *b) {
     bool read = i > b->begin && at(r, i)->op == ZMI_K_INPUT;
     for (int j = b->begin + 1; j < b->end && i <= b->begin && !read; j++) {
       const zmi_inst *x = at(r, j);
-      for (int k = 0; k < 3; k++) read |= zmi_operand(x, k) == i;
+      for (int k = 0; k < 3; k++) read |= zmi_inst_operand(x, k) == i;
     }
     if (read && run_partials(r, b, i) != ZM_OK) return zm_last_status();
   }
@@ -342,7 +342,7 @@ static void row_back(reverse *r, int i) { // one instruction at row level
     if (r->d.active[x->a]) add(r, &r->cotangent[x->a], g);
   } else {
     for (int k = 0; k < 3; k++) {
-      int v = zmi_operand(x, k);
+      int v = zmi_inst_operand(x, k);
       if (v >= 0 && r->d.active[v]) add(r, &r->cotangent[v], zmi_derive_apply(&r->d, zmi_derive_factor(&r->d, i, k), g));
     }
   }

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-int zmi_operand(const zmi_inst *x, int k) {
+int zmi_inst_operand(const zmi_inst *x, int k) {
   return k >= zmi_cop_rows[x->op].operands ? -1 : k == 0 ? x->a : k == 1 ? x->b : x->c;
 }
 
@@ -26,7 +26,7 @@ static bool find_active(zmi_derive *d, const bool *wanted) { // one pass; whethe
     if (on || x->type != ZMI_C_FLOAT) continue;
     if (x->op == ZMI_K_INPUT) on = wanted[x->index];
     if (x->op == ZMI_K_GET || x->op == ZMI_K_GET_RIGHT) on = d->active[x->index];
-    for (int k = 0; k < 3 && !on && !has_no_slope(x->op); k++) on = zmi_operand(x, k) >= 0 && d->active[zmi_operand(x, k)];
+    for (int k = 0; k < 3 && !on && !has_no_slope(x->op); k++) on = zmi_inst_operand(x, k) >= 0 && d->active[zmi_inst_operand(x, k)];
     if (on) d->active[i] = changed = true;
   }
   return changed;
@@ -69,7 +69,7 @@ static int mapped(const zmi_derive *d, int v) {
 
 int zmi_derive_copy(zmi_derive *d, int i) {
   const zmi_inst *x = &d->from->insts[i];
-  int a = mapped(d, zmi_operand(x, 0)), b = mapped(d, zmi_operand(x, 1)), c = mapped(d, zmi_operand(x, 2));
+  int a = mapped(d, zmi_inst_operand(x, 0)), b = mapped(d, zmi_inst_operand(x, 1)), c = mapped(d, zmi_inst_operand(x, 2));
   char kind = zmi_cop_rows[x->op].kind;
   if (x->op == ZMI_K_CONST)
     return d->map[i] = x->type == ZMI_C_FLOAT ? zmi_code_const_f(d->to, x->imm.f) : zmi_code_const_i(d->to, x->type, x->imm.i);
@@ -266,7 +266,7 @@ static zmi_factor function_rule(const terms *t, zmi_cop op) { // of one operand
 
 zmi_factor zmi_derive_factor(zmi_derive *d, int i, int operand) {
   const zmi_inst *x = &d->from->insts[i];
-  terms t = {d->to, mapped(d, zmi_operand(x, 0)), mapped(d, zmi_operand(x, 1)), mapped(d, zmi_operand(x, 2)), d->map[i]};
+  terms t = {d->to, mapped(d, zmi_inst_operand(x, 0)), mapped(d, zmi_inst_operand(x, 1)), mapped(d, zmi_inst_operand(x, 2)), d->map[i]};
   if (has_no_slope(x->op)) return (zmi_factor){ZMI_F_NONE, -1};
   zmi_factor f = arithmetic_rule(&t, x->op, operand);
   return f.kind == ZMI_F_NONE && zmi_cop_rows[x->op].operands == 1 ? function_rule(&t, x->op) : f;

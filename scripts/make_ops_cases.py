@@ -190,9 +190,160 @@ def index_cases():
             case("slice_update_at", [a, u, s], mx.slice_update(a, u, mx.minimum(s, mx.array([2, 1])), (0, 2)), {"axes": [0, 2]}, view=True)
 
 
+def whole(dtype, shape):
+    return sample(dtype, shape, special=False)
+
+
+def raw(a):
+    return np.array(a.astype(mx.float32)) if a.dtype in FLOATS else np.array(a)
+
+
+def shape_cases():
+    for dtype in (mx.float32, mx.uint8, mx.bfloat16, mx.int64):
+        a = whole(dtype, (3, 4, 2))
+        for x, y in ((0, 2), (-1, 1), (1, 1)):
+            case("swapaxes", [a], mx.swapaxes(a, x, y), {"axes": [x, y]}, view=True)
+            case("moveaxis", [a], mx.moveaxis(a, x, y), {"axes": [x, y]}, view=True)
+        for x, y in ((0, -1), (0, 1), (1, 2), (1, 1)):
+            case("flatten", [a], mx.flatten(a, x, y), {"axes": [x, y]}, view=True)
+        case("unflatten", [a], mx.unflatten(a, 1, (2, -1)), {"axis": 1, "shape": [2, -1]}, view=True)
+        case("expand_dims", [a], mx.expand_dims(a, (0, -1, 2)), {"axes": [0, -1, 2]}, view=True)
+        for axes in ((0, 3), (-1,), None):
+            b = whole(dtype, (1, 2, 3, 1))
+            case("squeeze", [b], mx.squeeze(b, axes), {"axes": axes and list(axes)})
+        for rank in (1, 2, 3):
+            for b in (whole(dtype, ()), whole(dtype, (4,)), whole(dtype, (2, 3)), whole(dtype, (2, 1, 3, 1))):
+                case("atleast", [b], [mx.atleast_1d, mx.atleast_2d, mx.atleast_3d][rank - 1](b), {"rank": rank})
+        for axis in (0, 1, -1):
+            b, c = whole(dtype, (3, 4)), whole(mx.float16 if dtype == mx.float32 else dtype, (3, 4))
+            case("stack", [b, c, b], mx.stack([b, c, b], axis), {"axis": axis})
+        case("unstack", [a], [a[:, :, 0], a[:, :, 1]], {"axis": -1}, view=True)
+        case("split", [a], mx.split(a, 2, 1), {"parts": 2, "axis": 1}, view=True)
+        case("split_at", [a], mx.split(a, [1, 3], 1), {"at": [1, 3], "axis": 1}, view=True)
+        for times in ((2,), (1, 3, 2), (2, 1, 1, 3), (0, 1, 1), (1, 1, 1), ()):
+            case("tile", [a], mx.tile(a, times), {"times": list(times)}, view=True)
+        for axis in (0, 2):
+            case("repeat", [a], mx.repeat(a, 3, axis), {"times": 3, "axis": axis}, view=True)
+        for shifts, axes in (((1,), (0,)), ((-3, 5), (1, 2)), ((0,), (1,)), ((7,), (-2,))):
+            case("roll", [a], mx.roll(a, shifts, axes), {"shifts": list(shifts), "axes": list(axes)}, view=True)
+        for axes in (None, (0,), (1, -1)):
+            x = np.ascontiguousarray(np.flip(raw(a), axes))
+            case("flip", [a], mx.array(np.ascontiguousarray(x)).astype(dtype), {"axes": axes and list(axes)}, view=True)
+        for mode in ("constant", "edge", "reflect", "symmetric"):
+            for pads in (((1, 2), (0, 0), (1, 1)), ((0, 0), (3, 2), (0, 1)), ((0, 0), (0, 0), (0, 0))):
+                x = np.pad(raw(a), pads, mode, **({"constant_values": 5} if mode == "constant" else {}))
+                case("pad", [a], mx.array(np.ascontiguousarray(x)).astype(dtype), {"pads": [n for pair in pads for n in pair], "mode": mode, "value": 5}, view=True)
+        for k in (-3, -1, 0, 1, 2, 9):
+            case("diagonal", [a], mx.diagonal(a, max(-3, min(k, 4)), 0, 1), {"k": max(-3, min(k, 4)), "axes": [0, 1]}, view=True)
+            case("diagonal", [a], mx.diagonal(a, max(-2, min(k, 3)), 2, 0), {"k": max(-2, min(k, 3)), "axes": [2, 0]}, view=True)
+            case("tril", [a], mx.tril(a, k), {"k": k}, view=True)
+            case("triu", [a], mx.triu(a, k), {"k": k}, view=True)
+            case("diag", [a[0, :, 0]], mx.diag(a[0, :, 0], k), {"k": k})
+            case("eye", [], mx.eye(3, 4, k, dtype), {"n": 3, "m": 4, "k": k, "dtype": name(dtype)})
+            case("tri", [], mx.tri(3, 4, k, dtype), {"n": 3, "m": 4, "k": k, "dtype": name(dtype)})
+        case("diag", [a[:, :, 0]], mx.diag(a[:, :, 0], 1), {"k": 1})
+        for sparse in (False, True):
+            for xy in (False, True):
+                b, c, d = whole(dtype, (2,)), whole(dtype, (3,)), whole(dtype, (1,))
+                case("meshgrid", [b, c, d], mx.meshgrid(b, c, d, sparse=sparse, indexing="xy" if xy else "ij"), {"sparse": sparse, "xy": xy})
+        for shape, strides, offset in (((2, 3), (1, 2), 1), ((3, 3, 2), (4, -1, 0), 9), ((0, 2), (1, 1), 0), ((), (), 5)):
+            flat = raw(a).reshape(-1)
+            x = np.lib.stride_tricks.as_strided(flat[offset:], shape, [flat.itemsize * n for n in strides])
+            case("as_strided", [a], mx.array(np.ascontiguousarray(x)).reshape(shape).astype(dtype),
+                 {"shape": list(shape), "strides": list(strides), "offset": offset}, view=True)
+        m = mx.array(rng.integers(0, 2, (4, 1)).astype(bool))
+        case("masked_fill", [a, m], mx.where(m, mx.array(3).astype(dtype), a), {"value": 3}, view=True)
+        case("diff", [a], mx.diff(a, 2, 1), {"n": 2, "axis": 1}, None if dtype != mx.bfloat16 else 1e-2, 8)
+        b = whole(dtype, (2, 3))
+        case("kron", [b, a[0]], mx.kron(b, a[0]), {}, 1e-2 if dtype == mx.bfloat16 else None)
+        case("outer", [b, a[0]], mx.outer(b, a[0]), {})
+    for n in (0, 1, 2, 7):
+        case("linspace", [], mx.array(np.linspace(-1, 2.5, n).astype(np.float32)), {"start": -1, "stop": 2.5, "n": n, "dtype": "float32"}, 1e-7, 1)
+
+
+def reduce_cases():
+    for shape, axes in (((3, 4, 5), None), ((3, 4, 5), (0, 2)), ((3, 4, 5), (1,)), ((3, 4, 5), (-1, 0)), ((2, 0, 3), (1,)), ((2, 0, 3), (0,)),
+                        ((), None), ((33, 3), (0,)), ((1, 1), (0, 1)), ((2, 3), ())):
+        for dtype in DTYPES if shape == (3, 4, 5) and axes == (0, 2) else (mx.float32, mx.int16, mx.bool_):
+            for keep in ((False,) if dtype in INTS else (True,)):
+                a = whole(dtype, shape)
+                args = {"axes": list(axes) if axes is not None else None, "keepdims": keep}
+                x = np.array(a.astype(mx.float32)).astype(np.float64) if dtype in FLOATS else np.array(a)
+                kw = {"axis": axes, "keepdims": keep}
+                case("any", [a], mx.array(np.any(x != 0, **kw)), args, view=True)
+                case("all", [a], mx.array(np.all(x != 0, **kw)), args, view=True)
+                case("count_nonzero", [a], mx.array(np.count_nonzero(x, **kw)).astype(mx.int32), args, view=True)
+                floats = dtype if dtype in FLOATS else mx.float32
+                tol = TOLERANCE[floats]
+                sums = mx.sum(mx.zeros((1,), dtype)).dtype
+                size = np.abs(x.astype(np.float64)).sum()
+
+                def put(op, y, to, tolerance=None, floor=0, **more):
+                    y = np.asarray(y)
+                    y = mx.array(y.astype(np.float32)).astype(to) if to in FLOATS else mx.array(y.astype(np.dtype(name(to))))
+                    case(op, [a], y, {**args, **more}, tolerance, floor, view=True)
+
+                with np.errstate(all="ignore"):
+                    wide = x.astype(np.float64) if dtype in FLOATS else x.astype(np.dtype(name(sums)))
+                    put("sum_axes", np.sum(wide, dtype=wide.dtype, **kw), sums, tol if dtype in FLOATS else None, size)
+                    put("prod", np.prod(wide, dtype=wide.dtype, **kw), sums, 4 * tol if dtype in FLOATS else None)
+                    if axes == () or 0 in [shape[i] for i in (axes if axes is not None else range(len(shape)))]:
+                        continue
+                    if dtype != mx.bool_:
+                        put("max_axes", np.max(x, **kw), dtype)
+                        put("min_axes", np.min(x, **kw), dtype)
+                    y = x.astype(np.float64) if dtype not in INTS[4:] + INTS[:4] else x.astype(np.float32).astype(np.float64)
+                    put("mean_axes", np.mean(y, **kw), floats, tol, np.abs(y).max(initial=0))
+                    for ddof in (0, 1):
+                        v = np.var(y, ddof=ddof, **kw)
+                        if np.isfinite(v).all() and dtype not in (mx.uint64, mx.int64):  # squares beyond float32
+                            put("var", v, floats, 4 * tol, np.abs(y).max(initial=0) ** 2 * 1e-3, ddof=ddof)
+                            put("std", np.sqrt(v), floats, 4 * tol, np.abs(y).max(initial=0) * 1e-3, ddof=ddof)
+                    m = np.max(y, axis=axes, keepdims=True)
+                    e = np.log(np.sum(np.exp(y - m), **kw)) + (m if keep else np.squeeze(m, axes))
+                    put("logsumexp", e, floats, tol, 1)
+                    put("median", np.median(y, **kw), floats, tol, np.abs(y).max(initial=0))
+                if len(shape) == 3 and axes == (1,):
+                    case("argmin", [a], mx.array(np.argmin(x, 1, keepdims=keep).astype(np.uint32)), {"axis": 1, "keepdims": keep}, view=True)
+    for dtype in DTYPES:
+        a = sample(dtype, (2, 19))
+        x = np.array(a.astype(mx.float32)) if dtype in FLOATS else np.array(a)
+        case("argmin", [a], mx.array(np.argmin(x, 1).astype(np.uint32)), {"axis": 1, "keepdims": False}, view=True)
+        case("argmin", [a], mx.array(np.argmin(x, 0).astype(np.uint32)), {"axis": 0, "keepdims": False}, view=True)
+
+
+def einsum_cases():
+    sizes = dict(zip("abcdefghijkl", (2, 3, 4, 5, 2, 3, 2, 2, 3, 4, 5, 2)))
+    texts = ["ij,jk->ik", "ij,jk", "ijk->kji", "ii->i", "ii", "iij->j", "ij->", "i,j->ij", "i,i", "ij,ij->ij", "bij,bjk->bik", "ij,jk,kl->il",
+             "abc,cd,be->ade", "a,b,c,d->abcd", "ab,bc,cd,de", "ijk,ilk->jl", " i j , j k -> k i ", "abc->", "ij,kl->", "iij,jk->ik",
+             "...ij,...jk->...ik", "...i->...", "i...,i...->...", "ab...,b->a..."]
+    for text in texts:
+        for dtype in (mx.float32, mx.bfloat16, mx.int32):
+            operands = []
+            for k, term in enumerate(text.split("->")[0].split(",")):
+                term = term.replace(" ", "")
+                shape = []
+                for part in term.replace("...", "."):
+                    shape += [1, 4][k % 2:] if part == "." and k else [3, 4] if part == "." else [sizes[part]]
+                operands.append(whole(dtype, tuple(shape)) if dtype in FLOATS else mx.array(rng.integers(-9, 9, shape).astype(np.int32)))
+            x = [np.array(o.astype(mx.float32)).astype(np.float64) if dtype in FLOATS else np.array(o) for o in operands]
+            y = np.asarray(np.einsum(text, *x))
+            size = np.max(np.einsum(text, *[np.abs(o) for o in x]), initial=0)
+            y = mx.array(y.astype(np.float32)).astype(dtype) if dtype in FLOATS else mx.array(y.astype(np.int32))
+            case("einsum", operands, y, {"text": text}, {mx.float32: 3e-6, mx.bfloat16: 4e-2}.get(dtype), size)
+    for axes in (([1], [0]), ([0, 1], [1, 0]), ([], []), ([-1], [1])):
+        a, b = whole(mx.float32, (3, 4)), whole(mx.float32, (4, 3) if axes[0] != [-1] else (2, 4))
+        y = np.tensordot(np.array(a).astype(np.float64), np.array(b).astype(np.float64), axes)
+        case("tensordot", [a, b], mx.array(np.asarray(y).astype(np.float32)), {"a": axes[0], "b": axes[1]}, 3e-6, 100)
+    a, b = whole(mx.float32, (2, 3, 4)), whole(mx.float32, (5, 4))
+    case("inner", [a, b], mx.inner(a, b), {}, 1e-6, 50)
+    case("vecdot", [a, b[:3]], mx.sum(a * b[:3], -1), {"axis": -1}, 1e-6, 50)
+    case("trace", [a], mx.trace(a, 1, 1, 2), {"k": 1, "axes": [1, 2]}, 1e-6, 9, view=True)
+
+
 if __name__ == "__main__":
     folder = pathlib.Path(__file__).parent.parent / "tests/data"
-    for group in (cumulative_cases, sort_cases, index_cases):
+    for group in (cumulative_cases, sort_cases, index_cases, shape_cases, reduce_cases, einsum_cases):
         cases.clear()
         group()
         path = folder / ("ops_" + group.__name__ + ".json")

@@ -8,7 +8,8 @@
 #include <zmlx/zmlx.h>
 
 static const char *const files[] = {"tests/data/ops_cumulative_cases.json", "tests/data/ops_sort_cases.json",
-                                    "tests/data/ops_index_cases.json"};
+                                    "tests/data/ops_index_cases.json",      "tests/data/ops_shape_cases.json",
+                                    "tests/data/ops_reduce_cases.json",     "tests/data/ops_einsum_cases.json"};
 static json_t *roots[ZMI_COUNT(files)];
 
 // ---- arrays of the file ----
@@ -134,13 +135,103 @@ static void apply_slice_update_at(arguments *a) {
   a->out[0] = zm_slice_update_at(a->in[0], a->in[1], a->in[2], at, n);
 }
 
+#define AXES_LIST(X) X(sum_axes) X(mean_axes) X(max_axes) X(min_axes) X(prod) X(any) X(all) X(count_nonzero) X(logsumexp) X(median)
+#define AXES(name)                                                                                                                         \
+  static void apply_##name(arguments *a) {                                                                                                 \
+    int at[ZM_MAX_RANK], n = axes(a, "axes", at);                                                                                          \
+    a->out[0] = zm_##name(a->in[0], json_is_array(json_object_get(a->args, "axes")) ? at : NULL, n, truth(a, "keepdims"));                 \
+  }
+AXES_LIST(AXES)
+
+#define SPREAD_LIST(X) X(var) X(std)
+#define SPREAD(name)                                                                                                                       \
+  static void apply_##name(arguments *a) {                                                                                                 \
+    int at[ZM_MAX_RANK], n = axes(a, "axes", at);                                                                                          \
+    const bool some = json_is_array(json_object_get(a->args, "axes"));                                                                     \
+    a->out[0] = zm_##name(a->in[0], some ? at : NULL, n, truth(a, "keepdims"), integer(a, "ddof"));                                        \
+  }
+SPREAD_LIST(SPREAD)
+
+static void apply_argmin(arguments *a) {
+  a->out[0] = zm_argmin(a->in[0], (int)integer(a, "axis"), truth(a, "keepdims"));
+}
+
+static zm_dtype dtype_of(const arguments *a) {
+  return zm_dtype_from_name(json_string_value(json_object_get(a->args, "dtype")));
+}
+
+#define LIST int at[ZM_MAX_RANK], n = axes(a, "axes", at)
+#define LONGS(name)                                                                                                                        \
+  int64_t name[2 * ZM_MAX_RANK];                                                                                                           \
+  const int count = integers(a, #name, name)
+#define CALL(name, before, value)                                                                                                          \
+  static void apply_##name(arguments *a) {                                                                                                 \
+    before;                                                                                                                                \
+    a->out[0] = value;                                                                                                                     \
+  }
+#define AXIS (int)integer(a, "axis")
+// clang-format off
+CALL(swapaxes, LIST; (void)n, zm_swapaxes(a->in[0], at[0], at[1]))
+CALL(moveaxis, LIST; (void)n, zm_moveaxis(a->in[0], at[0], at[1]))
+CALL(flatten, LIST; (void)n, zm_flatten(a->in[0], at[0], at[1]))
+CALL(unflatten, LONGS(shape), zm_unflatten(a->in[0], AXIS, shape, count))
+CALL(expand_dims, LIST, zm_expand_dims_axes(a->in[0], at, n))
+CALL(squeeze, LIST, zm_squeeze_axes(a->in[0], json_is_array(json_object_get(a->args, "axes")) ? at : NULL, n))
+CALL(atleast, , zm_atleast(a->in[0], (int)integer(a, "rank")))
+CALL(stack, , zm_stack(a->in, a->n, AXIS))
+CALL(unstack, , zm_unstack(a->in[0], AXIS, a->out) == ZM_OK ? a->out[0] : NULL)
+CALL(split, , zm_split(a->in[0], (int)integer(a, "parts"), AXIS, a->out) == ZM_OK ? a->out[0] : NULL)
+CALL(split_at, LONGS(at), zm_split_at(a->in[0], at, count, AXIS, a->out) == ZM_OK ? a->out[0] : NULL)
+CALL(tile, LONGS(times), zm_tile(a->in[0], times, count))
+CALL(repeat, , zm_repeat(a->in[0], integer(a, "times"), AXIS))
+CALL(roll, LIST; (void)n; LONGS(shifts), zm_roll(a->in[0], shifts, at, count))
+CALL(flip, LIST, zm_flip(a->in[0], json_is_array(json_object_get(a->args, "axes")) ? at : NULL, n))
+CALL(diagonal, LIST; (void)n, zm_diagonal(a->in[0], integer(a, "k"), at[0], at[1]))
+CALL(tril, , zm_tril(a->in[0], integer(a, "k")))
+CALL(triu, , zm_triu(a->in[0], integer(a, "k")))
+CALL(diag, , zm_diag(a->in[0], integer(a, "k")))
+CALL(trace, LIST; (void)n, zm_trace(a->in[0], integer(a, "k"), at[0], at[1]))
+CALL(eye, , zm_eye(integer(a, "n"), integer(a, "m"), integer(a, "k"), dtype_of(a)))
+CALL(tri, , zm_tri(integer(a, "n"), integer(a, "m"), integer(a, "k"), dtype_of(a)))
+CALL(meshgrid, , zm_meshgrid(a->in, (int)a->n, truth(a, "sparse"), truth(a, "xy"), a->out) == ZM_OK ? a->out[0] : NULL)
+CALL(as_strided, LONGS(shape); int64_t step[ZM_MAX_RANK]; integers(a, "strides", step),
+     zm_as_strided(a->in[0], shape, step, count, integer(a, "offset")))
+CALL(masked_fill, , zm_masked_fill(a->in[0], a->in[1], (double)integer(a, "value")))
+CALL(diff, , zm_diff(a->in[0], (int)integer(a, "n"), AXIS))
+CALL(kron, , zm_kron(a->in[0], a->in[1]))
+CALL(outer, , zm_outer(a->in[0], a->in[1]))
+CALL(inner, , zm_inner(a->in[0], a->in[1]))
+CALL(vecdot, , zm_vecdot(a->in[0], a->in[1], AXIS))
+CALL(linspace, , zm_linspace(json_number_value(json_object_get(a->args, "start")), json_number_value(json_object_get(a->args, "stop")),
+                             integer(a, "n"), dtype_of(a)))
+CALL(einsum, , zm_einsum(json_string_value(json_object_get(a->args, "text")), a->in, (int)a->n))
+CALL(tensordot, int x[ZM_MAX_RANK]; int y[ZM_MAX_RANK]; const int n = axes(a, "a", x); axes(a, "b", y), zm_tensordot(a->in[0], a->in[1], x, y, n))
+#define CALL_LIST(X) X(swapaxes) X(moveaxis) X(flatten) X(unflatten) X(expand_dims) X(squeeze) X(atleast) X(stack) X(unstack) X(split) \
+  X(split_at) X(tile) X(repeat) X(roll) X(flip) X(diagonal) X(tril) X(triu) X(diag) X(trace) X(eye) X(tri) X(meshgrid) X(as_strided) \
+  X(masked_fill) X(diff) X(kron) X(outer) X(inner) X(vecdot) X(linspace) X(einsum) X(tensordot) X(pad) X(argmin)
+// clang-format on
+
+static void apply_pad(arguments *a) {
+  static const char *const modes[] = {"constant", "edge", "reflect", "symmetric"};
+  const char *name = json_string_value(json_object_get(a->args, "mode"));
+  int64_t pads[2 * ZM_MAX_RANK], before[ZM_MAX_RANK], after[ZM_MAX_RANK];
+  const int n = integers(a, "pads", pads);
+  int mode = 0;
+  while (strcmp(modes[mode], name) != 0) mode++;
+  for (int i = 0; i < n / 2; i++) {
+    before[i] = pads[2 * i];
+    after[i] = pads[2 * i + 1];
+  }
+  a->out[0] = zm_pad(a->in[0], before, after, (zm_pad_mode)mode, (double)integer(a, "value"));
+}
+
 static const struct {
   const char *name;
   void (*apply)(arguments *a);
 } ops[] = {
 #define ROW(name) {#name, apply_##name},
     SCAN_LIST(ROW) ROW(sort) ROW(argsort) ROW(topk) ROW(searchsorted) ROW(gather) ROW(scatter) ROW(take_along_axis) ROW(put_along_axis)
-        ROW(slice_update) ROW(slice_at) ROW(slice_update_at)};
+        ROW(slice_update) ROW(slice_at) ROW(slice_update_at) AXES_LIST(ROW) SPREAD_LIST(ROW) CALL_LIST(ROW)};
 
 // ---- comparing ----
 
@@ -476,6 +567,78 @@ static void updates_come_in_order(void **state) {
   }
 }
 
+// ---- errors say what, which value ----
+
+static void errors_name_what_is_wrong(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_array *m = zm_full(1, ZM_F32, SHAPE(3, 4), 2), *v = zm_full(1, ZM_F32, SHAPE(4), 1), *i = zm_full(0, ZM_I32, SHAPE(2), 1);
+  zm_array *pair[2] = {m, m}, *mixed[2] = {m, v}, *out[8];
+  const int twice[2] = {0, 0};
+#define EMPTY zm_full(1, ZM_F32, SHAPE(3, 0), 2)
+#define REFUSED(call, words)                                                                                                               \
+  zm_clear_error();                                                                                                                        \
+  if ((call) || !strstr(zm_last_error(), words)) fail_msg("%s: '%s', wanted '%s'", #call, zm_last_error(), words)
+#define FAILS(call, words) REFUSED((call) == ZM_OK, words)
+  REFUSED(zm_cumsum(m, 2, false, true), "cumsum: axis 2 is out of range");
+  REFUSED(zm_sort(zm_full(1, ZM_F32, NULL, 0), -1), "sort: axis -1 is out of range");
+  REFUSED(zm_partition(m, 4, -1), "partition: kth is 4, but the axis of float32[3, 4] has 4 elements");
+  REFUSED(zm_topk(m, 5, -1, NULL), "topk: k is 5");
+  REFUSED(zm_topk(m, -1, 0, NULL), "topk: k is -1");
+  REFUSED(zm_searchsorted(m, v, false), "searchsorted: expected a sorted row, found float32[3, 4]");
+  REFUSED(zm_gather(m, &v, (const int[]){0}, 1), "gather: indices must be integers, found float32[4]");
+  REFUSED(zm_gather(m, (zm_array *[]){i, i}, twice, 2), "gather: axis 0 is indexed twice");
+  REFUSED(zm_scatter(m, &i, (const int[]){0}, 1, zm_full(0, ZM_F32, SHAPE(3), 1), ZM_SCATTER_ADD), "broadcast");
+  REFUSED(zm_take_along_axis(m, i, 0), "take_along_axis: indices of rank 1 for an array of rank 2");
+  REFUSED(zm_put_along_axis(m, zm_full(0, ZM_I32, SHAPE(2, 3), 2), m, 0), "put_along_axis: float32[1, 4] and int32[1, 3] do not broadcast");
+  REFUSED(zm_slice_update(m, v, SHAPE(0, 0), SHAPE(3, 4), SHAPE(1, 0)), "slice_update: the step of axis 1 is 0");
+  REFUSED(zm_slice_at(m, i, (const int[]){0}, 1, SHAPE(1, 1)), "slice_at: start must hold one index for each of 1 axes");
+  REFUSED(zm_slice_at(m, i, (const int[]){0, 1}, 2, SHAPE(4, 1)), "slice_at: axis 0: 4 elements of float32[3, 4]");
+  REFUSED(zm_stack(mixed, 2, 0), "stack: array 1 is float32[4], the first is float32[3, 4]");
+  FAILS(zm_split(m, 3, 1, out), "split: 4 elements of axis 1 do not make 3 equal parts");
+  REFUSED(zm_unflatten(m, 1, SHAPE(3, -1), 2), "unflatten: axis 1 of float32[3, 4] has 4 elements");
+  REFUSED(zm_squeeze_axes(m, twice, 1), "squeeze: axis 0 of float32[3, 4] is not of size 1");
+  REFUSED(zm_sum_axes(m, twice, 2, false), "sum: axis 0 is there twice");
+  REFUSED(zm_max_axes(EMPTY, NULL, 0, false), "max: axis 0 of float32[0] has no elements");
+  REFUSED(zm_median(EMPTY, NULL, 0, false), "median: float32[3, 0] has no elements");
+  REFUSED(zm_pad(m, SHAPE(3, 0), SHAPE(0, 0), ZM_PAD_REFLECT, 0), "pad: axis 0 of float32[3, 4] has too few elements for 3 before");
+  REFUSED(zm_as_strided(m, SHAPE(2, 3), SHAPE(6, 3), 2, 0), "as_strided: elements 0 to 12 are asked for, float32[3, 4] has 12");
+  REFUSED(zm_diagonal(m, 0, 1, -1), "diagonal: axes 1 and 1 are no two axes");
+  REFUSED(zm_einsum("ij,jk->ik", pair, 2), "einsum: 'ij,jk->ik': axis 'j' is 3 in operand 2 and 4 before");
+  REFUSED(zm_einsum("ij,ij->iz", pair, 2), "'z' is in the result, but in no operand");
+  REFUSED(zm_einsum("ij,ij->ii", pair, 2), "'i' is in the result twice");
+  REFUSED(zm_einsum("ijk,ij", pair, 2), "operand 1 has 3 letters, but it is float32[3, 4]");
+  REFUSED(zm_einsum("i1,ij", pair, 2), "unexpected '1' at place 1");
+  REFUSED(zm_einsum("ij", pair, 2), "names 1 operands, 2 are given");
+  REFUSED(zm_einsum("ij,ij,ij", pair, 2), "names more operands than the 2");
+  REFUSED(zm_einsum("ii,ij", pair, 2), "axis 'i' is 3 and 4 in operand 1");
+  REFUSED(zm_tensordot(m, m, (const int[]){0}, (const int[]){1}, 1), "tensordot: axis 0 of float32[3, 4] does not meet axis 1");
+  REFUSED(zm_kron(zm_full(1, ZM_F32, SHAPE(1, 1, 1, 1, 1), 5), m), "kron: arrays of rank 5");
+  zm_scope_close(scope);
+}
+
+// Every allocation fails in turn: NULL and a message, or the right result, and nothing leaks (the sanitizers look).
+static void failing_memory_is_an_error(void **state) {
+  (void)state;
+  for (uint64_t at = 1;; at++) {
+    zm_scope *scope = zm_scope_open();
+    zm_array *m = zm_full(2, ZM_F32, SHAPE(3, 4), 2), *pair[2] = {m, m}, *top = NULL, *index = NULL;
+    assert_int_equal(zm_eval(&m, 1), ZM_OK);
+    zmi_alloc_fail_at(at);
+    zm_array *y = zm_einsum("ij,ij->i", pair, 2);
+    zm_array *s = zm_stack(pair, 2, 1);
+    top = zm_topk(s, 2, 1, &index);
+    y = zm_add(zm_cumsum(y, 0, true, false), zm_sum_axes(zm_take_along_axis(s, index, 1), (const int[]){1, 2}, 2, false));
+    y = zm_scatter(y, &index, (const int[]){0}, 1, zm_mean_axes(top, NULL, 0, false), ZM_SCATTER_ADD);
+    const bool done = y && zm_eval(&y, 1) == ZM_OK;
+    if (!done) assert_int_equal(zm_last_status(), ZM_ERROR_MEMORY);
+    zmi_alloc_fail_at(0);
+    zm_scope_close(scope);
+    if (done) break;
+    zm_clear_error();
+  }
+}
+
 int main(void) {
   json_error_t error;
   for (size_t f = 0; f < ZMI_COUNT(files); f++) {
@@ -486,10 +649,9 @@ int main(void) {
   }
   if (play_open() != 0) return 1;
   static const struct CMUnitTest own[] = {
-      cmocka_unit_test(sorting_is_stable_at_every_size),
-      cmocka_unit_test(running_sums_have_one_order),
-      cmocka_unit_test(long_scans_agree_with_loops),
-      cmocka_unit_test(updates_come_in_order),
+      cmocka_unit_test(sorting_is_stable_at_every_size), cmocka_unit_test(running_sums_have_one_order),
+      cmocka_unit_test(long_scans_agree_with_loops),     cmocka_unit_test(updates_come_in_order),
+      cmocka_unit_test(errors_name_what_is_wrong),       cmocka_unit_test(failing_memory_is_an_error),
   };
   struct CMUnitTest tests[ZMI_COUNT(ops) + ZMI_COUNT(own)];
   for (size_t i = 0; i < ZMI_COUNT(ops); i++) {

@@ -53,6 +53,28 @@ ONE(slice_update, zm_slice_update(in[0], in[1], LONG(3, 1), LONG(0, 6), LONG(-2,
 ONE(slice_at, zm_slice_at(in[0], in[1], AT(1), 1, LONG(5, 3)))
 ONE(slice_update_at, zm_slice_update_at(in[0], in[1], in[2], AT(1, 0), 2))
 
+ONE(diagonal, zm_diagonal(in[0], 1, 2, 0))
+ONE(diagonal_below, zm_diagonal(in[0], -1, 0, 1))
+ONE(as_strided, zm_as_strided(in[0], LONG(3, 4), LONG(2, 1), 2, 1))
+ONE(prod, zm_prod(in[0], AT(0, 2), 2, true))
+ONE(var, zm_var(in[0], AT(1), 1, false, 1))
+ONE(std, zm_std(in[0], NULL, 0, false, 0))
+ONE(logsumexp, zm_logsumexp(in[0], AT(1), 1, true))
+ONE(argmin, zm_argmin(in[0], 1, false))
+ONE(any, zm_any(zm_greater(in[0], zm_full(0, ZM_F32, NULL, 0)), AT(1), 1, false))
+ONE(all, zm_all(zm_greater(in[0], zm_full(-0.5, ZM_F32, NULL, 0)), AT(0), 1, true))
+ONE(median, zm_median(in[0], AT(1), 1, false))
+ONE(einsum, zm_einsum("bij,jk,bk->ib", in, 3))
+ONE(einsum_dots, zm_einsum("...ii,...j->...j", in, 2))
+ONE(pad, zm_pad(in[0], LONG(1, 0), LONG(0, 2), ZM_PAD_REFLECT, 0))
+ONE(pad_constant, zm_pad(in[0], LONG(1, 0), LONG(0, 2), ZM_PAD_CONSTANT, 3))
+ONE(diag, zm_diag(in[0], -1))
+ONE(tril, zm_tril(in[0], 0))
+ONE(tile, zm_tile(in[0], LONG(2, 1, 3), 3))
+ONE(repeat, zm_repeat(in[0], 2, 0))
+ONE(roll, zm_roll(in[0], LONG(2, -1), AT(0, 1), 2))
+ONE(flip, zm_flip(in[0], NULL, 0))
+
 #define A(...) {ZM_F32, (int)ZMI_COUNT(((int64_t[]){__VA_ARGS__})), {__VA_ARGS__}, -1, 1}
 #define I(low, high, ...) {ZM_I32, (int)ZMI_COUNT(((int64_t[]){__VA_ARGS__})), {__VA_ARGS__}, low, high}
 // Differences must not change the order of values.
@@ -95,6 +117,28 @@ static const check_case cases[] = {
     {"add_along_axis", "put_along_axis", f_add_along_axis, .in = {A(4, 3), I(-5, 5, 6, 3), A(6, 3)}},
     {"slice_update", "slice_update", f_slice_update, .in = {A(5, 7), A(2, 3)}},
     {"slice_at", "slice_at", f_slice_at, .in = {A(5, 7), I(-8, 9, 1)}},
+    {"diagonal", "diagonal", f_diagonal, .in = {A(3, 2, 4)}},
+    {"diagonal below", "diagonal", f_diagonal_below, .in = {A(3, 4)}},
+    {"as_strided", "as_strided", f_as_strided, .in = {A(2, 5)}},
+    {"prod", "prod", f_prod, .in = {A(2, 3, 2)}},
+    {"prod of zeros", "prod", f_prod, .in = {{ZM_F32, 3, {2, 2, 2}, 0, 0}}},
+    {"var", "var", f_var, .in = {A(2, 5, 3)}},
+    {"std", "var", f_std, .in = {A(2, 5)}},
+    {"logsumexp", "logsumexp", f_logsumexp, .in = {A(2, 5, 3)}},
+    {"argmin", "argmin", f_argmin, .in = {A(2, 5)}, .flat = true},
+    {"any", "any", f_any, .in = {A(2, 5)}, .flat = true},
+    {"all", "all", f_all, .in = {A(2, 5)}, .flat = true},
+    {"median", "sort", f_median, .in = {A(2, 4)}, ORDERED},
+    {"einsum", "matmul", f_einsum, .in = {A(2, 3, 4), A(4, 2), A(2, 2)}},
+    {"einsum with dots", "diagonal", f_einsum_dots, .in = {A(2, 3, 3), A(2, 4)}},
+    {"pad", "concatenate", f_pad, .in = {A(3, 4)}},
+    {"constant pad", "slice_update", f_pad_constant, .in = {A(3, 4)}},
+    {"diag", "where", f_diag, .in = {A(3)}},
+    {"tril", "where", f_tril, .in = {A(3, 4)}},
+    {"tile", "reshape", f_tile, .in = {A(3, 2)}},
+    {"repeat", "reshape", f_repeat, .in = {A(3, 2)}},
+    {"roll", "concatenate", f_roll, .in = {A(3, 4)}},
+    {"flip", "slice", f_flip, .in = {A(3, 4)}},
     {"slice_update_at", "slice_update", f_slice_update_at, .in = {A(5, 7), A(2, 3), I(-2, 7, 2)}},
 };
 // clang-format on

@@ -1,5 +1,6 @@
 // Arrays made of numbers: full (one value seen through strides of zero) and arange.
 #include "array/ops/ops.h"
+#include <zmlx/ops.h>
 
 typedef struct range_attrs {
   double start, step;
@@ -62,4 +63,14 @@ zm_array *zm_full(double value, zm_dtype dtype, const int64_t *shape, int rank) 
   if (!check_dtype("full", dtype)) return NULL;
   zmi_store_double(value, dtype, &bits);
   return zm_broadcast_to(zm_array_from_data(&bits, dtype, NULL, 0), shape, rank);
+}
+
+zm_array *zm_linspace(double start, double stop, int64_t count, zm_dtype dtype) {
+  if (!check_dtype("linspace", dtype)) return NULL;
+  if (count < 0 || start - start != 0 || stop - stop != 0) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "linspace: %lld numbers from %g to %g", (long long)count, start, stop);
+    return NULL;
+  }
+  range_attrs a = {.start = start, .step = count > 1 ? (stop - start) / (double)(count - 1) : 0, .count = count, .dtype = dtype};
+  return zmi_apply1(&zmi_op_arange, &a, sizeof a, 0, NULL);
 }

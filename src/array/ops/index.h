@@ -23,4 +23,7 @@ zm_array *zmi_zeros_like(const zmi_type *type);
 zm_array *zmi_axes_to_front(zm_array *a, const int *axes, int count);
 zm_array *zmi_axes_from_front(zm_array *a, const int *axes, int count);
 
+// prod, var, logsumexp, argmin, any or all over one axis (reduce_more.c).
+zm_array *zmi_reduce_more(const zmi_op *op, zm_array *a, int axis, bool keepdims, int64_t ddof);
+
 #endif

@@ -232,7 +232,8 @@ def shape_cases():
         for mode in ("constant", "edge", "reflect", "symmetric"):
             for pads in (((1, 2), (0, 0), (1, 1)), ((0, 0), (3, 2), (0, 1)), ((0, 0), (0, 0), (0, 0))):
                 x = np.pad(raw(a), pads, mode, **({"constant_values": 5} if mode == "constant" else {}))
-                case("pad", [a], mx.array(np.ascontiguousarray(x)).astype(dtype), {"pads": [n for pair in pads for n in pair], "mode": mode, "value": 5}, view=True)
+                case("pad", [a], mx.array(np.ascontiguousarray(x)).astype(dtype),
+                     {"pads": [n for pair in pads for n in pair], "mode": mode, "value": 5}, view=True)
         for k in (-3, -1, 0, 1, 2, 9):
             case("diagonal", [a], mx.diagonal(a, max(-3, min(k, 4)), 0, 1), {"k": max(-3, min(k, 4)), "axes": [0, 1]}, view=True)
             case("diagonal", [a], mx.diagonal(a, max(-2, min(k, 3)), 2, 0), {"k": max(-2, min(k, 3)), "axes": [2, 0]}, view=True)
@@ -245,7 +246,8 @@ def shape_cases():
         for sparse in (False, True):
             for xy in (False, True):
                 b, c, d = whole(dtype, (2,)), whole(dtype, (3,)), whole(dtype, (1,))
-                case("meshgrid", [b, c, d], mx.meshgrid(b, c, d, sparse=sparse, indexing="xy" if xy else "ij"), {"sparse": sparse, "xy": xy})
+                case("meshgrid", [b, c, d], mx.meshgrid(b, c, d, sparse=sparse, indexing="xy" if xy else "ij"),
+                     {"sparse": sparse, "xy": xy})
         for shape, strides, offset in (((2, 3), (1, 2), 1), ((3, 3, 2), (4, -1, 0), 9), ((0, 2), (1, 1), 0), ((), (), 5)):
             flat = raw(a).reshape(-1)
             x = np.lib.stride_tricks.as_strided(flat[offset:], shape, [flat.itemsize * n for n in strides])
@@ -258,11 +260,13 @@ def shape_cases():
         case("kron", [b, a[0]], mx.kron(b, a[0]), {}, 1e-2 if dtype == mx.bfloat16 else None)
         case("outer", [b, a[0]], mx.outer(b, a[0]), {})
     for n in (0, 1, 2, 7):
-        case("linspace", [], mx.array(np.linspace(-1, 2.5, n).astype(np.float32)), {"start": -1, "stop": 2.5, "n": n, "dtype": "float32"}, 1e-7, 1)
+        case("linspace", [], mx.array(np.linspace(-1, 2.5, n).astype(np.float32)),
+             {"start": -1, "stop": 2.5, "n": n, "dtype": "float32"}, 1e-7, 1)
 
 
 def reduce_cases():
-    for shape, axes in (((3, 4, 5), None), ((3, 4, 5), (0, 2)), ((3, 4, 5), (1,)), ((3, 4, 5), (-1, 0)), ((2, 0, 3), (1,)), ((2, 0, 3), (0,)),
+    for shape, axes in (((3, 4, 5), None), ((3, 4, 5), (0, 2)), ((3, 4, 5), (1,)), ((3, 4, 5), (-1, 0)), ((2, 0, 3), (1,)),
+                        ((2, 0, 3), (0,)),
                         ((), None), ((33, 3), (0,)), ((1, 1), (0, 1)), ((2, 3), ())):
         for dtype in DTYPES if shape == (3, 4, 5) and axes == (0, 2) else (mx.float32, mx.int16, mx.bool_):
             for keep in ((False,) if dtype in INTS else (True,)):
@@ -304,7 +308,8 @@ def reduce_cases():
                     put("logsumexp", e, floats, tol, 1)
                     put("median", np.median(y, **kw), floats, tol, np.abs(y).max(initial=0))
                 if len(shape) == 3 and axes == (1,):
-                    case("argmin", [a], mx.array(np.argmin(x, 1, keepdims=keep).astype(np.uint32)), {"axis": 1, "keepdims": keep}, view=True)
+                    case("argmin", [a], mx.array(np.argmin(x, 1, keepdims=keep).astype(np.uint32)), {"axis": 1, "keepdims": keep},
+                         view=True)
     for dtype in DTYPES:
         a = sample(dtype, (2, 19))
         x = np.array(a.astype(mx.float32)) if dtype in FLOATS else np.array(a)
@@ -314,8 +319,8 @@ def reduce_cases():
 
 def einsum_cases():
     sizes = dict(zip("abcdefghijkl", (2, 3, 4, 5, 2, 3, 2, 2, 3, 4, 5, 2)))
-    texts = ["ij,jk->ik", "ij,jk", "ijk->kji", "ii->i", "ii", "iij->j", "ij->", "i,j->ij", "i,i", "ij,ij->ij", "bij,bjk->bik", "ij,jk,kl->il",
-             "abc,cd,be->ade", "a,b,c,d->abcd", "ab,bc,cd,de", "ijk,ilk->jl", " i j , j k -> k i ", "abc->", "ij,kl->", "iij,jk->ik",
+    texts = ["ij,jk->ik", "ij,jk", "ijk->kji", "ii->i", "ii", "iij->j", "ij->", "i,j->ij", "i,i", "ij,ij->ij", "bij,bjk->bik",
+             "ij,jk,kl->il", "abc,cd,be->ade", "a,b,c,d->abcd", "ab,bc,cd,de", "ijk,ilk->jl", " i j , j k -> k i ", "abc->", "ij,kl->", "iij,jk->ik",
              "...ij,...jk->...ik", "...i->...", "i...,i...->...", "ab...,b->a..."]
     for text in texts:
         for dtype in (mx.float32, mx.bfloat16, mx.int32):

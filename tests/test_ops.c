@@ -205,7 +205,8 @@ CALL(vecdot, , zm_vecdot(a->in[0], a->in[1], AXIS))
 CALL(linspace, , zm_linspace(json_number_value(json_object_get(a->args, "start")), json_number_value(json_object_get(a->args, "stop")),
                              integer(a, "n"), dtype_of(a)))
 CALL(einsum, , zm_einsum(json_string_value(json_object_get(a->args, "text")), a->in, (int)a->n))
-CALL(tensordot, int x[ZM_MAX_RANK]; int y[ZM_MAX_RANK]; const int n = axes(a, "a", x); axes(a, "b", y), zm_tensordot(a->in[0], a->in[1], x, y, n))
+CALL(tensordot, int x[ZM_MAX_RANK]; int y[ZM_MAX_RANK]; const int n = axes(a, "a", x); axes(a, "b", y),
+     zm_tensordot(a->in[0], a->in[1], x, y, n))
 #define CALL_LIST(X) X(swapaxes) X(moveaxis) X(flatten) X(unflatten) X(expand_dims) X(squeeze) X(atleast) X(stack) X(unstack) X(split) \
   X(split_at) X(tile) X(repeat) X(roll) X(flip) X(diagonal) X(tril) X(triu) X(diag) X(trace) X(eye) X(tri) X(meshgrid) X(as_strided) \
   X(masked_fill) X(diff) X(kron) X(outer) X(inner) X(vecdot) X(linspace) X(einsum) X(tensordot) X(pad) X(argmin)

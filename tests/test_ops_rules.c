@@ -145,7 +145,7 @@ static const check_case cases[] = {
 
 static void every_case(void **state) {
   (void)state;
-  for (size_t i = 0; i < ZMI_COUNT(cases); i++) check_all(&cases[i], NULL);
+  for (size_t i = 0; i < ZMI_COUNT(cases); i++) check_all(&cases[i]);
 }
 
 // Where some updates are zero the quotient of the product and an update says nothing.

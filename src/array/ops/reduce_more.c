@@ -1,6 +1,6 @@
-// More reductions over one axis: prod, argmin, any, all, var, logsumexp. As in reduce.c the operand is [outer, K, inner] and a block is up to
-// WIDTH neighbouring results of one outer index (just one if inner is 1, where K itself is contiguous); float sums and products run in the
-// lane order.
+// More reductions over one axis: prod, argmin, any, all, var, logsumexp. As in reduce.c the operand is [outer, K, inner] and a block is
+// up to WIDTH neighbouring results of one outer index (just one if inner is 1, where K itself is contiguous); float sums and products run
+// in the lane order.
 #include "array/ops/index.h"
 
 #include <string.h>

@@ -320,7 +320,8 @@ def reduce_cases():
 def einsum_cases():
     sizes = dict(zip("abcdefghijkl", (2, 3, 4, 5, 2, 3, 2, 2, 3, 4, 5, 2)))
     texts = ["ij,jk->ik", "ij,jk", "ijk->kji", "ii->i", "ii", "iij->j", "ij->", "i,j->ij", "i,i", "ij,ij->ij", "bij,bjk->bik",
-             "ij,jk,kl->il", "abc,cd,be->ade", "a,b,c,d->abcd", "ab,bc,cd,de", "ijk,ilk->jl", " i j , j k -> k i ", "abc->", "ij,kl->", "iij,jk->ik",
+             "ij,jk,kl->il", "abc,cd,be->ade", "a,b,c,d->abcd",
+             "ab,bc,cd,de", "ijk,ilk->jl", " i j , j k -> k i ", "abc->", "ij,kl->", "iij,jk->ik",
              "...ij,...jk->...ik", "...i->...", "i...,i...->...", "ab...,b->a..."]
     for text in texts:
         for dtype in (mx.float32, mx.bfloat16, mx.int32):

@@ -13,7 +13,8 @@ enum { SERIAL = 16 }; // variables of one serial block
 
 typedef struct block {
   int begin, end;                             // ELEMENTS and its END; -1 and the count for the whole of the ELEMENTS form
-  bool control, falling;                      // has loops or branches inside; goes back from the last place
+  bool control, falling;                      // has loops or branches inside; goes back place by place,
+  int direction;                              // against its own direction: 1 if it falls
   int serial[SERIAL], start[SERIAL], serials; // VARs that it sets, their cotangents after the block
 } block;
 
@@ -70,6 +71,7 @@ static zm_status look_at_block(reverse *r, block *b) {
   if (b->serials && joined) return refuse(r, "lanes that are joined");
   if ((b->serials || scan) && b->control) return refuse(r, "loops or branches in a block whose places depend on each other");
   b->falling = b->serials || (scan && r->d.scans_fall);
+  b->direction = b->falling && !(b->begin >= 0 && at(r, b->begin)->extra);
   return ZM_OK;
 }
 
@@ -301,7 +303,7 @@ static zm_status block_to_rows(reverse *r, block *b) {
   if (status != ZM_OK) return status;
   clear_inputs(r);
   if (status == ZM_OK) status = declare(r, b);
-  if (status == ZM_OK && emit(r, ZMI_K_ELEMENTS, ZMI_C_NONE, -1, 0, b->falling) < 0) status = zm_last_status();
+  if (status == ZM_OK && emit(r, ZMI_K_ELEMENTS, ZMI_C_NONE, -1, 0, b->direction) < 0) status = zm_last_status();
   if (status == ZM_OK) status = run(r, b);
   if (status == ZM_OK) status = close_shares(r, b, &s);
   if (status == ZM_OK && emit(r, ZMI_K_END, ZMI_C_NONE, -1, 0, 0) < 0) status = zm_last_status();
@@ -369,12 +371,14 @@ static zm_status write_gradient(reverse *r, int o, int input, int value) {
 
 // The last pass over the places: gradients of inputs from all blocks together.
 static zm_status final_pass(reverse *r, const bool *wanted) {
-  bool rows = r->from->form == ZMI_FORM_ROWS, falling = false;
+  bool rows = r->from->form == ZMI_FORM_ROWS;
+  int direction = -1;
   for (int b = 0; b < r->count; b++) {
-    falling |= r->blocks[b].falling;
+    if (r->blocks[b].falling && direction == !r->blocks[b].direction) return refuse(r, "serial blocks of both directions in one kernel");
+    if (r->blocks[b].falling) direction = r->blocks[b].direction;
     if (declare(r, &r->blocks[b]) != ZM_OK) return zm_last_status();
   }
-  if (rows && emit(r, ZMI_K_ELEMENTS, ZMI_C_NONE, -1, 0, falling) < 0) return zm_last_status();
+  if (rows && emit(r, ZMI_K_ELEMENTS, ZMI_C_NONE, -1, 0, direction > 0) < 0) return zm_last_status();
   clear_inputs(r);
   for (int b = r->count - 1; b >= 0; b--) {
     if (run(r, &r->blocks[b]) != ZM_OK) return zm_last_status();

@@ -82,7 +82,7 @@ size_t zmi_scope_open(zmi_parser *p) {
 void zmi_scope_close(zmi_parser *p, size_t scope) {
   for (size_t i = p->scope; i < p->k->symbol_count; i++) {
     zmi_symbol *s = &p->k->symbols[i];
-    if (s->level || s->known_after < 0) s->hidden = true;
+    if (s->kind > ZMI_Y_PARAM && (s->level || s->known_after < 0)) s->hidden = true; // an input may have been found inside
   }
   p->scope = scope;
 }
@@ -475,15 +475,10 @@ static bool too_deep(zmi_parser *p) {
   return true;
 }
 
-static int32_t unary(zmi_parser *p) {
+static int32_t sign_of(zmi_parser *p, int sign) { // -e, !e, ~e, +e
   uint32_t begin = p->token.begin;
-  int sign = p->token.kind == ZMI_T_SIGN ? p->token.sign : 0;
-  if (p->failed || too_deep(p)) return -1;
-  if (sign != '-' && sign != '+' && sign != '!' && sign != '~') return primary(p);
-  p->depth++;
   zmi_lex(p);
   int32_t e = unary(p);
-  p->depth--;
   if (e < 0 || sign == '+') return e;
   int32_t n = zmi_node_new(p, ZMI_N_UNARY, begin);
   if (n < 0) return -1;
@@ -491,6 +486,15 @@ static int32_t unary(zmi_parser *p) {
   at(p, n)->a = e;
   if (sign == '~') zmi_mark_whole(p, e);
   return closed(p, n);
+}
+
+static int32_t unary(zmi_parser *p) {
+  int sign = p->token.kind == ZMI_T_SIGN ? p->token.sign : 0;
+  if (p->failed || too_deep(p)) return -1;
+  p->depth++;
+  int32_t e = sign == '-' || sign == '+' || sign == '!' || sign == '~' ? sign_of(p, sign) : primary(p);
+  p->depth--;
+  return e;
 }
 
 static int precedence(int sign) { // 0: no binary operator

@@ -10,6 +10,7 @@
 #include <zmlx/ops.h>
 #include <zmlx/random.h>
 #include <zmlx/status.h>
+#include <zmlx/testing.h>
 #include <zmlx/tokenizer.h>
 #include <zmlx/transform.h>
 

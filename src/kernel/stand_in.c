@@ -13,3 +13,14 @@ __attribute__((weak)) void zmi_interpret_groups(const zmi_code *code, const zmi_
                                                 int64_t last) {
   (void)code, (void)k, (void)l, (void)first, (void)last;
 }
+
+// And for ops of users.
+#include <zmlx/kernel.h>
+__attribute__((weak)) const char *zm_op_name(const zm_op *op) {
+  (void)op;
+  return "op";
+}
+__attribute__((weak)) zm_status zm_op_apply(const zm_op *op, zm_array *const *in, int nin, zm_array **out, int nout) {
+  (void)op, (void)in, (void)nin, (void)out, (void)nout;
+  return zmi_fail(ZM_ERROR_UNSUPPORTED, "not yet");
+}

@@ -264,6 +264,31 @@ def shape_cases():
              {"start": -1, "stop": 2.5, "n": n, "dtype": "float32"}, 1e-7, 1)
 
 
+def other_cases():
+    for dtype in DTYPES:
+        for n, size in ((0, 2), (1, 1), (12, 4), (12, 9), (40, 30), (5, 0)):
+            a = mx.array(rng.integers(0, 2 if dtype == mx.bool_ else 6, n)).astype(dtype)
+            if n == 40 and dtype in FLOATS:
+                a = sample(dtype, (n,))
+                a = mx.where(mx.isnan(a), mx.array(7).astype(dtype), a)
+            if n:
+                u = mx.unique(a, size, True, True, True, fill_value=mx.array(1).astype(dtype)) if size else None
+                if size:
+                    case("unique", [a], u, {"size": size, "fill": 1})
+                    case("unique", [a], mx.unique(a, size, True, True, True), {"size": size})
+    for dtype in DTYPES[1:]:
+        a = sample(dtype, (3, 8))
+        for to in DTYPES[1:]:
+            raw_bytes = np.array(a.view(mx.uint8))
+            case("view", [a], mx.array(raw_bytes).view(to), {"dtype": name(to)}, view=True)
+    a, nan = mx.array([1.0, 2.0]), mx.array([1.0, float("nan")])
+    for x, y, same in ((a, a, False), (a, nan, False), (nan, nan, False), (nan, nan, True), (a, mx.array([1, 2]), False), (a, a[:1], False)):
+        case("array_equal", [x, y], mx.array_equal(x, y, equal_nan=same), {"equal_nan": same})
+    for n in (0, 1, 2, 5, 16):
+        for op in ("bartlett", "blackman", "hamming", "hanning"):
+            case(op, [], mx.array(getattr(np, op)(n).astype(np.float32)), {"n": n}, 1e-6, 1)
+
+
 def reduce_cases():
     for shape, axes in (((3, 4, 5), None), ((3, 4, 5), (0, 2)), ((3, 4, 5), (1,)), ((3, 4, 5), (-1, 0)), ((2, 0, 3), (1,)),
                         ((2, 0, 3), (0,)),
@@ -349,7 +374,7 @@ def einsum_cases():
 
 if __name__ == "__main__":
     folder = pathlib.Path(__file__).parent.parent / "tests/data"
-    for group in (cumulative_cases, sort_cases, index_cases, shape_cases, reduce_cases, einsum_cases):
+    for group in (cumulative_cases, sort_cases, index_cases, shape_cases, other_cases, reduce_cases, einsum_cases):
         cases.clear()
         group()
         path = folder / ("ops_" + group.__name__ + ".json")

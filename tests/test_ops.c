@@ -9,7 +9,8 @@
 
 static const char *const files[] = {"tests/data/ops_cumulative_cases.json", "tests/data/ops_sort_cases.json",
                                     "tests/data/ops_index_cases.json",      "tests/data/ops_shape_cases.json",
-                                    "tests/data/ops_reduce_cases.json",     "tests/data/ops_einsum_cases.json"};
+                                    "tests/data/ops_reduce_cases.json",     "tests/data/ops_other_cases.json",
+                                    "tests/data/ops_einsum_cases.json"};
 static json_t *roots[ZMI_COUNT(files)];
 
 // ---- arrays of the file ----
@@ -207,7 +208,15 @@ CALL(linspace, , zm_linspace(json_number_value(json_object_get(a->args, "start")
 CALL(einsum, , zm_einsum(json_string_value(json_object_get(a->args, "text")), a->in, (int)a->n))
 CALL(tensordot, int x[ZM_MAX_RANK]; int y[ZM_MAX_RANK]; const int n = axes(a, "a", x); axes(a, "b", y),
      zm_tensordot(a->in[0], a->in[1], x, y, n))
-#define CALL_LIST(X) X(swapaxes) X(moveaxis) X(flatten) X(unflatten) X(expand_dims) X(squeeze) X(atleast) X(stack) X(unstack) X(split) \
+CALL(view, , zm_view(a->in[0], dtype_of(a)))
+CALL(array_equal, , zm_array_equal(a->in[0], a->in[1], truth(a, "equal_nan")))
+CALL(bartlett, , zm_bartlett(integer(a, "n")))
+CALL(blackman, , zm_blackman(integer(a, "n")))
+CALL(hamming, , zm_hamming(integer(a, "n")))
+CALL(hanning, , zm_hanning(integer(a, "n")))
+CALL(unique, const json_t *f = json_object_get(a->args, "fill"); const double fill = json_number_value(f),
+     zm_unique(a->in[0], integer(a, "size"), f ? &fill : NULL, &a->out[1], &a->out[2], &a->out[3]))
+#define CALL_LIST(X) X(view) X(array_equal) X(bartlett) X(blackman) X(hamming) X(hanning) X(unique) X(swapaxes) X(moveaxis) X(flatten) X(unflatten) X(expand_dims) X(squeeze) X(atleast) X(stack) X(unstack) X(split) \
   X(split_at) X(tile) X(repeat) X(roll) X(flip) X(diagonal) X(tril) X(triu) X(diag) X(trace) X(eye) X(tri) X(meshgrid) X(as_strided) \
   X(masked_fill) X(diff) X(kron) X(outer) X(inner) X(vecdot) X(linspace) X(einsum) X(tensordot) X(pad) X(argmin)
 // clang-format on

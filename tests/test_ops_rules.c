@@ -63,6 +63,7 @@ ONE(logsumexp, zm_logsumexp(in[0], AT(1), 1, true))
 ONE(argmin, zm_argmin(in[0], 1, false))
 ONE(any, zm_any(zm_greater(in[0], zm_full(0, ZM_F32, NULL, 0)), AT(1), 1, false))
 ONE(all, zm_all(zm_greater(in[0], zm_full(-0.5, ZM_F32, NULL, 0)), AT(0), 1, true))
+ONE(view, zm_view(in[0], ZM_U16))
 ONE(median, zm_median(in[0], AT(1), 1, false))
 ONE(einsum, zm_einsum("bij,jk,bk->ib", in, 3))
 ONE(einsum_dots, zm_einsum("...ii,...j->...j", in, 2))
@@ -128,6 +129,7 @@ static const check_case cases[] = {
     {"argmin", "argmin", f_argmin, .in = {A(2, 5)}, .flat = true},
     {"any", "any", f_any, .in = {A(2, 5)}, .flat = true},
     {"all", "all", f_all, .in = {A(2, 5)}, .flat = true},
+    {"view", "view", f_view, .in = {A(2, 5)}, .flat = true},
     {"median", "sort", f_median, .in = {A(2, 4)}, ORDERED},
     {"einsum", "matmul", f_einsum, .in = {A(2, 3, 4), A(4, 2), A(2, 2)}},
     {"einsum with dots", "diagonal", f_einsum_dots, .in = {A(2, 3, 3), A(2, 4)}},

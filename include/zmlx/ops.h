@@ -126,6 +126,20 @@ ZM_API zm_array *zm_diff(zm_array *a, int n, int axis); // n times the differenc
 // The number of elements along axes (NULL: all), as a rank 0 array of dtype; inverse: 1 divided by it.
 ZM_API zm_array *zm_number_of_elements(zm_array *a, const int *axes, int count, bool inverse, zm_dtype dtype);
 
+// Whether a and b have one shape and equal values: a bool of rank 0. equal_nan: NaN equals NaN.
+ZM_API zm_array *zm_array_equal(zm_array *a, zm_array *b, bool equal_nan);
+// The first `size` distinct values of the flattened array in rising order, then *fill (NULL: the first of them). index, inverse and counts
+// may be NULL: where each value is first, uint32 [size]; which one each element of a is, uint32 of the shape of a, at most size - 1; how
+// often each occurs, int32 [size].
+ZM_API zm_array *zm_unique(zm_array *a, int64_t size, const double *fill, zm_array **index, zm_array **inverse, zm_array **counts);
+// The bits of a as another dtype; the last axis becomes shorter or longer with its size.
+ZM_API zm_array *zm_view(zm_array *a, zm_dtype dtype);
+// Windows of signal processing, float32 [n].
+ZM_API zm_array *zm_bartlett(int64_t n);
+ZM_API zm_array *zm_blackman(int64_t n);
+ZM_API zm_array *zm_hamming(int64_t n);
+ZM_API zm_array *zm_hanning(int64_t n);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,12 +1,13 @@
 #!/bin/sh
-# Documents say what is there: docs/cli.md is what the option table prints, files that documents name exist, and the commands and make
-# targets of README and CONTRIBUTING are known.
+# Documents say what is there: docs/cli.md is what the option table prints, docs/operations.md what the headers have, files that documents
+# name exist, and the commands and make targets of README and CONTRIBUTING are known.
 set -u
 . "$(dirname "$0")/tap.sh"
 zmlx=${TEST_BUILD:-build}/zmlx
 documents="README.md CONTRIBUTING.md $(find docs -name '*.md' | sort | tr '\n' ' ')"
 
 expect_empty "docs/cli.md is up to date (make docs)" "$("$zmlx" help --markdown 2>&1 | diff docs/cli.md - 2>&1 | head -n 20)"
+expect_empty "docs/operations.md is up to date (make docs)" "$(python3 scripts/operations_table.py --check 2>&1)"
 
 # Words in backquotes that look like files of the tree: a folder of it, a slash, and no pattern in it.
 missing_files() {

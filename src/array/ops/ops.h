@@ -16,7 +16,7 @@
   X(cumsum) X(cumprod) X(cummax) X(cummin) X(logcumsumexp) X(linear_scan)                                             \
   X(sort) X(argsort) X(partition) X(argpartition) X(topk) X(searchsorted)                                             \
   X(gather) X(scatter) X(take_along_axis) X(put_along_axis) X(slice_at) X(slice_update)                               \
-  X(diagonal) X(as_strided) X(prod) X(var) X(logsumexp) X(argmin) X(any) X(all)                                       \
+  X(diagonal) X(as_strided) X(view) X(prod) X(var) X(logsumexp) X(argmin) X(any) X(all)                               \
   /* element by element: elementwise.c, cast.c */                                                                     \
   X(add) X(subtract) X(multiply) X(divide) X(maximum) X(minimum)                                                      \
   X(equal) X(not_equal) X(less) X(less_equal) X(greater) X(greater_equal) X(where)                                    \

@@ -282,7 +282,8 @@ def other_cases():
             raw_bytes = np.array(a.view(mx.uint8))
             case("view", [a], mx.array(raw_bytes).view(to), {"dtype": name(to)}, view=True)
     a, nan = mx.array([1.0, 2.0]), mx.array([1.0, float("nan")])
-    for x, y, same in ((a, a, False), (a, nan, False), (nan, nan, False), (nan, nan, True), (a, mx.array([1, 2]), False), (a, a[:1], False)):
+    for x, y, same in ((a, a, False), (a, nan, False), (nan, nan, False), (nan, nan, True), (a, mx.array([1, 2]), False),
+                       (a, a[:1], False)):
         case("array_equal", [x, y], mx.array_equal(x, y, equal_nan=same), {"equal_nan": same})
     for n in (0, 1, 2, 5, 16):
         for op in ("bartlett", "blackman", "hamming", "hanning"):

@@ -216,7 +216,8 @@ CALL(hamming, , zm_hamming(integer(a, "n")))
 CALL(hanning, , zm_hanning(integer(a, "n")))
 CALL(unique, const json_t *f = json_object_get(a->args, "fill"); const double fill = json_number_value(f),
      zm_unique(a->in[0], integer(a, "size"), f ? &fill : NULL, &a->out[1], &a->out[2], &a->out[3]))
-#define CALL_LIST(X) X(view) X(array_equal) X(bartlett) X(blackman) X(hamming) X(hanning) X(unique) X(swapaxes) X(moveaxis) X(flatten) X(unflatten) X(expand_dims) X(squeeze) X(atleast) X(stack) X(unstack) X(split) \
+#define CALL_LIST(X) X(view) X(array_equal) X(bartlett) X(blackman) X(hamming) X(hanning) X(unique) \
+  X(swapaxes) X(moveaxis) X(flatten) X(unflatten) X(expand_dims) X(squeeze) X(atleast) X(stack) X(unstack) X(split) \
   X(split_at) X(tile) X(repeat) X(roll) X(flip) X(diagonal) X(tril) X(triu) X(diag) X(trace) X(eye) X(tri) X(meshgrid) X(as_strided) \
   X(masked_fill) X(diff) X(kron) X(outer) X(inner) X(vecdot) X(linspace) X(einsum) X(tensordot) X(pad) X(argmin)
 // clang-format on

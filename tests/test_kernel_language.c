@@ -453,6 +453,7 @@ static void functions_have_derivatives(void **state) {
       {"logaddexp(a, b)", -2, 2},
       {"mix(a, b, c)", -2, 2},
       {"clamp(a, b - 9, b + 9)", -2, 2},
+      {"detach(7.0f) * a", -2, 2},
       {"erfc(a)", -2, 2},
       {"saturate(a)", 0.1, 0.9},
       {"fract(a)", 0.1, 0.9},
@@ -656,6 +657,56 @@ static void shapes_and_grids(void **state) {
   zmi_kernel_release(k);
 }
 
+// ---- the examples of docs/kernel-language.md ----
+static char *word_after(char *text, const char *key) { // "; shape x.0": up to the next ';' or the end
+  char *at = strstr(text, key);
+  if (!at) return NULL;
+  at += strlen(key);
+  char *copy = strdup(at);
+  copy[strcspn(copy, ";\n")] = 0;
+  return copy;
+}
+
+static void check_example(char *text) {
+  char *line = strdup(text), *source = strchr(text, '\n') + 1, *names = line + strlen("// ");
+  line[strcspn(line, "\n")] = 0;
+  zmi_kernel_text t = {.name = "example", .source = source};
+  size_t form = strcspn(names, " ");
+  t.form = strncmp(names, "elements", form) == 0 ? ZMI_FORM_ELEMENTS : strncmp(names, "rows", form) == 0 ? ZMI_FORM_ROWS : ZMI_FORM_TILES;
+  char *shape = word_after(names, "; shape"), *groups = word_after(names, "; groups"), *threads = word_after(names, "; threads");
+  t.shape[0] = shape, t.groups = groups, t.threads = threads;
+  names[strcspn(names, ";")] = 0;
+  char *arrow = strstr(names, "->");
+  if (arrow) *arrow = 0, t.inputs = names + form, t.outputs = arrow + 2;
+  zmi_kernel *k = zmi_kernel_define(&t);
+  if (!k) fail_msg("%s", zm_last_error());
+  zm_dtype in[ZMI_KERNEL_IN];
+  for (int i = 0; i < ZMI_KERNEL_IN; i++) in[i] = ZM_BF16;
+  zmi_code *c = zmi_kernel_code(k, in, NULL);
+  if (!c) fail_msg("%s", zm_last_error());
+  zmi_code_free(c);
+  zmi_kernel_release(k);
+  free(line), free(shape), free(groups), free(threads);
+}
+
+static void examples_of_the_page(void **state) {
+  (void)state;
+  char *text = NULL;
+  size_t size = 0;
+  if (zmi_read_file("docs/kernel-language.md", 1 << 20, &text, &size) != ZM_OK) fail_msg("%s", zm_last_error());
+  int examples = 0;
+  for (char *at = strstr(text, "```kernel\n"), *end; at; at = strstr(end, "```kernel\n"), examples++) {
+    at += strlen("```kernel\n");
+    end = strstr(at, "```");
+    assert_non_null(end);
+    *end = 0;
+    check_example(at);
+    end++;
+  }
+  assert_true(examples >= 9);
+  zmi_free(text);
+}
+
 // ---- out of memory ----
 static bool build_all(void) {
   zmi_kernel *k = define(ZMI_FORM_ROWS, "x w", "y",
@@ -706,6 +757,7 @@ int main(void) {
       cmocka_unit_test(reductions_in_pieces),
       cmocka_unit_test(composition_rounds_in_between),
       cmocka_unit_test(shapes_and_grids),
+      cmocka_unit_test(examples_of_the_page),
       cmocka_unit_test(memory_runs_short),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

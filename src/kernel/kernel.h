@@ -73,7 +73,8 @@ zmi_code *zmi_code_jvp(const zmi_code *code, const bool *wanted);
 zmi_code *zmi_code_vjp(const zmi_code *code, const bool *given, const bool *wanted);
 
 // ---- composition (fuse.c) ----
-// One elementwise code from several, parameters one piece after another: a result of one becomes an operand of the next, rounded to its dtype in between so that no bit
+// One elementwise code from several, parameters one piece after another: a result of one becomes an operand of the next, rounded to its
+// dtype in between so that no bit
 // changes.
 typedef struct zmi_piece {
   const zmi_code *code;

@@ -61,6 +61,7 @@ static const zmi_function functions[] = {
     ONE("isnan", ISNAN),
     ONE("isinf", ISINF),
     ONE("isfinite", ISFINITE),
+    TEXT("detach", 1, "as_type<float>(as_type<int>(float(a)))"),
     TEXT("erfc", 1, "1 - erf(a)"),
     TEXT("select", 3, "c ? b : a"),
     TEXT("clamp", 3, "min(max(a, b), c)"),

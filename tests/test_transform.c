@@ -414,6 +414,60 @@ static void checkpoints(void **state) {
   zm_scope_close(scope);
 }
 
+// A chain of layers: the memory that its gradient needs, with a checkpoint around each layer and without.
+enum { LAYERS = 12, WIDTH = 512 };
+
+static zm_status one_layer(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  (void)user, (void)nin, (void)nout;
+  zm_array *y = in[0];
+  for (int i = 0; i < 6 && y; i++) y = zm_tanh(zm_multiply(y, in[1]));
+  out[0] = y;
+  return y ? ZM_OK : zm_last_status();
+}
+
+static zm_status layers(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  zm_array *x = in[0];
+  zm_status status = ZM_OK;
+  for (int i = 1; i < nin && status == ZM_OK; i++) {
+    zm_array *pair[2] = {x, in[i]};
+    status = user ? zm_checkpoint(one_layer, NULL, pair, 2, &x, 1) : one_layer(NULL, pair, 2, &x, 1);
+  }
+  (void)nout;
+  out[0] = status == ZM_OK ? zm_sum(x, 0, false) : NULL;
+  return out[0] ? ZM_OK : zm_last_status();
+}
+
+static size_t arena_of(bool kept, zm_array **gradient) {
+  zm_array *in[LAYERS + 1], *out[LAYERS + 1];
+  int by[LAYERS + 1], yes = 1;
+  const char *names[LAYERS + 1];
+  char text[LAYERS + 1][8];
+  for (int i = 0; i <= LAYERS; i++) {
+    in[i] = zm_full(0.5 + 0.01 * i, ZM_F32, SHAPE(WIDTH));
+    by[i] = i;
+    snprintf(text[i], sizeof text[i], "%d", i);
+    names[i] = text[i];
+  }
+  MUST(zm_grad(layers, kept ? &yes : NULL, in, LAYERS + 1, by, LAYERS + 1, out), "grad of layers");
+  zmi_program *p = zmi_compile(out, names, LAYERS + 1, &(zmi_compile_options){.plan_only = true});
+  assert_non_null(p);
+  const size_t bytes = zmi_program_tape(p)->arena_bytes;
+  zmi_program_free(p);
+  *gradient = out[0];
+  return bytes;
+}
+
+static void checkpoints_save_memory(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_array *a, *b;
+  const size_t plain = arena_of(false, &a), kept = arena_of(true, &b), results = (LAYERS + 1) * WIDTH * sizeof(float);
+  same_bits("gradient of layers", a, b);
+  // All of 12 * 6 intermediate results or more, against those of one layer and the layers' inputs.
+  if ((kept - results) * 3 > plain - results) fail_msg("an arena of %zu bytes with checkpoints, %zu without", kept, plain);
+  zm_scope_close(scope);
+}
+
 // ---- gradients of the author's ----
 
 // x exp(y), whose gradients are said to be 3 g y (uses an input) and g z (uses the result)
@@ -826,6 +880,7 @@ int main(void) {
       cmocka_unit_test(what_counts_as_an_input),
       cmocka_unit_test(stop_gradient),
       cmocka_unit_test(checkpoints),
+      cmocka_unit_test(checkpoints_save_memory),
       cmocka_unit_test(gradients_of_the_authors),
       cmocka_unit_test(compiled_functions),
       cmocka_unit_test(what_compiled_functions_read),

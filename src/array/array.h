@@ -44,6 +44,7 @@ struct zmi_node {
   zm_array **out;   // not counted; NULL once released
   char *label;      // place in the model
   int64_t mark;
+  bool back;       // made by a gradient: see zmi_mark_back
   uint64_t serial; // rises with every node: a node's operands are older than it is, unless a pattern replaced them
   zm_array *places[];
 };
@@ -71,6 +72,8 @@ bool zmi_is_traced(const zm_array *a); // and a trace is going on
 // A traced leaf without values; evaluating what depends on it is an error that names `name`.
 zm_array *zmi_placeholder(const char *name, const zmi_type *type);
 uint64_t zmi_node_serial(void); // of the newest node
+// From now on new nodes are (or are not) those of a gradient, which are computed in the order in which they were made. Returns what was.
+bool zmi_mark_back(bool back);
 
 // ---- rules of an op: what transforms need to know of it. In the op's own file, named by its row (docs/transforms.md) ----
 // Everything they make is graph: rules are written with the operations of zmlx/array.h and the builders below, never with values.

@@ -13,6 +13,7 @@ struct zm_scope {
 
 static _Thread_local zm_scope *innermost;
 static _Thread_local int tracing; // transforms at work on this thread
+static _Thread_local bool marking_back;
 static _Atomic uint64_t node_count;
 
 // ---- scopes ----
@@ -283,6 +284,12 @@ zm_array *zmi_placeholder(const char *name, const zmi_type *type) {
   return a;
 }
 
+bool zmi_mark_back(bool back) {
+  const bool before = marking_back;
+  marking_back = back;
+  return before;
+}
+
 uint64_t zmi_node_serial(void) {
   return node_count;
 }
@@ -340,6 +347,7 @@ static zmi_node *new_node(const zmi_op *op, const zmi_attrs *attrs, zmi_owner *o
   n->refs = 1;
   n->op = op;
   n->serial = ++node_count;
+  n->back = marking_back;
   n->owner = zmi_owner_retain(owner);
   if (attrs) n->attrs = *attrs;
   n->in = n->places;

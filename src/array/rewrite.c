@@ -2,6 +2,7 @@
 // readers.
 #include "array/array.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { UNSEEN = -1, OPEN = -2, DONE = -3 };
@@ -25,31 +26,68 @@ static zm_status append(zmi_graph *g, zmi_node *n) {
   return ZM_OK;
 }
 
-// Nodes behind the outputs, inputs first, without recursion. Between walks no node is marked OPEN or DONE.
-static zm_status walk(zmi_graph *g) {
-  visit *stack = NULL;
-  size_t capacity = 0, depth = 0;
+// Operands that a tape needs: of an alias those that it stands for.
+static int operand_count(const zmi_node *n) {
+  return n->op->flags & ZMI_OP_ALIAS ? n->nout : n->nin;
+}
+
+typedef struct stack {
+  visit *visits;
+  size_t depth, capacity;
+} stack;
+
+// The nodes behind an array that were not visited yet, inputs first, without recursion. Values that are there need no graph.
+static zm_status visit_behind(zmi_graph *g, stack *s, zmi_node *root) {
+  zm_status status = root->mark == DONE ? ZM_OK : push(&s->visits, &s->capacity, &s->depth, root);
+  while (s->depth > 0 && status == ZM_OK) {
+    visit *v = &s->visits[s->depth - 1];
+    if (v->next == operand_count(v->node)) {
+      s->depth--;
+      status = append(g, v->node);
+      continue;
+    }
+    zm_array *in = v->node->in[v->next++];
+    if (in && in->node && !in->data && in->node->mark != DONE && in->node->mark != OPEN)
+      status = push(&s->visits, &s->capacity, &s->depth, in->node);
+  }
+  return status;
+}
+
+// Visits what is behind `first`, one after another, then what is behind the outputs. Between walks no node is marked OPEN or DONE.
+static zm_status walk_from(zmi_graph *g, zmi_node *const *first, size_t count) {
+  stack s = {0};
   zm_status status = ZM_OK;
   g->count = 0;
+  for (size_t i = 0; i < count && status == ZM_OK; i++) status = visit_behind(g, &s, first[i]);
   for (size_t o = 0; o < g->output_count && status == ZM_OK; o++) {
-    zmi_node *root = g->outputs[o]->data ? NULL : g->outputs[o]->node;
-    if (root && root->mark != DONE) status = push(&stack, &capacity, &depth, root);
-    while (depth > 0 && status == ZM_OK) {
-      visit *v = &stack[depth - 1];
-      // What stands behind an alias is its first operands; values that are there need no graph.
-      if (v->next == (v->node->op->flags & ZMI_OP_ALIAS ? v->node->nout : v->node->nin)) {
-        depth--;
-        status = append(g, v->node);
-        continue;
-      }
-      zm_array *in = v->node->in[v->next++];
-      if (in && in->node && !in->data && in->node->mark != DONE && in->node->mark != OPEN)
-        status = push(&stack, &capacity, &depth, in->node);
-    }
+    if (g->outputs[o]->node && !g->outputs[o]->data) status = visit_behind(g, &s, g->outputs[o]->node);
   }
-  for (size_t i = 0; i < depth; i++) stack[i].node->mark = UNSEEN;
+  for (size_t i = 0; i < s.depth; i++) s.visits[i].node->mark = UNSEEN;
   for (size_t i = 0; i < g->count; i++) g->nodes[i]->mark = UNSEEN;
-  zmi_free(stack);
+  zmi_free(s.visits);
+  return status;
+}
+
+static int by_serial(const void *a, const void *b) {
+  const uint64_t x = (*(zmi_node *const *)a)->serial, y = (*(zmi_node *const *)b)->serial;
+  return x < y ? -1 : x > y;
+}
+
+// Outputs first: what an output needs is computed when it is needed. But nodes of gradients are taken in the order in which they were made:
+// a layer's gradients stand where its values are there (or computed again), not after the last layer's.
+static zm_status walk(zmi_graph *g) {
+  zm_status status = walk_from(g, NULL, 0);
+  size_t count = 0, at = 0;
+  for (size_t i = 0; i < g->count; i++) count += g->nodes[i]->back;
+  if (status != ZM_OK || count == 0) return status;
+  zmi_node **back = zmi_calloc(count, sizeof *back);
+  if (!back) return ZM_ERROR_MEMORY;
+  for (size_t i = 0; i < g->count; i++) {
+    if (g->nodes[i]->back) back[at++] = g->nodes[i];
+  }
+  qsort(back, count, sizeof *back, by_serial);
+  status = walk_from(g, back, count);
+  zmi_free(back);
   return status;
 }
 

@@ -81,7 +81,9 @@ zm_status zmi_pull(const zmi_trace *t, zm_array *const *cotangents, zm_array **g
     if (t->results[o] >= 0 && cotangents[o] && zmi_dtype_is_float(result->type.dtype))
       status = accumulate(&values[t->results[o]], cotangents[o]);
   }
+  const bool before = zmi_mark_back(true);
   for (size_t i = t->count; i-- > 0 && status == ZM_OK;) status = pull_step(t, &t->steps[i], &r, values);
+  zmi_mark_back(before);
   for (int i = 0; i < t->inputs && status == ZM_OK; i++) gradients[i] = values[i];
   free_room(&r);
   zmi_free(values);
@@ -188,8 +190,10 @@ static zm_status rebuild_step(const zmi_trace *t, const zmi_step *s, int64_t siz
   for (int o = 0; o < n->nout; o++) r->out[o] = NULL;
   const zmi_rules *rules = n->op->rules;
   zmi_error_clear();
+  const bool before = zmi_mark_back(n->back);
   zm_status status =
       rules && rules->vmap ? rules->vmap(n, size, r->in, r->flags, r->out) : zmi_vmap_slices(n, size, r->in, r->flags, r->out);
+  zmi_mark_back(before);
   status = outcome(n, "vmap", status);
   for (int o = 0; o < n->nout && status == ZM_OK; o++) {
     status = check_batch(n, size, o, r->out[o]);

@@ -68,6 +68,9 @@ zm_array *zmi_place(zm_array *a, const zmi_type *whole, const int64_t *start, co
 // Zeros [rows, ...] to whose rows indices[r] the rows of a [indices..., ...] are added in rising order: what takes zm_take back. Indices
 // out of range add nothing. (take_add.c)
 zm_array *zmi_take_add(zm_array *a, zm_array *indices, int64_t rows);
+// Indices [size, ...] (batched: they have that axis) into `size` arrays of `rows` rows that lie one after another; -1 for those out of
+// range. (take.c)
+zm_array *zmi_shift_rows(zm_array *indices, bool batched, int64_t size, int64_t rows);
 // ---- for rules ----
 zm_array *zmi_matrix_transpose(zm_array *a);      // the last two axes change places
 zm_array *zmi_scaled(zm_array *a, double factor); // a * factor, a itself if the factor is 1

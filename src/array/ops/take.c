@@ -84,7 +84,7 @@ static zm_status take_jvp(const zmi_node *n, zm_array *const *tangent, zm_array 
 }
 
 // Rows of a batch of arrays as rows of one long array: indices of slice b go up by b times its rows; those out of range stay so.
-static zm_array *shifted(zm_array *indices, bool batched, int64_t size, int64_t rows) {
+zm_array *zmi_shift_rows(zm_array *indices, bool batched, int64_t size, int64_t rows) {
   zm_array *i = zmi_batch(indices ? zm_astype(indices, ZM_I64) : NULL, batched, size);
   if (!i) return NULL;
   int64_t shape[ZM_MAX_RANK] = {size};
@@ -102,7 +102,7 @@ static zm_status take_vmap(const zmi_node *n, int64_t size, zm_array *const *in,
     for (int i = 1; i < n->in[0]->type.rank; i++) shape[i] = n->in[0]->type.shape[i];
     x = zm_reshape(x, shape, n->in[0]->type.rank);
   }
-  out[0] = zm_take(x, batched[0] ? shifted(in[1], batched[1], size, n->in[0]->type.shape[0]) : in[1]);
+  out[0] = zm_take(x, batched[0] ? zmi_shift_rows(in[1], batched[1], size, n->in[0]->type.shape[0]) : in[1]);
   return ZM_OK;
 }
 

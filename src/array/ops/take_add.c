@@ -72,7 +72,18 @@ static zm_status jvp(const zmi_node *n, zm_array *const *tangent, zm_array **res
   return ZM_OK;
 }
 
-static const zmi_rules rules = {.vjp = vjp, .jvp = jvp, .gradient = "x"};
+// The results of a batch are more rows of one result.
+static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  const int64_t rows = ((const add_attrs *)(const void *)n->attrs.bytes)->rows;
+  int64_t shape[ZM_MAX_RANK + 1] = {size, rows};
+  zm_array *sums = zmi_take_add(zmi_batch(in[0], batched[0], size), zmi_shift_rows(in[1], batched[1], size, rows), size * rows);
+  if (!sums) return zm_last_status();
+  for (int i = 1; i < sums->type.rank; i++) shape[i + 1] = sums->type.shape[i];
+  out[0] = zm_reshape(sums, shape, sums->type.rank + 1);
+  return ZM_OK;
+}
+
+static const zmi_rules rules = {.vjp = vjp, .jvp = jvp, .vmap = vmap, .gradient = "x"};
 
 const zmi_op zmi_op_take_add = {.name = "take_add",
                                 .operands = "x indices",

@@ -153,8 +153,8 @@ static double check_loss(const char *name, zm_function f, void *user, zm_array *
 
 // vjp against central differences along `directions` directions, jvp against vjp along the same. Inputs that move are float32.
 static void check_gradient(const char *name, zm_function f, void *user, zm_array *const *in, int nin, int nout, const check_case *c) {
-  const double step = c->step ? c->step : 1.0 / 128, tolerance = c->tolerance ? c->tolerance : 2e-3;
-  const double agreement = c->agreement ? c->agreement : 1e-5;
+  const double step = c->step > 0 ? c->step : 1.0 / 128, tolerance = c->tolerance > 0 ? c->tolerance : 2e-3;
+  const double agreement = c->agreement > 0 ? c->agreement : 1e-5;
   zm_array *out[CHECK_MOST], *gradients[CHECK_MOST], *cotangents[CHECK_MOST] = {NULL}, *tangents[CHECK_MOST], *pushed[CHECK_MOST];
   MUST(f(user, in, nin, out, nout), "%s", name);
   for (int o = 0; o < nout; o++) {

@@ -515,6 +515,46 @@ static void rows_have_derivatives(void **state) {
   }
 }
 
+// Gradients that need the accumulators of all places: those are results of a code of their own first.
+static void traced_rows_have_gradients(void **state) {
+  (void)state;
+  static const char *const cases[] = {
+      "acc = 1; elements { acc = acc * sin(x) + w; } y = acc;",
+      "float a = 0; float b = 1; elements { b = b * x + a; a = a + w * b; y = a * b * w; }",
+      "acc = 1; elements { acc = acc * acc * 0.3f + x * w; } y = acc;",
+      "acc = 0; elements reverse { acc = tanh(acc + x) * w; y = acc; }",
+      "acc = 0; elements { acc = acc * x + w; y = acc * cumsum(w); }",
+  };
+  bool all[ZMI_CODE_MAX];
+  memset(all, true, sizeof all);
+  for (size_t i = 0; i < ZMI_COUNT(cases); i++) {
+    zmi_code *c = code_of(ZMI_FORM_ROWS, "x w", "y", cases[i], ZM_F32), *traces = NULL;
+    assert_null(zmi_code_vjp(c, all, all));
+    zmi_code *v = zmi_code_vjp_traced(c, all, all, &traces);
+    if (!v) fail_msg("%s: %s", cases[i], zm_last_error());
+    assert_non_null(traces);
+    enum { LENGTH = 5 };
+    double in[ZMI_CODE_MAX][8], g[LENGTH], out[ZMI_CODE_MAX][8], plus[ZMI_CODE_MAX][8], minus[ZMI_CODE_MAX][8];
+    for (int k = 0; k < LENGTH; k++) in[0][k] = random_between(0.3, 1.2), in[1][k] = random_between(0.3, 1.2), g[k] = random_between(-1, 1);
+    evaluate(traces, LENGTH, in, in + 2, NULL);
+    memcpy(in[2 + traces->nout], g, sizeof g);
+    evaluate(v, LENGTH, in, out, NULL);
+    for (int o = 0; o < 2; o++) {
+      for (int k = 0; k < LENGTH; k++) {
+        double unit[ZMI_CODE_MAX][8] = {{0}}, difference = 0;
+        unit[o][k] = 1;
+        shift(c, LENGTH, in, unit, 1e-5, plus);
+        shift(c, LENGTH, in, unit, -1e-5, minus);
+        for (int q = 0; q < (c->per_row[0] ? 1 : LENGTH); q++) difference += g[q] * (plus[0][q] - minus[0][q]) / 2e-5;
+        if (!(fabs(out[o][k] - difference) <= 1e-5 * scale_of(difference, 0))) {
+          fail_msg("%s: gradient of %d at %d: %.9g, by differences %.9g", cases[i], o, k, out[o][k], difference);
+        }
+      }
+    }
+    zmi_code_free(c), zmi_code_free(v), zmi_code_free(traces);
+  }
+}
+
 static double gradient_at(zmi_form form, const char *source, const double *x, int n, int of) { // of the row's result by x[of]
   zmi_code *c = code_of(form, form == ZMI_FORM_ROWS ? "x" : "a b", form == ZMI_FORM_ROWS ? "y" : NULL, source, ZM_F32);
   bool all[ZMI_CODE_MAX];
@@ -753,6 +793,7 @@ int main(void) {
       cmocka_unit_test(functions_have_derivatives),
       cmocka_unit_test(loops_and_branches_have_derivatives),
       cmocka_unit_test(rows_have_derivatives),
+      cmocka_unit_test(traced_rows_have_gradients),
       cmocka_unit_test(ties_are_as_in_mlx),
       cmocka_unit_test(derivatives_are_simple),
       cmocka_unit_test(no_derivative_says_why),

@@ -31,9 +31,26 @@ int zmi_derive_block_end(const zmi_derive *d, int block) {
 }
 
 // ---- once more ----
-static int poison(zmi_derive *d) { // of no operand that there is; found again when it is still needed in the end
-  d->poisoned = true;
-  return zmi_code_leaf(d->to, ZMI_K_PARAM, ZMI_C_FLOAT, 1 << 20, 0);
+// A value that cannot be computed again: from its trace, else a parameter that there is not, found again when it is still needed.
+static int given_value(zmi_derive *d, int i) {
+  zmi_ctype type = at(d, i)->type;
+  if (d->traced) return zmi_code_leaf(d->to, ZMI_K_INPUT, type, d->first_trace + d->trace[i], 0);
+  return zmi_code_leaf(d->to, ZMI_K_PARAM, type, ZMI_POISON, 0);
+}
+
+int zmi_derive_traces(zmi_derive *d) {
+  int count = 0;
+  for (int i = 0; i < (int)d->from->count; i++) {
+    const zmi_inst *x = at(d, i);
+    int block = d->around[i];
+    bool get = x->op == ZMI_K_GET && block >= 0 && x->index < block;
+    if (x->op != ZMI_K_SCAN_SUM && !get) continue;
+    for (int j = block + 1; j < i && get && d->trace[i] < 0; j++) { // read before at this place
+      if (at(d, j)->op == ZMI_K_GET && at(d, j)->index == x->index) d->trace[i] = d->trace[j];
+    }
+    if (d->trace[i] < 0) d->trace[i] = count++;
+  }
+  return count;
 }
 
 zm_status zmi_derive_replay(zmi_derive *d, int block) {
@@ -44,8 +61,7 @@ zm_status zmi_derive_replay(zmi_derive *d, int block) {
     if (is_reduction(x->op) || x->op == ZMI_K_OUTPUT) continue;
     bool outside = (x->op == ZMI_K_SET || x->op == ZMI_K_GET) && x->index < block;
     if (x->op == ZMI_K_SET && outside) continue;
-    int v = outside || (x->op == ZMI_K_SCAN_SUM && d->scans_fall) ? poison(d) : zmi_derive_copy(d, i);
-    if (outside && v >= 0 && x->type != ZMI_C_FLOAT) v = zmi_code_convert(d->to, x->type, v);
+    int v = outside || (x->op == ZMI_K_SCAN_SUM && d->scans_fall) ? given_value(d, i) : zmi_derive_copy(d, i);
     d->map[i] = v;
     if (v < 0) return zm_last_status();
   }
@@ -180,7 +196,7 @@ zm_status zmi_derive_forward(zmi_derive *d, int from, int to, bool outputs) {
   return ZM_OK;
 }
 
-static zm_status add_operand(zmi_derive *d, zm_dtype dtype, bool per_row, int *number_of) {
+zm_status zmi_derive_add_operand(zmi_derive *d, zm_dtype dtype, bool per_row, int *number_of) {
   zmi_code *c = d->to;
   if (c->nin == ZMI_CODE_MAX)
     return zmi_fail(ZM_ERROR_LIMIT, "kernel %s: its derivative has more than %d operands", d->from->name, ZMI_CODE_MAX);
@@ -192,7 +208,7 @@ static zm_status add_operand(zmi_derive *d, zm_dtype dtype, bool per_row, int *n
 
 zm_status zmi_derive_operands(zmi_derive *d) {
   for (int i = 0, n; i < d->from->nin; i++) {
-    if (add_operand(d, d->from->in[i], d->from->in_per_row[i], &n) != ZM_OK) return zm_last_status();
+    if (zmi_derive_add_operand(d, d->from->in[i], d->from->in_per_row[i], &n) != ZM_OK) return zm_last_status();
   }
   return d->from->form < ZMI_FORM_TILES
              ? ZM_OK
@@ -203,7 +219,7 @@ static zm_status jvp(zmi_derive *d, const zmi_code *code, const bool *wanted) {
   zmi_code *c = d->to;
   if (zmi_derive_operands(d) != ZM_OK) return zm_last_status();
   for (int i = 0; i < code->nin; i++) {
-    if (wanted[i] && add_operand(d, code->in[i], code->in_per_row[i], &d->seed[i]) != ZM_OK) return zm_last_status();
+    if (wanted[i] && zmi_derive_add_operand(d, code->in[i], code->in_per_row[i], &d->seed[i]) != ZM_OK) return zm_last_status();
   }
   c->nout = code->nout;
   for (int o = 0; o < code->nout; o++) c->out[o] = code->out[o], c->per_row[o] = code->per_row[o];

@@ -19,7 +19,7 @@ typedef struct zmi_factor {
   int value;
 } zmi_factor;
 
-enum { ZMI_NO_LEAF = -1 };
+enum { ZMI_NO_LEAF = -1, ZMI_POISON = 1 << 20 };
 
 typedef struct zmi_derive {
   const zmi_code *from;
@@ -33,8 +33,9 @@ typedef struct zmi_derive {
   int *rest;              // PROD: the product without zeros
   int seed[ZMI_CODE_MAX]; // operand of `to` with the tangent of each input, -1
   int leaf;               // partial derivatives: the instruction whose tangent is one; ZMI_NO_LEAF: tangents of inputs by seed
-  int poison;             // a value that stands for what cannot be computed again, -1: none yet
-  bool scans_fall, poisoned;
+  bool scans_fall, traced;
+  int *trace;      // of serial GETs and SCAN_SUMs: the number of the trace that has their values
+  int first_trace; // its operand is this plus that number
 } zmi_derive;
 
 zm_status zmi_derive_start(zmi_derive *d, const zmi_code *from, const char *suffix, const bool *wanted);
@@ -46,11 +47,13 @@ zmi_factor zmi_derive_factor(zmi_derive *d, int i, int operand);
 // The share of one place in the change of a reduction of extremes or of a product: needs zmi_derive_aux first.
 zmi_factor zmi_derive_share(zmi_derive *d, int reduction);
 zm_status zmi_derive_aux(zmi_derive *d, int reduction);
-// Values of a block once more, without its results; false: variables of outside that it sets are poison.
+// Values of a block once more, without its results. Variables of outside that it sets come from traces, or are poison.
 zm_status zmi_derive_replay(zmi_derive *d, int block);
 // Values and tangents of the instructions in [from, to); results only if `outputs`.
 zm_status zmi_derive_forward(zmi_derive *d, int from, int to, bool outputs);
+zm_status zmi_derive_add_operand(zmi_derive *d, zm_dtype dtype, bool per_row, int *number_of);
 zm_status zmi_derive_operands(zmi_derive *d); // the operands of `from` first; an error where there are no derivatives
+int zmi_derive_traces(zmi_derive *d);         // numbers them; how many there are
 int zmi_derive_block_end(const zmi_derive *d, int block);
 int zmi_inst_operand(const zmi_inst *x, int k);
 

@@ -399,18 +399,26 @@ static zm_status final_pass(reverse *r, const bool *wanted) {
   return ZM_OK;
 }
 
+static zm_dtype trace_dtype(zmi_ctype t) {
+  static const zm_dtype dtypes[ZMI_C_COUNT] = {ZM_F32, ZM_BOOL, ZM_I32, ZM_U32, ZM_I64, ZM_U64, ZM_F32};
+  return dtypes[t];
+}
+
 static zm_status operands(reverse *r, const bool *given, const bool *wanted) {
   zmi_code *c = r->d.to;
   if (zmi_derive_operands(&r->d) != ZM_OK) return zm_last_status();
+  r->d.first_trace = c->nin;
+  for (int i = 0, n = 0, operand; i < (int)r->from->count && r->d.traced; i++) {
+    if (r->d.trace[i] != n) continue;
+    if (zmi_derive_add_operand(&r->d, trace_dtype(at(r, i)->type), false, &operand) != ZM_OK) return zm_last_status();
+    n++;
+  }
   for (int o = 0; o < r->from->nout; o++) {
     r->given[o] = -1;
     if (!given[o]) continue;
-    if (c->nin == ZMI_CODE_MAX)
-      return zmi_fail(ZM_ERROR_LIMIT, "kernel %s: its gradient has more than %d operands", r->from->name, ZMI_CODE_MAX);
-    c->in[c->nin] = r->from->out[o];
-    c->in_per_row[c->nin] = r->from->per_row[o];
-    r->given[o] = zmi_ctype_of(r->from->out[o]) == ZMI_C_FLOAT ? c->nin : -1;
-    c->nin++;
+    int operand;
+    if (zmi_derive_add_operand(&r->d, r->from->out[o], r->from->per_row[o], &operand) != ZM_OK) return zm_last_status();
+    if (zmi_ctype_of(r->from->out[o]) == ZMI_C_FLOAT) r->given[o] = operand;
   }
   for (int i = 0; i < r->from->nin; i++) {
     if (!wanted[i]) continue;
@@ -422,7 +430,7 @@ static zm_status operands(reverse *r, const bool *given, const bool *wanted) {
 
 static bool still_poisoned(const zmi_code *c) {
   for (size_t i = 0; i < c->count; i++) {
-    if (c->insts[i].op == ZMI_K_PARAM && c->insts[i].index >= 1 << 20) return true;
+    if (c->insts[i].op == ZMI_K_PARAM && c->insts[i].index == ZMI_POISON) return true;
   }
   return false;
 }
@@ -446,12 +454,16 @@ static zm_status vjp(reverse *r, const zmi_code *code, const bool *given, const 
   return refuse(r, "a serial reduction whose slope needs the accumulator of each place");
 }
 
-static zm_status attempt(reverse *r, const zmi_code *code, const bool *given, const bool *wanted, bool scans_fall, bool *again) {
+typedef enum way { SCANS_FALL, SCANS_RISE, TRACED } way;
+
+static zm_status attempt(reverse *r, const zmi_code *code, const bool *given, const bool *wanted, way how, bool *again) {
   *again = false;
   memset(r, 0, sizeof *r);
   r->from = code;
   zm_status status = zmi_derive_start(&r->d, code, "_vjp", wanted);
-  r->d.scans_fall = scans_fall;
+  r->d.scans_fall = how != SCANS_RISE;
+  r->d.traced = how == TRACED;
+  if (status == ZM_OK && r->d.traced) zmi_derive_traces(&r->d);
   if (status == ZM_OK) status = vjp(r, code, given, wanted, again);
   zmi_derive_end(&r->d);
   zmi_free(r->cotangent), zmi_free(r->here), zmi_free(r->lambda), zmi_free(r->total), zmi_free(r->blocks);
@@ -459,14 +471,56 @@ static zm_status attempt(reverse *r, const zmi_code *code, const bool *given, co
   return status;
 }
 
-zmi_code *zmi_code_vjp(const zmi_code *code, const bool *given, const bool *wanted) {
+// The function, with what its serial variables are at each place as results instead of its own.
+static zm_status trace(zmi_derive *d) {
+  zmi_code *c = d->to;
+  int count = zmi_derive_traces(d);
+  if (zmi_derive_operands(d) != ZM_OK) return zm_last_status();
+  if (count > ZMI_KERNEL_OUT) return zmi_fail(ZM_ERROR_LIMIT, "kernel %s: more than %d serial variables", d->from->name, ZMI_KERNEL_OUT);
+  for (int i = 0; i < (int)d->from->count; i++) {
+    const zmi_inst *x = &d->from->insts[i];
+    if (x->op == ZMI_K_OUTPUT) continue;
+    if (zmi_derive_copy(d, i) < 0) return zm_last_status();
+    if (d->trace[i] != c->nout) continue; // none, or read before
+    zmi_inst out = {.op = ZMI_K_OUTPUT, .a = d->map[i], .b = -1, .c = -1, .index = c->nout};
+    c->out[c->nout++] = trace_dtype(x->type);
+    if (zmi_code_emit(c, &out) < 0) return zm_last_status();
+  }
+  return zmi_code_finish(c);
+}
+
+static zmi_code *trace_code(const zmi_code *code) {
+  const bool none[ZMI_CODE_MAX] = {false};
+  zmi_derive d;
+  zm_status status = zmi_derive_start(&d, code, "_trace", none);
+  if (status == ZM_OK) status = trace(&d);
+  zmi_derive_end(&d);
+  if (status == ZM_OK) return d.to;
+  zmi_code_free(d.to);
+  return NULL;
+}
+
+zmi_code *zmi_code_vjp_traced(const zmi_code *code, const bool *given, const bool *wanted, zmi_code **traces) {
   bool again;
   reverse *r = zmi_malloc(sizeof *r);
+  if (traces) *traces = NULL;
   if (!r) return NULL;
   // Running sums go back from the last place, exactly. Where their own values are needed on the way that cannot be: then by differences.
-  zm_status status = attempt(r, code, given, wanted, true, &again);
-  if (status != ZM_OK && again) status = attempt(r, code, given, wanted, false, &again);
+  zm_status status = attempt(r, code, given, wanted, SCANS_FALL, &again);
+  bool serial = status == ZM_ERROR_UNSUPPORTED && !again;
+  if (status != ZM_OK && again) status = attempt(r, code, given, wanted, SCANS_RISE, &again);
+  if (serial && traces) {
+    status = attempt(r, code, given, wanted, TRACED, &again);
+    if (status == ZM_OK && !(*traces = trace_code(code))) {
+      zmi_code_free(r->d.to);
+      status = zm_last_status();
+    }
+  }
   zmi_code *c = status == ZM_OK ? r->d.to : NULL;
   zmi_free(r);
   return c;
+}
+
+zmi_code *zmi_code_vjp(const zmi_code *code, const bool *given, const bool *wanted) {
+  return zmi_code_vjp_traced(code, given, wanted, NULL);
 }

@@ -71,6 +71,9 @@ zmi_code *zmi_code_jvp(const zmi_code *code, const bool *wanted);
 // their dtypes (dtypes that are not floats: zeros). The cotangent of a per-row result is an operand with in_per_row: [rows], step 0. NULL
 // with a message where the code cannot be differentiated (tiles, serial updates without a rule).
 zmi_code *zmi_code_vjp(const zmi_code *code, const bool *given, const bool *wanted);
+// The same, also where a serial block needs on its way back what its variables were at each place. Then *traces is a code that gives these
+// from the inputs, per element, and they are operands between the inputs and the cotangents; else NULL.
+zmi_code *zmi_code_vjp_traced(const zmi_code *code, const bool *given, const bool *wanted, zmi_code **traces);
 
 // ---- composition (fuse.c) ----
 // One elementwise code from several, parameters one piece after another: a result of one becomes an operand of the next, rounded to its

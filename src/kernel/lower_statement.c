@@ -273,9 +273,19 @@ static zm_status lower_block(zmi_lower *l, int32_t first) { // statements; defer
   return l->failed ? zm_last_status() : ZM_OK;
 }
 
+// Variables that the block does not assign are read before it: inside they are numbers of the row like others.
+static zm_status read_before(zmi_lower *l, const zmi_node *n) {
+  for (size_t s = 0; s < l->k->symbol_count; s++) {
+    bool assigned = l->slots[s].var < 0 || l->slots[s].value >= 0 || l->k->symbols[s].kind == ZMI_Y_SHARED;
+    for (int32_t i = n->assigned_from; i < n->assigned_to && !assigned; i++) assigned = l->k->assigned[i] == (int32_t)s;
+    if (!assigned && zmi_lower_get(l, (int32_t)s) < 0) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
 static zm_status lower_elements(zmi_lower *l, int32_t node) {
   const zmi_node *n = at(l, node);
-  if (open_block(l, n) != ZM_OK) return zm_last_status();
+  if (open_block(l, n) != ZM_OK || read_before(l, n) != ZM_OK) return zm_last_status();
   int opener = zmi_emit_x(l, ZMI_K_ELEMENTS, ZMI_C_NONE, -1, -1, 0, n->op);
   for (size_t s = 0; s < l->k->symbol_count; s++) {
     const zmi_symbol *y = &l->k->symbols[s];

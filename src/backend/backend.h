@@ -2,6 +2,7 @@
 #ifndef ZMI_BACKEND_H
 #define ZMI_BACKEND_H
 
+#include "backend/lanes.h"
 #include "quant/quant.h"
 #include "tape/tape.h"
 
@@ -65,6 +66,7 @@ typedef struct zmi_kernels {
   // [positions][dim] row-major. Out: running maximum, sum of exp, and un-normalized values acc [dim] (float32).
   void (*attend)(const void *q, const void *keys, const void *values, zm_dtype dtype, int64_t dim, int64_t count, float scale, float *max,
                  float *sum, float *acc);
+  const zmi_lanes *lanes; // loops of the kernel language's instructions
 } zmi_kernels;
 
 // Tiers from the lowest to the highest; the name of the best this machine and its operating system allow is zmi_kernels_best()->name.

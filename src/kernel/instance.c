@@ -20,6 +20,7 @@ typedef enum state { FRESH, COMPILED, FAILED } state;
 
 struct zmi_instance {
   zmi_code *code;
+  zmi_routine *routine;           // what the interpreter runs; RAW: NULL
   int refs;                       // under the lock of the table
   uint64_t turn;                  // when its last reference went
   zmi_instance *next;             // in its bucket
@@ -49,6 +50,7 @@ static zmi_instance **find_place(const uint64_t key[2]) {
 
 static void free_instance(zmi_instance *x) {
   zmi_compile_unload(x->handle);
+  zmi_routine_free(x->routine);
   zmi_code_free(x->code);
   pthread_mutex_destroy(&x->lock);
   zmi_free(x);
@@ -58,8 +60,11 @@ static zmi_instance *new_instance(const zmi_code *code) {
   zmi_instance *x = zmi_calloc(1, sizeof *x);
   if (!x) return NULL;
   x->code = zmi_code_copy(code);
-  if (!x->code || pthread_mutex_init(&x->lock, NULL) != 0) {
-    if (x->code) zmi_fail(ZM_ERROR_MEMORY, "kernel %s: a lock could not be made", code->name);
+  x->routine = x->code && code->form != ZMI_FORM_RAW ? zmi_routine_new(code) : NULL;
+  bool made = x->code && (x->routine || code->form == ZMI_FORM_RAW);
+  if (!made || pthread_mutex_init(&x->lock, NULL) != 0) {
+    if (made) zmi_fail(ZM_ERROR_MEMORY, "kernel %s: a lock could not be made", code->name);
+    zmi_routine_free(x->routine);
     zmi_code_free(x->code);
     zmi_free(x);
     return NULL;
@@ -235,7 +240,7 @@ void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int64_t 
   if (kernel)
     kernel(n, in, step, params, out);
   else
-    zmi_interpret_elements(x->code, k, n, in, step, params, out);
+    zmi_routine_elements(x->routine, k, n, in, step, params, out);
 }
 
 void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int64_t rows, int64_t d, const void *const *in,
@@ -244,14 +249,14 @@ void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int64_t rows
   if (kernel)
     kernel(rows, d, in, row_stride, step, params, out);
   else
-    zmi_interpret_rows(x->code, k, rows, d, in, row_stride, step, params, out);
+    zmi_routine_rows(x->routine, k, rows, d, in, row_stride, step, params, out);
 }
 
 void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last) {
   groups_fn kernel = (groups_fn)atomic_load_explicit(&x->kernel, memory_order_acquire);
   if (!kernel && x->code->form == ZMI_FORM_RAW) return; // zmi_instance_require has told
   if (!kernel || (l->threads > ZMI_EMIT_THREADS && x->code->form != ZMI_FORM_RAW)) {
-    zmi_interpret_groups(x->code, k, l, first, last);
+    zmi_routine_groups(x->routine, k, l, first, last);
     return;
   }
   int64_t dims[2 * ZMI_CODE_MAX * ZM_MAX_RANK], counts[2 * ZMI_CODE_MAX];

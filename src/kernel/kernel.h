@@ -144,12 +144,24 @@ typedef struct zmi_launch {
 } zmi_launch;
 void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last);
 
-// The interpreter itself, the reference of everything else (interpret.c): same signatures, never compiled.
-void zmi_interpret_elements(const zmi_code *code, const zmi_kernels *k, int64_t n, const void *const *in, const int *step,
-                            const double *params, void *const *out);
-void zmi_interpret_rows(const zmi_code *code, const zmi_kernels *k, int64_t rows, int64_t d, const void *const *in,
-                        const int64_t *row_stride, const int *step, const double *params, void *const *out);
-void zmi_interpret_groups(const zmi_code *code, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last);
+// ---- the interpreter, the reference of everything else (interpret.c) ----
+// What the interpreter runs; made once for a code, which it does not need afterwards. Calls may run it concurrently; they allocate nothing.
+typedef struct zmi_routine zmi_routine;
+zmi_routine *zmi_routine_new(const zmi_code *code); // NULL with a message if memory is short or the code too large
+void zmi_routine_free(zmi_routine *p);
+// As zmi_instance_elements and so on. A failure (more threads in a group than 1024) has a message. Groups of code with ATOMIC_ADD are run
+// by one caller, in rising order.
+zm_status zmi_routine_elements(const zmi_routine *p, const zmi_kernels *k, int64_t n, const void *const *in, const int *step,
+                               const double *params, void *const *out);
+zm_status zmi_routine_rows(const zmi_routine *p, const zmi_kernels *k, int64_t rows, int64_t d, const void *const *in,
+                           const int64_t *row_stride, const int *step, const double *params, void *const *out);
+zm_status zmi_routine_groups(const zmi_routine *p, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last);
+// The same from the code, with a program made for this one call.
+zm_status zmi_interpret_elements(const zmi_code *code, const zmi_kernels *k, int64_t n, const void *const *in, const int *step,
+                                 const double *params, void *const *out);
+zm_status zmi_interpret_rows(const zmi_code *code, const zmi_kernels *k, int64_t rows, int64_t d, const void *const *in,
+                             const int64_t *row_stride, const int *step, const double *params, void *const *out);
+zm_status zmi_interpret_groups(const zmi_code *code, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last);
 
 // ---- emitters (emit.c): one walk, a table of spellings for each target ----
 typedef enum zmi_target { ZMI_TARGET_C, ZMI_TARGET_CUDA, ZMI_TARGET_METAL, ZMI_TARGET_COUNT } zmi_target;

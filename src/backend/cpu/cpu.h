@@ -20,10 +20,13 @@
 #endif
 
 extern const zmi_kernels zmi_kernels_scalar;
+extern const zmi_lanes zmi_lanes_scalar;
 #if defined(__x86_64__)
 extern const zmi_kernels zmi_kernels_avx2;
 extern const zmi_kernels zmi_kernels_avx512;
 extern const zmi_kernels zmi_kernels_avx512vnni;
+extern const zmi_lanes zmi_lanes_avx2;
+extern const zmi_lanes zmi_lanes_avx512;
 #endif
 
 // Digits of one row (backend.h has the layout).

@@ -4,35 +4,11 @@
 #define ZMI_ROWS_H
 
 #include "backend/cpu/functions.h"
+#include "backend/cpu/sixteen.h"
 
 #include <string.h>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-// ---- float16, bfloat16, float32 ----
-
-static void load_f16(const uint16_t *src, int64_t n, float *out) {
-  int64_t i = 0;
-#if defined(__F16C__)
-  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(src + i))));
-#endif
-  for (; i < n; i++) out[i] = zmi_f16_to_f32(src[i]);
-}
-
-static void store_f16(const float *x, int64_t n, uint16_t *dst) {
-  int64_t i = 0;
-#if defined(__F16C__)
-  const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
-  for (; i + 8 <= n; i += 8) {
-    __m256 v = _mm256_loadu_ps(x + i);
-    v = _mm256_blendv_ps(v, nan, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-    _mm_storeu_si128((__m128i *)(void *)(dst + i), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-  }
-#endif
-  for (; i < n; i++) dst[i] = zmi_f32_to_f16(x[i]);
-}
+// ---- float16 (sixteen.h), bfloat16, float32 ----
 
 static uint16_t to_bf16(float v) {
   uint32_t u = zmi_bits(v), r = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
@@ -77,22 +53,6 @@ static void row_round(float *x, int64_t n, zm_dtype dtype) {
 }
 
 // ---- reductions in 16 lanes: lane i takes k = i, i + 16, ...; then lanes i and i + 8, i + 4, i + 2, i + 1 are added ----
-
-// The 16 lanes as vectors of the tier's own size: neither compiler is good at larger ones.
-#if defined(__AVX512F__)
-#define LANE_BYTES 64
-#elif defined(__AVX2__)
-#define LANE_BYTES 32
-#else
-#define LANE_BYTES 16
-#endif
-enum { WIDTH = LANE_BYTES / 4, PARTS = 16 / WIDTH };
-typedef float lanes __attribute__((vector_size(LANE_BYTES), aligned(4), may_alias));
-typedef int32_t masks __attribute__((vector_size(LANE_BYTES), aligned(4), may_alias));
-
-ZMI_INLINE lanes load_lanes(const float *x) {
-  return *(const lanes *)(const void *)x;
-}
 
 static float fold(const lanes acc[PARTS]) {
   float lane[16];

@@ -160,4 +160,5 @@ const zmi_kernels zmi_kernels_scalar = {
     .attend = scalar_attend,
     .gemm = scalar_gemm,
     .gemm_columns = scalar_gemm_columns,
+    .lanes = &zmi_lanes_scalar,
 };

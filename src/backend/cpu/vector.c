@@ -447,4 +447,9 @@ const zmi_kernels JOIN(zmi_kernels_, ZMI_TIER) = {
     .attend = vector_attend,
     .gemm = vector_gemm,
     .gemm_columns = vector_gemm_columns,
+#if defined(__AVX512F__)
+    .lanes = &zmi_lanes_avx512,
+#else
+    .lanes = &zmi_lanes_avx2,
+#endif
 };

@@ -15,7 +15,7 @@ import sys
 
 top = pathlib.Path(__file__).parent.parent
 data_path, page_path = top / "docs/operations.txt", top / "docs/operations.md"
-MODULES = {"mx": "Arrays (mlx.core)", "fast": "mlx.core.fast", "random": "mlx.core.random", "linalg": "mlx.core.linalg", "fft": "mlx.core.fft"}
+MODULES = {"mx": "Arrays (mlx.core)", **{m: f"mlx.core.{m}" for m in ("fast", "random", "linalg", "fft")}}
 
 
 def declared():
@@ -80,8 +80,8 @@ def page():
         "given.",
         "",
         "What differs everywhere: axes are arguments of their own, and functions over several axes take a list and its length; there is no",
-        "device or stream argument; what is out of range is an error where shapes tell it, and defined where values tell it (an index out of",
-        "range reads zeros and writes nothing); results are the same bits with any number of threads (`docs/numerics.md`).",
+        "device or stream argument; what is out of range is an error where shapes tell it, and defined where values tell it (an index out",
+        "of range reads zeros and writes nothing); results are the same bits with any number of threads (`docs/numerics.md`).",
     ]
     for module, title in MODULES.items():
         lines += ["", f"## {title}", "", "| MLX | here | where, notes |", "|---|---|---|", *groups[module]]

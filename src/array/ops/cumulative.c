@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { SUB = 64, PIECE = 1024, BLOCK = 16384, WIDTH = 64, NARROW = 16 };
+enum { SUB = 64, PIECE = 1024, BLOCK = 16384, WIDTH = 1024, LEAST = 512, NARROW = 16, ROWS = 64 };
 
 typedef enum scan_kind { SUM, PROD, MAX, MIN, LOG, KIND_COUNT } scan_kind;
 
@@ -33,7 +33,7 @@ typedef struct state {
   const zmi_kernels *kernels;
 } state;
 
-// The same for `width` columns at once. Arrays of the work type.
+// The same for up to WIDTH columns at once. Arrays of the work type.
 typedef struct columns {
   _Alignas(64) uint64_t p[WIDTH], chain[WIDTH], carry[WIDTH];
   bool begun, carried;
@@ -43,6 +43,7 @@ typedef struct columns {
 
 // ---- one work type and one way to join ----
 
+// Denormals count as zeros, by hand: whether comparing and choosing does that depends on the instruction.
 static inline float larger(float a, float b) {
   return ((b > a) | (b != b)) ? b : a;
 }
@@ -59,60 +60,76 @@ static inline float smaller(float a, float b) {
 #define FLOAT_MULTIPLY(T, a, b) ((a) * (b))
 #define FLOAT_MORE(T, a, b) larger(a, b)
 #define FLOAT_LESS(T, a, b) smaller(a, b)
+#define AS_IT_IS(x) (x)
 
-#define SCAN(T, name, JOIN)                                                                                                                \
-  /* n <= PIECE positions in place, from a multiple of SUB of the block on. */                                                             \
-  static void name##_row_##T(void *data, int64_t n, state *s) {                                                                            \
-    T *x = data;                                                                                                                           \
+#define SCAN_ROW(T, name, JOIN)                                                                                                            \
+  /* n <= PIECE positions from a multiple of SUB of the block on; y may be where x is. */                                                  \
+  static void name##_row_##T(const void *from, void *to, int64_t n, state *s) {                                                            \
+    const T *x = from;                                                                                                                     \
+    T *y = to;                                                                                                                             \
     int64_t at = 0;                                                                                                                        \
     for (; at + 4 * SUB <= n; at += 4 * SUB) {                                                                                             \
-      T *y = x + at, a = y[0], b = y[SUB], c = y[2 * SUB], d = y[3 * SUB];                                                                 \
+      const T *u = x + at;                                                                                                                 \
+      T *v = y + at, a = v[0] = u[0], b = v[SUB] = u[SUB], c = v[2 * SUB] = u[2 * SUB], d = v[3 * SUB] = u[3 * SUB];                       \
       for (int i = 1; i < SUB; i++) {                                                                                                      \
-        y[i] = a = JOIN(T, a, y[i]);                                                                                                       \
-        y[i + SUB] = b = JOIN(T, b, y[i + SUB]);                                                                                           \
-        y[i + 2 * SUB] = c = JOIN(T, c, y[i + 2 * SUB]);                                                                                   \
-        y[i + 3 * SUB] = d = JOIN(T, d, y[i + 3 * SUB]);                                                                                   \
+        v[i] = a = JOIN(T, a, u[i]);                                                                                                       \
+        v[i + SUB] = b = JOIN(T, b, u[i + SUB]);                                                                                           \
+        v[i + 2 * SUB] = c = JOIN(T, c, u[i + 2 * SUB]);                                                                                   \
+        v[i + 3 * SUB] = d = JOIN(T, d, u[i + 3 * SUB]);                                                                                   \
       }                                                                                                                                    \
     }                                                                                                                                      \
     for (; at < n; at += SUB) {                                                                                                            \
-      int64_t last = ZMI_MIN(n, at + SUB);                                                                                                 \
-      for (int64_t i = at + 1; i < last; i++) x[i] = JOIN(T, x[i - 1], x[i]);                                                              \
+      const int64_t last = ZMI_MIN(n, at + SUB);                                                                                           \
+      T a = y[at] = x[at];                                                                                                                 \
+      for (int64_t i = at + 1; i < last; i++) y[i] = a = JOIN(T, a, x[i]);                                                                 \
     }                                                                                                                                      \
     T chain, carry;                                                                                                                        \
     memcpy(&chain, s->chain.bytes, sizeof chain);                                                                                          \
     memcpy(&carry, s->carry.bytes, sizeof carry);                                                                                          \
     for (at = 0; at < n; at += SUB) {                                                                                                      \
-      int64_t last = ZMI_MIN(n, at + SUB);                                                                                                 \
-      if (s->begun) {                                                                                                                      \
-        for (int64_t i = at; i < last; i++) x[i] = JOIN(T, chain, x[i]);                                                                   \
+      const int64_t last = ZMI_MIN(n, at + SUB);                                                                                           \
+      T q = s->begun ? JOIN(T, chain, y[last - 1]) : y[last - 1];                                                                          \
+      if (s->begun && s->carried) {                                                                                                        \
+        for (int64_t i = at; i < last; i++) {                                                                                              \
+          const T v = JOIN(T, chain, y[i]);                                                                                                \
+          y[i] = JOIN(T, carry, v);                                                                                                        \
+        }                                                                                                                                  \
+      } else if (s->begun || s->carried) {                                                                                                 \
+        const T one = s->begun ? chain : carry;                                                                                            \
+        for (int64_t i = at; i < last; i++) y[i] = JOIN(T, one, y[i]);                                                                     \
       }                                                                                                                                    \
-      chain = x[last - 1];                                                                                                                 \
+      chain = q;                                                                                                                           \
       s->begun = true;                                                                                                                     \
     }                                                                                                                                      \
-    if (s->carried) {                                                                                                                      \
-      for (int64_t i = 0; i < n; i++) x[i] = JOIN(T, carry, x[i]);                                                                         \
-    }                                                                                                                                      \
     memcpy(s->chain.bytes, &chain, sizeof chain);                                                                                          \
-  }                                                                                                                                        \
-  /* One position of `width` columns; x becomes the result. */                                                                             \
-  static void name##_line_##T(void *data, int64_t width, columns *s) {                                                                     \
-    T *restrict x = data, *restrict p = (T *)s->p, *restrict chain = (T *)s->chain, *restrict carry = (T *)s->carry;                       \
-    if (s->at % SUB == 0)                                                                                                                  \
-      memcpy(p, x, (size_t)width * sizeof *p);                                                                                             \
-    else                                                                                                                                   \
-      for (int64_t j = 0; j < width; j++) x[j] = p[j] = JOIN(T, p[j], x[j]);                                                               \
-    if (s->begun) {                                                                                                                        \
-      for (int64_t j = 0; j < width; j++) x[j] = JOIN(T, chain[j], x[j]);                                                                  \
+  }
+
+// One position of `width` columns. The result of the block, without the carry, stays in chain where the position ends a stretch or `last`.
+#define SCAN_LINE(T, name, JOIN, CLEAN)                                                                                                    \
+  static void name##_line_##T(const void *from, void *to, int64_t width, bool last, columns *s) {                                          \
+    const T *x = from;                                                                                                                     \
+    T *y = to, *restrict p = (T *)s->p, *restrict chain = (T *)s->chain, *restrict carry = (T *)s->carry;                                  \
+    if (s->at % SUB == 0) {                                                                                                                \
+      for (int64_t j = 0; j < width; j++) p[j] = CLEAN(x[j]);                                                                              \
+    } else {                                                                                                                               \
+      for (int64_t j = 0; j < width; j++) p[j] = JOIN(T, p[j], CLEAN(x[j]));                                                               \
     }                                                                                                                                      \
-    if (s->at % SUB == SUB - 1) {                                                                                                          \
-      memcpy(chain, x, (size_t)width * sizeof *chain);                                                                                     \
+    if (s->begun) {                                                                                                                        \
+      for (int64_t j = 0; j < width; j++) y[j] = JOIN(T, chain[j], p[j]);                                                                  \
+    } else {                                                                                                                               \
+      memcpy(y, p, (size_t)width * sizeof *y);                                                                                             \
+    }                                                                                                                                      \
+    if (last || s->at % SUB == SUB - 1) {                                                                                                  \
+      memcpy(chain, y, (size_t)width * sizeof *chain);                                                                                     \
       s->begun = true;                                                                                                                     \
     }                                                                                                                                      \
     s->at++;                                                                                                                               \
     if (s->carried) {                                                                                                                      \
-      for (int64_t j = 0; j < width; j++) x[j] = JOIN(T, carry[j], x[j]);                                                                  \
+      for (int64_t j = 0; j < width; j++) y[j] = JOIN(T, carry[j], y[j]);                                                                  \
     }                                                                                                                                      \
-  }                                                                                                                                        \
+  }
+
+#define SCAN_JOIN(T, name, JOIN)                                                                                                           \
   static void name##_join_##T(value *a, const value *b) {                                                                                  \
     T x, y;                                                                                                                                \
     memcpy(&x, a->bytes, sizeof x);                                                                                                        \
@@ -121,6 +138,7 @@ static inline float smaller(float a, float b) {
     memcpy(a->bytes, &x, sizeof x);                                                                                                        \
   }
 
+#define SCAN(T, name, JOIN) SCAN_ROW(T, name, JOIN) SCAN_LINE(T, name, JOIN, AS_IT_IS) SCAN_JOIN(T, name, JOIN)
 #define INTEGER_SCANS(T) SCAN(T, sum, WRAP_ADD) SCAN(T, prod, WRAP_MULTIPLY) SCAN(T, max, MORE) SCAN(T, min, LESS)
 INTEGER_SCANS(uint8_t)
 INTEGER_SCANS(uint16_t)
@@ -132,8 +150,33 @@ INTEGER_SCANS(int32_t)
 INTEGER_SCANS(int64_t)
 SCAN(float, sum, FLOAT_ADD)
 SCAN(float, prod, FLOAT_MULTIPLY)
-SCAN(float, max, FLOAT_MORE)
-SCAN(float, min, FLOAT_LESS)
+
+// Most rows have no NaN: for them a comparison is enough, which is one instruction.
+SCAN_ROW(float, plain_max, MORE)
+SCAN_ROW(float, plain_min, LESS)
+SCAN_ROW(float, safe_max, FLOAT_MORE)
+SCAN_ROW(float, safe_min, FLOAT_LESS)
+
+static bool flush_row(const float *x, float *y, int64_t n) {
+  int nan = 0;
+  for (int64_t i = 0; i < n; i++) {
+    nan |= x[i] != x[i];
+    y[i] = zmi_flush(x[i]);
+  }
+  return nan;
+}
+
+static void max_row_float(const void *from, void *to, int64_t n, state *s) {
+  (flush_row(from, to, n) ? safe_max_row_float : plain_max_row_float)(to, to, n, s);
+}
+
+static void min_row_float(const void *from, void *to, int64_t n, state *s) {
+  (flush_row(from, to, n) ? safe_min_row_float : plain_min_row_float)(to, to, n, s);
+}
+SCAN_LINE(float, max, FLOAT_MORE, zmi_flush)
+SCAN_LINE(float, min, FLOAT_LESS, zmi_flush)
+SCAN_JOIN(float, max, FLOAT_MORE)
+SCAN_JOIN(float, min, FLOAT_LESS)
 
 // ---- logcumsumexp: m = the largest so far, s = the sum of exp(x - m); s = s exp(m before - m) + exp(x - m) ----
 
@@ -146,9 +189,10 @@ static void factors(const zmi_kernels *k, const float *before, const float *m, f
   k->exp(x, n);
 }
 
-static void log_row(void *data, int64_t n, state *s) {
+static void log_row(const void *from, void *to, int64_t n, state *s) {
   _Alignas(64) float m[PIECE + 1], older[PIECE];
-  float *x = data;
+  float *x = to;
+  if (from != to) memcpy(x, from, (size_t)n * sizeof *x);
   if (!s->begun) s->chain = s->carried ? s->carry : (value){.f = {x[0], 0.0f}};
   s->begun = true;
   m[0] = s->chain.f[0];
@@ -162,9 +206,11 @@ static void log_row(void *data, int64_t n, state *s) {
   for (int64_t i = 0; i < n; i++) x[i] = m[i + 1] + x[i];
 }
 
-static void log_line(void *data, int64_t width, columns *s) {
+static void log_line(const void *from, void *to, int64_t width, bool last, columns *s) {
   _Alignas(64) float now[WIDTH], older[WIDTH];
-  float *x = data, *m = (float *)s->p, *sum = (float *)s->chain;
+  float *x = to, *m = (float *)s->p, *sum = (float *)s->chain;
+  (void)last;
+  if (from != to) memcpy(x, from, (size_t)width * sizeof *x);
   if (!s->begun) {
     for (int64_t j = 0; j < width; j++) {
       value v = {.bits = s->carried ? s->carry[j] : 0};
@@ -191,8 +237,8 @@ static void log_join(value *a, const value *b) {
 // ---- tables ----
 
 typedef struct scan {
-  void (*row)(void *x, int64_t n, state *s);
-  void (*line)(void *x, int64_t width, columns *s);
+  void (*row)(const void *x, void *y, int64_t n, state *s);
+  void (*line)(const void *x, void *y, int64_t width, bool last, columns *s);
   void (*join)(value *a, const value *b);
 } scan;
 
@@ -242,7 +288,7 @@ typedef struct plan {
   size_t size, work; // bytes of an element, and of one while it is worked on
   int64_t outer, k, inner, blocks;
   int64_t width, strips, lines; // columns side by side (1: rows, even if they stride), strips of them, outer * strips
-  bool reverse, inclusive;
+  bool reverse, inclusive, converts;
   value *totals; // [outer * inner][blocks]: of each block; then the carry into the block after it
 } plan;
 
@@ -256,7 +302,13 @@ static plan plan_of(const zmi_call *c, scan_kind kind) {
   p.size = zm_dtype_size(p.dtype);
   p.work = zmi_dtype_is_float(p.dtype) ? sizeof(float) : p.size;
   p.blocks = zmi_tiles_of(p.k, BLOCK);
-  p.width = p.inner < NARROW ? 1 : WIDTH;
+  p.width = 1;
+  if (p.inner >= NARROW) {
+    // Wide strips stream better, but there should be some for every worker.
+    p.width = WIDTH;
+    while (p.width > LEAST && p.outer * zmi_tiles_of(p.inner, p.width) * p.blocks < 4) p.width /= 2;
+  }
+  p.converts = p.dtype == ZM_F16 || p.dtype == ZM_BF16;
   p.strips = zmi_tiles_of(p.inner, p.width);
   p.lines = p.outer * p.strips;
   p.reverse = a->reverse;
@@ -290,14 +342,13 @@ static void load_row(const plan *p, int64_t outer, int64_t position, int64_t col
   uint64_t raw[PIECE];
   const zmi_walk w = {.rank = 1, .size = {n}, .stride = {step_of(p)}};
   const void *src = source(p, outer, position, col);
-  const bool converts = p->work != p->size || p->dtype == ZM_F16 || p->dtype == ZM_BF16;
   if (w.stride[0] != 1) {
-    zmi_gather(&w, src, p->size, 0, n, converts ? raw : x);
+    zmi_gather(&w, src, p->size, 0, n, p->converts ? raw : x);
     src = raw;
-  } else if (!converts) {
+  } else if (!p->converts) {
     memcpy(x, src, (size_t)n * p->size);
   }
-  if (converts) p->call->kernels->load(src, p->dtype, n, x);
+  if (p->converts) p->call->kernels->load(src, p->dtype, n, x);
 }
 
 #define SPREAD(bits)                                                                                                                       \
@@ -347,30 +398,24 @@ static void row_block(const plan *p, int64_t line, int64_t block, bool total) {
   value *totals = p->totals + line * p->blocks;
   state s = {.kernels = p->call->kernels, .carried = !total && block > 0};
   if (s.carried) s.carry = totals[block - 1];
+  // Rows without steps are read and written where they are.
+  const bool direct = !p->converts && step_of(p) == 1, gives = direct && p->inclusive && !total;
   for (int64_t at = block * BLOCK; at < last; at += PIECE) {
     const int64_t n = ZMI_MIN(PIECE, last - at);
-    load_row(p, outer, at, col, n, x);
-    p->scan->row(x, n, &s);
-    if (!total) give_row(p, outer, at, col, n, x);
+    if (!direct) load_row(p, outer, at, col, n, x);
+    p->scan->row(direct ? (const void *)source(p, outer, at, col) : x, gives ? (void *)target(p, outer, at, col) : x, n, &s);
+    if (!total && !gives) give_row(p, outer, at, col, n, x);
   }
   if (total) totals[block] = s.chain;
 }
 
-static void store_line(const plan *p, int64_t outer, int64_t position, int64_t col, int64_t n, const void *x) {
-  char *dst = target(p, outer, position, col);
-  if (zmi_dtype_is_float(p->dtype))
-    p->call->kernels->store(x, n, dst, p->dtype);
-  else
-    memcpy(dst, x, (size_t)n * p->size);
-}
-
-static void column_totals(const plan *p, int64_t first, int64_t block, int64_t width, const columns *s, const void *x) {
+static void column_totals(const plan *p, int64_t first, int64_t block, int64_t width, const columns *s) {
   for (int64_t j = 0; j < width; j++) {
     value v = {.bits = 0};
     if (p->kind == LOG)
       v = (value){.f = {((const float *)s->p)[j], ((const float *)s->chain)[j]}};
     else
-      memcpy(v.bytes, (const char *)x + (size_t)j * p->work, p->work);
+      memcpy(v.bytes, (const char *)s->chain + (size_t)j * p->work, p->work);
     p->totals[(first + j) * p->blocks + block] = v;
   }
 }
@@ -389,20 +434,18 @@ static void column_block(const plan *p, int64_t line, int64_t block, bool total)
   }
   for (int64_t at = block * BLOCK; at < last; at++) {
     const void *src = source(p, outer, at, col);
-    if (zmi_dtype_is_float(p->dtype))
+    const int64_t to = at + !p->inclusive; // results go one place on if the scan is exclusive
+    const bool gives = !total && to < p->k;
+    void *dst = gives ? target(p, outer, to, col) : NULL, *y = gives && !p->converts ? dst : x;
+    if (p->converts) {
       s.kernels->load(src, p->dtype, width, (float *)x);
-    else
-      memcpy(x, src, (size_t)width * p->size);
-    p->scan->line(x, width, &s);
-    if (total) continue;
-    if (p->inclusive) {
-      store_line(p, outer, at, col, width, x);
-      continue;
+      src = x;
     }
-    for (int64_t j = 0; j < width && at == 0; j++) identity(p->dtype, p->kind, target(p, outer, 0, col + j));
-    if (at + 1 < p->k) store_line(p, outer, at + 1, col, width, x);
+    p->scan->line(src, y, width, at == last - 1, &s);
+    if (gives && p->converts) s.kernels->store((float *)x, width, dst, p->dtype);
+    for (int64_t j = 0; j < width && !total && to > at && at == 0; j++) identity(p->dtype, p->kind, target(p, outer, 0, col + j));
   }
-  if (total) column_totals(p, first, block, width, &s, x);
+  if (total) column_totals(p, first, block, width, &s);
 }
 
 static void run_block(const plan *p, int64_t line, int64_t block, bool total) {
@@ -421,7 +464,7 @@ static int64_t total_tiles(const zmi_call *c) {
 
 static int64_t carry_tiles(const zmi_call *c) {
   plan p = plan_of(c, SUM);
-  return p.blocks > 1 ? zmi_tiles_of(p.outer * p.inner, WIDTH) : 0;
+  return p.blocks > 1 ? zmi_tiles_of(p.outer * p.inner, ROWS) : 0;
 }
 
 static int64_t result_tiles(const zmi_call *c) {
@@ -441,8 +484,8 @@ static void run_totals(const zmi_call *c, scan_kind kind, int64_t begin, int64_t
 
 static void run_carries(const zmi_call *c, scan_kind kind, int64_t begin, int64_t end) {
   plan p = plan_of(c, kind);
-  const int64_t last = ZMI_MIN(end * WIDTH, p.outer * p.inner);
-  for (int64_t row = begin * WIDTH; row < last; row++) {
+  const int64_t last = ZMI_MIN(end * ROWS, p.outer * p.inner);
+  for (int64_t row = begin * ROWS; row < last; row++) {
     value *totals = p.totals + row * p.blocks;
     for (int64_t b = 1; b < p.blocks - 1; b++) {
       value sum = totals[b - 1];
@@ -507,8 +550,8 @@ static zm_array *build(const zmi_op *op, scan_kind kind, zm_array *a, int axis, 
 // clang-format off
 ROW(cumsum, SUM, infer, "float32 sums in the order of running results, each rounded once to the dtype; integers wrap around")
 ROW(cumprod, PROD, infer, "float32 products in the order of running results, each rounded once to the dtype; integers wrap around")
-ROW(cummax, MAX, infer, "exact; NaN from the first NaN on; the first of equal zeros")
-ROW(cummin, MIN, infer, "exact; NaN from the first NaN on; the first of equal zeros")
+ROW(cummax, MAX, infer, "exact; NaN from the first NaN on; a denormal counts as zero; the first of equal zeros")
+ROW(cummin, MIN, infer, "exact; NaN from the first NaN on; a denormal counts as zero; the first of equal zeros")
 ROW(logcumsumexp, LOG, float_infer,
     "m + log(s) in float32, m the largest so far, s the running sum of exp(x - m); rounded once to the dtype")
 // clang-format on

@@ -12,6 +12,8 @@ enum {
   SORT_INSERT = 16,   // elements of a run sorted by insertion
   SORT_MERGE = 384,   // most elements sorted by merging
   SORT_OFFER = 64,    // elements offered at once to a topk
+  SORT_SAMPLE = 15,   // elements that a pivot is chosen from
+  FEW_BUCKETS = 8,    // of a partition
   BLOCK = 16384,      // elements of a tile of a long row
   FEW = 32,           // rows that are cut if they are long
   BUCKET = 4096,      // elements of a bucket, about
@@ -174,9 +176,10 @@ static plan plan_of(const zmi_call *c) {
     p.last = a->k + 1;
   }
   p.blocks = zmi_tiles_of(p.n, BLOCK);
-  for (p.buckets = 8; p.buckets < MAX_BUCKETS && p.buckets * BUCKET < p.n;) p.buckets *= 2;
+  p.buckets = FEW_BUCKETS;
+  while (a->kind != ZMI_SORT_PART && p.buckets < MAX_BUCKETS && p.buckets * BUCKET < p.n) p.buckets *= 2;
   p.form = a->kind == ZMI_SORT_TOP && selects(p.n, a->k) ? SELECT : p.n > BLOCK && p.rows < FEW ? CUT : EACH;
-  p.room = ZMI_MAX(2 * a->k, 256) + 2 * SORT_OFFER;
+  p.room = ZMI_MAX(2 * a->k, 1024) + 2 * SORT_OFFER;
   if (a->gives == ZMI_SORT_INDICES)
     p.indices = c->dst[0];
   else
@@ -230,11 +233,24 @@ static void read_row(const plan *p, int64_t row, int64_t first, int64_t n, void 
   p->keys->keys((const char *)p->call->src[0] + (size_t)(row * p->n + first) * size, n, first, p->flip, elements);
 }
 
-static void sort_elements(const plan *p, void *x, void *work, int64_t n, bool placed) {
+static void sort_elements(const plan *p, void *x, void *work, int64_t n) {
   if (p->is_wide)
-    wide_sort(x, work, n, p->keys->bytes, placed);
+    wide_sort(x, work, n, p->keys->bytes, true);
   else
-    packed_sort(x, work, n, p->keys->bytes, placed);
+    packed_sort(x, work, n, p->keys->bytes, true);
+}
+
+// Elements that stand at `first` of their row as it will be: sorted, or for a partition with the one that is asked for in its place.
+static void arrange(const plan *p, void *x, void *work, int64_t n, int64_t first) {
+  const bool whole = p->first == 0 && p->last >= p->given;
+  if (whole)
+    sort_elements(p, x, work, n);
+  else if (p->first < first || p->first >= first + n)
+    return;
+  else if (p->is_wide)
+    wide_select(x, work, n, p->first - first);
+  else
+    packed_select(x, work, n, p->first - first);
 }
 
 // Sorted elements to places [first, first + n) of a row's results.
@@ -258,7 +274,7 @@ static void sort_rows(const plan *p, const memory *m, int64_t begin, int64_t end
     char *x = p->n > SMALL ? m->lanes + (size_t)(lane * lane_room(p)) * p->element : (char *)small;
     for (int64_t row = zmi_lane_begin(p->rows, lane); row < zmi_lane_begin(p->rows, lane + 1); row++) {
       read_row(p, row, 0, p->n, x);
-      sort_elements(p, x, x + (size_t)p->n * p->element, p->n, true);
+      arrange(p, x, x + (size_t)p->n * p->element, p->n, 0);
       give(p, row, 0, p->given, x);
     }
   }
@@ -284,9 +300,9 @@ static void offer(const plan *p, const void *elements, int64_t n, char *kept, ch
 static void finish(const plan *p, char *kept, const chosen *c) {
   char *work = kept + (size_t)p->room * p->element;
   if (p->is_wide)
-    wide_merge_sort((wide *)(void *)kept, (wide *)(void *)work, c->have);
+    wide_first((wide *)(void *)kept, (wide *)(void *)work, c->have, p->given);
   else
-    packed_merge_sort((packed *)(void *)kept, (packed *)(void *)work, c->have);
+    packed_first((packed *)(void *)kept, (packed *)(void *)work, c->have, p->given);
 }
 
 static void select_blocks(const plan *p, const memory *m, int64_t begin, int64_t end) {
@@ -334,7 +350,7 @@ static void cut_sample(const plan *p, const memory *m, int64_t begin, int64_t en
   for (int64_t row = begin; row < end; row++) {
     for (int64_t i = 0; i < count; i++)
       read_row(p, row, p->n / count * i + p->n % count * i / count, 1, (char *)sample + (size_t)i * p->element);
-    sort_elements(p, sample, work, count, true);
+    sort_elements(p, sample, work, count);
     for (int64_t i = 1; i < p->buckets; i++) {
       memcpy(m->splitter + (size_t)(row * p->buckets + i - 1) * p->element, (char *)sample + (size_t)(i * SAMPLES) * p->element,
              p->element);
@@ -395,7 +411,7 @@ static void cut_finish(const plan *p, const memory *m, int64_t begin, int64_t en
     const int64_t first = start[bucket], last = start[bucket + 1];
     if (first == last || first >= p->given) continue;
     char *x = m->b + (size_t)(row * p->n + first) * p->element;
-    if (first < p->last && last > p->first) sort_elements(p, x, m->a + (size_t)(row * p->n + first) * p->element, last - first, true);
+    arrange(p, x, m->a + (size_t)(row * p->n + first) * p->element, last - first, first);
     give(p, row, first, ZMI_MIN(last, p->given) - first, x);
   }
 }

@@ -85,6 +85,43 @@ static void NAMED(classify)(const ELEMENT *x, int64_t n, const ELEMENT *splitter
   }
 }
 
+// Puts the element that sorting would put there at place kth, those that go before it in front of it. Quickselect without branches in
+// its loop; what takes too many rounds is sorted.
+static void NAMED(select)(ELEMENT *x, ELEMENT *work, int64_t n, int64_t kth) {
+  int64_t first = 0, last = n;
+  for (int round = 0; last - first > 2 * SORT_INSERT; round++) {
+    if (round == 40) break;
+    const int64_t size = last - first;
+    ELEMENT sample[SORT_SAMPLE];
+    for (int i = 0; i < SORT_SAMPLE; i++) sample[i] = x[first + size * (2 * i + 1) / (2 * SORT_SAMPLE)];
+    NAMED(insert)(sample, SORT_SAMPLE);
+    // A pivot on the far side of kth, so that the part with it is likely the smaller one.
+    const int64_t at = (kth - first) * SORT_SAMPLE / size;
+    const ELEMENT pivot = sample[ZMI_MAX(0, ZMI_MIN(at + (2 * at < SORT_SAMPLE ? 1 : -1), SORT_SAMPLE - 1))];
+    int64_t split = first;
+    for (int64_t i = first; i < last; i++) {
+      const ELEMENT e = x[i];
+      x[i] = x[split];
+      x[split] = e;
+      split += BEFORE(e, pivot);
+    }
+    // [first, split) go before the pivot, which is somewhere behind; if it is the least of all it goes to the front.
+    if (split == first) {
+      int64_t i = first;
+      while (BEFORE(pivot, x[i])) i++;
+      x[i] = x[first];
+      x[first] = pivot;
+      if (kth == first) return;
+      first++;
+    } else if (kth < split) {
+      last = split;
+    } else {
+      first = split;
+    }
+  }
+  NAMED(sort)(x + first, work, last - first, 0, false);
+}
+
 // Keeps elements that may be among the k first of all that were offered: kept[0..returned), room for `room` elements, `have` so far.
 // *worst: the k-th so far, once there are k.
 static int64_t NAMED(offer)(const ELEMENT *x, int64_t n, ELEMENT *kept, ELEMENT *work, int64_t have, int64_t k, int64_t room,
@@ -100,14 +137,19 @@ static int64_t NAMED(offer)(const ELEMENT *x, int64_t n, ELEMENT *kept, ELEMENT 
       memcpy(kept + have, x + at, (size_t)(last - at) * sizeof *x);
       have += last - at;
     }
-    if (have + SORT_OFFER <= room) continue;
-    NAMED(merge_sort)(kept, work, have);
-    if (have < k) continue;
+    if (have + SORT_OFFER <= room || have < k) continue;
+    NAMED(select)(kept, work, have, k - 1);
     have = k;
     *worst = kept[k - 1];
     *full = true;
   }
   return have;
+}
+
+// The k first of n elements, in order, to the front.
+static void NAMED(first)(ELEMENT *x, ELEMENT *work, int64_t n, int64_t k) {
+  if (k < n) NAMED(select)(x, work, n, k - 1);
+  NAMED(sort)(x, work, ZMI_MIN(k, n), 0, false);
 }
 
 #undef ELEMENT

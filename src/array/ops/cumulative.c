@@ -424,7 +424,11 @@ static void column_block(const plan *p, int64_t line, int64_t block, bool total)
   _Alignas(64) uint64_t x[WIDTH];
   const int64_t outer = line / p->strips, col = line % p->strips * p->width, width = ZMI_MIN(p->width, p->inner - col);
   const int64_t last = ZMI_MIN(p->k, (block + 1) * BLOCK), first = outer * p->inner + col;
-  columns s = {.kernels = p->call->kernels, .carried = !total && block > 0};
+  columns s; // its arrays are filled as far as they are used
+  s.kernels = p->call->kernels;
+  s.carried = !total && block > 0;
+  s.begun = false;
+  s.at = 0;
   for (int64_t j = 0; j < width && s.carried; j++) {
     const value *v = &p->totals[(first + j) * p->blocks + block - 1];
     if (p->kind == LOG)

@@ -479,7 +479,8 @@ static void running_sum(const float *x, int64_t k, int64_t step, float *y) {
 
 static void running_sums_have_one_order(void **state) {
   (void)state;
-  static const int64_t shapes[][3] = {{1, 1, 1}, {3, 1000, 1}, {1, 70000, 1}, {2, 33000, 3}, {1, 40000, 20}, {3, 130, 70}, {2, 257, 16}, {1, 200, 1100}};
+  static const int64_t shapes[][3] = {{1, 1, 1},      {3, 1000, 1}, {1, 70000, 1}, {2, 33000, 3},
+                                      {1, 40000, 20}, {3, 130, 70}, {2, 257, 16},  {1, 200, 1100}};
   for (size_t s = 0; s < ZMI_COUNT(shapes); s++) {
     zm_scope *scope = zm_scope_open();
     const int64_t *shape = shapes[s], outer = shape[0], k = shape[1], inner = shape[2], n = outer * k * inner;

@@ -23,8 +23,9 @@ enum { ZM_MAX_RANK = 8 };
 #define ZM_DTYPE_LIST(X)                                                                                                                   \
   X(ZM_BOOL, "bool", 1)                                                                                                                    \
   X(ZM_U8, "uint8", 1)                                                                                                                     \
-  X(ZM_U16, "uint16", 2) X(ZM_U32, "uint32", 4) X(ZM_U64, "uint64", 8) X(ZM_I8, "int8", 1) X(ZM_I16, "int16", 2) X(ZM_I32, "int32", 4)     \
-      X(ZM_I64, "int64", 8) X(ZM_F16, "float16", 2) X(ZM_BF16, "bfloat16", 2) X(ZM_F32, "float32", 4)
+  X(ZM_U16, "uint16", 2)                                                                                                                   \
+  X(ZM_U32, "uint32", 4) X(ZM_U64, "uint64", 8) X(ZM_I8, "int8", 1) X(ZM_I16, "int16", 2) X(ZM_I32, "int32", 4) X(ZM_I64, "int64", 8)      \
+      X(ZM_F16, "float16", 2) X(ZM_BF16, "bfloat16", 2) X(ZM_F32, "float32", 4)
 
 typedef enum zm_dtype {
   ZM_DTYPE_DEFAULT, // in options: "as stored"; never the dtype of an array

@@ -15,6 +15,10 @@ extern "C" {
 
 // alpha (a b) + beta c, rounded once; c broadcasts to the product.
 ZM_API zm_array *zm_addmm(zm_array *c, zm_array *a, zm_array *b, double alpha, double beta);
+// Products of chosen matrices: result [indices..., M, N] is a[lhs] b[rhs], both counted over flattened batch dimensions. lhs and rhs are
+// integer arrays that broadcast against each other; NULL: all in order. An index out of range gives zeros. `sorted` says that indices rise;
+// it changes no result.
+ZM_API zm_array *zm_gather_mm(zm_array *a, zm_array *b, zm_array *lhs, zm_array *rhs, bool sorted);
 
 // Convolutions of channels-last arrays, as MLX has them (cross-correlations, unless flipped):
 // x [N, spatial..., C], weight [O, kernel..., C / groups] -> [N, out..., O], 1 to 3 spatial dimensions.

@@ -8,6 +8,7 @@
 #include <zmlx/memory.h>
 #include <zmlx/model.h>
 #include <zmlx/ops.h>
+#include <zmlx/quantized.h>
 #include <zmlx/random.h>
 #include <zmlx/status.h>
 #include <zmlx/testing.h>

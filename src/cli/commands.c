@@ -10,7 +10,6 @@
   X(plan) \
   X(inspect) \
   X(tape) \
-  X(kernel) \
   X(tokenize) \
   X(detokenize) \
   X(synth) \

@@ -67,6 +67,26 @@ void zmi_unpack_row(const zmi_format *f, const void *packed, int64_t k, int64_t 
 // scales and biases float32 [n, k/group] (callers round them to the checkpoint's dtype).
 void zmi_quantize_affine(int64_t bits, int64_t group, const float *w, int64_t n, int64_t k, uint32_t *weight, float *scales, float *biases);
 
+// ---- codes of arrays, all modes ----
+// Fills in the bits and the group of a mode where they are 0 and checks them; the message lists what is allowed. Not for packing: that
+// takes zmi_format_check.
+zm_status zmi_codes_complete(zmi_format *f);
+// Values [k, k + n) of a row, k and n multiples of the group. Scales of modes other than affine are uint8, one a group.
+void zmi_decode(const zmi_format *f, const zmi_stored_matrix *m, int64_t row, int64_t k, int64_t n, float *out);
+// Numbers of 4 and 8 bits. To e4m3: saturates at 448, NaN too, as in MLX.
+extern const float zmi_e2m1_values[16];
+float zmi_e4m3_to_f32(uint8_t v);
+uint8_t zmi_f32_to_e4m3(float v);
+float zmi_e8m0_to_f32(uint8_t v);
+// Groups of float32 values that were of `dtype` (in which MLX rounds every step) to codes and scales of mxfp4, mxfp8 or nvfp4.
+typedef struct zmi_float_quantizer {
+  int64_t bits, group;
+  zm_dtype dtype;
+  float encode;           // nvfp4: 2688 / the global scale, 1 without it
+  double (*log2)(double); // mx
+} zmi_float_quantizer;
+void zmi_quantize_floats(const zmi_float_quantizer *q, const float *w, int64_t groups, uint32_t *weight, uint8_t *scales);
+
 // Scalar conversions, round to nearest even. NaN becomes the quiet NaN 0x7FC0 (bf16) or 0x7E00 (f16). Denormals are kept as they are.
 static inline float zmi_bf16_to_f32(uint16_t v) {
   union {

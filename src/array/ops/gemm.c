@@ -116,9 +116,12 @@ static void pack_rows(const zmi_kernels *kn, const zmi_side *s, int64_t first, i
                       float *out) {
   float buffer[NC + ZMI_GEMM_COLS];
   for (int64_t q = 0; q < n; q++) {
-    const void *from = element(s, first + (k + q) * s->by_k);
+    const void *from = s->load ? NULL : element(s, first + (k + q) * s->by_k);
     const float *row = from;
-    if (s->dtype != ZM_F32) {
+    if (s->load) {
+      s->load(kn, s, first, k + q, lines, buffer);
+      row = buffer;
+    } else if (s->dtype != ZM_F32) {
       kn->load(from, s->dtype, lines, buffer);
       row = buffer;
     }
@@ -132,7 +135,7 @@ static void pack_rows(const zmi_kernels *kn, const zmi_side *s, int64_t first, i
 
 // Panels of lines [first, first + lines) for k .. k + n, n <= ZMI_RANGE; lines <= NC.
 static void pack(const zmi_kernels *kn, const zmi_side *s, int64_t first, int64_t lines, int64_t k, int64_t n, int64_t width, float *out) {
-  if (!s->load && s->by_line == 1 && (s->by_k != 1 || n == 1)) {
+  if (s->load ? s->across : s->by_line == 1 && (s->by_k != 1 || n == 1)) {
     pack_rows(kn, s, first, lines, k, n, width, out);
     return;
   }
@@ -270,6 +273,20 @@ static void tile(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *o, 
   }
   if (direct && !o->more) return;
   for (int64_t i = 0; i < rows; i++) store(o, y + i * ldy, cols, first + i * g->row_step, g->col_step);
+}
+
+void zmi_gemm_block(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64_t rows, const zmi_side *b, int64_t col, int64_t cols,
+                    int64_t k, zmi_gemm_work *w) {
+  if (k == 0) memset(w->y, 0, sizeof w->y);
+  for (int64_t at = 0; at < k; at += ZMI_RANGE) {
+    const int64_t n = ZMI_MIN(k - at, ZMI_RANGE);
+    pack(kn, b, col, cols, at, n, ZMI_GEMM_COLS, w->b);
+    for (int64_t i = 0; i < rows; i += ZMI_BLOCK_STEP) {
+      const int64_t some = ZMI_MIN(rows - i, ZMI_BLOCK_STEP);
+      pack(kn, a, row + i, some, at, n, ZMI_GEMM_ROWS, w->a);
+      kn->gemm(w->a, some, w->b, cols, n, w->y + i * ZMI_BLOCK_COLS, ZMI_BLOCK_COLS, at > 0);
+    }
+  }
 }
 
 void zmi_gemm_run(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *out, int64_t begin, int64_t end) {

@@ -26,7 +26,8 @@
   /* what gradients need besides: place.c, take_add.c, linear_back.c */                                               \
   X(place) X(take_add) X(linear_back)                                                                                 \
   /* products, convolutions, random numbers, quantization: matmul.c, random.c */                                      \
-  X(matmul) X(addmm) X(conv) X(random_bits)
+  X(matmul) X(addmm) X(gather_mm) X(gather_outer) X(conv) X(random_bits)                                                  \
+  X(quantize) X(dequantize) X(quantized_matmul) X(to_fp8) X(from_fp8)
 // clang-format on
 
 #define X(name) extern const zmi_op zmi_op_##name;

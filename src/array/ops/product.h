@@ -5,6 +5,7 @@
 #ifndef ZMI_PRODUCT_H
 #define ZMI_PRODUCT_H
 
+#include "array/kernels.h"
 #include "array/ops/ops.h"
 
 // One operand seen as [lines, k]: rows of a or columns of b. Strides in elements.
@@ -16,6 +17,7 @@ struct zmi_side {
   int64_t batch[ZM_MAX_RANK]; // strides of the batch dimensions
   // n values of one line from k on, as float32, of operands that strides can't describe; data and strides are then its own. NULL: strides.
   void (*load)(const zmi_kernels *kn, const zmi_side *s, int64_t line, int64_t k, int64_t n, float *out);
+  bool across; // load gives n lines at k instead
   const void *user;
 };
 
@@ -59,6 +61,35 @@ typedef struct zmi_gemm_out {
 int64_t zmi_gemm_pack_tiles(const zmi_gemm *g);
 void zmi_gemm_pack(const zmi_kernels *kn, const zmi_gemm *g, void *scratch, int64_t begin, int64_t end);
 int64_t zmi_gemm_tiles(const zmi_gemm *g);
+// A block by itself, for products whose sizes are known only when they are computed: results of rows [row, row + rows) of a and lines
+// [col, col + cols) of b to w->y, in the same order.
+enum { ZMI_BLOCK_ROWS = 192, ZMI_BLOCK_COLS = 128, ZMI_BLOCK_STEP = 48 };
+typedef struct zmi_gemm_work {
+  _Alignas(64) float a[ZMI_BLOCK_STEP * ZMI_RANGE];
+  _Alignas(64) float b[ZMI_BLOCK_COLS * ZMI_RANGE];
+  _Alignas(64) float y[ZMI_BLOCK_ROWS * ZMI_BLOCK_COLS]; // rows of ZMI_BLOCK_COLS
+} zmi_gemm_work;
+void zmi_gemm_block(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64_t rows, const zmi_side *b, int64_t col, int64_t cols,
+                    int64_t k, zmi_gemm_work *w);
+
+// ---- products of chosen rows (gather_mm.c) ----
+// Index i of `count` chooses source lhs[i], of `height` rows, and matrix rhs[i]. A pair is one row: i * height + its row. Pairs whose
+// source or matrix does not exist belong to matrix -1 and give zeros.
+typedef struct zmi_choice {
+  zmi_expert_plan plan;
+  int64_t count, height, sources, pairs;
+  int32_t *matrix, *row; // [pairs]
+} zmi_choice;
+size_t zmi_choice_bytes(int64_t count, int64_t height, int64_t matrices);
+zmi_choice zmi_choice_at(void *memory, int64_t count, int64_t height, int64_t sources, int64_t matrices);
+void zmi_choice_make(const zmi_choice *c, const int32_t *lhs, const int32_t *rhs);
+zm_status zmi_want_choice(const zmi_type *lhs, const zmi_type *rhs, int64_t height);
+// An index operand of builders: int32, what does not fit becomes -1 or the largest. NULL: 0, 1, .. over the batch dimensions of `like`.
+zm_array *zmi_choice_index(const char *op, zm_array *index, const zm_array *like);
+// out[e] = the sum over indices i with group[i] = e of a[ia[i]]^T b[ib[i]]: a [A, M, P], b [B, M, Q] -> [matrices, P, Q]
+zm_array *zmi_gather_outer(zm_array *a, zm_array *b, zm_array *ia, zm_array *ib, zm_array *group, int64_t matrices);
+zm_array *zmi_gather_mm(zm_array *a, zm_array *b, zm_array *lhs, zm_array *rhs); // a [A, M, K], b [B, K, N], indices [I] -> [I, M, N]
+
 void zmi_gemm_run(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *out, int64_t begin, int64_t end);
 
 #endif

@@ -1,12 +1,13 @@
-// Array operations against results stored by scripts/make_array_cases.py (MLX and NumPy), on every CPU tier and with 1, 2 and 3 workers:
+// Array operations against results stored by scripts/make_array_cases.py and make_elementwise_cases.py (MLX and NumPy), on every CPU tier and with 1, 2 and 3 workers:
 // the same bits.
 #include "play.h"
 
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <zmlx/elementwise.h>
 
-static json_t *root;
+static json_t *root, *more;
 
 // ---- arrays of the file ----
 
@@ -69,8 +70,13 @@ static int int_arg(const json_t *args, const char *name) {
   }
 // clang-format off
 #define TWO_LIST(X) X(add) X(subtract) X(multiply) X(divide) X(maximum) X(minimum) X(equal) X(not_equal) X(less) X(less_equal) \
-  X(greater) X(greater_equal) X(take) X(matmul)
-#define ONE_LIST(X) X(negative) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(sigmoid) X(silu) X(tanh) X(softmax)
+  X(greater) X(greater_equal) X(take) X(matmul) \
+  X(power) X(remainder) X(floor_divide) X(arctan2) X(logaddexp) X(logical_and) X(logical_or) X(bitwise_and) X(bitwise_or) X(bitwise_xor) \
+  X(left_shift) X(right_shift)
+#define ONE_LIST(X) X(negative) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(sigmoid) X(silu) X(tanh) X(softmax) \
+  X(square) X(reciprocal) X(sign) X(floor) X(ceil) X(trunc) X(degrees) X(radians) X(exp2) X(expm1) X(log2) X(log10) X(log1p) X(sin) X(cos) \
+  X(tan) X(arcsin) X(arccos) X(arctan) X(sinh) X(cosh) X(arcsinh) X(arccosh) X(arctanh) X(erf) X(erfinv) X(softplus) X(isnan) X(isinf) \
+  X(isfinite) X(isneginf) X(isposinf) X(logical_not) X(bitwise_invert)
 #define REDUCE_LIST(X) X(sum) X(mean) X(max) X(min) X(argmax)
 TWO_LIST(TWO)
 ONE_LIST(ONE)
@@ -80,6 +86,40 @@ REDUCE_LIST(REDUCE)
 static zm_array *apply_where(zm_array **in, size_t n, const json_t *args) {
   (void)n, (void)args;
   return zm_where(in[0], in[1], in[2]);
+}
+
+static bool equal_nan(const json_t *args) {
+  return json_is_true(json_object_get(args, "equal_nan"));
+}
+
+static zm_array *apply_round(zm_array **in, size_t n, const json_t *args) {
+  (void)n;
+  return zm_round(in[0], int_arg(args, "decimals"));
+}
+
+static zm_array *apply_clip(zm_array **in, size_t n, const json_t *args) {
+  (void)n, (void)args;
+  return zm_clip(in[0], in[1], in[2]);
+}
+
+static zm_array *apply_nan_to_num(zm_array **in, size_t n, const json_t *args) {
+  (void)n, (void)args;
+  return zm_nan_to_num(in[0], 1.5, NULL, NULL);
+}
+
+static zm_array *apply_isclose(zm_array **in, size_t n, const json_t *args) {
+  (void)n;
+  return zm_isclose(in[0], in[1], 1e-5, 1e-8, equal_nan(args));
+}
+
+static zm_array *apply_allclose(zm_array **in, size_t n, const json_t *args) {
+  (void)n;
+  return zm_allclose(in[0], in[1], 1e-5, 1e-8, equal_nan(args));
+}
+
+static zm_array *apply_array_equal(zm_array **in, size_t n, const json_t *args) {
+  (void)n;
+  return zm_array_equal(in[0], in[1], equal_nan(args));
 }
 
 static zm_array *apply_astype(zm_array **in, size_t n, const json_t *args) {
@@ -132,6 +172,12 @@ static const struct {
     {"concatenate", apply_concatenate},
     {"arange", apply_arange},
     {"views", apply_views},
+    {"round", apply_round},
+    {"clip", apply_clip},
+    {"nan_to_num", apply_nan_to_num},
+    {"isclose", apply_isclose},
+    {"allclose", apply_allclose},
+    {"array_equal", apply_array_equal},
 };
 
 // ---- comparing ----
@@ -165,7 +211,11 @@ static void run_case(size_t number, const json_t *c, size_t row) {
   zm_scope *scope = zm_scope_open();
   const json_t *in = json_object_get(c, "in"), *out = json_object_get(c, "out");
   zm_array *operands[64];
-  for (size_t i = 0; i < json_array_size(in); i++) operands[i] = array_of(json_array_get(in, i));
+  const bool turn = json_is_true(json_object_get(json_object_get(c, "args"), "turn"));
+  for (size_t i = 0; i < json_array_size(in); i++) {
+    operands[i] = array_of(json_array_get(in, i));
+    if (turn) operands[i] = zm_transpose(operands[i], NULL);
+  }
   zm_array *y = ops[row].apply(operands, json_array_size(in), json_object_get(c, "args"));
   if (!y) fail_msg("case %zu (%s): %s", number, ops[row].name, zm_last_error());
   zm_array *wanted = array_of(out);
@@ -188,12 +238,14 @@ static void run_case(size_t number, const json_t *c, size_t row) {
 
 static void op_gives_the_stored_results(void **state) {
   size_t row = (size_t)(uintptr_t)*state, found = 0;
-  const json_t *cases = json_object_get(root, "cases");
-  for (size_t i = 0; i < json_array_size(cases); i++) {
-    const json_t *c = json_array_get(cases, i);
-    if (strcmp(json_string_value(json_object_get(c, "op")), ops[row].name) != 0) continue;
-    run_case(i, c, row);
-    found++;
+  const json_t *lists[] = {json_object_get(root, "cases"), json_object_get(more, "cases")};
+  for (size_t k = 0; k < ZMI_COUNT(lists); k++) {
+    for (size_t i = 0; i < json_array_size(lists[k]); i++) {
+      const json_t *c = json_array_get(lists[k], i);
+      if (strcmp(json_string_value(json_object_get(c, "op")), ops[row].name) != 0) continue;
+      run_case(i, c, row);
+      found++;
+    }
   }
   assert_true(found > 0);
 }
@@ -218,6 +270,11 @@ int main(void) {
     fprintf(stderr, "tests/data/array_cases.json, line %d: %s\n", error.line, error.text);
     return 1;
   }
+  more = json_load_file("tests/data/elementwise_cases.json", 0, &error);
+  if (!more) {
+    fprintf(stderr, "tests/data/elementwise_cases.json, line %d: %s\n", error.line, error.text);
+    return 1;
+  }
   if (play_open() != 0) return 1;
   struct CMUnitTest tests[ZMI_COUNT(ops) + 1] = {cmocka_unit_test(promotion_is_that_of_mlx)};
   for (size_t i = 0; i < ZMI_COUNT(ops); i++) {
@@ -227,5 +284,6 @@ int main(void) {
   int failed = cmocka_run_group_tests_name("array cases", tests, NULL, NULL);
   play_close();
   json_decref(root);
+  json_decref(more);
   return failed;
 }

@@ -3,6 +3,7 @@
 #define ZMLX_ZMLX_H
 
 #include <zmlx/array.h>
+#include <zmlx/elementwise.h>
 #include <zmlx/kernel.h>
 #include <zmlx/linear.h>
 #include <zmlx/memory.h>

@@ -181,6 +181,13 @@ typedef struct zmi_route_attrs {
 zm_status zmi_route(zm_array *logits, zm_array *bias, const zmi_route_attrs *attrs, zm_array **experts, zm_array **weights);
 zm_array *zmi_combine(zm_array *y, zm_array *weights); // [R, S, D], [R, S] -> [R, D]: float32 fma in order of S, rounded once
 
+// ---- kernels as operations (ops/kernel*.c): nodes of kernel_elements, kernel_rows, kernel_tiles ----
+// The code of such a node; NULL of others.
+const zmi_code *zmi_node_code(const zmi_node *n);
+// Applies typed code of the form ELEMENTS or ROWS to operands whose shapes are as it wants them: one shape, without its last axis where the
+// code says in_per_row.
+zm_status zmi_apply_code(const zmi_code *code, int nin, zm_array *const *in, const double *params, zm_array **out);
+
 // ---- graph surgery (rewrite.c): what patterns work on ----
 typedef struct zmi_graph {
   zmi_node **nodes; // in an order in which inputs come before users
@@ -195,6 +202,9 @@ zm_status zmi_graph_refresh(zmi_graph *g); // recomputes nodes after replacement
 size_t zmi_graph_users(const zmi_graph *g, const zm_array *a, zmi_node **users, size_t limit);
 // Every reader of old (and the outputs) reads replacement instead.
 zm_status zmi_graph_replace(zmi_graph *g, zm_array *old, zm_array *replacement);
+
+// Elementwise operations that belong together become one kernel each; no bit changes (fuse_chains.c). Refreshes the graph.
+zm_status zmi_fuse_elementwise(zmi_graph *g);
 
 // ---- programs (compile.c) ----
 typedef struct zmi_program zmi_program;

@@ -262,6 +262,13 @@ static zm_status result(reader *r, int64_t index, zmi_instr *in) {
   return ZM_OK;
 }
 
+static zm_status find_owner(const reader *r, zmi_instr *in) {
+  zmi_type types[ZMI_MAX_IN];
+  for (int i = 0; i < in->nin; i++) types[i] = in->in[i] < 0 ? (zmi_type){.rank = -1} : r->tape->slots[in->in[i]].type;
+  in->owner = in->op->find_owner(in->op, in->attrs.bytes, in->nin, types);
+  return in->owner ? ZM_OK : zmi_fail_within("tape text, line %d (%s)", r->line, in->op->name);
+}
+
 static zm_status instr_line(reader *r, int64_t first) {
   zmi_instr in = {0};
   char name[64], label[MAX_NAME];
@@ -287,7 +294,10 @@ static zm_status instr_line(reader *r, int64_t first) {
     if (!quoted(r, label)) return bad(r, "a label in quotes");
     in.label = label;
   }
-  return zmi_tape_add_instr(r->tape, &in) < 0 ? ZM_ERROR_MEMORY : ZM_OK;
+  if (in.op->find_owner && (status = find_owner(r, &in)) != ZM_OK) return status;
+  status = zmi_tape_add_instr(r->tape, &in) < 0 ? ZM_ERROR_MEMORY : ZM_OK;
+  zmi_owner_release(in.owner); // the tape has one of its own
+  return status;
 }
 
 static zm_status line(reader *r) {

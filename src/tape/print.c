@@ -54,6 +54,8 @@ static void put_double(zmi_text *out, double v) {
 static void put_attrs(zmi_text *out, const zmi_instr *in) {
   const char *between = " {";
   for (const zmi_field *f = in->op->fields; f && f->name; f++) {
+    static const unsigned char zero[8];
+    if (in->op->flags & ZMI_OP_SPARSE && memcmp(in->attrs.bytes + f->offset, zero, sizeof zero) == 0) continue;
     zmi_text_add(out, "%s%s=", between, f->name);
     between = " ";
     if (f->kind == ZMI_FIELD_FLOAT) {

@@ -102,7 +102,8 @@ enum {
   ZMI_OP_STRIDED = 2, // takes inputs of any strides; others get row-major contiguous inputs (lowering inserts copies)
   ZMI_OP_HIDDEN = 4,  // not an operation of users: made by lowering or by a pattern
   ZMI_OP_ALIAS = 8,   // of graphs only, never of tapes: output o is operand o (array/array.h)
-  ZMI_OP_TRACE = 16   // an alias at which a trace begins: its outputs are traced
+  ZMI_OP_TRACE = 16,  // an alias at which a trace begins: its outputs are traced
+  ZMI_OP_SPARSE = 64  // many attributes: those that are zero are not printed
 };
 
 struct zmi_rules; // how an op is differentiated and batched: array/array.h
@@ -123,7 +124,9 @@ typedef struct zmi_op {
   size_t (*scratch)(const zmi_call *c); // bytes; src/dst not yet set; NULL = none
   zmi_stage stages[ZMI_MAX_STAGES];     // ends at the first stage without run
   void (*prepare)(const zmi_call *c);   // before each play, on the thread that plays: compiles what pays; NULL = nothing
-  const struct zmi_rules *rules;        // derivatives and batches; NULL only for HIDDEN ops
+  // Of ops whose instructions need an owner: finds it for an instruction read from text. NULL with a message.
+  zmi_owner *(*find_owner)(const struct zmi_op *op, const void *attrs, int nin, const zmi_type *in);
+  const struct zmi_rules *rules; // derivatives and batches; NULL only for HIDDEN ops
 } zmi_op;
 
 typedef struct zmi_instr {

@@ -113,6 +113,7 @@ static zm_status verify_instr(const zmi_tape *t, size_t index, unsigned char *wr
   }
   if (in->op->flags & ZMI_OP_VIEW)
     return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) is a view, which is a slot", index, in->op->name);
+  if (in->op->find_owner && !in->owner) return zmi_fail(ZM_ERROR_FORMAT, "tape: instruction %zu (%s) has no owner", index, in->op->name);
   zmi_type types[ZMI_MAX_IN], results[ZMI_MAX_OUT];
   zm_status status = verify_operands(t, index, written, types);
   if (status != ZM_OK) return status;

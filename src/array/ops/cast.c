@@ -3,7 +3,7 @@
 //   float to integer                   toward zero, limited to the range, NaN gives 0: the same on every device (C leaves it undefined)
 //   integer to integer                 wraps around
 //   to bool                            not zero; NaN is true
-#include "array/ops/ops.h"
+#include "array/ops/elementwise.h"
 
 #include <string.h>
 
@@ -133,6 +133,10 @@ const zmi_op zmi_op_astype = {.name = "astype",
                               .infer = cast_infer,
                               .stages = {{zmi_element_tiles, cast_run}},
                               .rules = &cast_rules};
+
+zm_dtype zmi_astype_dtype(const zmi_node *n) {
+  return (zm_dtype)((const cast_attrs *)(const void *)n->attrs.bytes)->dtype;
+}
 
 zm_array *zm_astype(zm_array *a, zm_dtype dtype) {
   if (!zmi_present("astype", 1, &a)) return NULL;

@@ -1,270 +1,162 @@
-// Elementwise arithmetic, comparisons and functions of one or two arrays. An op is a row of loops: floats in float32 (loaded, computed,
-// rounded once), integers and bool in their own type. Builders give both operands one dtype and one shape; broadcast operands have
-// strides of zero.
-#include "array/ops/ops.h"
+// Elementwise arithmetic, comparisons, functions and logic: the ops that are rows of elementwise_table.h. Each row was compiled for each
+// CPU tier when the library was built. float16 and bfloat16 go through float32 in pieces that stay in the first-level cache. Builders give
+// all operands one dtype and one shape; broadcast operands have strides of zero.
+#include "array/ops/elementwise_table.h"
+#include "array/ops/elementwise.h"
 
 #include <string.h>
+#include <zmlx/elementwise.h>
 
-typedef void (*typed_loop)(const void *a, const void *b, void *out, int64_t n);
+// ---- what was compiled ----
 
-typedef struct loops {
-  bool compares;                                                     // the result is bool
-  void (*two)(const float *a, const float *b, void *out, int64_t n); // out: float, or bool if it compares
-  void (*one)(const zmi_kernels *k, float *x, int64_t n);            // in place
-  typed_loop typed[ZM_DTYPE_COUNT];                                  // bool and integers; b is not read by functions of one operand
-} loops;
+typedef void (*compiled_fn)(int64_t n, const void *const *in, const int *step, const double *params, void *const *out);
 
-// ---- integers and bool ----
+// One table a tier: elementwise_generate.c writes it.
+extern const compiled_fn zmi_elementwise_scalar[][ZM_DTYPE_COUNT];
+#if defined(__x86_64__)
+extern const compiled_fn zmi_elementwise_avx2[][ZM_DTYPE_COUNT], zmi_elementwise_avx512[][ZM_DTYPE_COUNT];
+#endif
 
-#define LOOP(name, T, R, value)                                                                                                            \
-  static void name##_##T(const void *a, const void *b, void *out, int64_t n) {                                                             \
-    const T *x = a, *y = b;                                                                                                                \
-    R *z = out;                                                                                                                            \
-    (void)y;                                                                                                                               \
-    for (int64_t i = 0; i < n; i++) z[i] = (R)(value);                                                                                     \
-  }
-// clang-format off
-#define INTEGER_LOOPS(name, value)                                                                   \
-  LOOP(name, uint8_t, uint8_t, value) LOOP(name, uint16_t, uint16_t, value)                          \
-  LOOP(name, uint32_t, uint32_t, value) LOOP(name, uint64_t, uint64_t, value)                        \
-  LOOP(name, int8_t, int8_t, value) LOOP(name, int16_t, int16_t, value)                              \
-  LOOP(name, int32_t, int32_t, value) LOOP(name, int64_t, int64_t, value)
-#define COMPARE_LOOPS(name, value)                                                                   \
-  LOOP(name, uint8_t, uint8_t, value) LOOP(name, uint16_t, uint8_t, value)                           \
-  LOOP(name, uint32_t, uint8_t, value) LOOP(name, uint64_t, uint8_t, value)                          \
-  LOOP(name, int8_t, uint8_t, value) LOOP(name, int16_t, uint8_t, value)                             \
-  LOOP(name, int32_t, uint8_t, value) LOOP(name, int64_t, uint8_t, value)
-#define INTEGER_TABLE(name)                                                                          \
-  [ZM_U8] = name##_uint8_t, [ZM_U16] = name##_uint16_t, [ZM_U32] = name##_uint32_t, [ZM_U64] = name##_uint64_t, \
-  [ZM_I8] = name##_int8_t, [ZM_I16] = name##_int16_t, [ZM_I32] = name##_int32_t, [ZM_I64] = name##_int64_t
-// clang-format on
+static const struct {
+  const char *tier;
+  const compiled_fn (*table)[ZM_DTYPE_COUNT];
+} tiers[] = {
+#if defined(__x86_64__)
+    {"avx512vnni", zmi_elementwise_avx512},
+    {"avx512", zmi_elementwise_avx512},
+    {"avx2", zmi_elementwise_avx2},
+#endif
+    {"scalar", zmi_elementwise_scalar},
+};
 
-typedef uint8_t truth; // bool as stored: 0 or 1
-
-// Sums and products wrap around: they are computed in uint64 and cut.
-INTEGER_LOOPS(add, (uint64_t)x[i] + (uint64_t)y[i])
-INTEGER_LOOPS(subtract, (uint64_t)x[i] - (uint64_t)y[i])
-INTEGER_LOOPS(multiply, (uint64_t)x[i] * (uint64_t)y[i])
-INTEGER_LOOPS(maximum, x[i] > y[i] ? x[i] : y[i])
-INTEGER_LOOPS(minimum, x[i] < y[i] ? x[i] : y[i])
-INTEGER_LOOPS(negative, 0 - (uint64_t)x[i])
-INTEGER_LOOPS(abs, x[i] > 0 ? (uint64_t)x[i] : 0 - (uint64_t)x[i])
-LOOP(add, truth, truth, x[i] | y[i])
-LOOP(subtract, truth, truth, x[i] ^ y[i])
-LOOP(multiply, truth, truth, x[i] & y[i])
-COMPARE_LOOPS(equal, x[i] == y[i])
-COMPARE_LOOPS(not_equal, x[i] != y[i])
-COMPARE_LOOPS(less, x[i] < y[i])
-COMPARE_LOOPS(less_equal, x[i] <= y[i])
-COMPARE_LOOPS(greater, x[i] > y[i])
-COMPARE_LOOPS(greater_equal, x[i] >= y[i])
-
-// ---- floats ----
-
-#define FLOAT_LOOP(name, R, value)                                                                                                         \
-  static void name##_float(const float *x, const float *y, void *out, int64_t n) {                                                         \
-    R *restrict z = out;                                                                                                                   \
-    for (int64_t i = 0; i < n; i++) z[i] = (R)(value);                                                                                     \
-  }
-
-// NaN if one is NaN; of two zeros the second operand's. Comparing and choosing may or may not flush a denormal, so that is done by hand.
-static inline float larger(float x, float y) {
-  return x != x ? x : zmi_flush(x > y ? x : y);
+static const compiled_fn (*table_of(const zmi_kernels *k))[ZM_DTYPE_COUNT] {
+  size_t i = 0;
+  while (i + 1 < ZMI_COUNT(tiers) && strcmp(tiers[i].tier, k->name) != 0) i++;
+  return tiers[i].table;
 }
 
-static inline float smaller(float x, float y) {
-  return x != x ? x : zmi_flush(x < y ? x : y);
+// ---- rows ----
+
+#define SAME false
+#define TRUTH true
+#define X(word, operands, result, floats, integers, bools, rounding) {#word, operands, result, floats, integers, bools},
+static const zmi_elementwise rows[] = {ZMI_ELEMENTWISE_LIST(X)};
+#undef X
+#define X(word, operands, result, floats, integers, bools, rounding) word##_row,
+enum { ZMI_ELEMENTWISE_LIST(X) row_count };
+#undef X
+
+const char *zmi_elementwise_source(const zmi_elementwise *r, zm_dtype dtype) {
+  if (zmi_dtype_is_float(dtype)) return r->floats;
+  return dtype == ZM_BOOL ? r->bools : r->integers;
 }
 
-FLOAT_LOOP(add, float, x[i] + y[i])
-FLOAT_LOOP(subtract, float, x[i] - y[i])
-FLOAT_LOOP(multiply, float, x[i] * y[i])
-FLOAT_LOOP(divide, float, x[i] / y[i])
-FLOAT_LOOP(maximum, float, larger(x[i], y[i]))
-FLOAT_LOOP(minimum, float, smaller(x[i], y[i]))
-FLOAT_LOOP(equal, uint8_t, x[i] == y[i])
-FLOAT_LOOP(not_equal, uint8_t, x[i] != y[i])
-FLOAT_LOOP(less, uint8_t, x[i] < y[i])
-FLOAT_LOOP(less_equal, uint8_t, x[i] <= y[i])
-FLOAT_LOOP(greater, uint8_t, x[i] > y[i])
-FLOAT_LOOP(greater_equal, uint8_t, x[i] >= y[i])
-
-#define OWN_FLOAT(name, value)                                                                                                             \
-  static void name##_one(const zmi_kernels *k, float *x, int64_t n) {                                                                      \
-    (void)k;                                                                                                                               \
-    for (int64_t i = 0; i < n; i++) x[i] = value;                                                                                          \
-  }
-#define KERNEL_FLOAT(name)                                                                                                                 \
-  static void name##_one(const zmi_kernels *k, float *x, int64_t n) {                                                                      \
-    k->name(x, n);                                                                                                                         \
-  }
-OWN_FLOAT(negative, -x[i])
-OWN_FLOAT(abs, __builtin_fabsf(x[i]))
-OWN_FLOAT(sqrt, __builtin_sqrtf(x[i]))
-OWN_FLOAT(rsqrt, 1.0f / __builtin_sqrtf(x[i]))
-KERNEL_FLOAT(exp)
-KERNEL_FLOAT(log)
-KERNEL_FLOAT(sigmoid)
-KERNEL_FLOAT(silu)
-KERNEL_FLOAT(tanh)
-
-// ---- one tile after another ----
-
-typedef struct buffers {
-  _Alignas(64) uint64_t raw[2][ZMI_CHUNK]; // gathered operands in their own dtype
-  _Alignas(64) float value[3][ZMI_CHUNK];
-} buffers;
-
-// Elements of a float operand as float32: in place if they are float32 and contiguous.
-static const float *floats(const zmi_call *c, const zmi_reader *r, int i, int64_t at, int64_t n, buffers *b) {
-  zm_dtype dtype = c->in[i]->type.dtype;
-  const void *p = zmi_read(r, at, n, b->raw[i]);
-  if (dtype == ZM_F32) return p;
-  c->kernels->load(p, dtype, n, b->value[i]);
-  return b->value[i];
+size_t zmi_elementwise_index(const zmi_elementwise *r) {
+  return (size_t)(r - rows);
 }
 
-static void chunk_of_two(const zmi_call *c, const loops *l, const zmi_reader *r, int64_t at, int64_t n, buffers *b) {
-  zm_dtype dtype = c->in[0]->type.dtype, to = c->out[0]->type.dtype;
-  char *dst = (char *)c->dst[0] + (size_t)at * zm_dtype_size(to);
-  if (!zmi_dtype_is_float(dtype)) {
-    const void *x = zmi_read(&r[0], at, n, b->raw[0]), *y = zmi_read(&r[1], at, n, b->raw[1]);
-    l->typed[dtype](x, y, dst, n);
-    return;
-  }
-  const float *x = floats(c, &r[0], 0, at, n, b), *y = floats(c, &r[1], 1, at, n, b);
-  if (l->compares || to == ZM_F32) {
-    l->two(x, y, dst, n);
-    return;
-  }
-  l->two(x, y, b->value[2], n);
-  c->kernels->store(b->value[2], n, dst, to);
+static int operands_of(const zmi_elementwise *r) {
+  int n = 1;
+  for (const char *p = r->operands; *p; p++) n += *p == ' ';
+  return n;
 }
 
-static void chunk_of_one(const zmi_call *c, const loops *l, const zmi_reader *r, int64_t at, int64_t n, buffers *b) {
-  zm_dtype dtype = c->out[0]->type.dtype;
-  char *dst = (char *)c->dst[0] + (size_t)at * zm_dtype_size(dtype);
-  const void *src = zmi_read(r, at, n, b->raw[0]);
-  if (!zmi_dtype_is_float(dtype)) {
-    l->typed[dtype](src, src, dst, n);
-  } else if (dtype == ZM_F32) {
-    memcpy(dst, src, (size_t)n * sizeof(float));
-    l->one(c->kernels, (float *)(void *)dst, n);
-  } else {
-    c->kernels->load(src, dtype, n, b->value[0]);
-    l->one(c->kernels, b->value[0], n);
-    c->kernels->store(b->value[0], n, dst, dtype);
+// ---- running ----
+
+typedef struct work {
+  compiled_fn run;
+  bool narrow; // operands are float16 or bfloat16
+} work;
+
+enum { PIECE = 1024, OPERANDS = 4 };
+
+static void run_narrow(const work *w, const zmi_call *c, int64_t n, const void *const *in, const int *step, void *const *out) {
+  _Alignas(64) float value[OPERANDS + 1][PIECE];
+  const zm_dtype dtype = c->in[0]->type.dtype, to = c->out[0]->type.dtype;
+  const size_t size = zm_dtype_size(to);
+  const void *operand[OPERANDS];
+  for (int64_t at = 0; at < n; at += PIECE) {
+    const int64_t count = ZMI_MIN(n - at, PIECE);
+    void *result[1] = {to == dtype ? (void *)value[OPERANDS] : (char *)out[0] + (size_t)at * size};
+    for (int k = 0; k < c->nin; k++) {
+      if (step[k] || at == 0) c->kernels->load((const char *)in[k] + at * step[k] * 2, dtype, step[k] ? count : 1, value[k]);
+      operand[k] = value[k];
+    }
+    w->run(count, operand, step, NULL, result);
+    if (to == dtype) c->kernels->store(value[OPERANDS], count, (char *)out[0] + (size_t)at * size, to);
   }
 }
 
-static void run(const zmi_call *c, const loops *l, int64_t begin, int64_t end) {
-  buffers b;
-  zmi_reader r[2] = {zmi_reader_of(c, 0)};
-  if (l->two) r[1] = zmi_reader_of(c, 1);
-  int64_t last = ZMI_MIN(end * ZMI_TILE, zmi_type_count(&c->out[0]->type));
-  for (int64_t at = begin * ZMI_TILE; at < last; at += ZMI_CHUNK) {
-    int64_t n = ZMI_MIN(last - at, ZMI_CHUNK);
-    if (l->two)
-      chunk_of_two(c, l, r, at, n, &b);
-    else
-      chunk_of_one(c, l, r, at, n, &b);
-  }
+static void run_piece(const void *user, const zmi_call *c, int64_t n, const void *const *in, const int *step, void *const *out) {
+  const work *w = user;
+  if (w->narrow)
+    run_narrow(w, c, n, in, step, out);
+  else
+    w->run(n, in, step, NULL, out);
 }
 
-// ---- shape rules ----
+static void run(const zmi_call *c, int row, int64_t begin, int64_t end) {
+  const zm_dtype dtype = c->in[0]->type.dtype;
+  const bool narrow = dtype == ZM_F16 || dtype == ZM_BF16;
+  const work w = {table_of(c->kernels)[row][narrow ? ZM_F32 : dtype], narrow};
+  zmi_run_elements(c, begin * ZMI_TILE, ZMI_MIN(end * ZMI_TILE, zmi_type_count(&c->out[0]->type)), run_piece, &w);
+}
 
-static zm_status same_types(int nin, const zmi_type *in) {
+// ---- shape rule ----
+
+static zm_status wrong_dtype(const zmi_elementwise *r, zm_dtype dtype) {
+  if (dtype == ZM_BOOL && r->floats[0] && r->integers[0])
+    return zmi_fail(ZM_ERROR_ARGUMENT, "a bool has no sign: convert it to an integer first");
+  const char *wanted = r->floats[0] ? "a float dtype" : r->integers[0] && r->bools[0] ? "an integer dtype or bool" : "an integer dtype";
+  if (!r->floats[0] && !r->integers[0]) wanted = "bool";
+  return zmi_fail(ZM_ERROR_ARGUMENT, "expected %s, found %s", wanted, zm_dtype_name(dtype));
+}
+
+static zm_status infer(const zmi_elementwise *r, int nin, const zmi_type *in, int *nout, zmi_type *out) {
   char a[128], b[128];
-  zm_status status = zmi_check_operands(nin, in, 2);
-  if (status != ZM_OK || zmi_type_equal(&in[0], &in[1])) return status;
-  return zmi_fail(ZM_ERROR_ARGUMENT, "operands must have one type, found %s and %s", zmi_type_text(&in[0], a), zmi_type_text(&in[1], b));
+  const int n = operands_of(r);
+  zm_status status = zmi_check_operands(nin, in, n);
+  for (int i = 1; i < n && status == ZM_OK; i++) {
+    if (!zmi_type_equal(&in[0], &in[i]))
+      status =
+          zmi_fail(ZM_ERROR_ARGUMENT, "operands must have one type, found %s and %s", zmi_type_text(&in[0], a), zmi_type_text(&in[i], b));
+  }
+  if (status == ZM_OK && !zmi_elementwise_source(r, in[0].dtype)[0]) status = wrong_dtype(r, in[0].dtype);
+  return status == ZM_OK ? zmi_give(nout, out, r->truth ? ZM_BOOL : in[0].dtype, in[0].rank, in[0].shape) : status;
 }
 
-static zm_status infer_two(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
-  (void)attrs;
-  zm_status status = same_types(nin, in);
-  return status == ZM_OK ? zmi_give(nout, out, in[0].dtype, in[0].rank, in[0].shape) : status;
-}
+// ---- the rows of the op table ----
 
-static zm_status infer_compare(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
-  (void)attrs;
-  zm_status status = same_types(nin, in);
-  return status == ZM_OK ? zmi_give(nout, out, ZM_BOOL, in[0].rank, in[0].shape) : status;
-}
-
-static zm_status want_float(zm_dtype dtype) {
-  if (zmi_dtype_is_float(dtype)) return ZM_OK;
-  return zmi_fail(ZM_ERROR_ARGUMENT, "expected a float dtype, found %s", zm_dtype_name(dtype));
-}
-
-static zm_status infer_two_floats(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
-  zm_status status = infer_two(attrs, nin, in, nout, out);
-  return status == ZM_OK ? want_float(in[0].dtype) : status;
-}
-
-static zm_status infer_number(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
-  (void)attrs;
-  zm_status status = zmi_check_operands(nin, in, 1);
-  if (status == ZM_OK && in[0].dtype == ZM_BOOL) status = zmi_fail(ZM_ERROR_ARGUMENT, "a bool has no sign: convert it to an integer first");
-  return status == ZM_OK ? zmi_give(nout, out, in[0].dtype, in[0].rank, in[0].shape) : status;
-}
-
-static zm_status infer_float(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
-  (void)attrs;
-  zm_status status = zmi_check_operands(nin, in, 1);
-  if (status == ZM_OK) status = want_float(in[0].dtype);
-  return status == ZM_OK ? zmi_give(nout, out, in[0].dtype, in[0].rank, in[0].shape) : status;
-}
-
-// ---- the table: one row an op ----
-
-#define ROW(word, operand_names, rule, text, ...)                                                                                          \
+#define X(word, names, result, floats, integers, bools, text)                                                                              \
   extern const zmi_rules zmi_rules_##word; /* elementwise_rules.c */                                                                       \
-  static const loops word##_loops = {__VA_ARGS__};                                                                                         \
   static void word##_run(const zmi_call *c, int64_t begin, int64_t end) {                                                                  \
-    run(c, &word##_loops, begin, end);                                                                                                     \
+    run(c, word##_row, begin, end);                                                                                                        \
+  }                                                                                                                                        \
+  static zm_status word##_infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {                                \
+    (void)attrs;                                                                                                                           \
+    return infer(&rows[word##_row], nin, in, nout, out);                                                                                   \
   }                                                                                                                                        \
   const zmi_op zmi_op_##word = {.name = #word,                                                                                             \
-                                .operands = operand_names,                                                                                 \
+                                .operands = names,                                                                                         \
                                 .rounding = text,                                                                                          \
                                 .flags = ZMI_OP_STRIDED,                                                                                   \
-                                .infer = rule,                                                                                             \
+                                .infer = word##_infer,                                                                                     \
                                 .stages = {{zmi_element_tiles, word##_run}},                                                               \
                                 .rules = &zmi_rules_##word};
+ZMI_ELEMENTWISE_LIST(X)
+#undef X
 
-#define ONCE "floats in float32, rounded once to the dtype; integers wrap around"
-#define EXACT "exact"
-#define FUNCTION "computed in float32 by the library's own function, rounded once to the dtype"
-// clang-format off
-ROW(add, "a b", infer_two, ONCE "; bool: or", .two = add_float, .typed = {INTEGER_TABLE(add), [ZM_BOOL] = add_truth})
-ROW(subtract, "a b", infer_two, ONCE "; bool: exclusive or",
-    .two = subtract_float, .typed = {INTEGER_TABLE(subtract), [ZM_BOOL] = subtract_truth})
-ROW(multiply, "a b", infer_two, ONCE "; bool: and", .two = multiply_float, .typed = {INTEGER_TABLE(multiply), [ZM_BOOL] = multiply_truth})
-ROW(divide, "a b", infer_two_floats, "quotient in float32, rounded once to the dtype", .two = divide_float)
-ROW(maximum, "a b", infer_two, "exact; NaN if one is NaN; a denormal counts as zero; of two zeros the second", .two = maximum_float,
-    .typed = {INTEGER_TABLE(maximum), [ZM_BOOL] = add_truth})
-ROW(minimum, "a b", infer_two, "exact; NaN if one is NaN; a denormal counts as zero; of two zeros the second", .two = minimum_float,
-    .typed = {INTEGER_TABLE(minimum), [ZM_BOOL] = multiply_truth})
-ROW(equal, "a b", infer_compare, EXACT, .compares = true, .two = equal_float, .typed = {INTEGER_TABLE(equal), [ZM_BOOL] = equal_uint8_t})
-ROW(not_equal, "a b", infer_compare, EXACT, .compares = true, .two = not_equal_float,
-    .typed = {INTEGER_TABLE(not_equal), [ZM_BOOL] = not_equal_uint8_t})
-ROW(less, "a b", infer_compare, EXACT, .compares = true, .two = less_float, .typed = {INTEGER_TABLE(less), [ZM_BOOL] = less_uint8_t})
-ROW(less_equal, "a b", infer_compare, EXACT, .compares = true, .two = less_equal_float,
-    .typed = {INTEGER_TABLE(less_equal), [ZM_BOOL] = less_equal_uint8_t})
-ROW(greater, "a b", infer_compare, EXACT, .compares = true, .two = greater_float,
-    .typed = {INTEGER_TABLE(greater), [ZM_BOOL] = greater_uint8_t})
-ROW(greater_equal, "a b", infer_compare, EXACT, .compares = true, .two = greater_equal_float,
-    .typed = {INTEGER_TABLE(greater_equal), [ZM_BOOL] = greater_equal_uint8_t})
-ROW(negative, "x", infer_number, "exact; integers wrap around", .one = negative_one, .typed = {INTEGER_TABLE(negative)})
-ROW(abs, "x", infer_number, "exact; integers wrap around", .one = abs_one, .typed = {INTEGER_TABLE(abs)})
-ROW(sqrt, "x", infer_float, "root in float32, rounded once to the dtype", .one = sqrt_one)
-ROW(rsqrt, "x", infer_float, "root in float32, its reciprocal in float32, rounded once to the dtype", .one = rsqrt_one)
-ROW(exp, "x", infer_float, FUNCTION, .one = exp_one)
-ROW(log, "x", infer_float, FUNCTION, .one = log_one)
-ROW(sigmoid, "x", infer_float, FUNCTION, .one = sigmoid_one)
-ROW(silu, "x", infer_float, "x * sigmoid(x) in float32, rounded once to the dtype", .one = silu_one)
-ROW(tanh, "x", infer_float, FUNCTION, .one = tanh_one)
-// clang-format on
+const zmi_elementwise *zmi_elementwise_row(const zmi_op *op) {
+  static const zmi_op *const ops[] = {
+#define X(word, operands, result, floats, integers, bools, rounding) &zmi_op_##word,
+      ZMI_ELEMENTWISE_LIST(X)
+#undef X
+  };
+  for (size_t i = 0; i < ZMI_COUNT(ops); i++) {
+    if (ops[i] == op) return &rows[i];
+  }
+  return NULL;
+}
 
 // ---- builders ----
 
@@ -305,6 +197,14 @@ BUILD_TWO(less, false)
 BUILD_TWO(less_equal, false)
 BUILD_TWO(greater, false)
 BUILD_TWO(greater_equal, false)
+BUILD_TWO(power, false)
+BUILD_TWO(remainder, false)
+BUILD_TWO(floor_divide, false)
+BUILD_TWO(arctan2, true)
+BUILD_TWO(logaddexp, true)
+BUILD_TWO(bitwise_and, false)
+BUILD_TWO(bitwise_or, false)
+BUILD_TWO(bitwise_xor, false)
 BUILD_FUNCTION(exp)
 BUILD_FUNCTION(log)
 BUILD_FUNCTION(sqrt)
@@ -312,6 +212,28 @@ BUILD_FUNCTION(rsqrt)
 BUILD_FUNCTION(sigmoid)
 BUILD_FUNCTION(silu)
 BUILD_FUNCTION(tanh)
+BUILD_FUNCTION(reciprocal)
+BUILD_FUNCTION(degrees)
+BUILD_FUNCTION(radians)
+BUILD_FUNCTION(exp2)
+BUILD_FUNCTION(expm1)
+BUILD_FUNCTION(log2)
+BUILD_FUNCTION(log10)
+BUILD_FUNCTION(log1p)
+BUILD_FUNCTION(sin)
+BUILD_FUNCTION(cos)
+BUILD_FUNCTION(tan)
+BUILD_FUNCTION(arcsin)
+BUILD_FUNCTION(arccos)
+BUILD_FUNCTION(arctan)
+BUILD_FUNCTION(sinh)
+BUILD_FUNCTION(cosh)
+BUILD_FUNCTION(arcsinh)
+BUILD_FUNCTION(arccosh)
+BUILD_FUNCTION(arctanh)
+BUILD_FUNCTION(erf)
+BUILD_FUNCTION(erfinv)
+BUILD_FUNCTION(softplus)
 
 zm_array *zm_negative(zm_array *a) {
   return one(&zmi_op_negative, a, false);
@@ -321,4 +243,142 @@ zm_array *zm_abs(zm_array *a) {
   // These have no sign.
   static const bool positive[ZM_DTYPE_COUNT] = {[ZM_BOOL] = true, [ZM_U8] = true, [ZM_U16] = true, [ZM_U32] = true, [ZM_U64] = true};
   return a && positive[a->type.dtype] ? a : one(&zmi_op_abs, a, false);
+}
+
+zm_array *zm_square(zm_array *a) {
+  return one(&zmi_op_square, a, false);
+}
+
+zm_array *zm_sign(zm_array *a) {
+  return one(&zmi_op_sign, a, false);
+}
+
+zm_array *zm_bitwise_invert(zm_array *a) {
+  return one(&zmi_op_bitwise_invert, a, false);
+}
+
+// Integers and bool are whole already.
+#define BUILD_WHOLE(name)                                                                                                                  \
+  zm_array *zm_##name(zm_array *a) {                                                                                                       \
+    return a && !zmi_dtype_is_float(a->type.dtype) ? a : one(&zmi_op_##name, a, false);                                                    \
+  }
+BUILD_WHOLE(floor)
+BUILD_WHOLE(ceil)
+BUILD_WHOLE(trunc)
+
+static double power_of_ten(int n) {
+  double p = 1;
+  for (int i = 0; i < n && i < 400; i++) p *= 10;
+  return p;
+}
+
+// As MLX: scaled, rounded, scaled back, each rounded to the dtype.
+zm_array *zm_round(zm_array *a, int decimals) {
+  if (!zmi_present("round", 1, &a)) return NULL;
+  const bool whole = !zmi_dtype_is_float(a->type.dtype);
+  if (whole && decimals >= 0) return a;
+  if (decimals == 0) return one(&zmi_op_round, a, false);
+  zm_array *x = zm_astype(a, zmi_at_least_float(a->type.dtype));
+  const double ten = power_of_ten(decimals < 0 ? -decimals : decimals);
+  zm_array *scale = zmi_scalar_like(x, decimals < 0 ? 1 / ten : ten), *back = zmi_scalar_like(x, decimals < 0 ? ten : 1 / ten);
+  return zm_astype(zm_multiply(one(&zmi_op_round, zm_multiply(x, scale), false), back), a->type.dtype);
+}
+
+// Whole numbers are finite: the answer is the same for all of them.
+#define BUILD_QUESTION(name, of_whole)                                                                                                     \
+  zm_array *zm_##name(zm_array *a) {                                                                                                       \
+    return a && !zmi_dtype_is_float(a->type.dtype) ? of_whole(a, a) : one(&zmi_op_##name, a, false);                                       \
+  }
+BUILD_QUESTION(isnan, zm_not_equal)
+BUILD_QUESTION(isinf, zm_not_equal)
+BUILD_QUESTION(isfinite, zm_equal)
+BUILD_QUESTION(isneginf, zm_not_equal)
+BUILD_QUESTION(isposinf, zm_not_equal)
+
+static zm_array *truth(zm_array *a) {
+  return zm_astype(a, ZM_BOOL);
+}
+
+zm_array *zm_logical_and(zm_array *a, zm_array *b) {
+  return two(&zmi_op_logical_and, truth(a), truth(b), false);
+}
+
+zm_array *zm_logical_or(zm_array *a, zm_array *b) {
+  return two(&zmi_op_logical_or, truth(a), truth(b), false);
+}
+
+zm_array *zm_logical_not(zm_array *a) {
+  return one(&zmi_op_logical_not, truth(a), false);
+}
+
+static zm_array *shift(const zmi_op *op, zm_array *a, zm_array *b) {
+  zm_array *in[2] = {a, b};
+  if (!zmi_present(op->name, 2, in)) return NULL;
+  if (zm_dtype_promote(a->type.dtype, b->type.dtype) == ZM_BOOL) a = zm_astype(a, ZM_U8);
+  return two(op, a, b, false);
+}
+
+zm_array *zm_left_shift(zm_array *a, zm_array *b) {
+  return shift(&zmi_op_left_shift, a, b);
+}
+
+zm_array *zm_right_shift(zm_array *a, zm_array *b) {
+  return shift(&zmi_op_right_shift, a, b);
+}
+
+zm_status zm_divmod(zm_array *a, zm_array *b, zm_array **quotient, zm_array **rest) {
+  *quotient = zm_floor_divide(a, b);
+  *rest = zm_remainder(a, b);
+  return *quotient && *rest ? ZM_OK : zm_last_status();
+}
+
+zm_array *zm_clip(zm_array *a, zm_array *low, zm_array *high) {
+  if (!zmi_present("clip", 1, &a)) return NULL;
+  if (low) a = zm_maximum(a, low);
+  return high ? zm_minimum(a, high) : a;
+}
+
+zm_array *zm_nan_to_num(zm_array *a, double nan, const double *posinf, const double *neginf) {
+  if (!zmi_present("nan_to_num", 1, &a)) return NULL;
+  if (!zmi_dtype_is_float(a->type.dtype)) return a;
+  const double largest = a->type.dtype == ZM_F16 ? 65504 : a->type.dtype == ZM_BF16 ? 0x1.fep127 : 0x1.fffffep127;
+  zm_array *in[4] = {a, zmi_scalar_like(a, nan), zmi_scalar_like(a, posinf ? *posinf : largest),
+                     zmi_scalar_like(a, neginf ? *neginf : -largest)};
+  for (int i = 1; i < 4; i++) in[i] = zm_broadcast_to(in[i], a->type.shape, a->type.rank);
+  return zmi_apply1(&zmi_op_replace_nonfinite, NULL, 0, 4, in);
+}
+
+zm_array *zm_isclose(zm_array *a, zm_array *b, double rtol, double atol, bool equal_nan) {
+  zm_array *in[2] = {a, b};
+  if (!zmi_present("isclose", 2, in)) return NULL;
+  const zm_dtype dtype = zmi_at_least_float(zm_dtype_promote(a->type.dtype, b->type.dtype));
+  zm_array *x = zm_astype(a, dtype), *y = zm_astype(b, dtype);
+  if (!zmi_present("isclose", 2, (zm_array *[]){x, y})) return NULL;
+  zm_array *bound = zm_add(zm_multiply(zm_abs(y), zmi_scalar_like(y, rtol)), zmi_scalar_like(y, atol));
+  zm_array *near = zm_less_equal(zm_abs(zm_subtract(x, y)), bound);
+  // Infinities are close to themselves only.
+  near = zm_logical_and(near, zm_logical_and(zm_isfinite(x), zm_isfinite(y)));
+  near = zm_logical_or(near, zm_logical_and(zm_isinf(x), zm_equal(x, y)));
+  return equal_nan ? zm_logical_or(near, zm_logical_and(zm_isnan(x), zm_isnan(y))) : near;
+}
+
+// Whether all of a bool array is true; of an empty one it is.
+static zm_array *all_of(zm_array *a) {
+  if (!a) return NULL;
+  if (zmi_type_count(&a->type) == 0) return zm_full(1, ZM_BOOL, NULL, 0);
+  return zm_min(zm_reshape(a, (int64_t[]){-1}, 1), 0, false);
+}
+
+zm_array *zm_allclose(zm_array *a, zm_array *b, double rtol, double atol, bool equal_nan) {
+  return all_of(zm_isclose(a, b, rtol, atol, equal_nan));
+}
+
+zm_array *zm_array_equal(zm_array *a, zm_array *b, bool equal_nan) {
+  zm_array *in[2] = {a, b};
+  if (!zmi_present("array_equal", 2, in)) return NULL;
+  bool same = a->type.rank == b->type.rank;
+  for (int i = 0; i < a->type.rank && same; i++) same = a->type.shape[i] == b->type.shape[i];
+  if (!same) return zm_full(0, ZM_BOOL, NULL, 0);
+  zm_array *equal = zm_equal(a, b);
+  return all_of(equal_nan ? zm_logical_or(equal, zm_logical_and(zm_isnan(a), zm_isnan(b))) : equal);
 }

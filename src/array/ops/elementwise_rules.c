@@ -2,6 +2,8 @@
 // them.
 #include "array/ops/ops.h"
 
+#include <zmlx/elementwise.h>
+
 // v times the derivative of n's result by operand i.
 typedef zm_array *(*times_fn)(const zmi_node *n, int i, zm_array *v);
 
@@ -108,6 +110,76 @@ static zm_array *tanh_times(const zmi_node *n, int i, zm_array *v) {
   return zm_multiply(v, zm_subtract(zmi_scalar_like(y, 1), zm_multiply(y, y)));
 }
 
+static zm_array *power_times(const zmi_node *n, int i, zm_array *v) {
+  zm_array *a = n->in[0], *b = n->in[1];
+  if (i == 0) return zm_multiply(v, zm_multiply(b, zm_power(a, zm_subtract(b, zmi_scalar_like(b, 1)))));
+  // a^b log(a), which is 0 where a is 0
+  return masked(zm_not_equal(a, zmi_scalar_like(a, 0)), zm_multiply(v, zm_multiply(zmi_result(n, 0), zm_log(a))));
+}
+
+static zm_array *remainder_times(const zmi_node *n, int i, zm_array *v) {
+  return i ? zm_negative(zm_multiply(v, zm_floor_divide(n->in[0], n->in[1]))) : v;
+}
+
+// v / (a^2 + b^2) times the other operand
+static zm_array *arctan2_times(const zmi_node *n, int i, zm_array *v) {
+  zm_array *a = n->in[0], *b = n->in[1], *scale = zm_divide(v, zm_add(zm_square(a), zm_square(b)));
+  return i ? zm_negative(zm_multiply(scale, a)) : zm_multiply(scale, b);
+}
+
+static zm_array *logaddexp_times(const zmi_node *n, int i, zm_array *v) {
+  return zm_multiply(v, zm_sigmoid(zm_subtract(n->in[i], n->in[1 - i])));
+}
+
+static zm_array *replace_nonfinite_times(const zmi_node *n, int i, zm_array *v) {
+  static zm_array *(*const questions[])(zm_array *) = {zm_isfinite, zm_isnan, zm_isposinf, zm_isneginf};
+  return masked(questions[i](n->in[0]), v);
+}
+
+// Of one operand x with the result y.
+#define ONE(word, expression)                                                                                                              \
+  static zm_array *word##_times(const zmi_node *n, int i, zm_array *v) {                                                                   \
+    zm_array *x = n->in[0];                                                                                                                \
+    (void)i, (void)x;                                                                                                                      \
+    return expression;                                                                                                                     \
+  }
+#define RESULT zmi_result(n, 0)
+#define PLUS(a, number) zm_add(a, zmi_scalar_like(x, number))
+#define MINUS_SQUARE(number) zm_subtract(zmi_scalar_like(x, number), zm_square(x))
+ONE(square, zm_multiply(v, scaled(x, 2)))
+ONE(reciprocal, zm_negative(zm_multiply(v, zm_square(RESULT))))
+ONE(degrees, scaled(v, 57.29577951308232))
+ONE(radians, scaled(v, 0.017453292519943295))
+ONE(exp2, zm_multiply(v, scaled(RESULT, 0.6931471805599453)))
+ONE(expm1, zm_multiply(v, PLUS(RESULT, 1)))
+ONE(log2, zm_divide(scaled(v, 1.4426950408889634), x))
+ONE(log10, zm_divide(scaled(v, 0.4342944819032518), x))
+ONE(log1p, zm_divide(v, PLUS(x, 1)))
+ONE(sin, zm_multiply(v, zm_cos(x)))
+ONE(cos, zm_negative(zm_multiply(v, zm_sin(x))))
+ONE(tan, zm_multiply(v, PLUS(zm_square(RESULT), 1)))
+ONE(arcsin, zm_multiply(v, zm_rsqrt(MINUS_SQUARE(1))))
+ONE(arccos, zm_negative(zm_multiply(v, zm_rsqrt(MINUS_SQUARE(1)))))
+ONE(arctan, zm_divide(v, PLUS(zm_square(x), 1)))
+ONE(sinh, zm_multiply(v, zm_cosh(x)))
+ONE(cosh, zm_multiply(v, zm_sinh(x)))
+ONE(arcsinh, zm_multiply(v, zm_rsqrt(PLUS(zm_square(x), 1))))
+ONE(arccosh, zm_multiply(v, zm_rsqrt(PLUS(zm_square(x), -1))))
+ONE(arctanh, zm_divide(v, MINUS_SQUARE(1)))
+ONE(erf, zm_multiply(v, scaled(zm_exp(zm_negative(zm_square(x))), 1.1283791670955126)))
+ONE(erfinv, zm_multiply(v, scaled(zm_exp(zm_square(RESULT)), 0.8862269254527580)))
+ONE(softplus, zm_multiply(v, zm_sigmoid(x)))
+
+static zm_status no_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  (void)n, (void)given, (void)wanted, (void)gradient; // zero: NULL as it was
+  return ZM_OK;
+}
+
+static zm_status no_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  (void)n, (void)tangent, (void)result;
+  return ZM_OK;
+}
+
 #define RULES(word, text)                                                                                                                  \
   static zm_status word##_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {                        \
     return back(word##_times, n, given, wanted, gradient);                                                                                 \
@@ -117,10 +189,26 @@ static zm_array *tanh_times(const zmi_node *n, int i, zm_array *v) {
   }                                                                                                                                        \
   const zmi_rules zmi_rules_##word = {.vjp = word##_vjp, .jvp = word##_jvp, .vmap = zmi_vmap_elementwise, .gradient = text};
 #define NO_GRADIENT(word) const zmi_rules zmi_rules_##word = {.vmap = zmi_vmap_elementwise, .gradient = "none: results are bool"};
+#define STEPS(word)                                                                                                                        \
+  const zmi_rules zmi_rules_##word = {                                                                                                     \
+      .vjp = no_vjp, .jvp = no_jvp, .vmap = zmi_vmap_elementwise, .gradient = "zero: constant between steps"};
+#define NO_GRADIENT_OF_BITS(word)                                                                                                          \
+  const zmi_rules zmi_rules_##word = {.vmap = zmi_vmap_elementwise, .gradient = "none: results are integers"};
 // clang-format off
 RULES(add, "all operands") RULES(subtract, "all operands") RULES(multiply, "all operands") RULES(divide, "all operands")
 RULES(maximum, "all operands; of two equal ones the second") RULES(minimum, "all operands; of two equal ones the second")
 RULES(negative, "x") RULES(abs, "x; 0 at 0") RULES(exp, "x") RULES(log, "x") RULES(sqrt, "x") RULES(rsqrt, "x")
 RULES(sigmoid, "x") RULES(silu, "x") RULES(tanh, "x")
 NO_GRADIENT(equal) NO_GRADIENT(not_equal) NO_GRADIENT(less) NO_GRADIENT(less_equal) NO_GRADIENT(greater) NO_GRADIENT(greater_equal)
+RULES(power, "all operands") RULES(remainder, "all operands") RULES(arctan2, "all operands") RULES(logaddexp, "all operands")
+RULES(replace_nonfinite, "all operands")
+RULES(square, "x") RULES(reciprocal, "x") RULES(degrees, "x") RULES(radians, "x") RULES(exp2, "x") RULES(expm1, "x") RULES(log2, "x")
+RULES(log10, "x") RULES(log1p, "x") RULES(sin, "x") RULES(cos, "x") RULES(tan, "x") RULES(arcsin, "x") RULES(arccos, "x") RULES(arctan, "x")
+RULES(sinh, "x") RULES(cosh, "x") RULES(arcsinh, "x") RULES(arccosh, "x") RULES(arctanh, "x") RULES(erf, "x") RULES(erfinv, "x")
+RULES(softplus, "x")
+STEPS(floor_divide) STEPS(sign) STEPS(floor) STEPS(ceil) STEPS(round) STEPS(trunc)
+NO_GRADIENT(isnan) NO_GRADIENT(isinf) NO_GRADIENT(isfinite) NO_GRADIENT(isneginf) NO_GRADIENT(isposinf)
+NO_GRADIENT(logical_and) NO_GRADIENT(logical_or) NO_GRADIENT(logical_not)
+NO_GRADIENT_OF_BITS(bitwise_and) NO_GRADIENT_OF_BITS(bitwise_or) NO_GRADIENT_OF_BITS(bitwise_xor) NO_GRADIENT_OF_BITS(bitwise_invert)
+NO_GRADIENT_OF_BITS(left_shift) NO_GRADIENT_OF_BITS(right_shift)
     // clang-format on

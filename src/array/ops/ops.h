@@ -21,6 +21,12 @@
   X(add) X(subtract) X(multiply) X(divide) X(maximum) X(minimum)                                                      \
   X(equal) X(not_equal) X(less) X(less_equal) X(greater) X(greater_equal) X(where)                                    \
   X(negative) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(sigmoid) X(silu) X(tanh) X(astype)                              \
+  X(kernel_elements) X(kernel_rows) X(kernel_tiles)                                                                   \
+  X(power) X(remainder) X(floor_divide) X(square) X(reciprocal) X(sign) X(floor) X(ceil) X(round) X(trunc)            \
+  X(degrees) X(radians) X(exp2) X(expm1) X(log2) X(log10) X(log1p) X(sin) X(cos) X(tan) X(arcsin) X(arccos)           \
+  X(arctan) X(arctan2) X(sinh) X(cosh) X(arcsinh) X(arccosh) X(arctanh) X(erf) X(erfinv) X(softplus) X(logaddexp)     \
+  X(isnan) X(isinf) X(isfinite) X(isneginf) X(isposinf) X(logical_and) X(logical_or) X(logical_not)                   \
+  X(replace_nonfinite) X(bitwise_and) X(bitwise_or) X(bitwise_xor) X(bitwise_invert) X(left_shift) X(right_shift)     \
   /* along axes: reduce.c, softmax.c, matmul.c */                                                                     \
   X(sum) X(mean) X(max) X(min) X(argmax) X(softmax)                                                                   \
   /* what gradients need besides: place.c, take_add.c, linear_back.c */                                               \
@@ -103,6 +109,11 @@ typedef struct zmi_reader {
 zmi_reader zmi_reader_of(const zmi_call *c, int operand);
 // Elements [begin, begin + n), n <= ZMI_CHUNK: where they are, or copied to `buffer` of ZMI_CHUNK * 8 bytes.
 const void *zmi_read(const zmi_reader *r, int64_t begin, int64_t n, void *buffer);
+
+// The elements of a call whose operands all have the shape of its results, for a function that computes n of them at a time: operands are
+// given where they are if their innermost steps are 0 or 1 (step[i]) over long runs, and gathered otherwise. (kernel_run.c)
+typedef void (*zmi_elements_fn)(const void *user, const zmi_call *c, int64_t n, const void *const *in, const int *step, void *const *out);
+void zmi_run_elements(const zmi_call *c, int64_t first, int64_t last, zmi_elements_fn run, const void *user);
 
 // Conversion of one number: to floats through float32, to integers toward zero and limited to the range, NaN to 0, to bool: not zero.
 void zmi_store_double(double value, zm_dtype dtype, void *dst);

@@ -1,0 +1,386 @@
+// Kernels of users (include/zmlx/kernel.h): definitions in the kernel language that are applied to arrays like every other operation.
+#include "array/ops/kernel.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+// A definition made concrete for operands of some dtypes.
+typedef struct made {
+  struct made *next;
+  zm_dtype in[ZMI_KERNEL_IN];
+  zmi_bound *bound; // one reference
+} made;
+
+struct zm_op {
+  zmi_kernel *kernel;
+  zm_dtype result[ZMI_KERNEL_OUT];
+  zmi_author *author; // NULL: gradients are taken from the source
+  pthread_mutex_t lock;
+  made *made;
+};
+
+_Static_assert((int)ZM_MAX_OPERANDS == (int)ZMI_KERNEL_IN && (int)ZM_MAX_RESULTS == (int)ZMI_KERNEL_OUT, "limits of the public header");
+
+static const zmi_kernel_facts *facts_of(const zm_op *op) {
+  return zmi_kernel_facts_of(op->kernel);
+}
+
+void zm_op_free(zm_op *op) {
+  if (!op) return;
+  for (made *m = op->made, *next; m; m = next) {
+    next = m->next;
+    zmi_owner_release(&m->bound->owner);
+    zmi_free(m);
+  }
+  zmi_kernel_release(op->kernel);
+  zmi_author_release(op->author);
+  pthread_mutex_destroy(&op->lock);
+  zmi_free(op);
+}
+
+const char *zm_op_name(const zm_op *op) {
+  return op ? facts_of(op)->name : "";
+}
+
+// ---- definitions ----
+
+static zm_op *define(const zmi_kernel_text *text) {
+  zm_op *op = zmi_calloc(1, sizeof *op);
+  if (!op) return NULL;
+  if (pthread_mutex_init(&op->lock, NULL) != 0) {
+    zmi_fail(ZM_ERROR_MEMORY, "out of memory: no lock for a kernel could be made");
+    zmi_free(op);
+    return NULL;
+  }
+  memcpy(op->result, text->result, sizeof op->result);
+  op->kernel = zmi_kernel_define(text);
+  if (op->kernel) return op;
+  pthread_mutex_destroy(&op->lock);
+  zmi_free(op);
+  return NULL;
+}
+
+static zmi_author *author_of(zm_op *op) {
+  if (!op->author && (op->author = zmi_calloc(1, sizeof *op->author))) {
+    op->author->refs = 1;
+    op->author->nin = facts_of(op)->nin;
+    op->author->nout = facts_of(op)->nout;
+  }
+  return op->author;
+}
+
+static bool is_input(const zmi_kernel_facts *f, const char *name) {
+  for (int i = 0; i < f->nin; i++) {
+    if (strcmp(f->in[i], name) == 0) return true;
+  }
+  return false;
+}
+
+// Names that a gradient sees: inputs, results, cotangents. A name that an input has already gets another: an input goes first.
+static void gradient_inputs(const zmi_kernel_facts *f, zmi_text *names) {
+  for (int i = 0; i < f->nin; i++) zmi_text_add(names, i ? " %s" : "%s", f->in[i]);
+  for (int o = 0; o < f->nout; o++) zmi_text_add(names, is_input(f, f->out[o]) ? " result_%s" : " %s", f->out[o]);
+  for (int o = 0; o < f->nout; o++) {
+    if (f->nout == 1 && !is_input(f, "g"))
+      zmi_text_add(names, " g");
+    else
+      zmi_text_add(names, " g_%s", f->out[o]);
+  }
+}
+
+static zm_status define_gradients(zm_op *op, const char *const *sources) {
+  const zmi_kernel_facts *f = facts_of(op);
+  zmi_text names = {0}, name = {0};
+  zm_status status = ZM_OK;
+  bool any = false;
+  for (int i = 0; i < ZM_MAX_OPERANDS && status == ZM_OK; i++) {
+    if (!sources[i]) continue;
+    any = true;
+    if (i >= f->nin) status = zmi_fail(ZM_ERROR_ARGUMENT, "%s: gradient %d is given, but there are %d inputs", f->name, i, f->nin);
+  }
+  if (!any || status != ZM_OK) return status;
+  if (!author_of(op)) return ZM_ERROR_MEMORY;
+  op->author->has_gradient = true;
+  gradient_inputs(f, &names);
+  for (int i = 0; i < f->nin && status == ZM_OK; i++) {
+    if (!sources[i]) continue;
+    zmi_text_release(&name);
+    name = (zmi_text){0};
+    zmi_text_add(&name, "%s_gradient_%s", f->name, f->in[i]);
+    const zmi_kernel_text text = {
+        .name = zmi_text_str(&name), .form = ZMI_FORM_ELEMENTS, .inputs = zmi_text_str(&names), .source = sources[i]};
+    op->author->gradient[i] = names.failed || name.failed ? NULL : define(&text);
+    if (!op->author->gradient[i]) status = zmi_fail_within("%s: gradient of %s", f->name, f->in[i]);
+  }
+  zmi_text_release(&names);
+  zmi_text_release(&name);
+  return status;
+}
+
+zm_op *zm_elementwise(const char *source, const zm_elementwise_options *options) {
+  const zm_elementwise_options none = {0};
+  if (!options) options = &none;
+  if (!source) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "zm_elementwise: the source is NULL");
+    return NULL;
+  }
+  zmi_kernel_text text = {
+      .name = options->name, .form = ZMI_FORM_ELEMENTS, .inputs = options->inputs, .outputs = options->outputs, .source = source};
+  memcpy(text.result, options->result, sizeof text.result);
+  zm_op *op = define(&text);
+  if (!op || define_gradients(op, options->gradient) == ZM_OK) return op;
+  zm_op_free(op);
+  return NULL;
+}
+
+// The author's gradient of a reduction: the reduction once more, then the expression per element.
+static zm_status define_reduce_gradient(zm_op *op, const zm_reduce_options *options, const char *inputs, const char *reduction) {
+  const zmi_kernel_facts *f = facts_of(op);
+  zmi_text source = {0}, names = {0}, name = {0};
+  if (!author_of(op)) return ZM_ERROR_MEMORY;
+  op->author->has_gradient = true;
+  zmi_text_add(&name, "%s_gradient", f->name);
+  zmi_text_add(&names, "%s result_y g", inputs);
+  zmi_text_add(&source, "float y = 0.0f;\n%s\nelements { gradient = %s; }", reduction, options->gradient);
+  const zmi_kernel_text text = {.name = zmi_text_str(&name),
+                                .form = ZMI_FORM_ROWS,
+                                .inputs = zmi_text_str(&names),
+                                .outputs = "gradient",
+                                .source = zmi_text_str(&source)};
+  op->author->gradient[0] = source.failed || names.failed || name.failed ? NULL : define(&text);
+  zmi_text_release(&source);
+  zmi_text_release(&names);
+  zmi_text_release(&name);
+  return op->author->gradient[0] ? ZM_OK : zmi_fail_within("%s: gradient", f->name);
+}
+
+static zm_op *define_rows(const char *name, const char *inputs, zm_dtype result, zm_status status, const zmi_text *source) {
+  if (status != ZM_OK) return NULL;
+  if (source->failed) return NULL;
+  const zmi_kernel_text text = {
+      .name = name, .form = ZMI_FORM_ROWS, .inputs = inputs, .outputs = "y", .source = zmi_text_str(source), .result = {result}};
+  return define(&text);
+}
+
+zm_op *zm_reduce(const zm_reduce_options *options) {
+  if (!options || !options->update) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "zm_reduce: update must be given");
+    return NULL;
+  }
+  const char *inputs = options->inputs ? options->inputs : "v";
+  const zmi_pass_text pass = {options->init, options->update, options->combine, options->finalize};
+  zmi_text source = {0};
+  zm_op *op = define_rows(options->name, inputs, options->result,
+                          zmi_reduce_source(options->name ? options->name : "reduce", &pass, &source), &source);
+  if (op && options->gradient && define_reduce_gradient(op, options, inputs, zmi_text_str(&source)) != ZM_OK) {
+    zm_op_free(op);
+    op = NULL;
+  }
+  zmi_text_release(&source);
+  return op;
+}
+
+static zmi_pass_text pass_of(const zm_pass *p) {
+  return (zmi_pass_text){p->init, p->update, p->reduce, p->finalize};
+}
+
+zm_op *zm_map_reduce(const zm_map_reduce_options *options) {
+  if (!options || !options->pass1.update || !options->write) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "zm_map_reduce: pass1.update and write must be given");
+    return NULL;
+  }
+  const zmi_pass_text passes[2] = {pass_of(&options->pass1), pass_of(&options->pass2)};
+  zmi_text source = {0};
+  zm_status status = zmi_map_reduce_source(options->name ? options->name : "map_reduce", passes, options->write, &source);
+  zm_op *op = define_rows(options->name, options->inputs ? options->inputs : "x", options->result, status, &source);
+  zmi_text_release(&source);
+  return op;
+}
+
+zm_op *zm_kernel(const zm_kernel_options *options) {
+  static const zmi_form forms[] = {[ZM_KERNEL_ROWS] = ZMI_FORM_ROWS, [ZM_KERNEL_TILES] = ZMI_FORM_TILES, [ZM_KERNEL_RAW] = ZMI_FORM_RAW};
+  if (!options || (unsigned)options->form >= ZMI_COUNT(forms)) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "zm_kernel: the form is not one of rows, tiles, raw");
+    return NULL;
+  }
+  zmi_kernel_text text = {.name = options->name,
+                          .form = forms[options->form],
+                          .inputs = options->inputs,
+                          .outputs = options->outputs,
+                          .parameters = options->parameters,
+                          .source = options->source,
+                          .raw = {options->source_c, options->source_cuda, options->source_metal},
+                          .groups = options->groups,
+                          .threads = options->threads};
+  memcpy(text.result, options->result, sizeof text.result);
+  memcpy(text.shape, options->shape, sizeof text.shape);
+  zm_op *op = define(&text);
+  if (!op || !options->vjp) return op;
+  if (author_of(op)) {
+    op->author->vjp = options->vjp;
+    op->author->user = options->user;
+    return op;
+  }
+  zm_op_free(op);
+  return NULL;
+}
+
+// ---- application ----
+
+// The kernel for these dtypes; it belongs to the op.
+static zmi_bound *bound_for(const zm_op *shared, const zm_dtype *in) {
+  zm_op *op = (zm_op *)(uintptr_t)shared; // what is made is behind the lock
+  const int nin = facts_of(op)->nin;
+  pthread_mutex_lock(&op->lock);
+  made *m = op->made;
+  while (m && memcmp(m->in, in, (size_t)nin * sizeof *in) != 0) m = m->next;
+  if (!m) {
+    zm_dtype result[ZMI_KERNEL_OUT];
+    memcpy(result, op->result, sizeof result);
+    zmi_code *code = zmi_kernel_code(op->kernel, in, result);
+    zmi_bound *b = code ? zmi_bound_new(code, op->author) : NULL;
+    zmi_code_free(code);
+    m = b ? zmi_calloc(1, sizeof *m) : NULL;
+    if (m) {
+      m->next = op->made;
+      m->bound = b;
+      memcpy(m->in, in, (size_t)nin * sizeof *in);
+      op->made = m;
+    } else if (b) {
+      zmi_owner_release(&b->owner);
+    }
+  }
+  pthread_mutex_unlock(&op->lock);
+  return m ? m->bound : NULL;
+}
+
+static zm_status check_counts(const zm_op *op, zm_array *const *in, int nin, int count, int nout) {
+  const zmi_kernel_facts *f = facts_of(op);
+  if (nin != f->nin || nout != f->nout)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "%s: got %d operands and places for %d results, takes %d and gives %d", f->name, nin, nout, f->nin,
+                    f->nout);
+  if (count != f->nparams)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "%s: got %d parameters, takes %d; see zm_op_apply_with", f->name, count, f->nparams);
+  for (int i = 0; i < nin; i++) {
+    if (in[i]) continue;
+    // Normally the operand is NULL because making it failed: that message is the one to keep.
+    const zm_status first = zm_last_status();
+    return first != ZM_OK ? first : zmi_fail(ZM_ERROR_ARGUMENT, "%s: operand %s is NULL", f->name, f->in[i]);
+  }
+  return ZM_OK;
+}
+
+static zm_status broadcast_operands(const zm_op *op, zm_array *const *in, int nin, zm_array **operands) {
+  const zmi_kernel_facts *f = facts_of(op);
+  zmi_type whole = in[0]->type;
+  for (int i = 1; i < nin; i++) {
+    int rank;
+    int64_t shape[ZM_MAX_RANK];
+    if (!zmi_broadcast_shape(f->name, &whole, &in[i]->type, &rank, shape)) return zmi_fail_within("operand %s", f->in[i]);
+    whole = zmi_type_of(whole.dtype, rank, shape);
+  }
+  if (f->form == ZMI_FORM_ROWS && whole.rank == 0)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "%s: works along the last axis, and the operands have none", f->name);
+  for (int i = 0; i < nin; i++) {
+    operands[i] = zm_broadcast_to(in[i], whole.shape, whole.rank);
+    if (!operands[i]) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
+static zm_status tiles_attrs(const zm_op *op, zm_array *const *in, int nin, const double *params, zmi_kernel_attrs *a) {
+  const zmi_kernel_facts *f = facts_of(op);
+  zmi_type types[ZMI_KERNEL_IN], out[ZMI_KERNEL_OUT];
+  int at = 0;
+  uint64_t ranks = 0;
+  memset(out, 0, sizeof out);
+  for (int i = 0; i < nin; i++) types[i] = in[i]->type;
+  zm_status status = zmi_kernel_shapes(op->kernel, types, params, out);
+  if (status == ZM_OK) status = zmi_kernel_grid(op->kernel, types, params, &a->groups, &a->threads);
+  if (status != ZM_OK) return status;
+  for (int o = 0; o < f->nout; o++) {
+    if (at + out[o].rank > ZMI_KERNEL_DIMS)
+      return zmi_fail(ZM_ERROR_ARGUMENT, "%s: the results have more than %d dimensions in all", f->name, ZMI_KERNEL_DIMS);
+    ranks |= (uint64_t)out[o].rank << (4 * o);
+    for (int d = 0; d < out[o].rank; d++) a->dims[at++] = out[o].shape[d];
+  }
+  a->ranks = (int64_t)ranks;
+  return ZM_OK;
+}
+
+zm_status zm_op_apply_with(const zm_op *op, zm_array *const *in, int nin, const double *parameters, int count, zm_array **out, int nout) {
+  if (!op) {
+    const zm_status first = zm_last_status();
+    return first != ZM_OK ? first : zmi_fail(ZM_ERROR_ARGUMENT, "zm_op_apply: the op is NULL");
+  }
+  zm_array *operands[ZMI_KERNEL_IN], *results[ZMI_MAX_OUT] = {NULL};
+  zmi_kernel_attrs tiles = {0};
+  zm_dtype dtypes[ZMI_KERNEL_IN];
+  zm_status status = check_counts(op, in, nin, count, nout);
+  if (status != ZM_OK) return status;
+  const zmi_form form = facts_of(op)->form;
+  const bool broadcasts = form == ZMI_FORM_ELEMENTS || form == ZMI_FORM_ROWS;
+  for (int i = 0; i < nin; i++) dtypes[i] = in[i]->type.dtype;
+  zmi_bound *b = bound_for(op, dtypes);
+  if (!b) return zm_last_status();
+  if (broadcasts) {
+    status = broadcast_operands(op, in, nin, operands);
+  } else {
+    memcpy(operands, in, (size_t)nin * sizeof *in);
+    status = tiles_attrs(op, in, nin, parameters, &tiles);
+  }
+  if (status == ZM_OK) status = zmi_bound_apply(b, nin, operands, parameters, broadcasts ? NULL : &tiles, results);
+  if (status == ZM_OK) memcpy(out, results, (size_t)nout * sizeof *out);
+  return status;
+}
+
+zm_status zm_op_apply(const zm_op *op, zm_array *const *in, int nin, zm_array **out, int nout) {
+  return zm_op_apply_with(op, in, nin, NULL, 0, out, nout);
+}
+
+zm_array *zm_op_apply1(const zm_op *op, zm_array *first, ...) {
+  zm_array *in[ZM_MAX_OPERANDS + 1], *out = NULL;
+  int nin = 0;
+  va_list more;
+  va_start(more, first);
+  for (zm_array *a = first; a && nin <= ZM_MAX_OPERANDS; a = va_arg(more, zm_array *)) in[nin++] = a;
+  va_end(more);
+  // An operand that could not be made looks like the end of the list: its message is the one to keep.
+  if (op && nin < facts_of(op)->nin && zm_last_status() != ZM_OK) return NULL;
+  return zm_op_apply(op, in, nin, &out, 1) == ZM_OK ? out : NULL;
+}
+
+// ---- sources ----
+
+char *zm_op_source(const zm_op *op, const zm_dtype *dtypes, int nin, const char *target) {
+  if (!op || !dtypes || !target || nin != facts_of(op)->nin) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "zm_op_source: an op, a dtype for each of its operands and a target must be given");
+    return NULL;
+  }
+  int which = 0;
+  const bool ir = strcmp(target, "ir") == 0;
+  while (which < ZMI_TARGET_COUNT && strcmp(zmi_target_names[which], target) != 0) which++;
+  if (!ir && which == ZMI_TARGET_COUNT) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "zm_op_source: no target is called \"%s\": give c, cuda, metal or ir", target);
+    return NULL;
+  }
+  if (!ir && facts_of(op)->form == ZMI_FORM_RAW) {
+    const char *raw = zmi_kernel_raw(op->kernel, which);
+    if (!raw) zmi_fail(ZM_ERROR_ARGUMENT, "%s: has no source for %s", facts_of(op)->name, target);
+    return raw ? zmi_strdup(raw) : NULL;
+  }
+  zm_dtype result[ZMI_KERNEL_OUT];
+  memcpy(result, op->result, sizeof result);
+  zmi_code *code = zmi_kernel_code(op->kernel, dtypes, result);
+  if (!code) return NULL;
+  zmi_text text = {0};
+  zm_status status = ir ? zmi_code_print(code, &text) : zmi_emit(code, (zmi_target)which, false, &text);
+  zmi_code_free(code);
+  if (status == ZM_OK && !text.failed && text.data) return text.data;
+  zmi_text_release(&text);
+  return NULL;
+}
+
+void zm_free_text(char *text) {
+  zmi_free(text);
+}

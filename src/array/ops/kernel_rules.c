@@ -1,0 +1,250 @@
+// Derivatives and batches of kernels. Gradients and tangents are kernels themselves, made from the typed code (or given by the author),
+// and kept with the kernel that they belong to, as training asks for the same ones in each step.
+#include "array/ops/kernel.h"
+
+#include <string.h>
+
+// ---- kernels of derivatives ----
+
+struct zmi_derived {
+  zmi_derived *next;
+  bool tangent;           // jvp, not vjp
+  uint64_t given, wanted; // bits
+  zmi_bound *bound;       // one reference
+};
+
+void zmi_derived_free(zmi_derived *d) {
+  while (d) {
+    zmi_derived *next = d->next;
+    zmi_owner_release(&d->bound->owner);
+    zmi_free(d);
+    d = next;
+  }
+}
+
+static zmi_bound *make_derived(const zmi_code *code, bool tangent, uint64_t given, uint64_t wanted) {
+  bool g[ZMI_CODE_MAX] = {false}, w[ZMI_CODE_MAX] = {false};
+  for (int i = 0; i < ZMI_CODE_MAX; i++) {
+    g[i] = given >> i & 1;
+    w[i] = wanted >> i & 1;
+  }
+  zmi_code *made = tangent ? zmi_code_jvp(code, w) : zmi_code_vjp(code, g, w);
+  if (!made) return NULL;
+  zmi_bound *b = zmi_bound_new(made, NULL);
+  zmi_code_free(made);
+  return b;
+}
+
+// The kernel of a derivative: one reference that belongs to `b`.
+static zmi_bound *derived_of(zmi_bound *b, bool tangent, uint64_t given, uint64_t wanted) {
+  pthread_mutex_lock(&b->lock);
+  zmi_derived *d = b->derived;
+  while (d && (d->tangent != tangent || d->given != given || d->wanted != wanted)) d = d->next;
+  if (!d) {
+    zmi_bound *made = make_derived(zmi_instance_code(b->instance), tangent, given, wanted);
+    d = made ? zmi_calloc(1, sizeof *d) : NULL;
+    if (d) {
+      *d = (zmi_derived){b->derived, tangent, given, wanted, made};
+      b->derived = d;
+    } else if (made) {
+      zmi_owner_release(&made->owner);
+    }
+  }
+  pthread_mutex_unlock(&b->lock);
+  return d ? d->bound : NULL;
+}
+
+static const double *params_of(const zmi_node *n) {
+  return ((const zmi_kernel_attrs *)(const void *)n->attrs.bytes)->param;
+}
+
+// ---- gradients by the author ----
+
+static zm_array *zeros_like(const zmi_type *t) {
+  return zm_full(0, t->dtype, t->shape, t->rank);
+}
+
+static zm_status results_of(const zmi_node *n, zm_array **out) {
+  for (int o = 0; o < n->nout; o++) {
+    if (!(out[o] = zmi_result(n, o))) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
+// Types of results without making them.
+static zm_status result_types(const zmi_node *n, zmi_type *types) {
+  zmi_type in[ZMI_MAX_IN];
+  int nout = 0;
+  for (int i = 0; i < n->nin; i++) in[i] = n->in[i]->type;
+  memset(types, 0, ZMI_MAX_OUT * sizeof *types);
+  return n->op->infer(n->attrs.bytes, n->nin, in, &nout, types);
+}
+
+// The author's gradient of input i for the cotangents, which are all there.
+static zm_array *author_gradient(const zmi_author *a, int i, const zmi_node *n, zm_array *const *out, zm_array *const *cotangents) {
+  zm_array *operands[ZMI_MAX_IN], *result = NULL;
+  int count = 0;
+  for (int k = 0; k < n->nin; k++) operands[count++] = n->in[k];
+  const zmi_code *code = zmi_node_code(n);
+  const bool rows = code->form == ZMI_FORM_ROWS;
+  for (int o = 0; o < n->nout; o++) operands[count++] = rows && code->per_row[o] ? zm_expand_dims(out[o], -1) : out[o];
+  for (int o = 0; o < n->nout; o++) operands[count++] = rows && code->per_row[o] ? zm_expand_dims(cotangents[o], -1) : cotangents[o];
+  const zm_status status = zm_op_apply_with(a->gradient[i], operands, count, NULL, 0, &result, 1);
+  return status == ZM_OK ? zm_broadcast_to(zm_astype(result, n->in[i]->type.dtype), n->in[i]->type.shape, n->in[i]->type.rank) : NULL;
+}
+
+static zm_status author_vjp(const zmi_author *a, const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient,
+                            bool *left) {
+  zm_array *out[ZMI_MAX_OUT] = {NULL}, *cotangents[ZMI_MAX_OUT];
+  zm_status status = results_of(n, out);
+  for (int o = 0; o < n->nout && status == ZM_OK; o++) {
+    cotangents[o] = given[o] ? given[o] : zeros_like(&out[o]->type);
+    if (!cotangents[o]) status = zm_last_status();
+  }
+  if (status != ZM_OK) return status;
+  if (a->vjp) {
+    status = a->vjp(a->user, n->in, n->nin, out, cotangents, n->nout, gradient);
+    for (int i = 0; i < n->nin && status == ZM_OK; i++) {
+      char found[128], expected[128];
+      if (gradient[i] && !zmi_type_equal(&gradient[i]->type, &n->in[i]->type))
+        status = zmi_fail(ZM_ERROR_ARGUMENT, "the author's gradient of operand %d is %s, the operand is %s", i + 1,
+                          zmi_type_text(&gradient[i]->type, found), zmi_type_text(&n->in[i]->type, expected));
+    }
+    return status;
+  }
+  for (int i = 0; i < n->nin; i++) {
+    if (!wanted[i]) continue;
+    if (i >= ZMI_KERNEL_IN || !a->gradient[i]) {
+      left[i] = true;
+    } else {
+      gradient[i] = author_gradient(a, i, n, out, cotangents);
+      if (!gradient[i]) return zm_last_status();
+    }
+  }
+  return ZM_OK;
+}
+
+// ---- vjp ----
+
+static zm_status kernel_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  zmi_bound *b = zmi_bound_of(n->owner);
+  bool left[ZMI_MAX_IN] = {false};
+  zm_array *operands[ZMI_CODE_MAX], *results[ZMI_MAX_OUT] = {NULL};
+  uint64_t given_bits = 0, wanted_bits = 0;
+  int count = 0, at = 0;
+  if (b->author) {
+    zm_status status = author_vjp(b->author, n, given, wanted, gradient, left);
+    if (status != ZM_OK || b->author->vjp) return status;
+  } else {
+    for (int i = 0; i < n->nin; i++) left[i] = wanted[i];
+  }
+  for (int i = 0; i < n->nin; i++) {
+    if (!left[i] || !zmi_dtype_is_float(n->in[i]->type.dtype)) continue;
+    wanted_bits |= (uint64_t)1 << i;
+  }
+  if (!wanted_bits) return ZM_OK;
+  // A node has at most ZMI_MAX_OUT results: more gradients than that are taken in turns.
+  for (int i = 0; i < n->nin && count < ZMI_CODE_MAX; i++) operands[count++] = n->in[i];
+  for (int o = 0; o < n->nout; o++) {
+    if (!given[o] || count == ZMI_CODE_MAX) continue;
+    given_bits |= (uint64_t)1 << o;
+    operands[count++] = given[o];
+  }
+  if (!given_bits) return ZM_OK;
+  for (int first = 0; first < n->nin;) {
+    uint64_t part = 0;
+    int taken = 0, last = first;
+    for (; last < n->nin && taken < ZMI_MAX_OUT; last++) {
+      if (!(wanted_bits >> last & 1)) continue;
+      part |= (uint64_t)1 << last;
+      taken++;
+    }
+    if (part) {
+      zmi_bound *d = derived_of(b, false, given_bits, part);
+      if (!d) return zm_last_status();
+      zm_status status = zmi_bound_apply(d, count, operands, params_of(n), NULL, results);
+      if (status != ZM_OK) return status;
+      at = 0;
+      for (int i = first; i < last; i++) {
+        if (part >> i & 1) gradient[i] = results[at++];
+      }
+    }
+    first = last;
+  }
+  return ZM_OK;
+}
+
+// ---- jvp ----
+
+// By the author's gradients: element by element, the gradient for the cotangent t_i is t_i times the derivative.
+static zm_status author_jvp(const zmi_author *a, const zmi_node *n, zm_array *const *tangent, const zmi_type *types, zm_array **result) {
+  zm_array *out[ZMI_MAX_OUT] = {NULL}, *cotangents[ZMI_MAX_OUT];
+  zm_status status = results_of(n, out);
+  if (status != ZM_OK) return status;
+  for (int o = 0; o < n->nout; o++) {
+    if (!zmi_dtype_is_float(types[o].dtype)) continue;
+    for (int i = 0; i < n->nin; i++) {
+      if (!tangent[i]) continue;
+      for (int k = 0; k < n->nout; k++) cotangents[k] = k == o ? zm_astype(tangent[i], types[o].dtype) : zeros_like(&types[k]);
+      zm_array *part = zm_astype(author_gradient(a, i, n, out, cotangents), types[o].dtype);
+      result[o] = result[o] ? zm_add(result[o], part) : part;
+      if (!result[o]) return zm_last_status();
+    }
+  }
+  return ZM_OK;
+}
+
+static zm_status kernel_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
+  zmi_bound *b = zmi_bound_of(n->owner);
+  zm_array *operands[ZMI_CODE_MAX], *results[ZMI_MAX_OUT] = {NULL};
+  zmi_type types[ZMI_MAX_OUT];
+  uint64_t wanted = 0;
+  int count = 0;
+  bool by_author = b->author && b->author->has_gradient;
+  zm_status status = result_types(n, types);
+  if (status != ZM_OK) return status;
+  for (int i = 0; i < n->nin; i++) {
+    operands[count++] = n->in[i];
+    if (tangent[i] && !(by_author && i < ZMI_KERNEL_IN && b->author->gradient[i])) by_author = false;
+  }
+  if (by_author) return author_jvp(b->author, n, tangent, types, result);
+  for (int i = 0; i < n->nin && count < ZMI_CODE_MAX; i++) {
+    if (!tangent[i]) continue;
+    wanted |= (uint64_t)1 << i;
+    operands[count++] = tangent[i];
+  }
+  if (!wanted) return ZM_OK;
+  zmi_bound *d = derived_of(b, true, 0, wanted);
+  if (!d) return zm_last_status();
+  status = zmi_bound_apply(d, count, operands, params_of(n), NULL, results);
+  for (int o = 0; o < n->nout && status == ZM_OK; o++) {
+    if (zmi_dtype_is_float(types[o].dtype)) result[o] = results[o];
+  }
+  return status;
+}
+
+// ---- batches ----
+
+static zm_status kernel_vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  zm_array *operands[ZMI_MAX_IN];
+  const zmi_code *code = zmi_node_code(n);
+  for (size_t i = 0; i < code->count && code->form == ZMI_FORM_ELEMENTS && size > 0; i++) {
+    if (code->insts[i].op == ZMI_K_PLACE) return zmi_vmap_slices(n, size, in, batched, out); // it asks where it is
+  }
+  for (int k = 0; k < n->nin; k++) operands[k] = zmi_batch(in[k], batched[k], size);
+  return zmi_reapply(n, operands, out);
+}
+
+static zm_status tiles_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  const zmi_bound *b = zmi_bound_of(n->owner);
+  bool left[ZMI_MAX_IN] = {false};
+  if (b->author && b->author->vjp) return author_vjp(b->author, n, given, wanted, gradient, left);
+  return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s is made of threadgroups and has no gradient: give zm_kernel_options.vjp",
+                  zmi_instance_code(b->instance)->name);
+}
+
+const zmi_rules zmi_kernel_elements_rules = {
+    .vjp = kernel_vjp, .jvp = kernel_jvp, .vmap = kernel_vmap, .gradient = "all operands, by the author or taken from the source"};
+const zmi_rules zmi_kernel_rows_rules = {
+    .vjp = kernel_vjp, .jvp = kernel_jvp, .vmap = kernel_vmap, .gradient = "all operands, by the author or taken from the source"};
+const zmi_rules zmi_kernel_tiles_rules = {.vjp = tiles_vjp, .gradient = "by the author's function only"};

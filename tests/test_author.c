@@ -1,0 +1,328 @@
+// Kernels of users: results against plain loops and against the library's own operations, on every tier and with any number of workers;
+// broadcast and strided operands, empty arrays, results of several forms; errors; tapes; gradients by the author.
+#include "array/ops/ops.h"
+#include "play.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <zmlx/zmlx.h>
+
+#define SHAPE(...) (int64_t[]){__VA_ARGS__}, (int)ZMI_COUNT(((int64_t[]){__VA_ARGS__}))
+
+static uint32_t seed = 1;
+
+static float uniform(void) {
+  seed = seed * 1664525u + 1013904223u;
+  return (float)(int32_t)seed * 0x1p-30f;
+}
+
+static zm_array *noise(zm_dtype dtype, const int64_t *shape, int rank) {
+  int64_t n = 1;
+  for (int i = 0; i < rank; i++) n *= shape[i];
+  float *x = malloc((size_t)n * sizeof *x + 1);
+  for (int64_t i = 0; i < n; i++) x[i] = uniform();
+  zm_array *a = zm_array_from_data(x, ZM_F32, shape, rank);
+  free(x);
+  a = zm_astype(a, dtype);
+  assert_non_null(zm_array_data(a));
+  return a;
+}
+
+static void same(const char *what, zm_array *found, zm_array *wanted) {
+  char a[128], b[128];
+  if (!found || !wanted) fail_msg("%s: %s", what, zm_last_error());
+  if (!zmi_type_equal(&found->type, &wanted->type))
+    fail_msg("%s: is %s, wanted %s", what, zmi_type_text(&found->type, a), zmi_type_text(&wanted->type, b));
+  void *x = play_everywhere(what, found);
+  const void *y = zm_array_data(wanted);
+  assert_non_null(y);
+  size_t bytes;
+  assert_true(zmi_type_bytes(&found->type, &bytes));
+  if (bytes && memcmp(x, y, bytes) != 0) fail_msg("%s: the bits differ", what);
+  zmi_free(x);
+}
+
+static zm_op *must(zm_op *op) {
+  if (!op) fail_msg("%s", zm_last_error());
+  return op;
+}
+
+// ---- elementwise ----
+
+static void elementwise_is_like_the_ops(void **state) {
+  (void)state;
+  static const zm_dtype dtypes[] = {ZM_F32, ZM_BF16, ZM_F16};
+  zm_op *op = must(zm_elementwise("silu(gate) * up", NULL)), *twice = must(zm_elementwise("x + x", NULL));
+  assert_non_null(zm_op_name(op));
+  for (size_t d = 0; d < ZMI_COUNT(dtypes); d++) {
+    zm_scope *scope = zm_scope_open();
+    zm_array *x = noise(dtypes[d], SHAPE(37, 1031)), *row = noise(dtypes[d], SHAPE(1031)), *col = noise(dtypes[d], SHAPE(37, 1));
+    zm_array *one = noise(dtypes[d], NULL, 0), *small = noise(dtypes[d], SHAPE(1031, 37)), *none = noise(dtypes[d], SHAPE(0, 5));
+    same("x + x", zm_op_apply1(twice, x, NULL), zm_add(x, x));
+    same("of a view", zm_op_apply1(twice, zm_transpose(x, NULL), NULL), zm_contiguous(zm_transpose(zm_add(x, x), NULL)));
+    same("of one element", zm_op_apply1(twice, one, NULL), zm_add(one, one));
+    same("of none", zm_op_apply1(twice, none, NULL), zm_add(none, none));
+    if (dtypes[d] == ZM_F32) { // one rounding, not two
+      zm_array *pairs[][2] = {{x, row}, {row, x}, {x, col}, {col, row}, {one, x}, {x, zm_transpose(small, NULL)}, {x, x}};
+      for (size_t i = 0; i < ZMI_COUNT(pairs); i++)
+        same("silu(gate) * up", zm_op_apply1(op, pairs[i][0], pairs[i][1], NULL), zm_multiply(zm_silu(pairs[i][0]), pairs[i][1]));
+    }
+    zm_scope_close(scope);
+  }
+  zm_op_free(op);
+  zm_op_free(twice);
+}
+
+static void several_results_and_dtypes(void **state) {
+  (void)state;
+  zm_op *op = must(zm_elementwise(
+      "s = a + b; big = a > b; n = i32;",
+      &(zm_elementwise_options){.name = "three", .inputs = "a b i32", .outputs = "s big n", .result = {ZM_BF16, ZM_BOOL, ZM_F32}}));
+  assert_string_equal(zm_op_name(op), "three");
+  zm_scope *scope = zm_scope_open();
+  zm_array *a = noise(ZM_F32, SHAPE(3, 50)), *b = noise(ZM_F32, SHAPE(50)),
+           *i = zm_astype(zm_multiply(a, zm_full(100, ZM_F32, NULL, 0)), ZM_I32);
+  zm_array *out[3];
+  assert_int_equal(zm_op_apply(op, (zm_array *[]){a, b, i}, 3, out, 3), ZM_OK);
+  same("s", out[0], zm_astype(zm_add(a, b), ZM_BF16));
+  same("big", out[1], zm_greater(a, b));
+  same("n", out[2], zm_astype(i, ZM_F32));
+  zm_scope_close(scope);
+  zm_op_free(op);
+}
+
+static void places_are_those_of_the_array(void **state) {
+  (void)state;
+  zm_op *op = zm_elementwise("x + (float)i", &(zm_elementwise_options){.inputs = "x"});
+  if (!op) return; // the language may not know the place here
+  zm_scope *scope = zm_scope_open();
+  zm_array *x = noise(ZM_F32, SHAPE(101, 90)), *at = zm_reshape(zm_arange(0, 9090, 1, ZM_F32), SHAPE(90, 101));
+  same("places", zm_op_apply1(op, zm_transpose(x, NULL), NULL), zm_add(zm_transpose(x, NULL), at));
+  zm_scope_close(scope);
+  zm_op_free(op);
+}
+
+// ---- rows ----
+
+static const char softmax_source[] = "elements { m = max(x); } elements { e = exp(x - m); s = sum(e); } elements { y = exp(x - m) / s; }";
+
+static void rows_are_like_the_ops(void **state) {
+  (void)state;
+  zm_op *softmax = must(zm_kernel(&(zm_kernel_options){.name = "softmax", .inputs = "x", .outputs = "y", .source = softmax_source}));
+  zm_op *sum = must(zm_reduce(&(zm_reduce_options){.update = "acc + v"}));
+  static const zm_dtype dtypes[] = {ZM_F32, ZM_BF16, ZM_F16};
+  for (size_t d = 0; d < ZMI_COUNT(dtypes); d++) {
+    zm_scope *scope = zm_scope_open();
+    zm_array *list[] = {noise(dtypes[d], SHAPE(5, 3, 100)), noise(dtypes[d], SHAPE(1)),       noise(dtypes[d], SHAPE(3, 1)),
+                        noise(dtypes[d], SHAPE(0, 7)),      noise(dtypes[d], SHAPE(2, 5000)), noise(dtypes[d], SHAPE(300, 17))};
+    for (size_t i = 0; i < ZMI_COUNT(list); i++) {
+      same("softmax", zm_op_apply1(softmax, list[i], NULL), zm_softmax(list[i]));
+      same("sum", zm_op_apply1(sum, list[i], NULL), zm_sum(list[i], -1, false));
+    }
+    zm_array *turned = zm_transpose(list[0], (int[]){1, 2, 0}), *swapped = zm_transpose(list[0], (int[]){1, 0, 2});
+    same("rows that stride", zm_op_apply1(softmax, turned, NULL), zm_softmax(turned));
+    same("rows in another order", zm_op_apply1(softmax, swapped, NULL), zm_softmax(swapped));
+    zm_array *wide = zm_broadcast_to(list[2], SHAPE(4, 3, 9));
+    same("rows of one element each", zm_op_apply1(softmax, wide, NULL), zm_softmax(wide));
+    zm_scope_close(scope);
+  }
+  zm_op_free(sum);
+  zm_op_free(softmax);
+}
+
+static void map_reduce_normalizes(void **state) {
+  (void)state;
+  zm_op *norm = must(zm_map_reduce(
+      &(zm_map_reduce_options){.name = "norm",
+                               .inputs = "x w",
+                               .pass1 = {.init = "0", .update = "acc + x", .finalize = "acc / D"},
+                               .pass2 = {.init = "0", .update = "acc + (x - s1) * (x - s1)", .finalize = "rsqrt(acc / D + 1e-5f)"},
+                               .write = "(x - s1) * s2 * w"}));
+  zm_scope *scope = zm_scope_open();
+  zm_array *x = noise(ZM_F32, SHAPE(7, 200)), *w = noise(ZM_F32, SHAPE(200));
+  zm_array *centered = zm_subtract(x, zm_mean(x, -1, true)), *eps = zm_full(1e-5, ZM_F32, NULL, 0);
+  zm_array *scale = zm_rsqrt(zm_add(zm_mean(zm_multiply(centered, centered), -1, true), eps));
+  same("layer norm", zm_op_apply1(norm, x, w, NULL), zm_multiply(zm_multiply(centered, scale), w));
+  zm_scope_close(scope);
+  zm_op_free(norm);
+}
+
+static void parameters_are_given_to_each_application(void **state) {
+  (void)state;
+  zm_op *op = must(zm_kernel(
+      &(zm_kernel_options){.name = "scaled", .inputs = "x", .outputs = "y", .parameters = "by", .source = "elements { y = x * by; }"}));
+  zm_scope *scope = zm_scope_open();
+  zm_array *x = noise(ZM_F32, SHAPE(4, 9)), *y = NULL, *z = NULL;
+  assert_int_equal(zm_op_apply_with(op, &x, 1, (double[]){3}, 1, &y, 1), ZM_OK);
+  assert_int_equal(zm_op_apply_with(op, &x, 1, (double[]){-0.5}, 1, &z, 1), ZM_OK);
+  same("by 3", y, zm_multiply(x, zm_full(3, ZM_F32, NULL, 0)));
+  same("by -0.5", z, zm_multiply(x, zm_full(-0.5, ZM_F32, NULL, 0)));
+  assert_int_equal(zm_op_apply(op, &x, 1, &y, 1), ZM_ERROR_ARGUMENT);
+  assert_non_null(strstr(zm_last_error(), "parameters"));
+  zm_scope_close(scope);
+  zm_op_free(op);
+}
+
+// ---- tiles ----
+
+static void tiles_reverse_with_shared_memory(void **state) {
+  (void)state;
+  zm_op *op = must(zm_kernel(
+      &(zm_kernel_options){.name = "reverse_blocks",
+                           .form = ZM_KERNEL_TILES,
+                           .inputs = "x",
+                           .outputs = "y",
+                           .source = "shared float buf[64]; let at = group * 64 + thread; if (at < x.0) { buf[thread] = x[at]; } barrier();"
+                                     "if (at < x.0) { y[at] = buf[63 - thread]; }",
+                           .shape = {"x.0"},
+                           .groups = "x.0 / 64",
+                           .threads = "64"}));
+  zm_scope *scope = zm_scope_open();
+  float *x = malloc(6400 * sizeof *x), *wanted = malloc(6400 * sizeof *wanted);
+  for (int i = 0; i < 6400; i++) x[i] = (float)i;
+  for (int i = 0; i < 6400; i++) wanted[i] = (float)(i / 64 * 64 + 63 - i % 64);
+  zm_array *a = zm_array_from_data(x, ZM_F32, SHAPE(6400)), *b = zm_array_from_data(wanted, ZM_F32, SHAPE(6400));
+  same("blocks", zm_op_apply1(op, a, NULL), b);
+  free(x);
+  free(wanted);
+  zm_scope_close(scope);
+  zm_op_free(op);
+}
+
+// ---- errors ----
+
+static void errors_name_what_is_wrong(void **state) {
+  (void)state;
+  assert_null(zm_elementwise("x + ", NULL));
+  assert_non_null(strchr(zm_last_error(), '^'));
+  assert_null(zm_elementwise(NULL, NULL));
+  zm_op *op = must(zm_elementwise("a * b", &(zm_elementwise_options){.name = "product"}));
+  zm_scope *scope = zm_scope_open();
+  zm_array *x = noise(ZM_F32, SHAPE(2, 3)), *y = noise(ZM_F32, SHAPE(4)), *out[2];
+  zm_clear_error();
+  assert_null(zm_op_apply1(op, x, NULL));
+  assert_non_null(strstr(zm_last_error(), "got 1 operands"));
+  zm_clear_error();
+  assert_null(zm_op_apply1(op, x, y, NULL));
+  assert_non_null(strstr(zm_last_error(), "do not broadcast"));
+  zm_clear_error();
+  assert_int_equal(zm_op_apply(op, (zm_array *[]){x, NULL}, 2, out, 1), ZM_ERROR_ARGUMENT);
+  assert_non_null(strstr(zm_last_error(), "operand b"));
+  assert_int_equal(zm_op_apply(NULL, &x, 1, out, 1), ZM_ERROR_ARGUMENT);
+  zm_op *rows = must(zm_reduce(&(zm_reduce_options){.update = "max(acc, v)", .init = "-1e30f"}));
+  zm_clear_error();
+  assert_null(zm_op_apply1(rows, noise(ZM_F32, NULL, 0), NULL));
+  assert_non_null(strstr(zm_last_error(), "last axis"));
+  assert_null(zm_op_source(op, (zm_dtype[]){ZM_F32, ZM_F32}, 2, "fortran"));
+  char *text = zm_op_source(op, (zm_dtype[]){ZM_F32, ZM_F32}, 2, "c");
+  assert_non_null(text);
+  assert_non_null(strstr(text, "zk_elements"));
+  zm_free_text(text);
+  text = zm_op_source(op, (zm_dtype[]){ZM_F32, ZM_F32}, 2, "ir");
+  assert_non_null(text);
+  zm_free_text(text);
+  zm_op_free(rows);
+  zm_scope_close(scope);
+  zm_op_free(op);
+}
+
+// ---- tapes ----
+
+static void tapes_name_kernels_by_content(void **state) {
+  (void)state;
+  zm_op *op = must(zm_elementwise("x * x - 1", NULL));
+  zm_op *rows =
+      must(zm_kernel(&(zm_kernel_options){.inputs = "x", .outputs = "y", .parameters = "p", .source = "elements { y = x * p; }"}));
+  zm_scope *scope = zm_scope_open();
+  zm_array *x = noise(ZM_F32, SHAPE(3, 4)), *y = zm_op_apply1(op, x, NULL), *z = NULL;
+  assert_int_equal(zm_op_apply_with(rows, &y, 1, (double[]){0.25}, 1, &z, 1), ZM_OK);
+  zmi_program *p = zmi_compile(&z, (const char *[]){"z"}, 1, NULL);
+  assert_non_null(p);
+  zmi_text first = {0}, second = {0};
+  assert_int_equal(zmi_tape_print(zmi_program_tape(p), &first), ZM_OK);
+  assert_non_null(strstr(zmi_text_str(&first), "p0=0.25"));
+  zmi_tape *again = zmi_tape_parse(first.data, first.size, zmi_op_find);
+  if (!again) fail_msg("%s", zm_last_error());
+  assert_int_equal(zmi_tape_print(again, &second), ZM_OK);
+  assert_string_equal(zmi_text_str(&first), zmi_text_str(&second));
+  zmi_tape_free(again);
+  // Another key is of a kernel that nobody has.
+  char *key = strstr(first.data, "key0=");
+  assert_non_null(key);
+  key[5] = key[5] == '-' ? '1' : '9';
+  key[6] = key[6] == '1' ? '2' : '1';
+  assert_null(zmi_tape_parse(first.data, first.size, zmi_op_find));
+  assert_non_null(strstr(zm_last_error(), "kernel"));
+  zmi_text_release(&first);
+  zmi_text_release(&second);
+  zmi_program_free(p);
+  zm_scope_close(scope);
+  zm_op_free(rows);
+  zm_op_free(op);
+}
+
+// ---- arrays outlive the op; gradients by the author ----
+
+static zm_status apply_op(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  return zm_op_apply(user, in, nin, out, nout);
+}
+
+static void authors_gradients_are_used(void **state) {
+  (void)state;
+  // Not the true gradients, so that it is seen whose they are.
+  zm_op *op = must(zm_elementwise("a * b", &(zm_elementwise_options){.gradient = {"g * 3", "g * y + a"}}));
+  zm_scope *scope = zm_scope_open();
+  zm_array *in[2] = {noise(ZM_F32, SHAPE(2, 5)), noise(ZM_F32, SHAPE(5))}, *out[1], *gradient[2];
+  assert_int_equal(zm_vjp(apply_op, op, in, 2, NULL, out, 1, gradient), ZM_OK);
+  zm_op_free(op);
+  same("of a", gradient[0], zm_full(3, ZM_F32, SHAPE(2, 5)));
+  same("of b", gradient[1], zm_sum(zm_add(zm_multiply(in[0], in[1]), in[0]), 0, false));
+  zm_scope_close(scope);
+  op = must(zm_reduce(&(zm_reduce_options){.update = "acc + v * v", .gradient = "g * v + y + acc"}));
+  scope = zm_scope_open();
+  zm_array *x = noise(ZM_F32, SHAPE(3, 8));
+  if (zm_vjp(apply_op, op, &x, 1, NULL, out, 1, gradient) != ZM_OK) fail_msg("%s", zm_last_error());
+  zm_array *norm = zm_sum(zm_multiply(x, x), -1, true);
+  same("of a sum of squares", gradient[0], zm_add(zm_add(x, norm), norm));
+  zm_op_free(op);
+  zm_scope_close(scope);
+}
+
+static void memory_may_run_out(void **state) {
+  (void)state;
+  bool fired = true;
+  for (uint64_t n = 1; fired; n++) {
+    uint64_t before = zmi_alloc_count();
+    zm_scope *scope = zm_scope_open();
+    zm_array *x = zm_full(2, ZM_F32, SHAPE(3));
+    zmi_alloc_fail_at(n);
+    zm_op *op = zm_elementwise("x * 2 + k", &(zm_elementwise_options){.inputs = "x k", .gradient = {"g * 2"}});
+    zm_array *y = op ? zm_op_apply1(op, x, x, NULL) : NULL;
+    const float *data = y ? zm_array_data(y) : NULL;
+    if (data ? data[2] != 6 : zm_last_status() != ZM_ERROR_MEMORY) fail_msg("allocation %llu: %s", (unsigned long long)n, zm_last_error());
+    fired = zmi_alloc_count() - before >= n && !data;
+    zmi_alloc_fail_at(0);
+    zm_op_free(op);
+    zm_scope_close(scope);
+  }
+}
+
+int main(void) {
+  if (play_open() != 0) return 1;
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(elementwise_is_like_the_ops),
+      cmocka_unit_test(several_results_and_dtypes),
+      cmocka_unit_test(places_are_those_of_the_array),
+      cmocka_unit_test(rows_are_like_the_ops),
+      cmocka_unit_test(map_reduce_normalizes),
+      cmocka_unit_test(parameters_are_given_to_each_application),
+      cmocka_unit_test(tiles_reverse_with_shared_memory),
+      cmocka_unit_test(errors_name_what_is_wrong),
+      cmocka_unit_test(tapes_name_kernels_by_content),
+      cmocka_unit_test(authors_gradients_are_used),
+      cmocka_unit_test(memory_may_run_out),
+  };
+  int failed = cmocka_run_group_tests_name("author", tests, NULL, NULL);
+  play_close();
+  return failed;
+}

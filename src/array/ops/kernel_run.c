@@ -325,8 +325,11 @@ void zmi_kernel_zero_run(const zmi_call *c, int64_t begin, int64_t end) {
   }
 }
 
+// Sums in memory have an order: one worker takes all groups as they come.
 int64_t zmi_kernel_groups_tiles(const zmi_call *c) {
-  return ((const zmi_kernel_attrs *)c->attrs)->groups;
+  const zmi_code *code = zmi_instance_code(instance_of(c));
+  const int64_t groups = ((const zmi_kernel_attrs *)c->attrs)->groups;
+  return groups > 1 && code->form == ZMI_FORM_TILES && adds_to_memory(code) ? 1 : groups;
 }
 
 void zmi_kernel_groups_run(const zmi_call *c, int64_t begin, int64_t end) {

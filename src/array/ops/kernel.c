@@ -318,6 +318,10 @@ zm_status zmi_bound_apply(zmi_bound *b, int nin, zm_array *const *in, const doub
       return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: operand %d is %s, the kernel is for %s", code->name, i + 1,
                       zm_dtype_name(in[i]->type.dtype), zm_dtype_name(code->in[i]));
   }
+  if (code->form == ZMI_FORM_RAW) {
+    const zm_status status = zmi_instance_require(b->instance);
+    if (status != ZM_OK) return status;
+  }
   return zmi_apply_owned(zmi_kernel_op(code->form), &a, sizeof a, &b->owner, nin, in, out);
 }
 

@@ -339,5 +339,6 @@ void zmi_kernel_groups_run(const zmi_call *c, int64_t begin, int64_t end) {
   for (int o = 0; o < c->nout; o++) out[o] = c->out[o]->type;
   const zmi_launch l = {
       .groups = a->groups, .threads = a->threads, .in = c->src, .out = c->dst, .in_type = in, .out_type = out, .params = a->param};
+  if (zmi_kernel_groups_tiles(c) != a->groups) end = a->groups;
   zmi_instance_groups(instance_of(c), c->kernels, &l, begin, end);
 }

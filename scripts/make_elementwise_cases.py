@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes tests/data/elementwise_cases.json: inputs and results of elementwise operations as computed by MLX (on the CPU), or in float64 by
-NumPy and Python where MLX has an error of its own. The form is that of make_array_cases.py; "turn" says that operands are stored transposed.
+"""Writes tests/data/elementwise_cases.json: inputs and results of elementwise operations as computed by MLX (on the CPU), or in float64
+by NumPy and Python where MLX has an error of its own. The form is that of make_array_cases.py; "turn" says that operands are stored transposed.
 
 Needs the packages mlx[cpu] and numpy.
 """
@@ -188,7 +188,9 @@ def pair_cases():
 def other_cases():
     for dtype in DTYPES:
         a = sample(dtype, (17,))
-        low, high = (sample(dtype, (), 1, 2, False), sample(dtype, (), 3, 5, False)) if dtype != mx.bool_ else (mx.array(False), mx.array(True))
+        low, high = mx.array(False), mx.array(True)
+        if dtype != mx.bool_:
+            low, high = sample(dtype, (), 1, 2, False), sample(dtype, (), 3, 5, False)
         case("clip", [a, low, high], mx.clip(a, low, high))
         case("nan_to_num", [a], mx.nan_to_num(a, 1.5 if dtype in FLOATS else 0))
         b = mx.where(sample(mx.bool_, (17,)), a, sample(dtype, (17,)))

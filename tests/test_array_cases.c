@@ -1,11 +1,12 @@
-// Array operations against results stored by scripts/make_array_cases.py and make_elementwise_cases.py (MLX and NumPy), on every CPU tier and with 1, 2 and 3 workers:
+// Array operations against results stored by scripts/make_array_cases.py and make_elementwise_cases.py (MLX and NumPy), on every CPU tier
+// and with 1, 2 and 3 workers:
 // the same bits.
 #include "play.h"
 
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <zmlx/elementwise.h>
+#include <zmlx/zmlx.h>
 
 static json_t *root, *more;
 

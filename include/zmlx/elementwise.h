@@ -62,7 +62,6 @@ ZM_API zm_array *zm_logical_not(zm_array *a);
 // |a - b| <= atol + rtol |b|; infinities are close to themselves, NaN to NaN if equal_nan.
 ZM_API zm_array *zm_isclose(zm_array *a, zm_array *b, double rtol, double atol, bool equal_nan);
 ZM_API zm_array *zm_allclose(zm_array *a, zm_array *b, double rtol, double atol, bool equal_nan); // one element
-ZM_API zm_array *zm_array_equal(zm_array *a, zm_array *b, bool equal_nan);                        // one element; shapes too
 // NaN and infinities replaced; posinf or neginf NULL: by the largest and the lowest number of the dtype.
 ZM_API zm_array *zm_nan_to_num(zm_array *a, double nan, const double *posinf, const double *neginf);
 

@@ -372,13 +372,3 @@ static zm_array *all_of(zm_array *a) {
 zm_array *zm_allclose(zm_array *a, zm_array *b, double rtol, double atol, bool equal_nan) {
   return all_of(zm_isclose(a, b, rtol, atol, equal_nan));
 }
-
-zm_array *zm_array_equal(zm_array *a, zm_array *b, bool equal_nan) {
-  zm_array *in[2] = {a, b};
-  if (!zmi_present("array_equal", 2, in)) return NULL;
-  bool same = a->type.rank == b->type.rank;
-  for (int i = 0; i < a->type.rank && same; i++) same = a->type.shape[i] == b->type.shape[i];
-  if (!same) return zm_full(0, ZM_BOOL, NULL, 0);
-  zm_array *equal = zm_equal(a, b);
-  return all_of(equal_nan ? zm_logical_or(equal, zm_logical_and(zm_isnan(a), zm_isnan(b))) : equal);
-}

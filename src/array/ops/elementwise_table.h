@@ -91,7 +91,7 @@
   X(logical_and, "a b", TRUTH, "", "", "a & b", ZMI_EXACT)                                                                                 \
   X(logical_or, "a b", TRUTH, "", "", "a | b", ZMI_EXACT)                                                                                  \
   X(logical_not, "x", TRUTH, "", "", "!x", ZMI_EXACT)                                                                                      \
-  X(replace_nonfinite, "x nan posinf neginf", SAME, "isnan(x) ? nan : isinf(x) ? (x > 0.0f ? posinf : neginf) : x", "", "", ZMI_EXACT)      \
+  X(replace_nonfinite, "x nan posinf neginf", SAME, "isnan(x) ? nan : isinf(x) ? (x > 0.0f ? posinf : neginf) : x", "", "", ZMI_EXACT)     \
   /* bits */                                                                                                                               \
   X(bitwise_and, "a b", SAME, "", "a & b", "a & b", ZMI_EXACT)                                                                             \
   X(bitwise_or, "a b", SAME, "", "a | b", "a | b", ZMI_EXACT)                                                                              \

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/data/elementwise_cases.json: inputs and results of elementwise operations as computed by MLX (on the CPU), or in float64
-by NumPy and Python where MLX has an error of its own. The form is that of make_array_cases.py; "turn" says that operands are stored transposed.
+by NumPy and Python where MLX has an error of its own. The form is that of make_array_cases.py; "turn" says that operands are stored
+transposed.
 
 Needs the packages mlx[cpu] and numpy.
 """
@@ -200,7 +201,9 @@ def other_cases():
         a = sample(dtype, (17,), -100, 100) if dtype in INTS else a
         b = mx.where(sample(mx.bool_, (17,)), a, sample(dtype, (17,)))
         for nan in (False, True):
-            near = (a if name(dtype).startswith("uint") else b) if dtype not in FLOATS else b * (1 + 1e-6 * mx.array(rng.integers(0, 30, 17), mx.float32)).astype(dtype)
+            near = a if name(dtype).startswith("uint") else b
+            if dtype in FLOATS:
+                near = b * (1 + 1e-6 * mx.array(rng.integers(0, 30, 17), mx.float32)).astype(dtype)
             case("isclose", [a, near], mx.isclose(a, near, equal_nan=nan), args={"equal_nan": nan})
             case("allclose", [a, a], mx.allclose(a, a, equal_nan=nan), args={"equal_nan": nan})
     a = sample(mx.float32, (2, 3))

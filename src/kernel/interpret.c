@@ -425,12 +425,28 @@ void zmi_play_steps(zmi_play *s, int64_t from, int64_t to) {
 
 // ---- elements ----
 
+// Asks for the memory of the next chunk, so that it comes while this one is computed.
+static void ask(const zmi_play *s, int64_t from, int64_t n) {
+  enum { LINE = 64 };
+  for (int i = 0; i < s->p->nin; i++) {
+    const int64_t size = (int64_t)zm_dtype_size((zm_dtype)s->p->in[i]);
+    const char *at = (const char *)s->in[i] + from * size;
+    for (int64_t k = 0; k < n * size && s->step[i]; k += LINE) __builtin_prefetch(at + k, 0, 2);
+  }
+  for (int o = 0; o < s->p->nout; o++) {
+    const int64_t size = (int64_t)zm_dtype_size((zm_dtype)s->p->out[o]);
+    const char *at = (const char *)s->out[o] + from * size;
+    for (int64_t k = 0; k < n * size; k += LINE) __builtin_prefetch(at + k, 1, 2);
+  }
+}
+
 static void play_elements(zmi_play *s) {
   const int64_t n = s->rows, count = (int64_t)s->p->count, prologue = (int64_t)s->p->prologue;
   s->n = ZMI_MIN(n, s->lanes);
   zmi_play_steps(s, 0, prologue);
   for (s->place = 0; s->place < n; s->place += s->lanes) {
     s->n = ZMI_MIN(n - s->place, s->lanes);
+    if (s->place + s->n < n) ask(s, s->place + s->n, ZMI_MIN(n - s->place - s->n, s->lanes));
     zmi_play_steps(s, prologue, count);
   }
 }

@@ -45,6 +45,13 @@ for seed in (0, 1, 7, (1 << 40) + 12345):
             case("gumbel", seed, mx.random.gumbel(shape, dtype, key=key), tol=tol)
     low, high = mx.array([0.0, -3.0, 5.0]).astype(mx.bfloat16), mx.array([1.0, 4.0, 5.5]).astype(mx.bfloat16)
     case("uniform", seed, mx.random.uniform(low, high, shape=(4, 3), dtype=mx.bfloat16, key=key), (low, high))
+    for dtype in (mx.int32, mx.uint8, mx.int64):
+        low, high = mx.array([-7, 0, 3]).astype(mx.int32), mx.array([5, 100, 4]).astype(mx.int32)
+        low = mx.abs(low) if dtype == mx.uint8 else low
+        high = high + 20
+        case("randint", seed, mx.random.randint(low, high, (6, 3), dtype, key=key), (low, high))
+    for n in (1, 2, 9, 40):
+        case("permutation", seed, mx.random.permutation(n, key=key))
     p = mx.array([0.0, 1.0, 0.5, 0.01])
     case("bernoulli", seed, mx.random.bernoulli(p, (9, 4), key=key), (p,))
 

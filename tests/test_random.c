@@ -26,6 +26,8 @@ static zm_array *apply(const char *op, zm_array *key, zm_array **in, const json_
   if (strcmp(op, "uniform") == 0) return zm_random_uniform(key, in[0], in[1], dtype, shape, rank);
   if (strcmp(op, "bernoulli") == 0) return zm_random_bernoulli(key, in[0], shape, rank);
   if (strcmp(op, "gumbel") == 0) return zm_random_gumbel(key, dtype, shape, rank);
+  if (strcmp(op, "randint") == 0) return zm_random_randint(key, in[0], in[1], dtype, shape, rank);
+  if (strcmp(op, "permutation") == 0) return zm_random_permutation(key, shape[0]);
   fail_msg("no op %s", op);
   return NULL;
 }

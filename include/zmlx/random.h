@@ -23,6 +23,8 @@ ZM_API zm_array *zm_random_bits(zm_array *key, int width, const int64_t *shape, 
 ZM_API zm_array *zm_random_uniform(zm_array *key, zm_array *low, zm_array *high, zm_dtype dtype, const int64_t *shape, int rank);
 // Integers in [low, high), of an integer dtype.
 ZM_API zm_array *zm_random_randint(zm_array *key, zm_array *low, zm_array *high, zm_dtype dtype, const int64_t *shape, int rank);
+// The numbers 0 to n - 1 in random order, uint32 [n] (a batch of keys: one order each).
+ZM_API zm_array *zm_random_permutation(zm_array *key, int64_t n);
 // true with probability p (floats, which broadcast to the shape; NULL for 1/2).
 ZM_API zm_array *zm_random_bernoulli(zm_array *key, zm_array *p, const int64_t *shape, int rank);
 // Standard Gumbel numbers, -log(-log(u)).

@@ -2,6 +2,7 @@
 // from counter pair (i, i + h) with h = n / 2 rounded up: words i and i + h are the two words of one hash; with an odd n word n / 2 is
 // the first word of the hash of (n / 2, 0).
 #include "array/ops/ops.h"
+#include <zmlx/ops.h>
 #include <zmlx/random.h>
 
 #include <string.h>
@@ -245,4 +246,33 @@ zm_array *zm_random_gumbel(zm_array *key, zm_dtype dtype, const int64_t *shape, 
   if (!want_float("random_gumbel", dtype)) return NULL;
   zm_array *u = numbers("random_gumbel", key, dtype, shape, rank);
   return zm_negative(zm_log(zm_negative(zm_log(u))));
+}
+
+// u toward minus infinity, as an integer of the dtype.
+static zm_array *floor_of(zm_array *u, zm_dtype dtype) {
+  zm_array *whole = zm_astype(u, ZM_I64); // toward zero
+  zm_array *below = whole ? zm_less(u, zm_astype(whole, ZM_F32)) : NULL;
+  return below ? zm_astype(zm_subtract(whole, zm_astype(below, ZM_I64)), dtype) : NULL;
+}
+
+zm_array *zm_random_randint(zm_array *key, zm_array *low, zm_array *high, zm_dtype dtype, const int64_t *shape, int rank) {
+  zm_array *in[2] = {low, high};
+  if (!zmi_present("random_randint", 2, in)) return NULL;
+  for (int i = 0; i < 3; i++) {
+    const zm_dtype t = i < 2 ? in[i]->type.dtype : dtype;
+    if (zmi_dtype_is_known(t) && !zmi_dtype_is_float(t)) continue;
+    zmi_fail(ZM_ERROR_ARGUMENT, "random_randint: %s must be of an integer dtype, not %s", i < 2 ? "a limit" : "the result",
+             zm_dtype_name(t));
+    return NULL;
+  }
+  zm_array *u = zm_random_uniform(key, low, high, ZM_F32, shape, rank);
+  if (!u) return NULL;
+  // Limits that float32 cannot hold would let numbers through that lie outside.
+  zm_array *most = zm_astype(zm_subtract(high, number(1, high->type.dtype)), dtype);
+  return zm_maximum(zm_minimum(floor_of(u, dtype), most), zm_astype(low, dtype));
+}
+
+zm_array *zm_random_permutation(zm_array *key, int64_t n) {
+  zm_array *bits = numbers("random_permutation", key, ZM_U32, &n, 1);
+  return bits ? zm_argsort(bits, -1) : NULL;
 }

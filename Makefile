@@ -19,10 +19,12 @@ install: ## command, library and headers to PREFIX (and DESTDIR)
 	@scripts/build.sh $(BUILD)
 	@meson configure $(BUILD) -Dprefix=$(PREFIX)
 	@meson install -C $(BUILD) --quiet
-docs: ## regenerates docs/cli.md from the option table and docs/operations.md from the headers
+docs: ## regenerates docs/cli.md from the option table and docs/operations.md from the headers, docs/catalog.md from its table
 	@scripts/build.sh $(BUILD)
 	@$(BUILD)/zmlx help --markdown >docs/cli.md.new && mv docs/cli.md.new docs/cli.md
 	@python3 scripts/operations_table.py
+	@ninja -C $(BUILD) tests/catalog_page >/dev/null
+	@$(BUILD)/tests/catalog_page >docs/catalog.md.new && mv docs/catalog.md.new docs/catalog.md
 fuzz: ## each fuzz target for FUZZ_SECONDS (60), with clang
 	@scripts/fuzz.sh build-fuzz $(FUZZ_SECONDS)
 sanitize: ## the suite under address and undefined-behaviour sanitizers, then under the thread sanitizer

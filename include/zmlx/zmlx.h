@@ -3,8 +3,10 @@
 #define ZMLX_ZMLX_H
 
 #include <zmlx/array.h>
+#include <zmlx/catalog.h>
 #include <zmlx/elementwise.h>
 #include <zmlx/kernel.h>
+#include <zmlx/kvtc.h>
 #include <zmlx/linear.h>
 #include <zmlx/memory.h>
 #include <zmlx/model.h>

@@ -1,4 +1,5 @@
 // The table of patterns, the choice of some of them, and reports.
+#include "catalog/catalog.h"
 #include "patch/fused.h"
 
 #include <stdio.h>
@@ -32,7 +33,8 @@ const zmi_op *zmi_patch_op_find(const char *name) {
   for (size_t i = 0; i < ZMI_COUNT(ops); i++) {
     if (strcmp(ops[i]->name, name) == 0) return ops[i];
   }
-  return zmi_op_find(name);
+  const zmi_op *op = zmi_catalog_op_find(name);
+  return op ? op : zmi_op_find(name);
 }
 
 size_t zm_pattern_count(void) {

@@ -1,0 +1,111 @@
+// The catalog room: ready kernels. One table of rows (table.c), one file a group (activations.c, norms.c, ...); a row says what a function
+// computes, from what shapes, with which gradient, and has its definition in the kernel language where it is one. Tests, the command
+// `zmlx kernel`, the benchmark and the page docs/catalog.md walk the table. The public functions are in include/zmlx/catalog.h.
+#ifndef ZMI_CATALOG_H
+#define ZMI_CATALOG_H
+
+#include "array/array.h"
+
+#include <zmlx/catalog.h>
+#include <zmlx/kernel.h>
+#include <zmlx/transform.h>
+
+enum { ZMI_CATALOG_IN = 16, ZMI_CATALOG_OUT = 8, ZMI_CATALOG_PARAMS = 8 };
+
+// A kernel in the kernel language. Its op is made at the first use and kept for the life of the process; `op` is written under the lock of
+// definition.c. ELEMENTS definitions take their parameters as float32 scalars after the other operands.
+typedef struct zmi_definition {
+  const char *name;
+  zmi_form form;
+  const char *inputs, *outputs, *parameters; // names in order; outputs NULL: the source is one expression; parameters may be NULL
+  const char *source;
+  zm_dtype result[ZMI_CATALOG_OUT];
+  unsigned codes;                       // bit i: operand i is of integers (for printed sources)
+  const char *shape, *groups, *threads; // TILES
+  zm_status (*vjp)(void *user, zm_array *const *in, int nin, zm_array *const *out, zm_array *const *cotangents, int nout,
+                   zm_array **gradients); // TILES, and ROWS that have none of their own
+  zm_op *op;
+} zmi_definition;
+
+// The op of a definition, or NULL with a message.
+const zm_op *zmi_definition_op(zmi_definition *d);
+// Applies it; params in the order of d->parameters.
+zm_status zmi_definition_apply(zmi_definition *d, zm_array *const *in, int nin, const double *params, int count, zm_array **out, int nout);
+zm_array *zmi_definition_apply1(zmi_definition *d, zm_array *const *in, int nin, const double *params, int count);
+
+typedef struct zmi_entry {
+  const char *name;
+  const char *formula;
+  const char *shapes;     // "x [..., D], weight [D] -> [..., D]"
+  const char *dtypes;     // NULL: float16, bfloat16, float32; computed in float32, rounded once
+  const char *gradient;   // "x weight": operands; "none: ..." says why
+  const char *parameters; // names with their usual values, "eps=1e-6 groups=1"; NULL: none
+  zmi_definition *definition;
+  int outputs;        // results; 0 stands for 1
+  const char *sample; // operands for benchmarks and tests of one's own, see sample.c
+  // NULL: the definition is applied to the operands as they are
+  zm_status (*call)(zm_array *const *in, int nin, const double *params, zm_array **out);
+} zmi_entry;
+
+typedef struct zmi_catalog_group {
+  const char *name, *file, *about;
+  const zmi_entry *entries;
+  size_t count;
+} zmi_catalog_group;
+
+// ---- the table ----
+extern const zmi_catalog_group *const zmi_catalog_groups[]; // ends with NULL
+size_t zmi_catalog_count(void);
+const zmi_entry *zmi_catalog_at(size_t i, const zmi_catalog_group **group); // in order of groups; NULL past the end
+const zmi_entry *zmi_catalog_find(const char *name);                        // NULL if unknown (no error set)
+int zmi_entry_parameters(const zmi_entry *e, double *values);               // their number; values (may be NULL): the usual ones
+zm_status zmi_entry_call(const zmi_entry *e, zm_array *const *in, int nin, const double *params, zm_array **out);
+// The source of the definition, `dtype` for floats, for "c", "cuda", "metal" or "ir"; zm_free_text() it. NULL with a message.
+char *zmi_entry_source(const zmi_entry *e, zm_dtype dtype, const char *target);
+// Operands in the current scope as the row's sample says, floats of `dtype`, dims multiplied down to at most about `elements` an operand
+// (0: as they stand). Returns their number, -1 with a message.
+int zmi_entry_sample(const zmi_entry *e, zm_dtype dtype, int64_t elements, zm_array **in);
+// The whole table as the page docs/catalog.md.
+zm_status zmi_catalog_page(zmi_text *out);
+
+// Ops of the catalog that are written in C: tapes are parsed with them. NULL if unknown.
+const zmi_op *zmi_catalog_op_find(const char *name);
+size_t zmi_catalog_op_count(void);
+const zmi_op *zmi_catalog_op_at(size_t i);
+
+// ---- for builders (build.c). All keep the first error when an array is NULL ----
+zm_array *zmi_cat_scalar(double value);                                  // float32, rank 0
+zm_array *zmi_cat_uint(uint32_t value);                                  // uint32, rank 0
+zm_array *zmi_cat_reshape(zm_array *x, int rank, ...);                   // int64_t dims
+zm_array *zmi_cat_split_last(zm_array *x, int64_t a, int64_t b);         // [..., n] -> [..., a, b]
+zm_array *zmi_cat_join_last(zm_array *x);                                // [..., a, b] -> [..., a * b]
+zm_array *zmi_cat_part(zm_array *x, int axis, int64_t first, int64_t n); // a view
+zm_array *zmi_cat_part_by(zm_array *x, int axis, int64_t first, int64_t n, int64_t step);
+zm_status zmi_cat_halves(const char *name, zm_array *x, zm_array **a, zm_array **b); // of the last axis
+zm_array *zmi_cat_rows(zm_array *x);                                                 // [..., D] -> [R, D]
+zm_array *zmi_cat_like(zm_array *y, zm_array *x, int drop, int rank, ...); // y in the shape of x without its last `drop` dims, then more
+zm_array *zmi_cat_matmul_t(zm_array *x, zm_array *w);                      // x [.., M, K], w [.., N, K] -> [.., M, N]
+// False with a message "name: operand: expected [...], found [...]". A dim of -1 is any.
+bool zmi_cat_want(const char *name, const char *operand, zm_array *x, int rank, ...);
+bool zmi_cat_want_rank(const char *name, const char *operand, zm_array *x, int least);
+bool zmi_cat_want_float(const char *name, const char *operand, zm_array *x);
+bool zmi_cat_want_dtype(const char *name, const char *operand, zm_array *x, zm_dtype dtype);
+int64_t zmi_cat_last(const zm_array *x);              // the last dim
+int64_t zmi_cat_leading(const zm_array *x, int drop); // product of the dims before the last `drop`
+// The vector-Jacobian product of an op written in C, by differentiating the same function composed of differentiable operations.
+zm_status zmi_cat_vjp_by(zm_function f, void *user, const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient);
+
+// ---- shorthands of rows ----
+#define ZMI_ELEMENTS(word, ins, params, text)                                                                                              \
+  static zmi_definition word##_def = {.name = #word, .form = ZMI_FORM_ELEMENTS, .inputs = ins, .parameters = params, .source = text};
+#define ZMI_STATEMENTS(word, ins, outs, params, text)                                                                                      \
+  static zmi_definition word##_def = {                                                                                                     \
+      .name = #word, .form = ZMI_FORM_ELEMENTS, .inputs = ins, .outputs = outs, .parameters = params, .source = text};
+#define ZMI_ROWS(word, ins, outs, params, text)                                                                                            \
+  static zmi_definition word##_def = {                                                                                                     \
+      .name = #word, .form = ZMI_FORM_ROWS, .inputs = ins, .outputs = outs, .parameters = params, .source = text};
+
+#define ZMI_GROUP(word, text)                                                                                                              \
+  const zmi_catalog_group zmi_catalog_##word = {#word, "src/catalog/" #word ".c", text, entries, ZMI_COUNT(entries)}
+
+#endif

@@ -1,0 +1,92 @@
+// Cross entropy of rows of logits.
+#include "catalog/catalog.h"
+
+// A target that is no class gives NaN, unless it is the one to be ignored: then the loss and its gradient are 0.
+#define LOSS                                                                                                                               \
+  "elements { m = max(logits); }\n"                                                                                                        \
+  "elements { s = sum(exp(logits - m)); t = sum(i == target ? logits : 0.0f); k = sum(i == target ? 1 : 0); w = max(target == ignored ? "  \
+  "1 : 0); }\n"
+static zmi_definition cross_entropy_def = {.name = "softmax_cross_entropy",
+                                           .form = ZMI_FORM_ROWS,
+                                           .inputs = "logits target ignored",
+                                           .outputs = "loss",
+                                           .source = LOSS "let nan = 0.0f / 0.0f;\n"
+                                                          "loss = w == 1 ? 0.0f : k == 1 ? (m - t) + log(s) : nan;",
+                                           .result = {ZM_F32}};
+static zmi_definition cross_entropy_grad_def = {
+    .name = "softmax_cross_entropy_grad",
+    .form = ZMI_FORM_ROWS,
+    .inputs = "logits target ignored g",
+    .outputs = "dx",
+    .source = "elements { m = max(logits); }\n"
+              "elements { s = sum(exp(logits - m)); k = sum(i == target ? 1 : 0); }\n"
+              "let nan = 0.0f / 0.0f;\n"
+              "elements { dx = target == ignored ? 0.0f : (k == 1 ? g : nan) * (exp(logits - m) / s - (i == target ? 1.0f : 0.0f)); }"};
+
+static bool good(const char *name, zm_array *logits, zm_array *targets) {
+  char found[128];
+  if (!zmi_cat_want_float(name, "logits", logits) || !zmi_cat_want_rank(name, "logits", logits, 1) || !targets) return false;
+  bool same = targets->type.rank == logits->type.rank - 1;
+  for (int i = 0; same && i < targets->type.rank; i++) same = targets->type.shape[i] == logits->type.shape[i];
+  if (!same) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "%s: targets: expected one for each row of logits, found %s", name, zmi_type_text(&targets->type, found));
+    return false;
+  }
+  zm_dtype t = targets->type.dtype;
+  if (t != ZM_BOOL && t != ZM_F16 && t != ZM_BF16 && t != ZM_F32) return true;
+  zmi_fail(ZM_ERROR_ARGUMENT, "%s: targets: expected integers, found %s", name, zm_dtype_name(t));
+  return false;
+}
+
+// Targets as int32 [..., 1].
+static zm_array *column(zm_array *a, zm_dtype dtype) {
+  return zm_expand_dims(zm_astype(a, dtype), -1);
+}
+
+zm_array *zm_softmax_cross_entropy(zm_array *logits, zm_array *targets, int32_t ignore_index) {
+  if (!good("softmax_cross_entropy", logits, targets)) return NULL;
+  return zmi_definition_apply1(&cross_entropy_def, (zm_array *[]){logits, column(targets, ZM_I32), zm_full(ignore_index, ZM_I32, NULL, 0)},
+                               3, NULL, 0);
+}
+
+zm_array *zm_softmax_cross_entropy_grad(zm_array *logits, zm_array *targets, zm_array *g, int32_t ignore_index) {
+  if (!good("softmax_cross_entropy_grad", logits, targets) || !zmi_cat_want_float("softmax_cross_entropy_grad", "g", g)) return NULL;
+  return zmi_definition_apply1(&cross_entropy_grad_def,
+                               (zm_array *[]){logits, column(targets, ZM_I32), zm_full(ignore_index, ZM_I32, NULL, 0), column(g, ZM_F32)},
+                               4, NULL, 0);
+}
+
+static zm_status loss_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+  (void)nin;
+  out[0] = zm_softmax_cross_entropy(in[0], in[1], (int32_t)params[0]);
+  return out[0] ? ZM_OK : zm_last_status();
+}
+
+static zm_status grad_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+  (void)nin;
+  out[0] = zm_softmax_cross_entropy_grad(in[0], in[1], in[2], (int32_t)params[0]);
+  return out[0] ? ZM_OK : zm_last_status();
+}
+
+static const zmi_entry entries[] = {
+    {.name = "softmax_cross_entropy",
+     .formula = "ln sum e^logits - logits[target], float32; 0 for the ignored target, NaN for one that is no class",
+     .shapes = "logits [..., V], targets [...] -> [...]",
+     .dtypes = "logits float16, bfloat16, float32; targets integers; float32",
+     .gradient = "logits",
+     .parameters = "ignore_index=-1",
+     .definition = &cross_entropy_def,
+     .sample = "logits 128 32000; targets 128 int32 < 32000",
+     .call = loss_call},
+    {.name = "softmax_cross_entropy_grad",
+     .formula = "g (softmax(logits) - one_hot(target)); 0 for the ignored target",
+     .shapes = "logits [..., V], targets [...], g [...] -> [..., V]",
+     .dtypes = "logits float16, bfloat16, float32; targets integers; g float32",
+     .gradient = "logits g",
+     .parameters = "ignore_index=-1",
+     .definition = &cross_entropy_grad_def,
+     .sample = "logits 128 32000; targets 128 int32 < 32000; g 128 float32",
+     .call = grad_call},
+};
+
+ZMI_GROUP(loss, "Cross entropy.");

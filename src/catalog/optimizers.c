@@ -1,0 +1,57 @@
+// One step of AdamW.
+#include "catalog/catalog.h"
+
+static zmi_definition adamw_def = {.name = "adamw_step",
+                                   .form = ZMI_FORM_ELEMENTS,
+                                   .inputs = "p g m v lr step",
+                                   .outputs = "p_new m_new v_new",
+                                   .parameters = "beta1 beta2 eps decay",
+                                   .source = "let a = beta1 * m + (1.0f - beta1) * g;\n"
+                                             "let b = beta2 * v + (1.0f - beta2) * g * g;\n"
+                                             "let m_hat = a / (1.0f - pow(beta1, step));\n"
+                                             "let v_hat = b / (1.0f - pow(beta2, step));\n"
+                                             "p_new = p - lr * (m_hat / (sqrt(v_hat) + eps) + decay * p);\n"
+                                             "m_new = a;\n"
+                                             "v_new = b;"};
+
+zm_status zm_adamw_step(zm_array *p, zm_array *g, zm_array *m, zm_array *v, zm_array *lr, zm_array *step, const zm_adamw_options *options,
+                        zm_array **p_new, zm_array **m_new, zm_array **v_new) {
+  zm_adamw_options o = options ? *options : (zm_adamw_options){0};
+  double params[] = {o.beta1 != 0 ? o.beta1 : 0.9, o.beta2 != 0 ? o.beta2 : 0.999, o.eps != 0 ? o.eps : 1e-8,
+                     o.no_decay            ? 0
+                     : o.weight_decay != 0 ? o.weight_decay
+                                           : 0.01};
+  zm_array *in[] = {p, g, m, v, lr, step}, *out[3];
+  static const char *const names[] = {"p", "g", "m", "v", "lr", "step"};
+  for (int i = 0; i < 6; i++) {
+    if (!zmi_cat_want_float("adamw_step", names[i], in[i])) return zm_last_status();
+    if (i > 0 && i < 4 && (in[i]->type.rank != p->type.rank || zm_array_size(in[i]) != zm_array_size(p))) {
+      return zmi_fail(ZM_ERROR_ARGUMENT, "adamw_step: %s: expected the shape of p", names[i]);
+    }
+    if (i >= 4 && zm_array_size(in[i]) != 1) return zmi_fail(ZM_ERROR_ARGUMENT, "adamw_step: %s: expected one number", names[i]);
+    if (i >= 4) in[i] = zm_reshape(in[i], NULL, 0);
+  }
+  zm_status status = zmi_definition_apply(&adamw_def, in, 6, params, 4, out, 3);
+  if (status == ZM_OK) *p_new = out[0], *m_new = out[1], *v_new = out[2];
+  return status;
+}
+
+static zm_status adamw_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+  (void)nin;
+  zm_adamw_options o = {.beta1 = params[2], .beta2 = params[3], .eps = params[4], .weight_decay = params[5], .no_decay = params[5] == 0};
+  return zm_adamw_step(in[0], in[1], in[2], in[3], zmi_cat_scalar(params[0]), zmi_cat_scalar(params[1]), &o, &out[0], &out[1], &out[2]);
+}
+
+static const zmi_entry entries[] = {
+    {.name = "adamw_step",
+     .formula = "m' = b1 m + (1 - b1) g; v' = b2 v + (1 - b2) g^2; p' = p - lr (m'/(1 - b1^step) / (sqrt(v'/(1 - b2^step)) + eps) + wd p)",
+     .shapes = "p [...], g [...], m [...], v [...], lr [], step [] -> p' [...], m' [...], v' [...]",
+     .gradient = "p g m v",
+     .parameters = "lr=0.01 step=3 beta1=0.9 beta2=0.999 eps=1e-8 weight_decay=0.01",
+     .definition = &adamw_def,
+     .outputs = 3,
+     .sample = "p 1024 1024; g 1024 1024; m 1024 1024; v 1024 1024 positive",
+     .call = adamw_call},
+};
+
+ZMI_GROUP(optimizers, "Steps of optimizers.");

@@ -1,0 +1,206 @@
+// Attention of one query row a sequence over a cache in blocks. A tile is one sequence and one key/value head: each key and value is
+// widened once for all query heads that share it. The order is that of docs/numerics.md (ranges of 128 positions joined from left to
+// right), but for the dot product: here the products of a key, each rounded, are added in the lane order.
+#include "catalog/ops.h"
+
+#include <string.h>
+
+enum { Q, KEYS, VALUES, TABLE, LENGTHS };
+
+typedef struct paged_attrs {
+  double scale;
+} paged_attrs;
+
+static const zmi_field fields[] = {{"scale", ZMI_FIELD_FLOAT, offsetof(paged_attrs, scale), NULL}, {0}};
+
+static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
+  (void)attrs;
+  zm_status status = zmi_want_operands(nin, in, 5, 5);
+  if (status == ZM_OK) status = zmi_want_rank("q", &in[Q], 3, "[B, H, D]");
+  if (status == ZM_OK) status = zmi_want_float("q", &in[Q]);
+  for (int i = KEYS; i <= VALUES && status == ZM_OK; i++) {
+    const char *name = i == KEYS ? "k_cache" : "v_cache";
+    status = zmi_want_rank(name, &in[i], 4, "[NB, BS, HKV, D]");
+    if (status == ZM_OK) status = zmi_want_dtype(name, &in[i], in[Q].dtype);
+    if (status == ZM_OK) status = zmi_want_dim(name, &in[i], 3, in[Q].shape[2], "D of q");
+    for (int a = 0; a < 3 && i == VALUES && status == ZM_OK; a++) {
+      status = zmi_want_dim(name, &in[i], a, in[KEYS].shape[a], "as k_cache");
+    }
+  }
+  if (status == ZM_OK) status = zmi_want_rank("block_table", &in[TABLE], 2, "[B, MB]");
+  if (status == ZM_OK) status = zmi_want_dtype("block_table", &in[TABLE], ZM_I32);
+  if (status == ZM_OK) status = zmi_want_dim("block_table", &in[TABLE], 0, in[Q].shape[0], "B of q");
+  if (status == ZM_OK) status = zmi_want_index("context_lens", &in[LENGTHS], in[Q].shape[0]);
+  if (status != ZM_OK) return status;
+  int64_t heads = in[Q].shape[1], kv = in[KEYS].shape[2];
+  if (kv == 0 ? heads != 0 : heads % kv != 0) {
+    return zmi_fail(ZM_ERROR_ARGUMENT, "q: %lld heads are no multiple of the %lld key heads", (long long)heads, (long long)kv);
+  }
+  if (in[Q].shape[2] > ZMI_MAX_HEAD)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "q: D is %lld, at most %d", (long long)in[Q].shape[2], ZMI_MAX_HEAD);
+  *nout = 1;
+  out[0] = in[Q];
+  return ZM_OK;
+}
+
+typedef struct paged {
+  const zmi_kernels *kn;
+  zm_dtype dtype;
+  int64_t batch, heads, dim, kv, share, blocks, block, table;
+  float scale;
+} paged;
+
+static paged paged_of(const zmi_call *c) {
+  const zmi_type *q = &c->in[Q]->type, *k = &c->in[KEYS]->type;
+  paged p = {.kn = c->kernels, .dtype = q->dtype, .batch = q->shape[0], .heads = q->shape[1], .dim = q->shape[2]};
+  p.kv = k->shape[2];
+  p.share = p.kv ? p.heads / p.kv : 0;
+  p.blocks = k->shape[0];
+  p.block = k->shape[1];
+  p.table = c->in[TABLE]->type.shape[1];
+  p.scale = (float)((const paged_attrs *)c->attrs)->scale;
+  return p;
+}
+
+// Of one lane, in floats: q, acc and part [share][dim], key and product [dim], scores [share][128], max and sum [share].
+static size_t lane_floats(const paged *p) {
+  return (size_t)(3 * p->share * p->dim + 2 * p->dim + p->share * ZMI_KEY_RANGE + 2 * p->share);
+}
+
+static size_t scratch(const zmi_call *c) {
+  paged p = paged_of(c);
+  return zmi_align64(lane_floats(&p) * sizeof(float)) * (size_t)zmi_lane_count(p.batch * p.kv);
+}
+
+static int64_t tiles(const zmi_call *c) {
+  paged p = paged_of(c);
+  return p.heads && p.dim ? zmi_lane_count(p.batch * p.kv) : 0;
+}
+
+// The row of position t, -1 if it has no block.
+static int64_t place(const paged *p, const int32_t *table, int64_t t) {
+  int64_t b = table[t / p->block];
+  return b < 0 || b >= p->blocks ? -1 : b * p->block + t % p->block;
+}
+
+typedef struct work {
+  float *q, *acc, *part, *key, *product, *score, *max, *sum;
+} work;
+
+static void one_range(const paged *p, const zmi_call *c, const work *w, const int32_t *table, int64_t head, int64_t first, int64_t last) {
+  int64_t count = 0, rows[ZMI_KEY_RANGE];
+  for (int64_t t = first; t < last; t++) {
+    int64_t row = place(p, table, t);
+    if (row >= 0) rows[count++] = (row * p->kv + head) * p->dim;
+  }
+  if (count == 0) return;
+  for (int64_t t = 0; t < count; t++) {
+    p->kn->load(zmi_at(c->src[KEYS], p->dtype, rows[t]), p->dtype, p->dim, w->key);
+    for (int64_t s = 0; s < p->share; s++) {
+      memset(w->product, 0, (size_t)p->dim * sizeof(float));
+      p->kn->multiply_add(w->q + s * p->dim, w->key, p->dim, w->product);
+      w->score[s * ZMI_KEY_RANGE + t] = p->scale * p->kn->sum(w->product, p->dim);
+    }
+  }
+  for (int64_t s = 0; s < p->share; s++) {
+    float *score = w->score + s * ZMI_KEY_RANGE, *acc = w->acc + s * p->dim, *part = w->part + s * p->dim;
+    float m = p->kn->max(score, count);
+    for (int64_t t = 0; t < count; t++) score[t] -= m;
+    p->kn->exp(score, count);
+    float sum = p->kn->sum(score, count);
+    memset(part, 0, (size_t)p->dim * sizeof(float));
+    for (int64_t t = 0; t < count; t++) p->kn->axpy(score[t], zmi_at(c->src[VALUES], p->dtype, rows[t]), p->dtype, p->dim, part);
+    if (w->sum[s] < 0) { // the first range
+      memcpy(acc, part, (size_t)p->dim * sizeof(float));
+      w->max[s] = m;
+      w->sum[s] = sum;
+      continue;
+    }
+    float most = w->max[s] > m || w->max[s] != w->max[s] ? w->max[s] : m;
+    float a = w->max[s] == most ? 1.0f : zmi_expf(w->max[s] - most), b = m == most ? 1.0f : zmi_expf(m - most);
+    for (int64_t d = 0; d < p->dim; d++) acc[d] = __builtin_fmaf(b, part[d], a * acc[d]);
+    w->sum[s] = __builtin_fmaf(b, sum, a * w->sum[s]);
+    w->max[s] = most;
+  }
+}
+
+static void run(const zmi_call *c, int64_t begin, int64_t end) {
+  paged p = paged_of(c);
+  int64_t all = p.batch * p.kv;
+  for (int64_t lane = begin; lane < end; lane++) {
+    float *memory = (float *)(void *)((char *)c->scratch + zmi_align64(lane_floats(&p) * sizeof(float)) * (size_t)lane);
+    int64_t size = p.share * p.dim;
+    work w = {.q = memory, .acc = memory + size, .part = memory + 2 * size, .key = memory + 3 * size};
+    w.product = w.key + p.dim;
+    w.score = w.product + p.dim;
+    w.max = w.score + p.share * ZMI_KEY_RANGE;
+    w.sum = w.max + p.share;
+    for (int64_t i = zmi_lane_begin(all, lane); i < zmi_lane_begin(all, lane + 1); i++) {
+      int64_t b = i / p.kv, head = i % p.kv, at = (b * p.heads + head * p.share) * p.dim;
+      const int32_t *table = (const int32_t *)c->src[TABLE] + b * p.table;
+      int64_t length = ZMI_MIN((int64_t)((const int32_t *)c->src[LENGTHS])[b], p.table * p.block);
+      p.kn->load(zmi_at(c->src[Q], p.dtype, at), p.dtype, size, w.q);
+      memset(w.acc, 0, (size_t)size * sizeof(float));
+      for (int64_t s = 0; s < p.share; s++) w.sum[s] = -1;
+      for (int64_t t = 0; t < length; t += ZMI_KEY_RANGE) one_range(&p, c, &w, table, head, t, ZMI_MIN(t + ZMI_KEY_RANGE, length));
+      for (int64_t s = 0; s < p.share; s++) {
+        if (w.sum[s] < 0) continue; // no position is seen: zeros
+        for (int64_t d = 0; d < p.dim; d++) w.acc[s * p.dim + d] /= w.sum[s];
+      }
+      p.kn->store(w.acc, size, zmi_at(c->dst[0], p.dtype, at), p.dtype);
+    }
+  }
+}
+
+// The same as a composition: the blocks of each sequence in a row, then masked softmax between two products.
+static zm_status composed(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  (void)nin, (void)nout;
+  const zmi_type *q = &in[Q]->type, *k = &in[KEYS]->type;
+  int64_t batch = q->shape[0], heads = q->shape[1], dim = q->shape[2], kv = k->shape[2], block = k->shape[1];
+  int64_t table = in[TABLE]->type.shape[1], length = table * block, share = heads / kv;
+  zm_array *f[2];
+  for (int i = 0; i < 2; i++) {
+    zm_array *rows = zm_take(zm_astype(in[KEYS + i], ZM_F32), in[TABLE]); // [B, MB, BS, HKV, D]
+    f[i] = zm_transpose(zmi_cat_reshape(rows, 4, batch, length, kv, dim), (int[]){0, 2, 1, 3});
+  }
+  zm_array *queries = zmi_cat_reshape(zm_astype(in[Q], ZM_F32), 4, batch, kv, share, dim);
+  zm_array *scores = zmi_cat_matmul_t(queries, f[0]);
+  zm_array *there = zm_multiply(zm_greater_equal(in[TABLE], zm_full(0, ZM_I32, NULL, 0)),
+                                zm_less(in[TABLE], zm_full((double)k->shape[0], ZM_I32, NULL, 0)));
+  there = zmi_cat_reshape(zm_broadcast_to(zm_expand_dims(there, -1), (int64_t[]){batch, table, block}, 3), 2, batch, length);
+  zm_array *seen = zm_less(zm_arange(0, (double)length, 1, ZM_I32), zm_expand_dims(in[LENGTHS], -1));
+  zm_array *mask = zmi_cat_reshape(zm_multiply(there, seen), 4, batch, (int64_t)1, (int64_t)1, length);
+  zm_array *p = zm_scale_mask_softmax(scores, mask, ((const paged_attrs *)user)->scale);
+  out[0] = zm_astype(zmi_cat_reshape(zm_matmul(p, f[1]), 3, batch, heads, dim), q->dtype);
+  return out[0] ? ZM_OK : zm_last_status();
+}
+
+static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
+  paged_attrs a;
+  memcpy(&a, n->attrs.bytes, sizeof a);
+  return zmi_cat_vjp_by(composed, &a, n, given, wanted, gradient);
+}
+
+static const zmi_rules rules = {.vjp = vjp, .gradient = "q k_cache v_cache"};
+
+const zmi_op zmi_op_paged_attention = {
+    .name = "paged_attention",
+    .operands = "q k_cache v_cache block_table context_lens",
+    .fields = fields,
+    .rounding = "Scores, softmax and weighted values in float32 by ranges of 128 positions joined from left to right; divided by the sum, "
+                "then rounded once.",
+    .infer = infer,
+    .scratch = scratch,
+    .stages = {{tiles, run}},
+    .rules = &rules,
+};
+
+zm_array *zm_paged_attention(zm_array *q, zm_array *k_cache, zm_array *v_cache, zm_array *block_table, zm_array *context_lens,
+                             double scale) {
+  if (!zmi_cat_want_float("paged_attention", "q", q)) return NULL;
+  paged_attrs a = {scale};
+  if (scale == 0) a.scale = 1 / zmi_pow((double)ZMI_MAX(zmi_cat_last(q), 1), 0.5);
+  zm_array *in[] = {q, k_cache, v_cache, block_table ? zm_astype(block_table, ZM_I32) : NULL,
+                    context_lens ? zm_astype(context_lens, ZM_I32) : NULL};
+  return zmi_cat_apply1(&zmi_op_paged_attention, &a, sizeof a, 5, in);
+}

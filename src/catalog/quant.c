@@ -1,0 +1,338 @@
+// Quantized numbers back to floats. Results are float32.
+#include "catalog/ops.h"
+
+#define TO_FLOAT(word, ins, integers, text)                                                                                                \
+  static zmi_definition word##_def = {                                                                                                     \
+      .name = #word, .form = ZMI_FORM_ELEMENTS, .inputs = ins, .outputs = "y", .source = text, .result = {ZM_F32}, .codes = integers};
+
+TO_FLOAT(dequantize_int8, "q scale", 1, "y = float(q) * scale;")
+TO_FLOAT(dequantize_silu_int8, "q scale", 1, "y = silu(float(q) * scale);")
+// Two codes a byte, the low one first; int4 is signed.
+TO_FLOAT(dequantize_int4, "q shift scale", 3, "let c = int(q) >> int(shift) & 15; y = float(c < 8 ? c : c - 16) * scale;")
+TO_FLOAT(dequantize_nibble, "q shift scale", 3, "y = float(int(q) >> int(shift) & 15) * scale;")
+TO_FLOAT(dequantize_affine_packed, "q s b", 1, "y = fma(float(q), s, b);")
+TO_FLOAT(dequantize_affine_packed_silu, "q s b", 1, "y = silu(fma(float(q), s, b));")
+TO_FLOAT(dequantize_affine_packed_gelu, "q s b", 1, "y = gelu_tanh(fma(float(q), s, b));")
+TO_FLOAT(dequantize_affine_packed_hi2, "q s b", 1, "y = fma(float(int(q) & 12), s, b);")
+TO_FLOAT(dequantize_affine_packed_lo2_delta, "q s", 1, "y = float(int(q) & 3) * s;")
+TO_FLOAT(dequantize_table, "v scale", 0, "y = v * scale;")
+TO_FLOAT(fused_swiglu_quant, "a s b t", 5, "y = silu(float(a) * s) * (float(b) * t);")
+
+static bool one_number(const char *name, zm_array **scale) {
+  if (!zmi_cat_want_float(name, "scale", *scale)) return false;
+  if (zm_array_size(*scale) == 1) return (*scale = zm_reshape(*scale, NULL, 0)) != NULL;
+  zmi_fail(ZM_ERROR_ARGUMENT, "%s: scale: expected one number, found %lld", name, (long long)zm_array_size(*scale));
+  return false;
+}
+
+static zm_array *from_int8(zmi_definition *d, zm_array *q, zm_array *scale) {
+  if (!zmi_cat_want_dtype(d->name, "x", q, ZM_I8) || !one_number(d->name, &scale)) return NULL;
+  return zmi_definition_apply1(d, (zm_array *[]){q, scale}, 2, NULL, 0);
+}
+
+zm_array *zm_dequantize_int8(zm_array *x, zm_array *scale) {
+  return from_int8(&dequantize_int8_def, x, scale);
+}
+
+zm_array *zm_dequantize_silu_int8(zm_array *x, zm_array *scale) {
+  return from_int8(&dequantize_silu_int8_def, x, scale);
+}
+
+// [..., n] bytes as [..., n, 2] nibbles by a definition that takes shifts.
+static zm_array *nibbles(zmi_definition *d, zm_array *x, zm_array *scale) {
+  zm_array *in[] = {zm_expand_dims(x, -1), zm_arange(0, 8, 4, ZM_U8), scale};
+  return zmi_cat_join_last(zmi_definition_apply1(d, in, 3, NULL, 0));
+}
+
+static bool bytes_of(const char *name, zm_array *x) {
+  return zmi_cat_want_dtype(name, "x", x, ZM_U8) && zmi_cat_want_rank(name, "x", x, 1);
+}
+
+zm_array *zm_dequantize_int4(zm_array *x, zm_array *scale) {
+  if (!bytes_of("dequantize_int4", x) || !one_number("dequantize_int4", &scale)) return NULL;
+  return nibbles(&dequantize_int4_def, x, scale);
+}
+
+// scales [blocks] as one number for each of n elements.
+static zm_array *spread(const char *name, const char *operand, zm_array *scales, int64_t n, int64_t block) {
+  if (!zmi_cat_want_float(name, operand, scales)) return NULL;
+  if (block < 1) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "%s: block_size: expected at least 1, found %lld", name, (long long)block);
+    return NULL;
+  }
+  int64_t blocks = (n + block - 1) / block;
+  if (!zmi_cat_want(name, operand, scales, 1, blocks)) return NULL;
+  zm_array *all = zm_broadcast_to(zm_expand_dims(scales, -1), (int64_t[]){blocks, block}, 2);
+  return zmi_cat_part(zmi_cat_reshape(all, 1, blocks * block), 0, 0, n);
+}
+
+zm_array *zm_dequantize_blockwise(zm_array *x, zm_array *scales, int64_t block_size, int bits) {
+  const char *name = "dequantize_blockwise";
+  if (bits != 8 && bits != 4) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "%s: bits: expected 8 or 4, found %d", name, bits);
+    return NULL;
+  }
+  if (bits == 4 ? !bytes_of(name, x) : !x || (x->type.dtype != ZM_U8 && !zmi_cat_want_dtype(name, "x", x, ZM_I8))) return NULL;
+  int64_t n = zm_array_size(x) * (bits == 4 ? 2 : 1);
+  zm_array *s = spread(name, "scales", scales, n, block_size);
+  if (!s) return NULL;
+  if (bits == 8) return zmi_definition_apply1(&dequantize_int8_def, (zm_array *[]){x, zmi_cat_like(s, x, 0, 0)}, 2, NULL, 0);
+  return nibbles(&dequantize_nibble_def, x, zmi_cat_like(s, x, 0, 1, (int64_t)2));
+}
+
+zm_array *zm_fused_swiglu_quant(zm_array *x1, zm_array *scales1, zm_array *x2, zm_array *scales2, int64_t block_size) {
+  const char *name = "fused_swiglu_quant";
+  if (!zmi_cat_want_dtype(name, "x1", x1, ZM_I8) || !zmi_cat_want_dtype(name, "x2", x2, ZM_I8)) return NULL;
+  if (zm_array_size(x1) != zm_array_size(x2)) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "%s: x2: expected %lld elements as x1, found %lld", name, (long long)zm_array_size(x1),
+             (long long)zm_array_size(x2));
+    return NULL;
+  }
+  int64_t n = zm_array_size(x1);
+  zm_array *s = spread(name, "scales1", scales1, n, block_size), *t = s ? spread(name, "scales2", scales2, n, block_size) : NULL;
+  if (!t) return NULL;
+  zm_array *in[] = {x1, zmi_cat_like(s, x1, 0, 0), zmi_cat_like(x2, x1, 0, 0), zmi_cat_like(t, x1, 0, 0)};
+  return zmi_definition_apply1(&fused_swiglu_quant_def, in, 4, NULL, 0);
+}
+
+// ---- numbers of 8 and 4 bits that are looked up ----
+
+// The value of an eight-bit float: exponent of `exponent` bits with bias 2^(exponent - 1) - 1. finite: no infinities, all ones are NaN.
+static float small_float(unsigned code, int exponent, bool finite) {
+  int fraction = 7 - exponent, bias = (1 << (exponent - 1)) - 1;
+  unsigned f = code & ((1u << fraction) - 1), e = code >> fraction & ((1u << exponent) - 1), top = (1u << exponent) - 1;
+  union {
+    uint32_t u;
+    float f;
+  } v = {.u = 0x7fc00000u};
+  bool special = e == top && (!finite || f == (1u << fraction) - 1);
+  if (special) {
+    if (!finite && f == 0) v.u = 0x7f800000u;
+  } else {
+    int scale = (e ? (int)e : 1) - bias - fraction;
+    v.u = (uint32_t)(scale + 127) << 23;
+    v.f *= (float)(e ? f | 1u << fraction : f);
+  }
+  v.u |= (code & 128u) << 24;
+  return v.f;
+}
+
+static zm_array *fp8_table(bool e5m2) {
+  float table[256];
+  for (unsigned i = 0; i < 256; i++) table[i] = small_float(i, e5m2 ? 5 : 4, !e5m2);
+  return zm_array_from_data(table, ZM_F32, (int64_t[]){256}, 1);
+}
+
+zm_array *zm_dequantize_fp8(zm_array *x, zm_array *scale, zm_fp8 variant) {
+  const char *name = "dequantize_fp8";
+  if (variant != ZM_FP8_E4M3 && variant != ZM_FP8_E5M2) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "%s: variant: %d is unknown", name, (int)variant);
+    return NULL;
+  }
+  if (!zmi_cat_want_dtype(name, "x", x, ZM_U8) || !one_number(name, &scale)) return NULL;
+  return zmi_definition_apply1(&dequantize_table_def, (zm_array *[]){zm_take(fp8_table(variant == ZM_FP8_E5M2), x), scale}, 2, NULL, 0);
+}
+
+// Quantiles of a normal distribution, scaled to [-1, 1]: the 16 values of NF4.
+static const float nf4[16] = {-1.0f,
+                              -0.6961928009986877f,
+                              -0.5250730514526367f,
+                              -0.39491748809814453f,
+                              -0.28444138169288635f,
+                              -0.18477343022823334f,
+                              -0.09105003625154495f,
+                              0.0f,
+                              0.07958029955625534f,
+                              0.16093020141124725f,
+                              0.24611230194568634f,
+                              0.33791524171829224f,
+                              0.44070982933044434f,
+                              0.5626170039176941f,
+                              0.7229568362236023f,
+                              1.0f};
+
+static zmi_definition nibble_def = {.name = "nibble",
+                                    .form = ZMI_FORM_ELEMENTS,
+                                    .inputs = "q shift",
+                                    .outputs = "y",
+                                    .source = "y = int(q) >> int(shift) & 15;",
+                                    .result = {ZM_U8}};
+
+zm_array *zm_dequantize_nf4(zm_array *x, zm_array *scale) {
+  if (!bytes_of("dequantize_nf4", x) || !one_number("dequantize_nf4", &scale)) return NULL;
+  zm_array *in[] = {zm_expand_dims(x, -1), zm_arange(0, 8, 4, ZM_U8)};
+  zm_array *codes = zmi_cat_join_last(zmi_definition_apply1(&nibble_def, in, 2, NULL, 0));
+  zm_array *values = zm_take(zm_array_from_data(nf4, ZM_F32, (int64_t[]){16}, 1), codes);
+  return zmi_definition_apply1(&dequantize_table_def, (zm_array *[]){values, scale}, 2, NULL, 0);
+}
+
+// ---- affine codes of 2 to 8 bits ----
+
+bool zmi_cat_want_affine(const char *name, zm_array *words, zm_array *scales, zm_array *biases, int bits, int64_t group, int64_t *k) {
+  char found[128];
+  zmi_format f = {.mode = ZMI_QUANT_AFFINE, .bits = bits, .group = group, .dtype = ZM_F32};
+  if (zmi_format_check(&f) != ZM_OK) {
+    zmi_fail_within("%s", name);
+    return false;
+  }
+  if (!zmi_cat_want_dtype(name, "words", words, ZM_U32) || !zmi_cat_want_rank(name, "words", words, 1)) return false;
+  int64_t w = zmi_cat_last(words);
+  if (w > INT64_MAX / 32 || w * 32 % bits != 0 || w * 32 / bits % group != 0) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "%s: words: %s does not hold whole groups of %lld codes of %d bits", name,
+             zmi_type_text(&words->type, found), (long long)group, bits);
+    return false;
+  }
+  *k = w * 32 / bits;
+  for (int i = 0; i < (biases ? 2 : 1); i++) {
+    zm_array *a = i ? biases : scales;
+    const char *operand = i ? "biases" : "scales";
+    if (!zmi_cat_want_float(name, operand, a)) return false;
+    bool fits = a->type.rank == words->type.rank && zmi_cat_last(a) == *k / group;
+    for (int d = 0; fits && d + 1 < a->type.rank; d++) fits = a->type.shape[d] == words->type.shape[d];
+    if (!fits) {
+      zmi_fail(ZM_ERROR_ARGUMENT, "%s: %s: expected the leading dimensions of the words and %lld groups, found %s", name, operand,
+               (long long)(*k / group), zmi_type_text(&a->type, found));
+      return false;
+    }
+  }
+  return true;
+}
+
+static zm_array *affine(zmi_definition *d, zm_array *words, zm_array *scales, zm_array *biases, int bits, int64_t group) {
+  int64_t k;
+  if (!zmi_cat_want_affine(d->name, words, scales, biases, bits, group, &k)) return NULL;
+  zm_array *q = zmi_cat_split_last(zmi_cat_unpack(words, bits), k / group, group);
+  zm_array *in[] = {q, zm_expand_dims(scales, -1), biases ? zm_expand_dims(biases, -1) : NULL};
+  return zmi_cat_join_last(zmi_definition_apply1(d, in, biases ? 3 : 2, NULL, 0));
+}
+
+#define WITH_BIAS(word)                                                                                                                    \
+  zm_array *zm_##word(zm_array *x, zm_array *scales, zm_array *biases, int bits, int64_t group_size) {                                     \
+    if (!zmi_cat_want_float(#word, "biases", biases)) return NULL;                                                                         \
+    return affine(&word##_def, x, scales, biases, bits, group_size);                                                                       \
+  }
+WITH_BIAS(dequantize_affine_packed)
+WITH_BIAS(dequantize_affine_packed_silu)
+WITH_BIAS(dequantize_affine_packed_gelu)
+
+zm_array *zm_dequantize_affine_packed_hi2(zm_array *x, zm_array *scales, zm_array *biases, int64_t group_size) {
+  if (!zmi_cat_want_float("dequantize_affine_packed_hi2", "biases", biases)) return NULL;
+  return affine(&dequantize_affine_packed_hi2_def, x, scales, biases, 4, group_size);
+}
+
+zm_array *zm_dequantize_affine_packed_lo2_delta(zm_array *x, zm_array *scales, int64_t group_size) {
+  return affine(&dequantize_affine_packed_lo2_delta_def, x, scales, NULL, 4, group_size);
+}
+
+// ---- rows ----
+
+#define CALL(word, ...)                                                                                                                    \
+  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+    (void)nin, (void)params;                                                                                                               \
+    out[0] = zm_##word(__VA_ARGS__);                                                                                                       \
+    return zmi_cat_status(out[0]);                                                                                                         \
+  }
+CALL(dequantize_int8, in[0], in[1])
+CALL(dequantize_silu_int8, in[0], in[1])
+CALL(dequantize_int4, in[0], in[1])
+CALL(dequantize_blockwise, in[0], in[1], (int64_t)params[0], (int)params[1])
+CALL(dequantize_fp8, in[0], in[1], params[0] != 0 ? ZM_FP8_E5M2 : ZM_FP8_E4M3)
+CALL(dequantize_nf4, in[0], in[1])
+CALL(dequantize_affine_packed, in[0], in[1], in[2], (int)params[0], (int64_t)params[1])
+CALL(dequantize_affine_packed_silu, in[0], in[1], in[2], (int)params[0], (int64_t)params[1])
+CALL(dequantize_affine_packed_gelu, in[0], in[1], in[2], (int)params[0], (int64_t)params[1])
+CALL(dequantize_affine_packed_hi2, in[0], in[1], in[2], (int64_t)params[0])
+CALL(dequantize_affine_packed_lo2_delta, in[0], in[1], (int64_t)params[0])
+CALL(fused_swiglu_quant, in[0], in[1], in[2], in[3], (int64_t)params[0])
+
+static zm_status gemv_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+  (void)nin;
+  zm_affine gate = {in[1], in[2], in[3], (int)params[0], (int64_t)params[1]},
+            up = {in[4], in[5], in[6], (int)params[0], (int64_t)params[1]};
+  out[0] = zm_fused_quantized_swiglu_gemv(in[0], &gate, &up);
+  return zmi_cat_status(out[0]);
+}
+
+static zm_status progressive_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+  (void)nin;
+  zm_affine gate = {in[1], in[2], in[3], (int)params[0], (int64_t)params[1]},
+            up = {in[4], in[5], in[6], (int)params[0], (int64_t)params[1]};
+  out[0] = zm_fused_quantized_swiglu_gemv_progressive(in[0], &gate, &up, params[2], params[3] != 0);
+  return zmi_cat_status(out[0]);
+}
+
+#define ROW(word, text, form, kinds, grad, options, operands)                                                                              \
+  {                                                                                                                                        \
+    .name = #word, .formula = text, .shapes = form, .dtypes = kinds, .gradient = grad, .parameters = options, .definition = &word##_def,   \
+    .sample = operands, .call = word##_call                                                                                                \
+  }
+#define PACKED "words [..., K bits / 32], scales [..., K / group], biases [..., K / group] -> [..., K]"
+#define PACKED_SAMPLE "words 1024 256 uint32; scales 1024 32; biases 1024 32"
+#define PACKED_KINDS "words uint32, scales and biases any float -> float32"
+#define GEMV "x [..., K], gate and up each: words [N, K bits / 32], scales [N, K / group], biases [N, K / group] -> [..., N]"
+#define GEMV_SAMPLE "x 1 2048; gate_w 1024 256 uint32; gate_s 1024 32; gate_b 1024 32; up_w 1024 256 uint32; up_s 1024 32; up_b 1024 32"
+
+static const zmi_entry entries[] = {
+    ROW(dequantize_int8, "x scale", "x [...], scale [1] -> [...]", "x int8, scale any float -> float32", "scale", NULL,
+        "x 1024 1024 int8; scale 1"),
+    ROW(dequantize_silu_int8, "silu(x scale)", "x [...], scale [1] -> [...]", "x int8, scale any float -> float32", "scale", NULL,
+        "x 1024 1024 int8; scale 1"),
+    ROW(dequantize_int4, "nibble scale; nibbles are signed, -8 to 7, the low one first", "x [..., n], scale [1] -> [..., 2n]",
+        "x uint8, scale any float -> float32", "scale", NULL, "x 1024 1024 uint8; scale 1"),
+    {.name = "dequantize_blockwise",
+     .formula = "x[i] scales[i / block_size]; with 4 bits unsigned nibbles, the low one first",
+     .shapes = "x [...], scales [ceil(size / block)] -> [...], last axis twice as long with 4 bits",
+     .dtypes = "x int8 or uint8 (4 bits: uint8), scales any float -> float32",
+     .gradient = "scales",
+     .parameters = "block_size=128 bits=8",
+     .definition = &dequantize_int8_def,
+     .sample = "x 1024 1024 int8; scales 8192",
+     .call = dequantize_blockwise_call},
+    {.name = "dequantize_fp8",
+     .formula = "value(x) scale; e4m3 (0, no infinities) or e5m2 (1)",
+     .shapes = "x [...], scale [1] -> [...]",
+     .dtypes = "x uint8, scale any float -> float32",
+     .gradient = "scale",
+     .parameters = "variant=0",
+     .sample = "x 1024 1024 uint8; scale 1",
+     .call = dequantize_fp8_call},
+    {.name = "dequantize_nf4",
+     .formula = "nf4[nibble] scale, the low nibble first",
+     .shapes = "x [..., n], scale [1] -> [..., 2n]",
+     .dtypes = "x uint8, scale any float -> float32",
+     .gradient = "scale",
+     .sample = "x 1024 1024 uint8; scale 1",
+     .call = dequantize_nf4_call},
+    ROW(dequantize_affine_packed, "fma(code, scale, bias)", PACKED, PACKED_KINDS, "scales biases", "bits=4 group_size=64", PACKED_SAMPLE),
+    ROW(dequantize_affine_packed_silu, "silu(fma(code, scale, bias))", PACKED, PACKED_KINDS, "scales biases", "bits=4 group_size=64",
+        PACKED_SAMPLE),
+    ROW(dequantize_affine_packed_gelu, "gelu_tanh(fma(code, scale, bias))", PACKED, PACKED_KINDS, "scales biases", "bits=4 group_size=64",
+        PACKED_SAMPLE),
+    ROW(dequantize_affine_packed_hi2, "fma(code & 12, scale, bias) of codes of 4 bits", PACKED, PACKED_KINDS, "scales biases",
+        "group_size=64", PACKED_SAMPLE),
+    ROW(dequantize_affine_packed_lo2_delta, "(code & 3) scale of codes of 4 bits",
+        "words [..., K / 8], scales [..., K / group] -> [..., K]", PACKED_KINDS, "scales", "group_size=64",
+        "words 1024 256 uint32; scales 1024 32"),
+    {.name = "fused_quantized_swiglu_gemv",
+     .formula = "silu(x gate^T) (x up^T), the tier's quantized dot product, float32 from there",
+     .shapes = GEMV,
+     .dtypes = "x, scales, biases any float; words uint32 -> float32",
+     .gradient = "x scales biases",
+     .parameters = "bits=4 group_size=64",
+     .sample = GEMV_SAMPLE,
+     .call = gemv_call},
+    {.name = "fused_quantized_swiglu_gemv_progressive",
+     .formula = "the same from the high bits of the codes; the low bits are added where the error bound sum |x| |scale| max_low is above "
+                "epsilon (for each output, or each group)",
+     .shapes = GEMV,
+     .dtypes = "x, scales, biases any float; words uint32 -> float32",
+     .gradient = "x scales biases",
+     .parameters = "bits=4 group_size=64 epsilon=0 per_group=0",
+     .sample = GEMV_SAMPLE,
+     .call = progressive_call},
+    ROW(fused_swiglu_quant, "silu(x1 s1) (x2 s2), scales of blocks of the flat elements",
+        "x1 [...], scales1 [blocks], x2 [...], scales2 [blocks] -> [...]", "x int8, scales any float -> float32", "scales1 scales2",
+        "block_size=128", "x1 1024 1024 int8; scales1 8192; x2 1024 1024 int8; scales2 8192"),
+};
+
+ZMI_GROUP(quant, "Quantized numbers back to floats, and products with them.");

@@ -1,0 +1,124 @@
+// The table of the catalog and the page made of it.
+#include "catalog/catalog.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+extern const zmi_catalog_group zmi_catalog_activations, zmi_catalog_softmax, zmi_catalog_norms, zmi_catalog_transformer,
+    zmi_catalog_attention, zmi_catalog_rope, zmi_catalog_reductions, zmi_catalog_fused, zmi_catalog_linear, zmi_catalog_loss,
+    zmi_catalog_quant, zmi_catalog_bits, zmi_catalog_image, zmi_catalog_indexing, zmi_catalog_scan, zmi_catalog_optimizers,
+    zmi_catalog_vlsp, zmi_catalog_skv, zmi_catalog_moe, zmi_catalog_fused_moe, zmi_catalog_discovered, zmi_catalog_ttt;
+
+const zmi_catalog_group *const zmi_catalog_groups[] = {
+    &zmi_catalog_activations,
+    &zmi_catalog_softmax,
+    &zmi_catalog_norms,
+    &zmi_catalog_transformer,
+    &zmi_catalog_attention,
+    &zmi_catalog_rope,
+    &zmi_catalog_reductions,
+    &zmi_catalog_fused,
+    &zmi_catalog_linear,
+    &zmi_catalog_loss,
+    &zmi_catalog_quant,
+    &zmi_catalog_bits,
+    &zmi_catalog_image,
+    &zmi_catalog_indexing,
+    &zmi_catalog_scan,
+    &zmi_catalog_optimizers,
+    &zmi_catalog_vlsp,
+    &zmi_catalog_skv,
+    &zmi_catalog_moe,
+    &zmi_catalog_fused_moe,
+    &zmi_catalog_discovered,
+    &zmi_catalog_ttt,
+    NULL,
+};
+
+size_t zmi_catalog_count(void) {
+  size_t count = 0;
+  for (size_t g = 0; zmi_catalog_groups[g]; g++) count += zmi_catalog_groups[g]->count;
+  return count;
+}
+
+const zmi_entry *zmi_catalog_at(size_t i, const zmi_catalog_group **group) {
+  for (size_t g = 0; zmi_catalog_groups[g]; g++) {
+    if (group) *group = zmi_catalog_groups[g];
+    if (i < zmi_catalog_groups[g]->count) return &zmi_catalog_groups[g]->entries[i];
+    i -= zmi_catalog_groups[g]->count;
+  }
+  if (group) *group = NULL;
+  return NULL;
+}
+
+const zmi_entry *zmi_catalog_find(const char *name) {
+  const zmi_entry *e;
+  for (size_t i = 0; (e = zmi_catalog_at(i, NULL)); i++) {
+    if (strcmp(e->name, name) == 0) return e;
+  }
+  return NULL;
+}
+
+int zmi_entry_parameters(const zmi_entry *e, double *values) {
+  int count = 0;
+  for (const char *s = e->parameters; s && (s = strchr(s, '=')); count++) {
+    if (values)
+      values[count] = strtod(++s, NULL);
+    else
+      s++;
+  }
+  return count;
+}
+
+zm_status zmi_entry_call(const zmi_entry *e, zm_array *const *in, int nin, const double *params, zm_array **out) {
+  double usual[ZMI_CATALOG_PARAMS];
+  int count = zmi_entry_parameters(e, usual);
+  for (int i = 0; i < nin; i++) {
+    if (!in[i]) return zm_last_status() != ZM_OK ? zm_last_status() : zmi_fail(ZM_ERROR_ARGUMENT, "%s: operand %d is NULL", e->name, i + 1);
+  }
+  if (e->call) return e->call(in, nin, params ? params : usual, out);
+  return zmi_definition_apply(e->definition, in, nin, params ? params : usual, count, out, e->outputs ? e->outputs : 1);
+}
+
+// ---- the page ----
+
+// Text in a cell of a table: a bar would end it.
+static void cell(zmi_text *out, const char *s) {
+  for (; *s; s++) {
+    if (*s == '|')
+      zmi_text_add(out, "\\|");
+    else
+      zmi_text_add_bytes(out, s, 1);
+  }
+}
+
+static void row(zmi_text *out, const zmi_entry *e) {
+  zmi_text_add(out, "| `zm_%s`", strcmp(e->name, "silu_mul_grad") == 0 ? "silu_mul" : e->name);
+  if (e->parameters) zmi_text_add(out, " (%s)", e->parameters);
+  zmi_text_add(out, " | ");
+  cell(out, e->formula);
+  zmi_text_add(out, " | ");
+  cell(out, e->shapes);
+  zmi_text_add(out, " | ");
+  cell(out, e->dtypes ? e->dtypes : "float16, bfloat16, float32");
+  zmi_text_add(out, " | ");
+  cell(out, e->gradient);
+  zmi_text_add(out, " |\n");
+}
+
+zm_status zmi_catalog_page(zmi_text *out) {
+  zmi_text_add(
+      out,
+      "# The catalog\n\n"
+      "Ready kernels, declared in `include/zmlx/catalog.h`. This page is made from the table of the catalog (`make docs`).\n\n"
+      "Floats are computed in float32 and rounded once to the dtype of the first float operand, unless a row says otherwise. Sums run in\n"
+      "the lane order, functions and ties are those of `docs/numerics.md`. Names behind a function are its parameters with usual values.\n"
+      "\"Gradient\" lists the operands that have one. `zmlx kernel show NAME` prints a kernel's source.\n");
+  for (size_t g = 0; zmi_catalog_groups[g]; g++) {
+    const zmi_catalog_group *group = zmi_catalog_groups[g];
+    zmi_text_add(out, "\n## %s\n\n%s Source: `%s`.\n\n| function | formula | shapes | dtypes | gradient |\n|---|---|---|---|---|\n",
+                 group->name, group->about, group->file);
+    for (size_t i = 0; i < group->count; i++) row(out, &group->entries[i]);
+  }
+  return out->failed ? ZM_ERROR_MEMORY : ZM_OK;
+}

@@ -1,0 +1,574 @@
+// The catalog against results stored by scripts/make_catalog_cases.py (NumPy, float64), in every float dtype: results, gradients, ties,
+// NaN, empty and odd shapes. Every row has cases, and a stored gradient for every operand that it claims one for. Below: rounding points,
+// bits that are promised, and errors.
+#include "catalog/catalog.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+static const char *const files[] = {"activations", "rows", "transformer", "reductions", "attention", "quant", "image", "moe"};
+static json_t *roots[ZMI_COUNT(files)];
+static const zm_dtype floats[] = {ZM_F32, ZM_F16, ZM_BF16};
+
+static bool is_float(zm_dtype t) {
+  return t == ZM_F32 || t == ZM_F16 || t == ZM_BF16;
+}
+
+// ---- operands ----
+
+static uint32_t hashed(uint32_t seed, uint32_t i) { // as in the script
+  uint32_t h = i * 2654435761u + seed * 40503u + 12345u;
+  h ^= h >> 15;
+  h *= 2246822519u;
+  h ^= h >> 13;
+  h *= 3266489917u;
+  return h ^ h >> 16;
+}
+
+static double number(const json_t *v) {
+  if (json_is_number(v)) return json_number_value(v);
+  const char *s = json_string_value(v);
+  return strcmp(s, "nan") == 0 ? NAN : strcmp(s, "inf") == 0 ? INFINITY : -INFINITY;
+}
+
+static int64_t field(const json_t *o, const char *name) {
+  return json_integer_value(json_object_get(o, name));
+}
+
+static int64_t shape_of(const json_t *list, int64_t *shape) {
+  int64_t n = 1;
+  for (size_t i = 0; i < json_array_size(list); i++) {
+    shape[i] = json_integer_value(json_array_get(list, i));
+    n *= shape[i];
+  }
+  return n;
+}
+
+static zm_array *floats_of(const double *x, zm_dtype dtype, const int64_t *shape, int rank, int64_t n) {
+  float *data = malloc((size_t)n * sizeof *data + 1);
+  for (int64_t i = 0; i < n; i++) data[i] = (float)x[i];
+  zm_array *a = zm_array_from_data(data, ZM_F32, shape, rank);
+  free(data);
+  a = zm_astype(a, dtype);
+  assert_non_null(zm_array_data(a));
+  return a;
+}
+
+static zm_array *operand_of(const json_t *spec, zm_dtype dtype) {
+  int64_t shape[ZM_MAX_RANK];
+  const json_t *dims = json_object_get(spec, "s"), *given = json_object_get(spec, "x");
+  const char *type = json_string_value(json_object_get(spec, "t"));
+  int rank = (int)json_array_size(dims);
+  int64_t n = shape_of(dims, shape), m = field(spec, "m"), below = field(spec, "below"), add = field(spec, "add");
+  uint32_t seed = (uint32_t)field(spec, "seed");
+  if (strcmp(type, "T") != 0) dtype = zm_dtype_from_name(type);
+  if (is_float(dtype)) {
+    double *x = malloc((size_t)n * sizeof *x + 1), d = (double)field(spec, "d");
+    bool odd = field(spec, "odd") != 0;
+    for (int64_t i = 0; i < n; i++) {
+      double k = (double)(hashed(seed, (uint32_t)i) % (2 * m + 1) - m + add) + (odd ? 0.5 : 0);
+      x[i] = given ? number(json_array_get(given, (size_t)i)) : k / d;
+    }
+    zm_array *a = floats_of(x, dtype, shape, rank, n);
+    free(x);
+    return a;
+  }
+  size_t size = zm_dtype_size(dtype);
+  char *data = malloc((size_t)n * size + 1);
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t h = hashed(seed, (uint32_t)i);
+    int64_t v = given ? json_integer_value(json_array_get(given, (size_t)i)) : dtype == ZM_BOOL ? h >> 31 : below ? h % below + add : h;
+    memcpy(data + (size_t)i * size, &v, size);
+  }
+  zm_array *a = zm_array_from_data(data, dtype, shape, rank);
+  free(data);
+  return a;
+}
+
+// ---- comparing ----
+
+static double value_at(const void *data, zm_dtype dtype, int64_t i) {
+  switch (dtype) {
+  case ZM_F32:
+    return ((const float *)data)[i];
+  case ZM_BF16:
+    return zmi_bf16_to_f32(((const uint16_t *)data)[i]);
+  case ZM_F16:
+    return zmi_f16_to_f32(((const uint16_t *)data)[i]);
+  case ZM_U8:
+  case ZM_BOOL:
+    return ((const uint8_t *)data)[i];
+  case ZM_U32:
+    return ((const uint32_t *)data)[i];
+  default:
+    fail_msg("a result of dtype %s", zm_dtype_name(dtype));
+    return 0;
+  }
+}
+
+static double tolerance_of(zm_dtype worst) {
+  return worst == ZM_F32 ? 1e-5 : worst == ZM_F16 ? 3e-3 : 2e-2;
+}
+
+typedef struct place {
+  const char *file, *row;
+  size_t index;
+  zm_dtype dtype;
+} place;
+
+// expected: the stored values, every `pick`-th element.
+static void compare(const place *at, const char *what, int which, zm_array *found, const json_t *values, int64_t pick, double tol) {
+  const void *data = zm_array_data(found);
+  if (!data) fail_msg("%s %zu %s (%s): %s %d: %s", at->file, at->index, at->row, zm_dtype_name(at->dtype), what, which, zm_last_error());
+  double largest = 0;
+  for (size_t i = 0; i < json_array_size(values); i++) {
+    double v = fabs(number(json_array_get(values, i)));
+    if (isfinite(v) && v > largest) largest = v;
+  }
+  for (size_t i = 0; i < json_array_size(values); i++) {
+    double want = number(json_array_get(values, i)), got = value_at(data, found->type.dtype, (int64_t)i * pick);
+    bool same = isnan(want) ? isnan(got) : isinf(want) ? got == want : fabs(got - want) <= tol * (fabs(want) + 0.2 * largest) + 1e-30;
+    if (!same) {
+      fail_msg("%s %zu %s (%s): %s %d, element %lld: found %.9g, expected %.9g", at->file, at->index, at->row, zm_dtype_name(at->dtype),
+               what, which, (long long)i * (long long)pick, got, want);
+    }
+  }
+}
+
+// ---- one case ----
+
+typedef struct call {
+  const zmi_entry *entry;
+  double params[ZMI_CATALOG_PARAMS];
+  int nin, count, index[ZMI_CATALOG_IN]; // the operands that are differentiated by
+  zm_array *in[ZMI_CATALOG_IN];
+} call;
+
+static zm_status apply(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  const call *c = user;
+  zm_array *all[ZMI_CATALOG_IN];
+  (void)nin, (void)nout;
+  memcpy(all, c->in, sizeof all);
+  for (int i = 0; i < c->count; i++) all[c->index[i]] = in[i];
+  return zmi_entry_call(c->entry, all, c->nin, c->params, out);
+}
+
+static void check_gradients(const place *at, call *c, const json_t *gradients, zm_array **out, int nout, double tol) {
+  zm_array *in[ZMI_CATALOG_IN], *cotangents[ZMI_CATALOG_OUT], *again[ZMI_CATALOG_OUT], *made[ZMI_CATALOG_IN];
+  for (int i = 0; i < c->nin; i++) {
+    if (!json_is_array(json_array_get(gradients, (size_t)i))) continue;
+    in[c->count] = c->in[i];
+    c->index[c->count++] = i;
+  }
+  for (int o = 0; o < nout; o++) {
+    int64_t n = zm_array_size(out[o]);
+    double *x = calloc((size_t)n + 1, sizeof *x);
+    for (int64_t i = 0; i < n && is_float(out[o]->type.dtype); i++)
+      x[i] = (double)((int64_t)(hashed(1000 + (uint32_t)o, (uint32_t)i) % 65) - 32) / 32;
+    cotangents[o] = floats_of(x, out[o]->type.dtype, out[o]->type.shape, out[o]->type.rank, n);
+    free(x);
+  }
+  if (zm_vjp(apply, c, in, c->count, cotangents, again, nout, made) != ZM_OK) {
+    fail_msg("%s %zu %s (%s): %s", at->file, at->index, at->row, zm_dtype_name(at->dtype), zm_last_error());
+  }
+  for (int i = 0; i < c->count; i++) {
+    assert_int_equal(made[i]->type.dtype, in[i]->type.dtype);
+    assert_int_equal(zm_array_size(made[i]), zm_array_size(in[i]));
+    compare(at, "gradient", c->index[i], made[i], json_array_get(gradients, (size_t)c->index[i]), 1, tol);
+  }
+}
+
+static void check_case(const place *at, const json_t *json) {
+  call c = {.entry = zmi_catalog_find(at->row)};
+  zm_array *out[ZMI_CATALOG_OUT];
+  if (!c.entry) fail_msg("%s %zu: there is no row %s", at->file, at->index, at->row);
+  const json_t *in = json_object_get(json, "in"), *outs = json_object_get(json, "out"), *params = json_object_get(json, "p"), *v;
+  zm_scope *scope = zm_scope_open();
+  assert_true(json_array_size(params) == (size_t)zmi_entry_parameters(c.entry, c.params));
+  for (size_t i = 0; i < json_array_size(params); i++) c.params[i] = json_number_value(json_array_get(params, i));
+  for (; c.nin < (int)json_array_size(in); c.nin++) c.in[c.nin] = operand_of(json_array_get(in, (size_t)c.nin), at->dtype);
+  zm_clear_error();
+  if (zmi_entry_call(c.entry, c.in, c.nin, c.params, out) != ZM_OK) {
+    fail_msg("%s %zu %s (%s): %s", at->file, at->index, at->row, zm_dtype_name(at->dtype), zm_last_error());
+  }
+  int nout = c.entry->outputs ? c.entry->outputs : 1;
+  assert_int_equal(nout, json_array_size(outs));
+  double factor = (v = json_object_get(json, "tol")) ? json_number_value(v) : 1, tol = tolerance_of(at->dtype) * factor;
+  for (int o = 0; o < nout; o++) {
+    const json_t *want = json_array_get(outs, (size_t)o);
+    int64_t shape[ZM_MAX_RANK];
+    int rank = (int)json_array_size(json_object_get(want, "s"));
+    int64_t n = shape_of(json_object_get(want, "s"), shape), pick = field(want, "pick") ? field(want, "pick") : 1;
+    bool same = out[o]->type.rank == rank;
+    for (int i = 0; same && i < rank; i++) same = out[o]->type.shape[i] == shape[i];
+    char found[128];
+    if (!same) fail_msg("%s %zu %s: result %d is %s", at->file, at->index, at->row, o, zmi_type_text(&out[o]->type, found));
+    assert_int_equal(is_float(out[o]->type.dtype), field(want, "i") == 0);
+    if (n > 0)
+      compare(at, "result", o, out[o], json_object_get(want, "v"), pick, field(want, "i") ? 0 : tol);
+    else
+      assert_non_null(zm_array_data(out[o]));
+  }
+  const json_t *gradients = json_object_get(json, "grad");
+  if (gradients) check_gradients(at, &c, gradients, out, nout, tol * 4);
+  zm_scope_close(scope);
+}
+
+static bool wanted(const json_t *json, zm_dtype dtype) {
+  const json_t *types = json_object_get(json, "types");
+  for (size_t i = 0; i < json_array_size(types); i++) {
+    if (strcmp(json_string_value(json_array_get(types, i)), zm_dtype_name(dtype)) == 0) return true;
+  }
+  return !types;
+}
+
+static void check_file(size_t f) {
+  assert_true(json_array_size(roots[f]) > 0);
+  for (size_t i = 0; i < json_array_size(roots[f]); i++) {
+    const json_t *json = json_array_get(roots[f], i);
+    for (size_t t = 0; t < ZMI_COUNT(floats); t++) {
+      place at = {files[f], json_string_value(json_object_get(json, "row")), i, floats[t]};
+      if (wanted(json, floats[t])) check_case(&at, json);
+    }
+  }
+}
+
+#define FILE_TEST(name, index)                                                                                                             \
+  static void test_##name(void **state) {                                                                                                  \
+    (void)state;                                                                                                                           \
+    check_file(index);                                                                                                                     \
+  }
+FILE_TEST(activations, 0)
+FILE_TEST(rows, 1)
+FILE_TEST(transformer, 2)
+FILE_TEST(reductions, 3)
+FILE_TEST(attention, 4)
+FILE_TEST(quant, 5)
+FILE_TEST(image, 6)
+FILE_TEST(moe, 7)
+
+// ---- the table ----
+
+// How many operands of a row have a stored gradient in one of its cases; whether there are cases.
+static int covered(const char *row, int *cases) {
+  int most = 0;
+  *cases = 0;
+  for (size_t f = 0; f < ZMI_COUNT(files); f++) {
+    for (size_t i = 0; i < json_array_size(roots[f]); i++) {
+      const json_t *json = json_array_get(roots[f], i), *gradients = json_object_get(json, "grad");
+      if (strcmp(json_string_value(json_object_get(json, "row")), row) != 0) continue;
+      int count = 0;
+      for (size_t k = 0; k < json_array_size(gradients); k++) count += json_is_array(json_array_get(gradients, k));
+      most = count > most ? count : most;
+      ++*cases;
+    }
+  }
+  return most;
+}
+
+static int words(const char *s) {
+  int n = 0;
+  for (; *s; s++) n += *s != ' ' && (s[1] == ' ' || !s[1]);
+  return n;
+}
+
+static void test_table(void **state) {
+  (void)state;
+  const zmi_entry *e;
+  const zmi_catalog_group *group;
+  for (size_t i = 0; (e = zmi_catalog_at(i, &group)); i++) {
+    int cases, gradients = covered(e->name, &cases);
+    if (zmi_catalog_find(e->name) != e) fail_msg("%s: two rows of that name", e->name);
+    if (cases == 0) fail_msg("%s: no cases", e->name);
+    if (!e->formula || !e->shapes || !e->gradient || !e->sample) fail_msg("%s: the row is not complete", e->name);
+    bool none = strncmp(e->gradient, "none: ", 6) == 0;
+    // Scales and biases of quantized matrices count once in the text and once for each matrix in the case.
+    if (!none && gradients < words(e->gradient))
+      fail_msg("%s: gradients of %d operands are stored, claimed: %s", e->name, gradients, e->gradient);
+    if (none && gradients) fail_msg("%s: gradients are stored, claimed: %s", e->name, e->gradient);
+    FILE *f = fopen(group->file, "r");
+    if (!f) fail_msg("%s: %s is not there", e->name, group->file);
+    fclose(f);
+  }
+  assert_null(zmi_catalog_find("nonsense"));
+}
+
+// docs/catalog.md is what the table gives (make docs).
+static void test_page(void **state) {
+  (void)state;
+  zmi_text page = {0};
+  char *found;
+  size_t size;
+  assert_int_equal(zmi_catalog_page(&page), ZM_OK);
+  assert_int_equal(zmi_read_file("docs/catalog.md", 1 << 20, &found, &size), ZM_OK);
+  if (strcmp(found, zmi_text_str(&page)) != 0) fail_msg("docs/catalog.md is not what the table gives: make docs");
+  zmi_free(found);
+  zmi_text_release(&page);
+}
+
+// Every row runs on its sample operands, in every dtype.
+static void test_samples(void **state) {
+  (void)state;
+  const zmi_entry *e;
+  for (size_t i = 0; (e = zmi_catalog_at(i, NULL)); i++) {
+    zm_scope *scope = zm_scope_open();
+    zm_array *in[ZMI_CATALOG_IN], *out[ZMI_CATALOG_OUT];
+    int n = zmi_entry_sample(e, floats[i % 3], 4096, in);
+    if (n < 0) fail_msg("%s: %s", e->name, zm_last_error());
+    if (zmi_entry_call(e, in, n, NULL, out) != ZM_OK || zm_eval(out, e->outputs ? (size_t)e->outputs : 1) != ZM_OK) {
+      fail_msg("%s: %s", e->name, zm_last_error());
+    }
+    zm_scope_close(scope);
+  }
+}
+
+// Every definition becomes source for each target.
+static void test_sources(void **state) {
+  (void)state;
+  static const char *const targets[] = {"c", "cuda", "metal"};
+  const zmi_entry *e;
+  for (size_t i = 0; (e = zmi_catalog_at(i, NULL)); i++) {
+    if (!e->definition) continue;
+    for (size_t t = 0; t < 3; t++) {
+      char *text = zmi_entry_source(e, ZM_BF16, targets[t]);
+      if (!text) fail_msg("%s: %s: %s", e->name, targets[t], zm_last_error());
+      assert_true(strlen(text) > 40);
+      zm_free_text(text);
+    }
+  }
+}
+
+// ---- promised bits ----
+
+static zm_array *some(zm_dtype dtype, uint32_t seed, int rank, const int64_t *shape) {
+  int64_t n = 1;
+  for (int i = 0; i < rank; i++) n *= shape[i];
+  double *x = malloc((size_t)n * sizeof *x + 1);
+  for (int64_t i = 0; i < n; i++) x[i] = (double)((int32_t)hashed(seed, (uint32_t)i) >> 8) / (1 << 22);
+  zm_array *a = floats_of(x, dtype, shape, rank, n);
+  free(x);
+  return a;
+}
+
+static void same_bits(const char *what, zm_array *a, zm_array *b) {
+  char ta[128], tb[128];
+  size_t bytes;
+  if (!a || !b) fail_msg("%s: %s", what, zm_last_error());
+  if (!zmi_type_equal(&a->type, &b->type)) fail_msg("%s: %s and %s", what, zmi_type_text(&a->type, ta), zmi_type_text(&b->type, tb));
+  assert_true(zmi_type_bytes(&a->type, &bytes));
+  const void *x = zm_array_data(a), *y = zm_array_data(b);
+  if (!x || !y) fail_msg("%s: %s", what, zm_last_error());
+  if (memcmp(x, y, bytes) != 0) fail_msg("%s: other bits", what);
+}
+
+// swiglu2 rounds where silu and multiply do; a row alone has the bits that it has among others.
+static void test_swiglu_bits(void **state) {
+  (void)state;
+  for (size_t t = 0; t < 3; t++) {
+    zm_scope *scope = zm_scope_open();
+    zm_array *g = some(floats[t], 1, 2, (int64_t[]){5, 333}), *u = some(floats[t], 2, 2, (int64_t[]){5, 333});
+    same_bits("swiglu2", zm_swiglu2(g, u), zm_multiply(zm_silu(g), u));
+    zm_array *row = zmi_cat_part(g, 0, 3, 1);
+    same_bits("softmax", zmi_cat_part(zm_softmax_lastdim(g), 0, 3, 1), zm_softmax_lastdim(row));
+    same_bits("softmax", zm_softmax_lastdim(g), zm_softmax(g));
+    zm_scope_close(scope);
+  }
+}
+
+static float rounded(float v, zm_dtype t) {
+  return t == ZM_BF16 ? zmi_bf16_to_f32(zmi_f32_to_bf16(v)) : t == ZM_F16 ? zmi_f16_to_f32(zmi_f32_to_f16(v)) : v;
+}
+
+// Each way to combine, against its definition in a loop.
+static void test_combine_bits(void **state) {
+  (void)state;
+  enum { R = 3, K = 6, D = 700 };
+  static zm_array *(*const f[])(zm_array *, zm_array *) = {zm_moe_combine, zm_moe_combine_no_fma, zm_moe_combine_exact, zm_moe_combine_fp32,
+                                                           zm_moe_combine_fp32_no_fma};
+  for (size_t t = 0; t < 3; t++) {
+    for (int kind = 0; kind < 5; kind++) {
+      zm_scope *scope = zm_scope_open();
+      zm_array *y = some(floats[t], 3, 3, (int64_t[]){R, K, D}), *w = some(floats[t], 4, 2, (int64_t[]){R, K});
+      const void *yd = zm_array_data(y), *wd = zm_array_data(w);
+      float *want = calloc(R * D, sizeof *want);
+      zm_dtype to = kind >= 3 ? ZM_F32 : floats[t];
+      for (int i = 0; i < R * D; i++) {
+        volatile float sum = 0;
+        for (int k = 0; k < K; k++) {
+          float a = (float)value_at(wd, floats[t], i / D * K + k), b = (float)value_at(yd, floats[t], (i / D * K + k) * D + i % D);
+          volatile float p = a * b;
+          if (kind == ZM_COMBINE_EXACT) p = rounded(p, floats[t]);
+          sum = kind == ZM_COMBINE_FMA || kind == ZM_COMBINE_FP32 ? fmaf(a, b, sum) : sum + p;
+          if (kind == ZM_COMBINE_EXACT) sum = rounded(sum, floats[t]);
+        }
+        want[i] = rounded(sum, to);
+      }
+      zm_array *expected = zm_astype(zm_array_from_data(want, ZM_F32, (int64_t[]){R, D}, 2), to);
+      free(want);
+      same_bits("moe_combine", f[kind](y, w), expected);
+      if (kind == ZM_COMBINE_EXACT) same_bits("glm_moe_combine", zm_glm_moe_combine(y, w), expected);
+      zm_scope_close(scope);
+    }
+  }
+}
+
+// What goes out to experts comes back to its place.
+static void test_dispatch_and_back(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  int32_t index[40 * 3];
+  for (int i = 0; i < 40 * 3; i++) index[i] = (int32_t)(hashed(9, (uint32_t)i) % 7);
+  zm_array *x = some(ZM_BF16, 5, 2, (int64_t[]){40, 24}), *indices = zm_array_from_data(index, ZM_I32, (int64_t[]){40, 3}, 2);
+  zm_dispatch d;
+  assert_int_equal(zm_moe_dispatch(x, indices, 7, &d), ZM_OK);
+  same_bits("dispatch", zm_take(d.rows, d.place), zm_contiguous(zm_broadcast_to(zm_expand_dims(x, 1), (int64_t[]){40, 3, 24}, 3)));
+  zm_array *all[] = {d.rows, d.place, d.order, d.offsets};
+  assert_int_equal(zm_eval(all, 4), ZM_OK);
+  const uint32_t *offsets = zm_array_data(d.offsets), *order = zm_array_data(d.order);
+  assert_int_equal(offsets[7], 120);
+  for (uint32_t e = 0; e < 7; e++) {
+    for (uint32_t r = offsets[e]; r < offsets[e + 1]; r++) assert_int_equal(index[order[r]], e);
+  }
+  zm_scope_close(scope);
+}
+
+// A zmi_matrix of the models' kind from a quantized matrix in checkpoint form.
+static zm_array *packed_of(const zm_affine *m, zmi_matrix *matrix) {
+  zmi_type t = m->words->type;
+  zmi_format f = {.mode = ZMI_QUANT_AFFINE, .bits = m->bits, .group = m->group, .dtype = m->scales->type.dtype};
+  int64_t n = t.shape[1], k = t.shape[2] * 32 / m->bits;
+  size_t bytes;
+  assert_true(zmi_packed_bytes(&f, n, k, &bytes));
+  char *memory = zmi_calloc((size_t)t.shape[0], bytes);
+  const char *words = zm_array_data(m->words), *scales = zm_array_data(m->scales), *biases = zm_array_data(m->biases);
+  size_t size = zm_dtype_size(m->scales->type.dtype);
+  for (int64_t e = 0; e < t.shape[0]; e++) {
+    zmi_stored_matrix s = {words + e * n * t.shape[2] * 4,
+                           scales + (size_t)(e * n * k / m->group) * size,
+                           biases + (size_t)(e * n * k / m->group) * size,
+                           m->scales->type.dtype,
+                           n,
+                           k};
+    zmi_pack_blocks(&f, &s, memory + (size_t)e * bytes, 0, (n + ZMI_LANES - 1) / ZMI_LANES);
+  }
+  zmi_type type = zmi_type_of(ZM_U8, 1, (int64_t[]){(int64_t)bytes * t.shape[0]});
+  zm_array *leaf = zmi_data_leaf(&type, memory);
+  *matrix = (zmi_matrix){.packed = leaf, .format = f, .n = n, .k = k, .experts = t.shape[0]};
+  return leaf;
+}
+
+static zm_affine quantized(int bits, int64_t group, int64_t experts, int64_t n, int64_t k, zm_dtype dtype, uint32_t seed) {
+  int64_t words = experts * n * k * bits / 32;
+  uint32_t *w = malloc((size_t)words * 4);
+  for (int64_t i = 0; i < words; i++) w[i] = hashed(seed, (uint32_t)i);
+  zm_affine m = {.words = zm_array_from_data(w, ZM_U32, (int64_t[]){experts, n, k * bits / 32}, 3), .bits = bits, .group = group};
+  free(w);
+  m.scales = some(dtype, seed + 1, 3, (int64_t[]){experts, n, k / group});
+  m.biases = some(dtype, seed + 2, 3, (int64_t[]){experts, n, k / group});
+  return m;
+}
+
+// The gated product has the bits of the models' ops, for every width, group and odd shape.
+static void test_decode_bits(void **state) {
+  (void)state;
+  static const struct {
+    int bits;
+    int64_t group, n, k, rows, slots;
+  } shapes[] = {{4, 64, 40, 128, 1, 2}, {2, 32, 17, 96, 5, 3},  {3, 128, 33, 256, 2, 1},
+                {5, 64, 1, 64, 9, 2},   {6, 32, 300, 32, 3, 4}, {8, 128, 16, 384, 4, 2}};
+  for (size_t i = 0; i < ZMI_COUNT(shapes); i++) {
+    for (zm_dtype dtype = ZM_BF16; dtype <= ZM_F32; dtype++) {
+      zm_scope *scope = zm_scope_open();
+      int64_t n = shapes[i].n, k = shapes[i].k, rows = shapes[i].rows, slots = shapes[i].slots;
+      zm_affine gate = quantized(shapes[i].bits, shapes[i].group, 5, n, k, dtype, 11),
+                up = quantized(shapes[i].bits, shapes[i].group, 5, n, k, dtype, 21);
+      zmi_matrix g, u;
+      packed_of(&gate, &g);
+      packed_of(&up, &u);
+      int32_t chosen[64];
+      for (int j = 0; j < rows * slots; j++) chosen[j] = (int32_t)(hashed(31, (uint32_t)j) % 6) - (j == 7); // 5 is out of range
+      zm_array *x = some(dtype, 41, 2, (int64_t[]){rows, k}), *experts = zm_array_from_data(chosen, ZM_I32, (int64_t[]){rows, slots}, 2);
+      zm_array *stock = zm_multiply(zm_silu(zmi_gather_linear(&g, x, experts)), zmi_gather_linear(&u, x, experts));
+      same_bits("fused_swiglu_gather_qmv", zm_fused_swiglu_gather_qmv(x, &gate, &up, experts), stock);
+      zm_array *lhs = zm_arange(0, (double)rows, 1, ZM_I32);
+      zm_array *general = zm_gather_qmm_swiglu(zm_expand_dims(x, 1), &gate, &up, zm_expand_dims(lhs, -1), experts);
+      same_bits("gather_qmm_swiglu", zm_squeeze(general, 2), stock);
+      zm_array *act = some(dtype, 51, 3, (int64_t[]){rows, slots, k}), *w = some(dtype, 61, 2, (int64_t[]){rows, slots});
+      same_bits("gather_qmm_combine_quantized", zm_gather_qmm_combine_quantized(act, &gate, w, experts, ZM_COMBINE_FMA),
+                zmi_combine(zmi_gather_linear(&g, act, experts), w));
+      zm_scope_close(scope);
+    }
+  }
+}
+
+// ---- errors ----
+
+static void refused(const void *result, const char *words_of_message) {
+  if (result) fail_msg("not refused: %s", words_of_message);
+  if (!strstr(zm_last_error(), words_of_message)) fail_msg("\"%s\" does not say: %s", zm_last_error(), words_of_message);
+  zm_clear_error();
+}
+
+static void test_errors(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_array *x = some(ZM_F32, 1, 2, (int64_t[]){3, 5}), *w = some(ZM_F32, 2, 1, (int64_t[]){4}),
+           *q = zm_full(0, ZM_U32, (int64_t[]){2, 3}, 2);
+  zm_array *a, *b;
+  zm_clear_error();
+  refused(zm_rmsnorm(x, w, 1e-6), "rmsnorm: weight: expected shape [5], found float32[4]");
+  refused(zm_rmsnorm(NULL, w, 1e-6), "rmsnorm: x is NULL");
+  refused(zm_swiglu(x), "the last axis must be even");
+  refused(zm_dropout(x, 1, 0), "p: expected a chance in [0, 1), found 1");
+  refused(zm_relu(q), "expected a float dtype, found uint32");
+  refused(zm_pack_bits(zm_full(0, ZM_BOOL, (int64_t[]){7}, 1)), "a multiple of 8, found 7");
+  refused(zm_masked_softmax(x, x), "mask: expected dtype bool");
+  refused(zm_max_lastdim(zm_full(0, ZM_F32, (int64_t[]){3, 0}, 2)), "the last axis is empty");
+  refused(zm_dequantize_affine_packed(q, w, w, 7, 64), "bits");
+  refused(zm_dequantize_affine_packed(q, w, w, 4, 64), "whole groups");
+  refused(zm_apply_rope(x, x, x), "cos: expected shape [3, 2]");
+  assert_int_not_equal(zm_topk_lastdim(x, 6, &a, &b), ZM_OK);
+  refused(NULL, "k: expected 1 to the 5 elements of a row, found 6");
+  assert_int_not_equal(zm_deepseek_router_topk_sigmoid(x, NULL, 2, 3, 1, &a, &b), ZM_OK);
+  refused(NULL, "cannot be cut into 3 groups");
+  zm_scope_close(scope);
+}
+
+static int open_files(void **state) {
+  (void)state;
+  for (size_t f = 0; f < ZMI_COUNT(files); f++) {
+    char path[64];
+    json_error_t error;
+    snprintf(path, sizeof path, "tests/data/catalog_%s.json", files[f]);
+    if (!(roots[f] = json_load_file(path, 0, &error))) {
+      print_error("%s: %s\n", path, error.text);
+      return -1;
+    }
+  }
+  return 0;
+}
+
+static int close_files(void **state) {
+  (void)state;
+  for (size_t f = 0; f < ZMI_COUNT(files); f++) json_decref(roots[f]);
+  return 0;
+}
+
+int main(int argc, char **argv) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_table),       cmocka_unit_test(test_page),         cmocka_unit_test(test_activations),
+      cmocka_unit_test(test_rows),        cmocka_unit_test(test_transformer),  cmocka_unit_test(test_reductions),
+      cmocka_unit_test(test_attention),   cmocka_unit_test(test_quant),        cmocka_unit_test(test_image),
+      cmocka_unit_test(test_moe),         cmocka_unit_test(test_samples),      cmocka_unit_test(test_sources),
+      cmocka_unit_test(test_swiglu_bits), cmocka_unit_test(test_combine_bits), cmocka_unit_test(test_dispatch_and_back),
+      cmocka_unit_test(test_decode_bits), cmocka_unit_test(test_errors),
+  };
+  if (argc > 1) cmocka_set_test_filter(argv[1]);
+  return cmocka_run_group_tests(tests, open_files, close_files);
+}

@@ -198,7 +198,6 @@ static void run_compiled(way w, const run *r) {
 }
 
 static void run_one(way w, const run *r) {
-  if (w == INTERPRETED) w = C_BEST; // TEMPORARY
   const zmi_kernels *k = all.tiers[w];
   const unsigned saved = zmi_float_rule_enter();
   const zmi_launch l = {GROUPS, THREADS, r->in, r->out, r->in_type, r->out_type, r->params};

@@ -427,6 +427,61 @@ static void small_work_is_interpreted(void **state) {
   zmi_instance_forget();
 }
 
+// ---- tuning ----
+
+static zm_status tune(float by, int64_t n, bool again, zmi_tune_report *report) {
+  static float in[1 << 17], out[1 << 17];
+  for (int64_t i = 0; i < n; i++) in[i] = (float)i;
+  zmi_code *c = triple(by);
+  zmi_instance *x = zmi_instance_of(c);
+  const zmi_work w = {.n = n, .in = (const void *[]){in}, .step = (int[]){1}, .out = (void *[]){out}};
+  zm_status status = zmi_instance_tune(x, &w, again, report);
+  if (status == ZM_OK) {
+    memset(out, 0, sizeof out);
+    zmi_instance_elements(x, zmi_kernels_find(NULL), n, w.in, w.step, NULL, w.out);
+    for (int64_t i = 0; i < n; i++) assert_true(out[i] == in[i] * by);
+    assert_int_equal(strncmp(zmi_instance_note(x), "compiled for ", 13), 0);
+  }
+  zmi_instance_release(x);
+  zmi_code_free(c);
+  zmi_instance_forget();
+  return status;
+}
+
+static void choices_are_measured_and_kept(void **state) {
+  (void)state;
+  zmi_tune_report r;
+  assert_int_equal(tune(3, 1000, false, &r), ZM_OK);
+  assert_false(r.remembered);
+  assert_true(r.count >= 4 && r.chosen >= 0 && r.chosen < r.count);
+  for (int i = 0; i < r.count; i++) assert_true(r.seconds[i] > 0);
+  const zmi_tuning chosen = r.tuning[r.chosen];
+  assert_int_equal(tune(3, 900, false, &r), ZM_OK); // the same class
+  assert_true(r.remembered);
+  assert_memory_equal(&r.tuning[0], &chosen, sizeof chosen);
+  assert_int_equal(tune(3, 1000, true, &r), ZM_OK);
+  assert_false(r.remembered);
+  assert_int_equal(tune(4, 1000, false, &r), ZM_OK); // another kernel
+  assert_false(r.remembered);
+  assert_int_equal(tune(3, 1 << 17, false, &r), ZM_OK); // another class
+  assert_false(r.remembered);
+  // What is no choice is not believed.
+  char *kernels = zmi_path_join(folder.path, "kernels");
+  DIR *d = opendir(kernels);
+  for (struct dirent *f; (f = readdir(d)) != NULL;)
+    if (strncmp(f->d_name, "tune-", 5) == 0) {
+      char *path = zmi_path_join(kernels, f->d_name);
+      damage(path, 40, false);
+      zmi_free(path);
+    }
+  closedir(d);
+  zmi_free(kernels);
+  assert_int_equal(tune(3, 1000, false, &r), ZM_OK);
+  assert_false(r.remembered);
+  setenv("ZMLX_CC", "there-is-no-such-compiler", 1);
+  assert_int_equal(tune(5, 1000, false, &r), ZM_ERROR_UNSUPPORTED);
+}
+
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
   const struct CMUnitTest tests[] = {
@@ -440,6 +495,7 @@ int main(void) {
       TEST(instances_are_shared),
       TEST(an_instance_without_a_compiler),
       TEST(small_work_is_interpreted),
+      TEST(choices_are_measured_and_kept),
       TEST(a_compiler_that_hangs),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -198,6 +198,7 @@ char *zmi_cache_read(const zmi_cache *c, const char *name, size_t *size) {
   }
   if (sound) {
     *size = bytes - SEAL_BYTES;
+    data[*size] = 0;
     utimensat(AT_FDCWD, path, NULL, 0);
   } else {
     zmi_free(data);

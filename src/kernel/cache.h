@@ -36,9 +36,19 @@ typedef struct zmi_cache_facts {
 zmi_cache_facts zmi_cache_look(const zmi_cache *c);
 size_t zmi_cache_clear(const zmi_cache *c); // the number of files removed
 
+// ---- tuning (tune.c) ----
+struct zmi_tuning;
+struct zmi_code;
+// What is remembered for a kernel at about so many elements; the usual way if nothing is.
+bool zmi_tuning_recall(const struct zmi_code *code, const char *tier, int64_t elements, struct zmi_tuning *tuning);
+// A kernel compiled in one way; NULL: see zmi_compile_c.
+void *zmi_tuning_compile(const struct zmi_code *code, const char *tier, const struct zmi_tuning *tuning, bool only_cached, char note[512],
+                         bool *was_cached);
+
 // ---- the compiler (compile.c) ----
 // Takes C source to a loaded shared object, from the cache if it is there. Returns a handle for dlsym, or NULL: then `note` is one sentence
-// that says why, with the compiler's first words and where the source was kept. `only_cached`: nothing is compiled; note is empty then.
+// that says why, with the compiler's first words and where the source was kept. tier: its name, behind a blank
+// one more flag. `only_cached`: nothing is compiled; note is empty then.
 void *zmi_compile_c(const char *name, const char *source, const char *tier, bool only_cached, char note[512], bool *was_cached);
 void zmi_compile_unload(void *handle);
 // "gcc (Debian 12.2.0-14) 12.2.0 at /usr/bin/x86_64-linux-gnu-gcc-12"; false with the reason if there is none.

@@ -246,9 +246,11 @@ static bool prepare_job(job *j, const compiler *c, const char *tier, const workp
   j->argv[n++] = j->path;
   for (const char *const *f = common_flags; *f; f++) j->argv[n++] = *f;
   size_t row = 0;
-  while (row < ZMI_COUNT(tier_flags) && strcmp(tier_flags[row].tier, tier) != 0) row++;
+  const size_t word = strcspn(tier, " ");
+  while (row < ZMI_COUNT(tier_flags) && (strlen(tier_flags[row].tier) != word || strncmp(tier_flags[row].tier, tier, word) != 0)) row++;
   if (row == ZMI_COUNT(tier_flags)) return false;
   for (const char *const *f = tier_flags[row].flags; *f; f++) j->argv[n++] = *f;
+  if (tier[word]) j->argv[n++] = tier + word + 1;
   zmi_sha256_start(&h);
   for (int i = 1; i < n; i++) zmi_sha256_add(&h, j->argv[i], strlen(j->argv[i]) + 1);
   zmi_sha256_add(&h, tier, strlen(tier) + 1);

@@ -302,10 +302,11 @@ void zmi_emit_head(zmi_target target, zmi_text *out) {
   if (target == ZMI_TARGET_C) zmi_text_add(out, "%s", zmi_emit_lanes_c);
 }
 
-zm_status zmi_emit(const zmi_code *code, zmi_target target, bool bare, zmi_text *out) {
+static zm_status emit(const zmi_code *code, zmi_target target, bool bare, int chunk, zmi_text *out) {
   zmi_emit_state e;
   zm_status status = make_state(&e, code, target, out);
   if (status == ZM_OK) {
+    e.chunk = chunk;
     zmi_text_add(out, "// %s\n", code->name);
     if (!bare) zmi_emit_head(target, out);
     if (code->form == ZMI_FORM_RAW)
@@ -321,4 +322,12 @@ zm_status zmi_emit(const zmi_code *code, zmi_target target, bool bare, zmi_text 
   zmi_free(e.place);
   zmi_free(e.segment);
   return status;
+}
+
+zm_status zmi_emit(const zmi_code *code, zmi_target target, bool bare, zmi_text *out) {
+  return emit(code, target, bare, 0, out);
+}
+
+zm_status zmi_emit_c_tuned(const zmi_code *code, int chunk, zmi_text *out) {
+  return emit(code, ZMI_TARGET_C, false, chunk, out);
 }

@@ -30,11 +30,13 @@ typedef struct zmi_emit_state {
   bool serial;                  // inside a serial block
   int block;                    // the ELEMENTS instruction being written; -1
   int capacity;                 // entries of arrays
+  int chunk;                    // C: elements that are computed together where no arrays are needed
   zm_status status;
 } zmi_emit_state;
 
 // ---- emit.c ----
-void zmi_emit_head(zmi_target target, zmi_text *out);                                                 // what `bare` leaves out
+zm_status zmi_emit_c_tuned(const zmi_code *code, int chunk, zmi_text *out); // chunk: a multiple of 16; 0: the usual
+void zmi_emit_head(zmi_target target, zmi_text *out);                       // what `bare` leaves out
 void zmi_emit_line(zmi_emit_state *e, const char *format, ...) __attribute__((format(printf, 2, 3))); // to lanes or out, indented
 void zmi_emit_top(zmi_emit_state *e, const char *format, ...) __attribute__((format(printf, 2, 3)));  // to out
 const char *zmi_emit_type(zmi_ctype t);                                                               // "zk_int"
@@ -48,6 +50,11 @@ bool zmi_emit_expression(const zmi_emit_state *e, int i, zmi_text *t);          
 void zmi_emit_load(zm_dtype d, const char *place, zmi_text *t);                   // an element of memory, widened
 void zmi_emit_stored(zm_dtype d, zmi_ctype from, const char *value, zmi_text *t); // a value as an element of memory
 const char *zmi_emit_identity(zmi_cop op, zmi_ctype type);                        // what a reduction starts from
+
+// ---- instance.c, for tune.c ----
+const char *zmi_instance_entry(const zmi_instance *x); // name of the function to look for
+void zmi_instance_adopt(zmi_instance *x, void *handle, void (*kernel)(void), const char *note);
+void zmi_instance_call(const zmi_instance *x, void (*kernel)(void), const zmi_work *work);
 
 // ---- frames ----
 zm_status zmi_emit_raw(const zmi_code *code, zmi_target target, zmi_text *out); // emit_raw.c

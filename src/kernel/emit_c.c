@@ -447,7 +447,7 @@ static void use_pointers(zmi_emit_state *e, int begin, int end) {
   }
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &c->insts[i];
-    if (is_reduction(x->op)) zmi_emit_top(e, "%s r%d[%d];", zmi_emit_type(c->insts[x->a].type), i, CHUNK);
+    if (is_reduction(x->op)) zmi_emit_top(e, "%s r%d[%d];", zmi_emit_type(c->insts[x->a].type), i, e->chunk);
   }
 }
 
@@ -492,7 +492,7 @@ static int find_join(const zmi_emit_state *e, int begin, int end) {
 
 static void chunks(zmi_emit_state *e, int begin, int end, int join) {
   const bool falling = e->serial && e->code->insts[e->block].extra == 1;
-  e->capacity = declare_arrays(e, begin, end, false) ? CHUNK_ARRAYS : CHUNK;
+  e->capacity = declare_arrays(e, begin, end, false) ? CHUNK_ARRAYS : e->chunk;
   declare_arrays(e, begin, end, true);
   if (falling)
     zmi_emit_top(e, "for (zk_long at = (d - 1) / %d * %d; at >= 0 && d > 0; at -= %d) {", e->capacity, e->capacity, e->capacity);
@@ -585,7 +585,7 @@ static void elements(zmi_emit_state *e) {
     for (int k = 0; k < 3; k++)
       if (operands[k] >= 0 && c->insts[operands[k]].op == ZMI_K_INPUT && e->segment[i] > 1) e->place[operands[k]] = ZMI_PLACE_ARRAY;
   }
-  e->capacity = declare_arrays(e, 0, count, false) ? CHUNK_ARRAYS : CHUNK;
+  e->capacity = declare_arrays(e, 0, count, false) ? CHUNK_ARRAYS : e->chunk;
   zmi_emit_top(e, "void zk_elements(zk_long count, const void *const *in, const int *step, const double *params, void *const *out) {");
   e->depth++;
   zmi_emit_top(e, "(void)in, (void)step, (void)params, (void)out;");
@@ -630,9 +630,9 @@ static void rows(zmi_emit_state *e) {
   zmi_emit_top(e, "             const double *params, void *const *out) {");
   e->depth++;
   zmi_emit_top(e, "(void)in, (void)row_stride, (void)step, (void)params, (void)out;");
-  e->capacity = CHUNK;
+  e->capacity = e->chunk;
   for (int k = 0; k < c->nin; k++)
-    if (!c->in_per_row[k]) zmi_emit_top(e, "%s b%d[%d];", zmi_emit_memory(c->in[k]), k, CHUNK);
+    if (!c->in_per_row[k]) zmi_emit_top(e, "%s b%d[%d];", zmi_emit_memory(c->in[k]), k, e->chunk);
   for (int k = 0; k < c->nout; k++)
     zmi_emit_top(e, "%s *y%d = (%s *)out[%d];", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
   zmi_emit_top(e, "for (zk_long r = 0; r < rows; r++) {");
@@ -716,6 +716,7 @@ static void tiles(zmi_emit_state *e) {
 }
 
 void zmi_emit_c(zmi_emit_state *e) {
+  if (e->chunk <= 0) e->chunk = CHUNK;
   if (e->code->form == ZMI_FORM_ELEMENTS)
     elements(e);
   else if (e->code->form == ZMI_FORM_ROWS)

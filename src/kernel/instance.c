@@ -27,7 +27,7 @@ struct zmi_instance {
   pthread_mutex_t lock;           // of what follows but the atomics
   _Atomic int state;              // changed under the lock
   _Atomic(void (*)(void)) kernel; // NULL: interpreted
-  void *handle;
+  void *handle, *tuned;           // a tuned kernel beside the one that others may be running
   char note[640];
   bool looked; // into the cache
   _Atomic int64_t asked, runs;
@@ -50,6 +50,7 @@ static zmi_instance **find_place(const uint64_t key[2]) {
 
 static void free_instance(zmi_instance *x) {
   zmi_compile_unload(x->handle);
+  zmi_compile_unload(x->tuned);
   zmi_routine_free(x->routine);
   zmi_code_free(x->code);
   pthread_mutex_destroy(&x->lock);
@@ -169,16 +170,17 @@ static const char *const entry_names[] = {
     [ZMI_FORM_ELEMENTS] = "zk_elements", [ZMI_FORM_ROWS] = "zk_rows", [ZMI_FORM_TILES] = "zk_groups", [ZMI_FORM_RAW] = "zk_groups"};
 
 // Under the lock of the instance.
-static void compile(zmi_instance *x, bool only_cached) {
-  zmi_text source = {0};
+static void compile(zmi_instance *x, bool only_cached, int64_t elements) {
   char why[512];
+  zmi_tuning tuning;
   bool cached = false;
   const zmi_kernels *k = zmi_kernels_find(NULL);
   void *handle = NULL;
-  if (!k || zmi_emit(x->code, ZMI_TARGET_C, false, &source) != ZM_OK) {
+  if (!k) {
     snprintf(why, sizeof why, "%.400s", zm_last_error());
   } else {
-    handle = zmi_compile_c(x->code->name, zmi_text_str(&source), k->name, only_cached, why, &cached);
+    zmi_tuning_recall(x->code, k->name, elements, &tuning);
+    handle = zmi_tuning_compile(x->code, k->name, &tuning, only_cached, why, &cached);
     void *entry = handle ? dlsym(handle, entry_names[x->code->form]) : NULL;
     if (entry) {
       void (*kernel)(void);
@@ -196,7 +198,6 @@ static void compile(zmi_instance *x, bool only_cached) {
     snprintf(x->note, sizeof x->note, "interpreted: %s", why);
     atomic_store_explicit(&x->state, FAILED, memory_order_release);
   }
-  zmi_text_release(&source);
   zmi_error_clear();
 }
 
@@ -218,14 +219,31 @@ void zmi_instance_prepare(zmi_instance *x, int64_t elements) {
     return; // another thread is at it: this one interprets meanwhile
   if (atomic_load(&x->state) == FRESH && (always || work >= compile_work || !x->looked)) {
     x->looked = true;
-    compile(x, !always && work < compile_work);
+    compile(x, !always && work < compile_work, elements);
+  }
+  pthread_mutex_unlock(&x->lock);
+}
+
+const char *zmi_instance_entry(const zmi_instance *x) {
+  return entry_names[x->code->form];
+}
+
+void zmi_instance_adopt(zmi_instance *x, void *handle, void (*kernel)(void), const char *note) {
+  pthread_mutex_lock(&x->lock);
+  if (x->tuned) { // tuned before: calls may still be running in there, so the new one waits for the next process
+    zmi_compile_unload(handle);
+  } else {
+    x->tuned = handle;
+    if (atomic_load(&x->state) != COMPILED) snprintf(x->note, sizeof x->note, "%s", note); // others may be reading it
+    atomic_store_explicit(&x->kernel, kernel, memory_order_release);
+    atomic_store_explicit(&x->state, COMPILED, memory_order_release);
   }
   pthread_mutex_unlock(&x->lock);
 }
 
 zm_status zmi_instance_require(zmi_instance *x) {
   pthread_mutex_lock(&x->lock);
-  if (atomic_load(&x->state) == FRESH) compile(x, false);
+  if (atomic_load(&x->state) == FRESH) compile(x, false, 0);
   pthread_mutex_unlock(&x->lock);
   if (atomic_load_explicit(&x->state, memory_order_acquire) == COMPILED) return ZM_OK;
   return zmi_fail(ZM_ERROR_UNSUPPORTED, "kernel %s: cannot be compiled, and only a compiler can run it: %s", x->code->name,
@@ -252,13 +270,7 @@ void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int64_t rows
     zmi_routine_rows(x->routine, k, rows, d, in, row_stride, step, params, out);
 }
 
-void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last) {
-  groups_fn kernel = (groups_fn)atomic_load_explicit(&x->kernel, memory_order_acquire);
-  if (!kernel && x->code->form == ZMI_FORM_RAW) return; // zmi_instance_require has told
-  if (!kernel || (l->threads > ZMI_EMIT_THREADS && x->code->form != ZMI_FORM_RAW)) {
-    zmi_routine_groups(x->routine, k, l, first, last);
-    return;
-  }
+static void call_groups(const zmi_instance *x, groups_fn kernel, const zmi_launch *l, int64_t first, int64_t last) {
   int64_t dims[2 * ZMI_CODE_MAX * ZM_MAX_RANK], counts[2 * ZMI_CODE_MAX];
   const int nin = x->code->nin, nout = x->code->nout;
   for (int i = 0; i < nin + nout; i++) {
@@ -267,4 +279,22 @@ void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_
     counts[i] = zmi_type_count(t);
   }
   kernel(first, last, l->groups, l->threads, l->in, l->out, dims, counts, l->params);
+}
+
+void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last) {
+  groups_fn kernel = (groups_fn)atomic_load_explicit(&x->kernel, memory_order_acquire);
+  const bool raw = x->code->form == ZMI_FORM_RAW;
+  if (kernel && (raw || l->threads <= ZMI_EMIT_THREADS))
+    call_groups(x, kernel, l, first, last);
+  else if (!raw) // zmi_instance_require has told
+    zmi_routine_groups(x->routine, k, l, first, last);
+}
+
+void zmi_instance_call(const zmi_instance *x, void (*kernel)(void), const zmi_work *w) {
+  if (x->code->form == ZMI_FORM_ELEMENTS)
+    ((elements_fn)kernel)(w->n, w->in, w->step, w->params, w->out);
+  else if (x->code->form == ZMI_FORM_ROWS)
+    ((rows_fn)kernel)(w->rows, w->d, w->in, w->row_stride, w->step, w->params, w->out);
+  else
+    call_groups(x, (groups_fn)kernel, w->launch, 0, w->launch->groups);
 }

@@ -134,6 +134,32 @@ typedef struct zmi_launch {
 } zmi_launch;
 void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last);
 
+// ---- tuning (tune.c): what a compiled kernel may do in several ways, none of which changes a bit ----
+typedef struct zmi_tuning {
+  int chunk; // elements that are computed together
+  int flag;  // 0, or a flag of tune.c: 1 loops unrolled, 2 vectors of half the width
+} zmi_tuning;
+enum { ZMI_TUNE_MOST = 8 };
+// One call to measure; the results are written over.
+typedef struct zmi_work {
+  int64_t n, rows, d; // ELEMENTS: n; ROWS: rows of d
+  const void *const *in;
+  const int *step;
+  const int64_t *row_stride;
+  const double *params;
+  void *const *out;
+  const zmi_launch *launch; // TILES, RAW
+} zmi_work;
+typedef struct zmi_tune_report {
+  int count, chosen; // candidates, the first one being the usual way
+  zmi_tuning tuning[ZMI_TUNE_MOST];
+  double seconds[ZMI_TUNE_MOST]; // medians; 0 if it was remembered
+  bool remembered;
+} zmi_tune_report;
+// Measures the ways in turns and keeps the best, if it is better beyond doubt, for this kernel, device and class of size: now, and in the
+// cache folder for later processes. What is remembered is not measured again unless `again`.
+zm_status zmi_instance_tune(zmi_instance *x, const zmi_work *work, bool again, zmi_tune_report *report);
+
 // ---- the interpreter, the reference of everything else (interpret.c) ----
 // What the interpreter runs; made once for a code, which it does not need afterwards. Calls may run it concurrently; they allocate nothing.
 typedef struct zmi_routine zmi_routine;

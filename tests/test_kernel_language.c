@@ -255,6 +255,17 @@ static void constants_fold(void **state) {
   for (size_t i = 0; i < c->count; i++) found |= c->insts[i].op == ZMI_K_CONST && c->insts[i].imm.f == zmi_expf(1.5f);
   assert_true(found);
   zmi_code_free(c);
+  c = code_of(ZMI_FORM_ELEMENTS, NULL, NULL,
+              "x + log1p(2.0f) * erf(0.3f) + pow(1.5f, 2.5f) + atan2(1.0f, 3.0f) - 7.5f % 2.0f + rint(2.5f) + sin(1e4f) * erfinv(0.5f)",
+              ZM_F32);
+  for (size_t i = 0; i < c->count; i++) {
+    zmi_cop op = c->insts[i].op;
+    assert_true(op == ZMI_K_CONST || op == ZMI_K_INPUT || op == ZMI_K_ADD || op == ZMI_K_SUB || op == ZMI_K_OUTPUT);
+  }
+  double one[ZMI_CODE_MAX][8] = {{0}}, sum[ZMI_CODE_MAX][8];
+  evaluate(c, 1, one, sum, NULL);
+  assert_true(fabs(sum[0][0] - (log1p(2) * erf(0.3) + pow(1.5, 2.5) + atan2(1, 3) - 1.5 + 2 + sin(1e4) * 0.476936276204)) < 1e-6);
+  zmi_code_free(c);
   // x * 1 is x only where x is no denormal: an input may be one
   c = code_of(ZMI_FORM_ELEMENTS, NULL, NULL, "x * 1", ZM_F32);
   assert_int_equal(c->count, 4);

@@ -82,6 +82,11 @@ float zmi_logf(float x);
 float zmi_sigmoidf(float x);
 float zmi_siluf(float x);
 float zmi_tanhf(float x);
+// The functions of kernels by their names, "log1p"; NULL if there is none (constants.c). The float rule is the caller's.
+typedef float (*zmi_function_one)(float);
+typedef float (*zmi_function_two)(float, float);
+zmi_function_one zmi_function_of_one(const char *name);
+zmi_function_two zmi_function_of_two(const char *name);
 double zmi_exp(double x);
 double zmi_log(double x);
 void zmi_sincos(double x, double *sine, double *cosine); // |x| < 2^30

@@ -6,10 +6,6 @@
 
 #define APART __attribute__((noinline)) // so that nothing moves out of the float rule
 
-static float (*const functions[ZMI_K_COUNT])(float) = {
-    [ZMI_K_EXP] = zmi_expf, [ZMI_K_LOG] = zmi_logf, [ZMI_K_TANH] = zmi_tanhf, [ZMI_K_SIGMOID] = zmi_sigmoidf, [ZMI_K_SILU] = zmi_siluf,
-};
-
 static uint32_t bits_of(float x) {
   uint32_t u;
   memcpy(&u, &x, sizeof u);
@@ -75,9 +71,13 @@ APART static bool fold_floats(zmi_cop op, float a, float b, float d, float *y) {
   default:
     break;
   }
-  if (!functions[op]) return false;
-  *y = functions[op](a);
-  return true;
+  char name[16] = "";
+  for (size_t i = 0; i + 1 < sizeof name && zmi_cop_rows[op].name[i]; i++) name[i] = (char)(zmi_cop_rows[op].name[i] | 32); // lower case
+  zmi_function_one one = zmi_cop_rows[op].operands == 1 ? zmi_function_of_one(name) : NULL;
+  zmi_function_two two = zmi_cop_rows[op].operands == 2 ? zmi_function_of_two(name) : NULL;
+  if (one) *y = one(a);
+  if (two) *y = two(a, b);
+  return one || two;
 }
 
 APART static bool compare_floats(zmi_cop op, float a, float b, bool *y) {

@@ -10,6 +10,7 @@ typedef struct kept_program {
   zmi_program *program;
   int32_t rows, selected;
   zmi_patterns patterns;
+  uint64_t own_version;
   uint64_t used; // time of last use
 } kept_program;
 
@@ -22,9 +23,9 @@ struct zm_session {
   size_t rolling_bytes;
   uint8_t *saved; // rolling states of one sequence
   int32_t context, sequences, chunk, vocab;
-  int32_t *length;   // positions filled, for each sequence
-  int32_t *count;    // rows of each sequence in the step at hand
-  zm_row *rows;      // [ZMI_STEP_ROWS], for zm_session_feed
+  int32_t *length; // positions filled, for each sequence
+  int32_t *count;  // rows of each sequence in the step at hand
+  zm_row *rows;    // [ZMI_STEP_ROWS], for zm_session_feed
   kept_program kept[PROGRAMS];
   uint64_t clock;
 };
@@ -37,7 +38,9 @@ static size_t state_bytes(const zmi_state_slot *slot) {
   return bytes;
 }
 
-static size_t round_up(size_t n) { return (n + 63) / 64 * 64; }
+static size_t round_up(size_t n) {
+  return (n + 63) / 64 * 64;
+}
 
 static zm_status check_options(const zm_session_options *o, int32_t limit) {
   if (o->context < 0 || o->context > limit)
@@ -136,9 +139,15 @@ void zm_session_close(zm_session *s) {
 
 // ---- facts ----
 
-zm_model *zmi_session_model(const zm_session *s) { return s->model; }
-const zmi_state_set *zmi_session_states(const zm_session *s) { return &s->states; }
-int32_t zm_session_context(const zm_session *s) { return s ? s->context : 0; }
+zm_model *zmi_session_model(const zm_session *s) {
+  return s->model;
+}
+const zmi_state_set *zmi_session_states(const zm_session *s) {
+  return &s->states;
+}
+int32_t zm_session_context(const zm_session *s) {
+  return s ? s->context : 0;
+}
 int32_t zm_session_length(const zm_session *s, int32_t sequence) {
   return s && sequence >= 0 && sequence < s->sequences ? s->length[sequence] : 0;
 }
@@ -148,9 +157,13 @@ static zm_status check_sequence(const zm_session *s, int32_t sequence) {
   return zmi_fail(ZM_ERROR_ARGUMENT, "sequence %d does not exist: this session has %d, counted from 0", sequence, s->sequences);
 }
 
-static zm_status no_session(void) { return zmi_fail(ZM_ERROR_ARGUMENT, "no session was given"); }
+static zm_status no_session(void) {
+  return zmi_fail(ZM_ERROR_ARGUMENT, "no session was given");
+}
 
-zm_status zm_session_reset(zm_session *s, int32_t sequence) { return s ? zmi_session_rewind(s, sequence, 0) : no_session(); }
+zm_status zm_session_reset(zm_session *s, int32_t sequence) {
+  return s ? zmi_session_rewind(s, sequence, 0) : no_session();
+}
 
 zm_status zmi_session_rewind(zm_session *s, int32_t sequence, int32_t length) {
   zm_status status = check_sequence(s, sequence);
@@ -159,8 +172,10 @@ zm_status zmi_session_rewind(zm_session *s, int32_t sequence, int32_t length) {
   if (length < 0 || length > held)
     return zmi_fail(ZM_ERROR_ARGUMENT, "sequence %d holds %d positions: it cannot go back to %d", sequence, held, length);
   if (length && length != held && s->rolling_bytes)
-    return zmi_fail(ZM_ERROR_UNSUPPORTED, "sequence %d cannot go back from %d to %d positions: this model's convolutions keep only their "
-                    "latest inputs", sequence, held, length);
+    return zmi_fail(ZM_ERROR_UNSUPPORTED,
+                    "sequence %d cannot go back from %d to %d positions: this model's convolutions keep only their "
+                    "latest inputs",
+                    sequence, held, length);
   s->length[sequence] = length; // operations take the position into account, so nothing is to be cleared
   return ZM_OK;
 }
@@ -169,11 +184,12 @@ zm_status zmi_session_rewind(zm_session *s, int32_t sequence, int32_t length) {
 
 // The program for a step, from those kept or compiled anew in the place of the one unused for longest. NULL on failure.
 static zmi_program *find_program(zm_session *s, int32_t rows, int32_t selected) {
-  zmi_patterns patterns = zmi_model_patterns(s->model);
+  const zmi_patterns patterns = zmi_model_patterns(s->model);
+  const uint64_t own = zmi_model_own_version(s->model);
   kept_program *oldest = &s->kept[0];
   for (int i = 0; i < PROGRAMS; i++) {
     kept_program *k = &s->kept[i];
-    if (k->program && k->rows == rows && k->selected == selected && k->patterns == patterns) {
+    if (k->program && k->rows == rows && k->selected == selected && k->patterns == patterns && k->own_version == own) {
       k->used = ++s->clock;
       return k->program;
     }
@@ -182,7 +198,7 @@ static zmi_program *find_program(zm_session *s, int32_t rows, int32_t selected) 
   zmi_program *made = zmi_model_compile(s->model, rows, selected, &s->states, NULL);
   if (!made) return NULL;
   zmi_program_free(oldest->program);
-  *oldest = (kept_program){made, rows, selected, patterns, ++s->clock};
+  *oldest = (kept_program){made, rows, selected, patterns, own, ++s->clock};
   return made;
 }
 
@@ -302,7 +318,9 @@ zm_status zm_session_feed(zm_session *s, int32_t sequence, const int32_t *tokens
 
 // ---- the tokenizer of a model ----
 
-static void release_tokenizer(void *tokenizer) { zm_tokenizer_close(tokenizer); }
+static void release_tokenizer(void *tokenizer) {
+  zm_tokenizer_close(tokenizer);
+}
 
 const zm_tokenizer *zm_model_tokenizer(zm_model *m) {
   if (!m) return zmi_fail(ZM_ERROR_ARGUMENT, "a tokenizer was asked of no model"), NULL;

@@ -9,7 +9,9 @@
 
 static zm_status rewrite(void *user, zmi_graph *graph) {
   const zmi_step *step = user;
-  return zmi_patterns_apply(step->patterns, graph, step->report);
+  zm_status status = ZM_OK;
+  if (step->patterns & ZMI_PATTERNS_OWN) status = zmi_own_patterns_apply(step->own, step->own_count, graph, step->report);
+  return status == ZM_OK ? zmi_patterns_apply(step->patterns, graph, step->report) : status;
 }
 
 static void prepare(zmi_step *s, zmi_state_set *states, bool list) {
@@ -76,7 +78,9 @@ static zmi_step model_step(zm_model *m) {
                     .dtype = m->dtype,
                     .sequences = 1,
                     .context = ZMI_KEY_BLOCK,
-                    .kernels = m->kernels};
+                    .kernels = m->kernels,
+                    .own = m->own,
+                    .own_count = m->own_count};
 }
 
 // Checks the whole checkpoint and the memory it will need, then loads it.
@@ -132,9 +136,15 @@ zm_model *zm_model_open(const char *path, const zm_model_options *options) {
   return NULL;
 }
 
+static void release_own(zm_own_pattern *own, size_t count) {
+  for (size_t i = 0; own && i < count; i++) zmi_free((char *)(uintptr_t)own[i].name);
+  zmi_free(own);
+}
+
 void zm_model_close(zm_model *m) {
   if (!m) return;
   if (m->text && m->release_text) m->release_text(m->text);
+  release_own(m->own, m->own_count);
   zmi_store_release(&m->store);
   zmi_pool_free(m->pool);
   zmi_config_release(&m->config);
@@ -267,6 +277,10 @@ zmi_patterns zmi_model_patterns(const zm_model *m) {
   return m->patterns;
 }
 
+uint64_t zmi_model_own_version(const zm_model *m) {
+  return m->own_version;
+}
+
 void zmi_model_set_patterns(zm_model *m, zmi_patterns patterns) {
   zmi_model_lock(m);
   m->patterns = patterns;
@@ -295,8 +309,51 @@ zm_status zm_patch(zm_model *m, const zm_patch_options *options, zm_patch_report
   if (status != ZM_OK) return status;
   zm_patch_report *made = zmi_patch_report_new();
   if (!made) return ZM_ERROR_MEMORY;
+  patterns |= m->patterns & ZMI_PATTERNS_OWN;
   status = try_patterns(m, patterns, made);
   if (status == ZM_OK) zmi_model_set_patterns(m, patterns);
+  if (status == ZM_OK && report)
+    *report = made;
+  else
+    zm_patch_report_free(made);
+  return status;
+}
+
+static zm_own_pattern *copy_own(const zm_own_pattern *patterns, size_t count) {
+  zm_own_pattern *own = zmi_calloc(count + 1, sizeof *own);
+  for (size_t i = 0; i < count && own; i++) {
+    own[i] = patterns[i];
+    own[i].name = zmi_strdup(patterns[i].name ? patterns[i].name : "own");
+    if (own[i].name) continue;
+    release_own(own, i);
+    own = NULL;
+  }
+  return own;
+}
+
+zm_status zm_patch_with(zm_model *m, const zm_own_pattern *patterns, size_t count, zm_patch_report **report) {
+  if (!m) return zmi_fail(ZM_ERROR_ARGUMENT, "no model to patch was given");
+  if (count > 0 && !patterns) return zmi_fail(ZM_ERROR_ARGUMENT, "%zu patterns were announced, but none are given", count);
+  zm_own_pattern *own = copy_own(patterns, count), *before = m->own;
+  zm_patch_report *made = own ? zmi_patch_report_new() : NULL;
+  if (!made) {
+    release_own(own, count);
+    return ZM_ERROR_MEMORY;
+  }
+  const size_t count_before = m->own_count;
+  const zmi_patterns chosen = (m->patterns & ~ZMI_PATTERNS_OWN) | (count > 0 ? ZMI_PATTERNS_OWN : 0);
+  m->own = own;
+  m->own_count = count;
+  zm_status status = try_patterns(m, chosen, made);
+  if (status == ZM_OK) {
+    m->own_version++;
+    zmi_model_set_patterns(m, chosen);
+    release_own(before, count_before);
+  } else {
+    m->own = before;
+    m->own_count = count_before;
+    release_own(own, count);
+  }
   if (status == ZM_OK && report)
     *report = made;
   else

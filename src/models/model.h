@@ -18,6 +18,9 @@ struct zm_model {
   pthread_mutex_t lock;
   bool lock_made;
   zmi_patterns patterns;
+  zm_own_pattern *own; // names owned
+  size_t own_count;
+  uint64_t own_version; // changes with them
   void *text;
   void (*release_text)(void *);
 };
@@ -33,6 +36,8 @@ typedef struct zmi_step {
   int32_t sequences, context;  // a multiple of ZMI_KEY_BLOCK
   const zmi_kernels *kernels;
   zmi_patterns patterns;
+  const zm_own_pattern *own; // applied if the choice says so
+  size_t own_count;
   zm_patch_report *report;
   bool plan_only;
   zmi_build build; // out: the builder's sums

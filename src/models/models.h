@@ -47,6 +47,7 @@ zmi_program *zmi_model_compile(zm_model *m, int32_t rows, int32_t selected, cons
 // ---- facts ----
 // The chosen patterns. A cache of programs may be keyed by them: equal patterns, rows and states give equal programs.
 zmi_patterns zmi_model_patterns(const zm_model *m);
+uint64_t zmi_model_own_version(const zm_model *m); // changes with the patterns behind ZMI_PATTERNS_OWN
 // Sets the choice directly (zm_patch, zm_unpatch and zm_smart_patch end here). Takes the lock.
 void zmi_model_set_patterns(zm_model *m, zmi_patterns patterns);
 

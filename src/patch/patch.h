@@ -6,8 +6,9 @@
 #include "array/array.h"
 #include <zmlx/model.h>
 
-// A choice of patterns: bit i is pattern i of zm_pattern_name(i).
+// A choice of patterns: bit i is pattern i of zm_pattern_name(i); the highest bit, the model's own patterns (zm_patch_with).
 typedef uint64_t zmi_patterns;
+#define ZMI_PATTERNS_OWN ((zmi_patterns)1 << 63)
 
 typedef struct zmi_pattern {
   const char *name, *summary;
@@ -20,6 +21,9 @@ typedef struct zmi_pattern {
 zm_status zmi_patterns_choose(const zm_patch_options *options, zmi_patterns *patterns);
 // Applies the chosen patterns in table order. report may be NULL.
 zm_status zmi_patterns_apply(zmi_patterns patterns, zmi_graph *graph, zm_patch_report *report);
+
+// Applies patterns of users in their order, before those of the table. report may be NULL.
+zm_status zmi_own_patterns_apply(const zm_own_pattern *own, size_t count, zmi_graph *graph, zm_patch_report *report);
 
 // The fused ops, which patched tapes contain. find also knows every op of the array room: it is what parses any tape.
 const zmi_op *zmi_patch_op_find(const char *name); // NULL if unknown

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-// In the order in which they are tried; ends with NULL. At most 64.
+// In the order in which they are tried; ends with NULL. At most 63.
 static const zmi_pattern *const patterns[] = {
     &zmi_pattern_moe_mlp,
     &zmi_pattern_swiglu_mlp,

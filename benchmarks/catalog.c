@@ -1,0 +1,179 @@
+// Serves timings of catalog kernels to a script that times the same functions in other libraries in turn (benchmarks/peers/beside_mlx.py).
+// Reads commands from standard input, one a line, and answers each with one line of JSON:
+//   machine                  device, threads, dtype of nothing: what runs here
+//   bandwidth                {"read", "copy"} in GB/s (1e9 bytes; copy counts what is read and what is written)
+//   list                     the rows of the catalog
+//   open NAME DTYPE ELEMENTS operands as the row's sample says, the largest of about ELEMENTS elements
+//   time SECONDS             evaluates the open row again and again for that long: {"seconds": of one call, "calls"}
+#include "tools/tools.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct open_row {
+  const zmi_entry *entry;
+  zm_scope *scope; // holds the operands
+  zm_array *in[ZMI_CATALOG_IN];
+  int nin;
+  double params[ZMI_CATALOG_PARAMS];
+} open_row;
+
+static void complain(const char *what) {
+  printf("{\"error\": \"%s: ", what);
+  for (const char *c = zm_last_error(); *c; c++) {
+    if (*c == '"' || *c == '\\') putchar('\\');
+    putchar(*c == '\n' ? ' ' : *c);
+  }
+  printf("\"}\n");
+}
+
+static zm_status call(const open_row *row) {
+  zm_scope *scope = zm_scope_open();
+  zm_array *out[ZMI_CATALOG_OUT] = {NULL};
+  zm_status status = scope ? zmi_entry_call(row->entry, row->in, row->nin, row->params, out) : ZM_ERROR_MEMORY;
+  int nout = row->entry->outputs ? row->entry->outputs : 1;
+  if (status == ZM_OK) status = zm_eval(out, (size_t)nout);
+  zm_scope_close(scope);
+  return status;
+}
+
+static void close_row(open_row *row) {
+  zm_scope_close(row->scope);
+  *row = (open_row){0};
+}
+
+static void print_operands(const open_row *row) {
+  printf("{\"operands\": [");
+  for (int i = 0; i < row->nin; i++) {
+    printf("%s{\"dtype\": \"%s\", \"shape\": [", i ? ", " : "", zm_dtype_name(zm_array_dtype(row->in[i])));
+    for (int k = 0; k < zm_array_rank(row->in[i]); k++) printf("%s%lld", k ? ", " : "", (long long)zm_array_dim(row->in[i], k));
+    printf("]}");
+  }
+  printf("], \"bytes_out\": ");
+  zm_scope *scope = zm_scope_open();
+  zm_array *out[ZMI_CATALOG_OUT] = {NULL};
+  long long bytes = 0;
+  if (zmi_entry_call(row->entry, row->in, row->nin, row->params, out) == ZM_OK) {
+    for (int o = 0; o < (row->entry->outputs ? row->entry->outputs : 1); o++)
+      bytes += (long long)zm_array_size(out[o]) * (long long)zm_dtype_size(zm_array_dtype(out[o]));
+  }
+  zm_scope_close(scope);
+  printf("%lld}\n", bytes);
+}
+
+static void open_named(open_row *row, const char *name, const char *dtype, long long elements) {
+  close_row(row);
+  row->entry = zmi_catalog_find(name);
+  row->scope = zm_scope_open();
+  if (!row->entry || !row->scope) {
+    printf("{\"error\": \"there is no such row\"}\n");
+    close_row(row);
+    return;
+  }
+  zmi_entry_parameters(row->entry, row->params);
+  row->nin = zmi_entry_sample(row->entry, zm_dtype_from_name(dtype), elements, row->in);
+  if (row->nin < 0 || zm_eval(row->in, (size_t)row->nin) != ZM_OK || call(row) != ZM_OK || call(row) != ZM_OK) {
+    complain(name);
+    close_row(row);
+    return;
+  }
+  print_operands(row);
+}
+
+static void time_row(const open_row *row, double seconds) {
+  if (!row->entry) {
+    printf("{\"error\": \"no row is open\"}\n");
+    return;
+  }
+  const double start = zmi_now();
+  double now = start;
+  long long calls = 0;
+  while (now - start < seconds || calls == 0) {
+    if (call(row) != ZM_OK) {
+      complain(row->entry->name);
+      return;
+    }
+    calls++;
+    now = zmi_now();
+  }
+  printf("{\"seconds\": %.9g, \"calls\": %lld}\n", (now - start) / (double)calls, calls);
+}
+
+// ---- bandwidth: what a plain read and a plain copy by all workers reach ----
+
+typedef struct copy_work {
+  char *from, *to;
+  size_t bytes;
+} copy_work;
+
+static void copy_part(void *user, int worker, int workers) {
+  const copy_work *w = user;
+  size_t begin = w->bytes / 64 * (size_t)worker / (size_t)workers * 64, end = w->bytes / 64 * (size_t)(worker + 1) / (size_t)workers * 64;
+  memcpy(w->to + begin, w->from + begin, end - begin);
+}
+
+static double copy_rate(zmi_pool *pool) {
+  copy_work w = {.bytes = (size_t)256 << 20};
+  w.from = zmi_block_alloc(w.bytes);
+  w.to = zmi_block_alloc(w.bytes);
+  double best = 1e30;
+  if (w.from && w.to) {
+    memset(w.from, 1, w.bytes);
+    for (int pass = 0; pass < 6; pass++) {
+      double t = zmi_now();
+      zmi_pool_run(pool, copy_part, &w);
+      t = zmi_now() - t;
+      if (pass > 0 && t < best) best = t;
+    }
+  }
+  if (w.from) zmi_block_free(w.from, w.bytes);
+  if (w.to) zmi_block_free(w.to, w.bytes);
+  return 2 * (double)w.bytes / best / 1e9;
+}
+
+static void print_bandwidth(void) {
+  zmi_pool *pool = zmi_pool_new(0);
+  zmi_bandwidth *b = pool ? zmi_bandwidth_new(pool) : NULL;
+  if (b)
+    printf("{\"read\": %.4g, \"copy\": %.4g}\n", zmi_bandwidth_measure(b), copy_rate(pool));
+  else
+    complain("bandwidth");
+  zmi_bandwidth_free(b);
+  zmi_pool_free(pool);
+}
+
+static void print_list(void) {
+  const zmi_catalog_group *group;
+  printf("[");
+  for (size_t i = 0; i < zmi_catalog_count(); i++) {
+    const zmi_entry *e = zmi_catalog_at(i, &group);
+    printf("%s{\"name\": \"%s\", \"group\": \"%s\", \"parameters\": \"%s\", \"sample\": \"%s\"}", i ? ", " : "", e->name, group->name,
+           e->parameters ? e->parameters : "", e->sample ? e->sample : "");
+  }
+  printf("]\n");
+}
+
+int main(void) {
+  open_row row = {0};
+  char line[256], name[64], dtype[32];
+  long long elements;
+  double seconds;
+  while (fgets(line, sizeof line, stdin)) {
+    if (strncmp(line, "list", 4) == 0)
+      print_list();
+    else if (strncmp(line, "bandwidth", 9) == 0)
+      print_bandwidth();
+    else if (strncmp(line, "machine", 7) == 0)
+      printf("{\"isa\": \"%s\", \"compiler\": \"%s\"}\n", zmi_kernels_find(NULL)->name, __VERSION__);
+    else if (sscanf(line, "open %63s %31s %lld", name, dtype, &elements) == 3)
+      open_named(&row, name, dtype, elements);
+    else if (sscanf(line, "time %lf", &seconds) == 1)
+      time_row(&row, seconds);
+    else
+      printf("{\"error\": \"commands: machine, bandwidth, list, open NAME DTYPE ELEMENTS, time SECONDS\"}\n");
+    fflush(stdout);
+  }
+  close_row(&row);
+  return 0;
+}

@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Catalog kernels of zmlx beside MLX on the CPU and NumPy: same operands, same run, interleaved, all threads of each library.
+
+For each row of the catalog: operands as the row's sample says, the largest of about --elements elements; each library's function is timed in turn
+(zmlx, MLX, NumPy, NumPy, MLX, zmlx, ...); medians over the rounds. MLX runs plainly and under mx.compile; the faster counts. Writes a capsule with all
+raw runs. Needs: pip install "mlx[cpu]" numpy, and the server: ninja -C build benchmarks/bench_catalog
+
+  benchmarks/peers/beside_mlx.py --server build/benchmarks/bench_catalog --capsule benchmarks/capsules/catalog-mlx.json
+"""
+import argparse
+import datetime
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+import peer_functions
+
+
+class Server:
+    def __init__(self, path):
+        self.process = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"the server ended at: {line}")
+        return json.loads(answer)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def timed(f, seconds):
+    """Seconds of one call of f, called again and again for about `seconds`."""
+    start = now = time.perf_counter()
+    calls = 0
+    while now - start < seconds or calls == 0:
+        f()
+        calls += 1
+        now = time.perf_counter()
+    return (now - start) / calls
+
+
+def operands(described, rng):
+    """NumPy arrays of the described types: floats of unit size, small non-negative integers, bools half true."""
+    arrays = []
+    for o in described:
+        shape, dtype = o["shape"], o["dtype"]
+        if dtype == "bool":
+            arrays.append(rng.random(shape) < 0.5)
+        elif dtype in ("float16", "bfloat16", "float32"):
+            arrays.append(rng.standard_normal(shape, dtype=np.float32) if shape else np.float32(0.5))
+        elif dtype == "uint32" and len(shape) >= 2:
+            arrays.append(rng.integers(0, 2**32, shape, dtype=np.uint32))
+        else:
+            arrays.append(rng.integers(0, 2, shape).astype(dtype))
+    return arrays
+
+
+def parameters(text):
+    return {k: float(v) for k, v in (word.split("=") for word in text.split())}
+
+
+def median_ratio(a, b):
+    return statistics.median(x / y for x, y in zip(a, b))
+
+
+def run_row(server, row, args, rng, mx):
+    opened = server.ask(f"open {row['name']} {args.dtype} {args.elements}")
+    result = {"name": row["name"], "group": row["group"]}
+    if "error" in opened:
+        return result | {"error": opened["error"]}
+    result |= opened
+    p = parameters(row["parameters"])
+    arrays = operands(opened["operands"], rng)
+    functions = {}
+    peer = peer_functions.MLX.get(row["name"])
+    if peer:
+        dtypes = [getattr(mx, {"bool": "bool_"}.get(o["dtype"], o["dtype"])) for o in opened["operands"]]
+        on_device = [mx.array(a).astype(d) for a, d in zip(arrays, dtypes)]
+        mx.eval(on_device)
+        compiled = mx.compile(lambda *a: peer(mx, list(a), p))
+        functions["mlx"] = lambda: mx.eval(peer(mx, on_device, p))
+        functions["mlx_compiled"] = lambda: mx.eval(compiled(*on_device))
+    peer_np = peer_functions.NUMPY.get(row["name"])
+    if peer_np and args.dtype == "float32":
+        functions["numpy"] = lambda: peer_np(np, arrays, p)
+    for who in list(functions):
+        try:
+            functions[who]()
+            functions[who]()
+        except Exception as e:  # a peer without this function says so; the row stays
+            result.setdefault("refused", {})[who] = f"{type(e).__name__}: {str(e)[:200]}"
+            del functions[who]
+    runs = {who: [] for who in ["zmlx", *functions]}
+    for r in range(args.rounds):
+        order = list(runs)
+        for who in order if r % 2 == 0 else reversed(order):
+            if who == "zmlx":
+                runs[who].append(server.ask(f"time {args.seconds}")["seconds"])
+            else:
+                runs[who].append(timed(functions[who], args.seconds))
+    result["seconds"] = runs
+    result["median"] = {who: statistics.median(v) for who, v in runs.items()}
+    mlx = min((w for w in runs if w.startswith("mlx")), key=lambda w: result["median"][w], default=None)
+    if mlx:
+        result["over_mlx"] = median_ratio(runs[mlx], runs["zmlx"])
+    if "numpy" in runs:
+        result["over_numpy"] = median_ratio(runs["numpy"], runs["zmlx"])
+    size = {"bool": 1, "uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "float16": 2, "bfloat16": 2, "uint64": 8, "int64": 8}
+    moved = opened["bytes_out"] + sum(math.prod(o["shape"]) * size.get(o["dtype"], 4) for o in opened["operands"])
+    result["gb_s"] = moved / result["median"]["zmlx"] / 1e9
+    return result
+
+
+def geomean(values):
+    values = list(values)
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", default="build/benchmarks/bench_catalog")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--elements", type=int, default=1 << 22)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=0.05)
+    parser.add_argument("--only", nargs="*", help="names of rows")
+    parser.add_argument("--capsule")
+    args = parser.parse_args()
+
+    import mlx.core as mx
+
+    mx.set_default_device(mx.cpu)
+    server, rng = Server(args.server), np.random.default_rng(1)
+    rows = [r for r in server.ask("list") if not args.only or r["name"] in args.only]
+    bandwidth = [server.ask("bandwidth")]
+    results = []
+    print(f"{'row':32} {'zmlx us':>10} {'MLX us':>10} {'NumPy us':>10} {'x MLX':>7} {'x NumPy':>7} {'GB/s':>6}")
+    for row in rows:
+        r = run_row(server, row, args, rng, mx)
+        results.append(r)
+        if "error" in r:
+            print(f"{r['name']:32} {r['error']}")
+            continue
+        m = r["median"]
+        mlx = min((v for k, v in m.items() if k.startswith("mlx")), default=None)
+        cell = lambda v: f"{v * 1e6:10.1f}" if v else f"{'':>10}"
+        ratio = lambda k: f"{r[k]:7.2f}" if k in r else f"{'':>7}"
+        print(f"{r['name']:32} {cell(m['zmlx'])} {cell(mlx)} {cell(m.get('numpy'))} {ratio('over_mlx')} {ratio('over_numpy')} {r['gb_s']:6.1f}", flush=True)
+    bandwidth.append(server.ask("bandwidth"))
+    machine = server.ask("machine")
+    server.close()
+    summary = {
+        "rows": len(results),
+        "rows_beside_mlx": sum("over_mlx" in r for r in results),
+        "geomean_over_mlx": geomean(r["over_mlx"] for r in results if "over_mlx" in r),
+        "geomean_over_numpy": geomean(r["over_numpy"] for r in results if "over_numpy" in r),
+        "below_mlx": [r["name"] for r in results if r.get("over_mlx", 1) < 1],
+    }
+    print(json.dumps(summary, indent=1))
+    if not args.capsule:
+        return
+    from importlib.metadata import version
+
+    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "unknown")
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
+    capsule = {
+        "kind": "catalog",
+        "date": datetime.date.today().isoformat(),
+        "commit": commit,
+        "command": " ".join(["benchmarks/peers/beside_mlx.py", *[a for a in sys.argv[1:]]]),
+        "machine": {"cpu": cpu, "cores": os.cpu_count(), **machine},
+        "peers": {"mlx": version("mlx"), "numpy": np.__version__},
+        "dtype": args.dtype,
+        "elements": args.elements,
+        "bandwidth_gb_s": bandwidth,
+        "summary": summary,
+        "rows": results,
+    }
+    with open(args.capsule + ".part", "w") as f:
+        json.dump(capsule, f, indent=1)
+        f.write("\n")
+    os.rename(args.capsule + ".part", args.capsule)
+
+
+if __name__ == "__main__":
+    main()

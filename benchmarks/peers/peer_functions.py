@@ -1,0 +1,311 @@
+"""What a user of MLX or NumPy would write for each row of the catalog: functions of (library, operands, parameters), used by beside_mlx.py.
+
+MLX: its own fast function where it has one, else its operations, which are timed plainly and under mx.compile. Operands are those of the
+row's sample, in its order.
+"""
+
+
+def _sigmoid(mx, x):
+    return mx.sigmoid(x)
+
+
+def _softplus(mx, x):
+    return mx.logaddexp(x, mx.zeros_like(x))
+
+
+def _gelu(mx, x):
+    return 0.5 * x * (1 + mx.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+
+
+def _silu(mx, x):
+    return x * mx.sigmoid(x)
+
+
+def _halves(mx, x):
+    return mx.split(x, 2, axis=-1)
+
+
+def _grad(f):
+    """The gradient of an activation for a cotangent, as mx.vjp gives it."""
+    return lambda mx, a, p: mx.vjp(lambda x: f(mx, x), [a[0]], [a[1]])[1]
+
+
+def _mish(mx, x):
+    return x * mx.tanh(_softplus(mx, x))
+
+
+def _elu(mx, x):
+    return mx.where(x > 0, x, mx.exp(x) - 1)
+
+
+def _layer_norm(mx, x, w, b, eps):
+    return mx.fast.layer_norm(x, w, b, eps)
+
+
+def _rotate(mx, x, c, s):
+    d = x.shape[-1] // 2
+    a, b = x[..., :d], x[..., d:]
+    return mx.concatenate([a * c - b * s, a * s + b * c], axis=-1)
+
+
+def _rotate_pairs(mx, x, c, s):
+    a, b = x[..., 0::2], x[..., 1::2]
+    return mx.stack([a * c - b * s, a * s + b * c], axis=-1).reshape(x.shape)
+
+
+def _dropout(mx, x, p):
+    return mx.where(mx.random.bernoulli(1 - p, x.shape), x * (1 / (1 - p)), mx.zeros_like(x))
+
+
+def _cross_entropy(mx, a):
+    return mx.logsumexp(a[0], axis=-1) - mx.take_along_axis(a[0], a[1][:, None], axis=-1)[:, 0]
+
+
+def _cross_entropy_grad(mx, a):
+    return mx.vjp(lambda x: _cross_entropy(mx, [x, a[1]]), [a[0]], [a[2]])[1]
+
+
+def _adamw(mx, a, p):
+    w, g, m, v = a
+    m = p["beta1"] * m + (1 - p["beta1"]) * g
+    v = p["beta2"] * v + (1 - p["beta2"]) * g * g
+    mh, vh = m / (1 - p["beta1"] ** p["step"]), v / (1 - p["beta2"] ** p["step"])
+    w = w - p["lr"] * (mh / (mx.sqrt(vh) + p["eps"]) + p["weight_decay"] * w)
+    return w, m, v
+
+
+def _topk_gating(mx, x, k):
+    at = mx.argpartition(-x, k - 1, axis=-1)[..., :k]
+    return mx.softmax(mx.take_along_axis(x, at, axis=-1), axis=-1), at
+
+
+def _deepseek(mx, a, k):
+    s = mx.sigmoid(a[0])
+    at = mx.argpartition(-(s + a[1]), k - 1, axis=-1)[..., :k]
+    w = mx.take_along_axis(s, at, axis=-1)
+    return w / w.sum(-1, keepdims=True), at
+
+
+def _combine(mx, a):
+    return (a[0] * a[1][..., None]).sum(-2)
+
+
+def _dequantize(mx, a, p):
+    return mx.dequantize(a[0], a[1], a[2], group_size=int(p.get("group_size", 64)), bits=int(p.get("bits", 4)))
+
+
+def _qmm(mx, x, a, p):
+    return mx.quantized_matmul(x, *a, transpose=True, group_size=int(p.get("group_size", 64)), bits=int(p.get("bits", 4)))
+
+
+def _gather_qmm(mx, x, a, rhs, p, lhs=None):
+    return mx.gather_qmm(x, *a, lhs_indices=lhs, rhs_indices=rhs, transpose=True, group_size=int(p["group_size"]), bits=int(p["bits"]))
+
+
+def _depthwise(mx, a):
+    return mx.conv2d(a[0], mx.transpose(a[1], (2, 0, 1))[..., None], padding=1, groups=a[0].shape[-1])
+
+
+def _paged(mx, a):
+    q, keys, values, table, lens = a
+    b, h, d = q.shape
+    k = keys[table].reshape(b, -1, keys.shape[2], d).transpose(0, 2, 1, 3)
+    v = values[table].reshape(b, -1, keys.shape[2], d).transpose(0, 2, 1, 3)
+    mask = (mx.arange(k.shape[2])[None, :] < lens[:, None])[:, None, None, :]
+    return mx.fast.scaled_dot_product_attention(q[:, :, None, :], k, v, scale=d**-0.5, mask=mask)[:, :, 0]
+
+
+def _norm_row(mx, h, w, eps):
+    return mx.fast.rms_norm(h, w, eps)
+
+
+def _sum_norm(mx, a, p):
+    h = a[0] + a[1]
+    return mx.fast.rms_norm(h, a[2], p["eps"]), h
+
+
+def _sum_layer_norm(mx, a, p):
+    h = a[0] + a[1]
+    return mx.fast.layer_norm(h, a[2], a[3], p["eps"]), h
+
+
+def _masked(mx, x, mask):
+    return mx.softmax(mx.where(mask, x, mx.array(float("-inf"), x.dtype)), axis=-1)
+
+
+def _standardize(mx, r, eps):
+    m = r.mean(-1, keepdims=True)
+    return (r - m) * mx.rsqrt(((r - m) ** 2).mean(-1, keepdims=True) + eps)
+
+
+def _rms_grad(mx, a, p):
+    return mx.vjp(lambda x: mx.fast.rms_norm(x, a[1], p["eps"]), [a[0]], [a[2]])[1]
+
+
+_ONE = {
+    "exp": lambda mx, x: mx.exp(x),
+    "log": lambda mx, x: mx.log(x),
+    "tanh": lambda mx, x: mx.tanh(x),
+    "sigmoid": _sigmoid,
+    "relu": lambda mx, x: mx.maximum(x, 0),
+    "relu2": lambda mx, x: mx.square(mx.maximum(x, 0)),
+    "silu": _silu,
+    "gelu_tanh": _gelu,
+    "softplus": _softplus,
+    "mish": _mish,
+    "elu": _elu,
+}
+
+MLX = {
+    **{name: (lambda f: lambda mx, a, p: f(mx, a[0]))(f) for name, f in _ONE.items()},
+    **{name + "_grad": _grad(f) for name, f in _ONE.items()},
+    "add": lambda mx, a, p: a[0] + a[1],
+    "mul": lambda mx, a, p: a[0] * a[1],
+    "silu_mul": lambda mx, a, p: _silu(mx, a[0]) * a[1],
+    "add_bias": lambda mx, a, p: a[0] + a[1],
+    "bias_gelu_tanh": lambda mx, a, p: _gelu(mx, a[0] + a[1]),
+    "bias_silu": lambda mx, a, p: _silu(mx, a[0] + a[1]),
+    "softmax_lastdim": lambda mx, a, p: mx.softmax(a[0], axis=-1),
+    "log_softmax_lastdim": lambda mx, a, p: a[0] - mx.logsumexp(a[0], axis=-1, keepdims=True),
+    "softmax_grad": lambda mx, a, p: a[0] * (a[1] - (a[0] * a[1]).sum(-1, keepdims=True)),
+    "rmsnorm": lambda mx, a, p: mx.fast.rms_norm(a[0], a[1], p["eps"]),
+    "glm_rmsnorm": lambda mx, a, p: mx.fast.rms_norm(a[0], a[1], p["eps"]),
+    "rmsnorm_grad": _rms_grad,
+    "rms_norm_no_weight": lambda mx, a, p: mx.fast.rms_norm(a[0], None, p["eps"]),
+    "layernorm": lambda mx, a, p: _layer_norm(mx, a[0], a[1], a[2], p["eps"]),
+    "layer_norm_no_weight": lambda mx, a, p: _layer_norm(mx, a[0], None, None, p["eps"]),
+    "layer_norm_dropout": lambda mx, a, p: _dropout(mx, _layer_norm(mx, a[0], a[1], a[2], p["eps"]), p["p"]),
+    "rms_norm_dropout": lambda mx, a, p: _dropout(mx, mx.fast.rms_norm(a[0], a[1], p["eps"]), p["p"]),
+    "dropout": lambda mx, a, p: _dropout(mx, a[0], p["p"]),
+    "residual_rmsnorm": lambda mx, a, p: mx.fast.rms_norm(a[0] + a[1], a[2], p["eps"]),
+    "add_rms_norm": _sum_norm,
+    "rmsnorm_residual": _sum_norm,
+    "fused_add_rmsnorm": _sum_norm,
+    "layernorm_residual": _sum_layer_norm,
+    "fused_add_layernorm": _sum_layer_norm,
+    "swiglu": lambda mx, a, p: (lambda g, u: _silu(mx, g) * u)(*_halves(mx, a[0])),
+    "geglu": lambda mx, a, p: (lambda g, u: _gelu(mx, g) * u)(*_halves(mx, a[0])),
+    "swiglu2": lambda mx, a, p: _silu(mx, a[0]) * a[1],
+    "glm_fused_swiglu": lambda mx, a, p: _silu(mx, a[0]) * a[1],
+    "geglu2": lambda mx, a, p: _gelu(mx, a[0]) * a[1],
+    "bias_swiglu": lambda mx, a, p: (lambda g, u: _silu(mx, g) * u)(*_halves(mx, a[0] + a[1])),
+    "bias_geglu": lambda mx, a, p: (lambda g, u: _gelu(mx, g) * u)(*_halves(mx, a[0] + a[1])),
+    "logsumexp_lastdim": lambda mx, a, p: mx.logsumexp(a[0], axis=-1),
+    "masked_softmax": lambda mx, a, p: _masked(mx, a[0], a[1]),
+    "scale_mask_softmax": lambda mx, a, p: _masked(mx, a[0] * p["scale"], a[1]),
+    "attention_tile_proto": lambda mx, a, p: a[0] @ a[1].T,
+    "paged_attention": lambda mx, a, p: _paged(mx, a),
+    "apply_rope": lambda mx, a, p: _rotate(mx, a[0], a[1], a[2]),
+    "apply_rope_interleaved": lambda mx, a, p: _rotate_pairs(mx, a[0], a[1], a[2]),
+    "apply_gqa_rope": lambda mx, a, p: _rotate(mx, a[0], a[1][:, None, :], a[2][:, None, :]),
+    "sum_lastdim": lambda mx, a, p: a[0].sum(-1),
+    "mean_lastdim": lambda mx, a, p: a[0].mean(-1),
+    "max_lastdim": lambda mx, a, p: a[0].max(-1),
+    "var_lastdim": lambda mx, a, p: mx.var(a[0], axis=-1),
+    "std_lastdim": lambda mx, a, p: mx.sqrt(mx.var(a[0], axis=-1) + p["eps"]),
+    "argmax_lastdim": lambda mx, a, p: mx.argmax(a[0], axis=-1),
+    "topk_lastdim": lambda mx, a, p: mx.topk(a[0], int(p["k"]), axis=-1),
+    "fused_linear_bias_silu": lambda mx, a, p: _silu(mx, a[0] @ a[1].T + a[2]),
+    "fused_linear_bias_gelu": lambda mx, a, p: _gelu(mx, a[0] @ a[1].T + a[2]),
+    "fused_linear_rmsnorm": lambda mx, a, p: mx.fast.rms_norm(a[0] @ a[1].T, a[2], p["eps"]),
+    "softmax_cross_entropy": lambda mx, a, p: _cross_entropy(mx, a),
+    "softmax_cross_entropy_grad": lambda mx, a, p: _cross_entropy_grad(mx, a),
+    "dequantize_int8": lambda mx, a, p: a[0].astype(mx.float32) * a[1],
+    "dequantize_silu_int8": lambda mx, a, p: _silu(mx, a[0].astype(mx.float32) * a[1]),
+    "dequantize_blockwise": lambda mx, a, p: (a[0].reshape(-1, int(p["block_size"])).astype(mx.float32) * a[1][:, None]).reshape(a[0].shape),
+    "dequantize_fp8": lambda mx, a, p: mx.from_fp8(a[0], mx.float32) * a[1],
+    "dequantize_affine_packed": _dequantize,
+    "dequantize_affine_packed_silu": lambda mx, a, p: _silu(mx, _dequantize(mx, a, p)),
+    "dequantize_affine_packed_gelu": lambda mx, a, p: _gelu(mx, _dequantize(mx, a, p)),
+    "fused_quantized_swiglu_gemv": lambda mx, a, p: _silu(mx, _qmm(mx, a[0], a[1:4], p)) * _qmm(mx, a[0], a[4:7], p),
+    "fused_quantized_swiglu_gemv_progressive": lambda mx, a, p: _silu(mx, _qmm(mx, a[0], a[1:4], p)) * _qmm(mx, a[0], a[4:7], p),
+    "depthwise_conv_3x3": lambda mx, a, p: _depthwise(mx, a),
+    "fused_gather_add": lambda mx, a, p: a[0][a[1]] + a[2],
+    "fused_scatter_add": lambda mx, a, p: mx.zeros((int(p["rows"]), *a[1].shape[1:])).at[a[0]].add(a[1]),
+    "cumsum_lastdim": lambda mx, a, p: mx.cumsum(a[0], axis=-1),
+    "cumsum_grad": lambda mx, a, p: mx.cumsum(a[0], axis=-1, reverse=True),
+    "adamw_step": _adamw,
+    "fused_recurrent_step": lambda mx, a, p: a[0] + a[3] * _silu(mx, mx.fast.rms_norm(a[0], a[1], p["eps"])) * a[2],
+    "depth_gate_sigmoid": lambda mx, a, p: mx.sigmoid(a[0]) * p["k_max"],
+    "grpo_advantage_norm": lambda mx, a, p: _standardize(mx, a[0], p["eps"]),
+    "silu_mul_residual": lambda mx, a, p: _silu(mx, a[0]) * a[1] + a[2],
+    "top2_gating_softmax": lambda mx, a, p: _topk_gating(mx, a[0], 2),
+    "topk_gating_softmax": lambda mx, a, p: _topk_gating(mx, a[0], int(p["k"])),
+    "router_argpartition_logits_topk": lambda mx, a, p: _topk_gating(mx, a[0], int(p["k"])),
+    "glm_topk_gating": lambda mx, a, p: _topk_gating(mx, a[0], int(p["k"])),
+    "deepseek_router_topk_sigmoid": lambda mx, a, p: _deepseek(mx, a, int(p["k"])),
+    **{
+        name: lambda mx, a, p: _combine(mx, a)
+        for name in ["moe_combine", "moe_combine_no_fma", "moe_combine_exact", "moe_combine_fp32", "moe_combine_fp32_no_fma", "glm_moe_combine"]
+    },
+    "gather_qmm_swiglu": lambda mx, a, p: _silu(mx, _gather_qmm(mx, a[0], a[1:4], a[8], p, a[7])) * _gather_qmm(mx, a[0], a[4:7], a[8], p, a[7]),
+    "fused_swiglu_gather_qmv": lambda mx, a, p: _silu(mx, _gather_qmm(mx, a[0][:, None, None], a[1:4], a[7], p))
+    * _gather_qmm(mx, a[0][:, None, None], a[4:7], a[7], p),
+}
+
+
+# ---- NumPy: the plain expression ----
+
+
+def _np_sigmoid(np, x):
+    return 1 / (1 + np.exp(-x))
+
+
+def _np_softmax(np, x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def _np_rms(np, x, w, eps):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(eps)) * w
+
+
+def _np_layer(np, x, w, b, eps):
+    m = x.mean(-1, keepdims=True)
+    d = x - m
+    return d / np.sqrt((d * d).mean(-1, keepdims=True) + np.float32(eps)) * w + b
+
+
+def _np_gelu(np, x):
+    return np.float32(0.5) * x * (1 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)))
+
+
+NUMPY = {
+    "exp": lambda np, a, p: np.exp(a[0]),
+    "log": lambda np, a, p: np.log(np.abs(a[0])),
+    "tanh": lambda np, a, p: np.tanh(a[0]),
+    "sigmoid": lambda np, a, p: _np_sigmoid(np, a[0]),
+    "relu": lambda np, a, p: np.maximum(a[0], 0),
+    "relu2": lambda np, a, p: np.square(np.maximum(a[0], 0)),
+    "silu": lambda np, a, p: a[0] * _np_sigmoid(np, a[0]),
+    "gelu_tanh": lambda np, a, p: _np_gelu(np, a[0]),
+    "softplus": lambda np, a, p: np.logaddexp(a[0], np.float32(0)),
+    "mish": lambda np, a, p: a[0] * np.tanh(np.logaddexp(a[0], np.float32(0))),
+    "elu": lambda np, a, p: np.where(a[0] > 0, a[0], np.expm1(a[0])),
+    "add": lambda np, a, p: a[0] + a[1],
+    "mul": lambda np, a, p: a[0] * a[1],
+    "silu_mul": lambda np, a, p: a[0] * _np_sigmoid(np, a[0]) * a[1],
+    "add_bias": lambda np, a, p: a[0] + a[1],
+    "bias_silu": lambda np, a, p: (a[0] + a[1]) * _np_sigmoid(np, a[0] + a[1]),
+    "bias_gelu_tanh": lambda np, a, p: _np_gelu(np, a[0] + a[1]),
+    "softmax_lastdim": lambda np, a, p: _np_softmax(np, a[0]),
+    "rmsnorm": lambda np, a, p: _np_rms(np, a[0], a[1], p["eps"]),
+    "rms_norm_no_weight": lambda np, a, p: _np_rms(np, a[0], np.float32(1), p["eps"]),
+    "layernorm": lambda np, a, p: _np_layer(np, a[0], a[1], a[2], p["eps"]),
+    "residual_rmsnorm": lambda np, a, p: _np_rms(np, a[0] + a[1], a[2], p["eps"]),
+    "swiglu2": lambda np, a, p: a[0] * _np_sigmoid(np, a[0]) * a[1],
+    "geglu2": lambda np, a, p: _np_gelu(np, a[0]) * a[1],
+    "sum_lastdim": lambda np, a, p: a[0].sum(-1),
+    "mean_lastdim": lambda np, a, p: a[0].mean(-1),
+    "max_lastdim": lambda np, a, p: a[0].max(-1),
+    "var_lastdim": lambda np, a, p: a[0].var(-1),
+    "argmax_lastdim": lambda np, a, p: a[0].argmax(-1),
+    "fused_linear_bias_silu": lambda np, a, p: (lambda y: y * _np_sigmoid(np, y))(a[0] @ a[1].T + a[2]),
+    "cumsum_lastdim": lambda np, a, p: np.cumsum(a[0], axis=-1),
+    "cumsum_grad": lambda np, a, p: np.cumsum(a[0][..., ::-1], axis=-1)[..., ::-1],
+    "fused_gather_add": lambda np, a, p: a[0][a[1]] + a[2],
+    "moe_combine": lambda np, a, p: (a[0] * a[1][..., None]).sum(-2),
+    "pack_bits": lambda np, a, p: np.packbits(a[0], bitorder="little"),
+    "unpack_bits": lambda np, a, p: np.unpackbits(a[0], bitorder="little"),
+    "grpo_advantage_norm": lambda np, a, p: (a[0] - a[0].mean(-1, keepdims=True)) / np.sqrt(a[0].var(-1, keepdims=True) + np.float32(p["eps"])),
+}

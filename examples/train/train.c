@@ -41,10 +41,10 @@ static void start(state *s) {
   zm_array *key = zm_random_key(7);
   for (int i = 0; i < PARAMETERS; i++) {
     const int rank = i % 2 ? 1 : 2;
-    zm_array *zero = zm_full(0, ZM_F32, shapes[i], rank);
-    zm_array *spread = zm_full(i == 0 ? 1.5 : 0.2, ZM_F32, NULL, 0);
-    s->m[i] = s->v[i] = s->p[i] = zero;
-    if (rank == 2) s->p[i] = zm_multiply(zm_random_normal(shapes[i], rank, ZM_F32, 0, 1, key), spread);
+    s->m[i] = zm_full(0, ZM_F32, shapes[i], rank);
+    s->v[i] = zm_full(0, ZM_F32, shapes[i], rank);
+    s->p[i] = zm_full(0, ZM_F32, shapes[i], rank);
+    if (rank == 2) s->p[i] = zm_multiply(zm_random_normal(key, ZM_F32, shapes[i], rank), zm_full(i == 0 ? 1.5 : 0.2, ZM_F32, NULL, 0));
   }
 }
 
@@ -61,11 +61,17 @@ static double step(data *d, state *s, int number) {
   if (ok) {
     zm_array *all[1 + 3 * PARAMETERS] = {out[0]};
     for (int i = 0; i < PARAMETERS; i++) {
-      all[1 + 3 * i] = s->p[i] = zm_scope_return(scope, next.p[i]);
-      all[2 + 3 * i] = s->m[i] = zm_scope_return(scope, next.m[i]);
-      all[3 + 3 * i] = s->v[i] = zm_scope_return(scope, next.v[i]);
+      all[1 + 3 * i] = zm_scope_return(scope, next.p[i]);
+      all[2 + 3 * i] = zm_scope_return(scope, next.m[i]);
+      all[3 + 3 * i] = zm_scope_return(scope, next.v[i]);
     }
     if (zm_eval(all, 1 + 3 * PARAMETERS) == ZM_OK) loss = zm_array_item(out[0]);
+    for (int i = 0; i < PARAMETERS; i++) {
+      zm_array_drop(s->p[i]);
+      zm_array_drop(s->m[i]);
+      zm_array_drop(s->v[i]);
+    }
+    *s = next;
   }
   zm_scope_close(scope);
   return loss;
@@ -77,7 +83,6 @@ static bool train(void) {
   start(&s);
   double loss = NAN;
   for (int i = 1; i <= STEPS; i++) {
-    // What the last step left is let go when this one's scope is closed.
     loss = step(&d, &s, i);
     if (isnan(loss)) return false;
     if (i == 1 || i % 100 == 0) printf("step %3d  loss %.4f\n", i, loss);

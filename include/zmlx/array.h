@@ -1,7 +1,7 @@
 // Lazy arrays. Operations build a graph; zm_eval() lowers what is asked for to a tape and plays it on the CPU.
 //
 // Ownership: an array belongs to the innermost scope open on this thread when it was made, and goes with that scope unless it is moved
-// out by zm_scope_return(). A scope must be open to make arrays. There is no free function. Arrays keep their inputs alive underneath.
+// out by zm_scope_return(). A scope must be open to make arrays. Arrays keep their inputs alive underneath.
 // Errors: every function that returns an array returns NULL on failure. Passing NULL where an array is required returns NULL and
 // keeps the first error, so that a chain of operations needs one check at its end. The error kept is this thread's latest, however old:
 // zm_clear_error() before a chain makes sure that it is the chain's own.
@@ -50,6 +50,9 @@ ZM_API zm_scope *zm_scope_open(void);
 ZM_API void zm_scope_close(zm_scope *scope);
 // Moves an array out of `scope`, the innermost one, into the scope around it and returns it. NULL if there is no scope around it.
 ZM_API zm_array *zm_scope_return(zm_scope *scope, zm_array *array);
+// Lets go of an array before its scope is closed: for loops that replace what they keep, like the parameters of a training. The array must
+// not be used afterwards; what was made from it stays valid. NULL is ignored.
+ZM_API void zm_array_drop(zm_array *array);
 
 // Facts about an array; valid for lazy arrays too.
 ZM_API zm_dtype zm_array_dtype(const zm_array *a);

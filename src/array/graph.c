@@ -62,6 +62,15 @@ zm_array *zm_scope_return(zm_scope *scope, zm_array *array) {
   return array;
 }
 
+void zm_array_drop(zm_array *array) {
+  if (!array || !array->scope) return;
+  zm_scope *scope = array->scope;
+  scope->arrays[array->scope_index] = NULL;
+  array->scope = NULL;
+  while (scope->count > 0 && !scope->arrays[scope->count - 1]) scope->count--; // a loop that drops what it makes leaves no trace
+  zmi_array_release(array);
+}
+
 zm_status zmi_set_label(const char *format, ...) {
   if (!innermost) return zmi_fail(ZM_ERROR_ARGUMENT, "no scope is open on this thread: call zm_scope_open first");
   char text[256], *copy = NULL;

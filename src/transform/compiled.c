@@ -104,6 +104,12 @@ static zm_status hold_leaves(entry *e, zm_array *const *out, int nout) {
   return status;
 }
 
+// Chains of elementwise operations become one kernel each.
+static zm_status fuse(void *user, zmi_graph *graph) {
+  (void)user;
+  return zmi_fuse_elementwise(graph);
+}
+
 static zm_status lower(entry *e, zm_array *const *out, int nout) {
   const zmi_kernels *kernels;
   zmi_pool *pool;
@@ -117,7 +123,7 @@ static zm_status lower(entry *e, zm_array *const *out, int nout) {
     e->results[o] = out[o]->type;
   }
   if (status == ZM_OK) {
-    e->program = zmi_compile(out, names, (size_t)nout, &(zmi_compile_options){.kernels = kernels, .apart = true});
+    e->program = zmi_compile(out, names, (size_t)nout, &(zmi_compile_options){.kernels = kernels, .apart = true, .rewrite = fuse});
     status = e->program ? ZM_OK : zm_last_status();
   }
   if (status == ZM_OK) {

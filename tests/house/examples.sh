@@ -1,0 +1,27 @@
+#!/bin/sh
+# The programs of examples/ run, and print what their readers expect; docs/tutorial.md shows what its program prints.
+set -u
+. "$(dirname "$0")/tap.sh"
+programs=$TEST_BUILD/examples
+log=$(mktemp) || exit 1
+trap 'rm -f "$log"' EXIT
+runs() { # program, arguments...
+  name=$1
+  shift
+  if "$programs/$name" "$@" >"$log" 2>&1; then ok "$name runs"; else not_ok "$name runs" "$(cat "$log")"; fi
+}
+
+runs activation
+# The table of the page, line by line.
+expect_empty "the tutorial shows what the activation prints" \
+  "$(awk '/^ +x +mish/ { on = 1 } /^```/ { on = 0 } on' docs/tutorial.md | diff - "$log" 2>&1)"
+runs norm
+expect_found "the norm agrees with the composed one" "$(grep -E 'largest difference .* [0-9.]+(e-0[6-9]|e-1)' "$log")"
+runs quantized
+expect_found "the quantized kernel is right, and its gradient" "$(grep -E 'largest error .*e-.*gradient .*' "$log")"
+runs train
+expect_found "the network learns" "$(grep -E '^(9[5-9]|100)\.[0-9]% of 256 points' "$log")"
+runs patch checkpoints/storyteller-4bit
+expect_found "the patched model keeps its bits" "$(grep -E '^[1-9][0-9]* places .*: the same bits' "$log")"
+if "$programs/patch" >"$log" 2>&1; then not_ok "a program without its argument fails" "$(cat "$log")"; else ok "a program without its argument fails"; fi
+finish

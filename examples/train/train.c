@@ -44,7 +44,8 @@ static void start(state *s) {
     s->m[i] = zm_full(0, ZM_F32, shapes[i], rank);
     s->v[i] = zm_full(0, ZM_F32, shapes[i], rank);
     s->p[i] = zm_full(0, ZM_F32, shapes[i], rank);
-    if (rank == 2) s->p[i] = zm_multiply(zm_random_normal(key, ZM_F32, shapes[i], rank), zm_full(i == 0 ? 1.5 : 0.2, ZM_F32, NULL, 0));
+    zm_array *most = zm_full(i == 0 ? 2.5 : 0.3, ZM_F32, NULL, 0);
+    if (rank == 2) s->p[i] = zm_random_uniform(key, zm_negative(most), most, ZM_F32, shapes[i], rank);
   }
 }
 

@@ -5,6 +5,7 @@
 //   list                     the rows of the catalog
 //   open NAME DTYPE ELEMENTS operands as the row's sample says, the largest of about ELEMENTS elements
 //   time SECONDS             evaluates the open row again and again for that long: {"seconds": of one call, "calls"}
+#include "catalog/catalog.h"
 #include "tools/tools.h"
 
 #include <stdio.h>

@@ -95,7 +95,8 @@ static void bad_patterns_are_refused(void **unused) {
   assert_non_null(sums);
   assert_int_equal(zm_patch_with(m, &(zm_own_pattern){.name = "x", .operands = 2, .op = op}, 1, NULL), ZM_ERROR_ARGUMENT);
   assert_non_null(strstr(zm_last_error(), "pattern x"));
-  assert_int_equal(zm_patch_with(m, &(zm_own_pattern){.name = "x", .replaces = gated, .operands = 17, .op = op}, 1, NULL), ZM_ERROR_ARGUMENT);
+  assert_int_equal(zm_patch_with(m, &(zm_own_pattern){.name = "x", .replaces = gated, .operands = 17, .op = op}, 1, NULL),
+                   ZM_ERROR_ARGUMENT);
   assert_int_equal(zm_patch_with(m, &(zm_own_pattern){.name = "x", .replaces = gated, .operands = 2, .op = sums}, 1, NULL),
                    ZM_ERROR_ARGUMENT);
   assert_non_null(strstr(zm_last_error(), "where the model has"));

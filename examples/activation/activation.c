@@ -25,7 +25,8 @@ static bool show(void) {
   const float values[] = {-2, -0.5f, 0, 0.5f, 2};
   zm_array *x = zm_array_from_data(values, ZM_F32, (int64_t[]){5}, 1), *first = NULL, *second = NULL;
   zm_array *y = zm_op_apply1(mish, x, NULL);
-  if (zm_grad(total, NULL, &x, 1, NULL, 1, &first) != ZM_OK || zm_grad(total_gradient, NULL, &x, 1, NULL, 1, &second) != ZM_OK) return false;
+  if (zm_grad(total, NULL, &x, 1, NULL, 1, &first) != ZM_OK || zm_grad(total_gradient, NULL, &x, 1, NULL, 1, &second) != ZM_OK)
+    return false;
   if (zm_eval((zm_array *[]){y, first, second}, 3) != ZM_OK) return false; // together: what they share is computed once
   const float *a = zm_array_data(y), *b = zm_array_data(first), *c = zm_array_data(second);
   printf("%6s %10s %10s %10s\n", "x", "mish", "mish'", "mish''");

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Catalog kernels of zmlx beside MLX on the CPU and NumPy: same operands, same run, interleaved, all threads of each library.
 
-For each row of the catalog: operands as the row's sample says, the largest of about --elements elements; each library's function is timed in turn
-(zmlx, MLX, NumPy, NumPy, MLX, zmlx, ...); medians over the rounds. MLX runs plainly and under mx.compile; the faster counts. Writes a capsule with all
-raw runs. Needs: pip install "mlx[cpu]" numpy, and the server: ninja -C build benchmarks/bench_catalog
+For each row of the catalog: operands as the row's sample says (--elements 0), or the largest of about --elements elements; each library's
+function is timed in turn (zmlx, MLX, NumPy, NumPy, MLX, zmlx, ...); medians over the rounds. MLX runs plainly and under mx.compile; the
+faster counts. Writes a capsule with all raw runs. Needs: pip install "mlx[cpu]" numpy, and the server: ninja -C build benchmarks/bench_catalog
 
   benchmarks/peers/beside_mlx.py --server build/benchmarks/bench_catalog --capsule benchmarks/capsules/catalog-mlx.json
 """
@@ -131,7 +131,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default="build/benchmarks/bench_catalog")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--elements", type=int, default=1 << 22)
+    parser.add_argument("--elements", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=0.05)
     parser.add_argument("--only", nargs="*", help="names of rows")
@@ -156,7 +156,8 @@ def main():
         mlx = min((v for k, v in m.items() if k.startswith("mlx")), default=None)
         cell = lambda v: f"{v * 1e6:10.1f}" if v else f"{'':>10}"
         ratio = lambda k: f"{r[k]:7.2f}" if k in r else f"{'':>7}"
-        print(f"{r['name']:32} {cell(m['zmlx'])} {cell(mlx)} {cell(m.get('numpy'))} {ratio('over_mlx')} {ratio('over_numpy')} {r['gb_s']:6.1f}", flush=True)
+        times = f"{cell(m['zmlx'])} {cell(mlx)} {cell(m.get('numpy'))}"
+        print(f"{r['name']:32} {times} {ratio('over_mlx')} {ratio('over_numpy')} {r['gb_s']:6.1f}", flush=True)
     bandwidth.append(server.ask("bandwidth"))
     machine = server.ask("machine")
     server.close()

@@ -102,6 +102,18 @@ def _gather_qmm(mx, x, a, rhs, p, lhs=None):
     return mx.gather_qmm(x, *a, lhs_indices=lhs, rhs_indices=rhs, transpose=True, group_size=int(p["group_size"]), bits=int(p["bits"]))
 
 
+def _gated(mx, x, a, rhs, p, lhs=None):
+    return _silu(mx, _gather_qmm(mx, x, a[1:4], rhs, p, lhs)) * _gather_qmm(mx, x, a[4:7], rhs, p, lhs)
+
+
+def _blockwise(mx, a, block):
+    return (a[0].reshape(-1, block).astype(mx.float32) * a[1][:, None]).reshape(a[0].shape)
+
+
+def _np_standardize(np, r, eps):
+    return (r - r.mean(-1, keepdims=True)) / np.sqrt(r.var(-1, keepdims=True) + np.float32(eps))
+
+
 def _depthwise(mx, a):
     return mx.conv2d(a[0], mx.transpose(a[1], (2, 0, 1))[..., None], padding=1, groups=a[0].shape[-1])
 
@@ -212,7 +224,7 @@ MLX = {
     "softmax_cross_entropy_grad": lambda mx, a, p: _cross_entropy_grad(mx, a),
     "dequantize_int8": lambda mx, a, p: a[0].astype(mx.float32) * a[1],
     "dequantize_silu_int8": lambda mx, a, p: _silu(mx, a[0].astype(mx.float32) * a[1]),
-    "dequantize_blockwise": lambda mx, a, p: (a[0].reshape(-1, int(p["block_size"])).astype(mx.float32) * a[1][:, None]).reshape(a[0].shape),
+    "dequantize_blockwise": lambda mx, a, p: _blockwise(mx, a, int(p["block_size"])),
     "dequantize_fp8": lambda mx, a, p: mx.from_fp8(a[0], mx.float32) * a[1],
     "dequantize_affine_packed": _dequantize,
     "dequantize_affine_packed_silu": lambda mx, a, p: _silu(mx, _dequantize(mx, a, p)),
@@ -236,11 +248,11 @@ MLX = {
     "deepseek_router_topk_sigmoid": lambda mx, a, p: _deepseek(mx, a, int(p["k"])),
     **{
         name: lambda mx, a, p: _combine(mx, a)
-        for name in ["moe_combine", "moe_combine_no_fma", "moe_combine_exact", "moe_combine_fp32", "moe_combine_fp32_no_fma", "glm_moe_combine"]
+        for name in ["moe_combine", "moe_combine_no_fma", "moe_combine_exact", "moe_combine_fp32", "moe_combine_fp32_no_fma"]
     },
-    "gather_qmm_swiglu": lambda mx, a, p: _silu(mx, _gather_qmm(mx, a[0], a[1:4], a[8], p, a[7])) * _gather_qmm(mx, a[0], a[4:7], a[8], p, a[7]),
-    "fused_swiglu_gather_qmv": lambda mx, a, p: _silu(mx, _gather_qmm(mx, a[0][:, None, None], a[1:4], a[7], p))
-    * _gather_qmm(mx, a[0][:, None, None], a[4:7], a[7], p),
+    "glm_moe_combine": lambda mx, a, p: _combine(mx, a),
+    "gather_qmm_swiglu": lambda mx, a, p: _gated(mx, a[0], a, a[8], p, a[7]),
+    "fused_swiglu_gather_qmv": lambda mx, a, p: _gated(mx, a[0][:, None, None], a, a[7], p),
 }
 
 
@@ -307,5 +319,5 @@ NUMPY = {
     "moe_combine": lambda np, a, p: (a[0] * a[1][..., None]).sum(-2),
     "pack_bits": lambda np, a, p: np.packbits(a[0], bitorder="little"),
     "unpack_bits": lambda np, a, p: np.unpackbits(a[0], bitorder="little"),
-    "grpo_advantage_norm": lambda np, a, p: (a[0] - a[0].mean(-1, keepdims=True)) / np.sqrt(a[0].var(-1, keepdims=True) + np.float32(p["eps"])),
+    "grpo_advantage_norm": lambda np, a, p: _np_standardize(np, a[0], p["eps"]),
 }

@@ -1,5 +1,5 @@
-// A fused norm: the sum with the residual stream, its root mean square and the weight, in one pass over each row, beside the same composed of
-// operations.
+// A fused norm: the sum with the residual stream, its root mean square and the weight, in one pass over each row, beside the same
+// composed of operations.
 #include <math.h>
 #include <stdio.h>
 #include <zmlx/zmlx.h>

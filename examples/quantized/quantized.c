@@ -1,5 +1,5 @@
-// A quantized kernel of your own: a matrix of 4-bit codes, eight a word, times a vector, in the form of threads and buffers; its gradient by x is
-// given as a function of arrays.
+// A quantized kernel of your own: a matrix of 4-bit codes, eight a word, times a vector, in the form of threads and buffers; its gradient
+// by x is given as a function of arrays.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

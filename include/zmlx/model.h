@@ -165,9 +165,10 @@ typedef struct zm_patch_options {
 // Chooses patterns for the model; sessions use them from their next step on. Replaces an earlier choice. An unknown name is an error that
 // lists the known ones. options may be NULL (all patterns); report may be NULL, else *report is owned by the caller.
 ZM_API zm_status zm_patch(zm_model *m, const zm_patch_options *options, zm_patch_report **report);
-// A pattern of your own: wherever the model's graph computes what `replaces` builds, `op` computes it instead. `replaces` is called with arrays
-// that stand for the operands and builds one result from them; it is looked for op by op, with operands in the order that it gives them. The
-// stock graph rounds each op's result to the model's dtype: a kernel that keeps its bits does so too (the cast T(...) of the kernel language).
+// A pattern of your own: wherever the model's graph computes what `replaces` builds, `op` computes it instead. `replaces` is called with
+// arrays that stand for the operands and builds one result from them; it is looked for op by op, with operands in the order that it gives
+// them. The stock graph rounds each op's result to the model's dtype: a kernel that keeps its bits does so too (the cast T(...) of the
+// kernel language).
 typedef struct zm_own_pattern {
   const char *name; // for reports
   zm_function replaces;
@@ -176,8 +177,8 @@ typedef struct zm_own_pattern {
   uint32_t vectors; // bit i: operand i is a vector [last dimension of the result]; other operands have the result's shape
   const zm_op *op;  // takes the operands in the same order and gives the same result
 } zm_own_pattern;
-// Sets the model's own patterns (count 0: none); they are tried before those of zm_patch, which stay as chosen. Names are copied; ops, functions
-// and users must outlive their use: until zm_unpatch, another call, or the end of the model. report as in zm_patch.
+// Sets the model's own patterns (count 0: none); they are tried before those of zm_patch, which stay as chosen. Names are copied; ops,
+// functions and users must outlive their use: until zm_unpatch, another call, or the end of the model. report as in zm_patch.
 ZM_API zm_status zm_patch_with(zm_model *m, const zm_own_pattern *patterns, size_t count, zm_patch_report **report);
 // Back to the stock graph, exactly.
 ZM_API zm_status zm_unpatch(zm_model *m);

@@ -605,6 +605,42 @@ static void colours(void **state) {
   assert_null(strstr(text, "\033[0m"));
 }
 
+// ---- kernels ----
+
+static void kernels_are_shown(void **state) {
+  (void)state;
+  static const struct {
+    const char *target, *holds;
+  } targets[] = {{"c", "void zk_elements("}, {"cuda", "__global__"}, {"metal", "[[buffer(0)]]"}, {"ir", "output #0"}};
+  for (size_t i = 0; i < ZMI_COUNT(targets); i++) {
+    const result *r = run("kernel", "show", "--expr", "x * sigmoid(x)", "--target", targets[i].target, NULL);
+    assert_works(r);
+    if (!strstr(r->out, targets[i].holds)) fail_msg("%s: %s", targets[i].target, r->out);
+  }
+  const result *r = run("kernel", "show", "--rows", "elements { s = sum(x); } elements { y = x / s; }", "--vjp", "--dtype", "bfloat16", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "void zk_rows("));
+  r = run("kernel", "show", "--expr", "x * sigmoid(x", NULL);
+  assert_int_equal(r->status, CLI_FAILURE);
+  assert_non_null(strstr(r->err, "^"));
+  assert_int_equal(run("kernel", "show", NULL)->status, CLI_USAGE);
+  r = run("kernel", "lst", NULL);
+  assert_int_equal(r->status, CLI_USAGE);
+  assert_non_null(strstr(r->err, "did you mean list"));
+}
+
+static void the_kernel_cache_is_shown(void **state) {
+  (void)state;
+  setenv("ZMLX_CACHE_DIR", in_scratch("cache"), 1);
+  const result *r = run("kernel", "cache", "--json", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "\"entries\": 0"));
+  r = run("kernel", "cache", "--clear", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "removed   0"));
+  unsetenv("ZMLX_CACHE_DIR");
+}
+
 // ---- completion ----
 
 static void assert_completes(const char *line, const char *expected) {
@@ -657,6 +693,7 @@ int main(void) {
     cmocka_unit_test(bad_values_are_refused), cmocka_unit_test(tables_are_aligned), cmocka_unit_test(usage_errors),
     cmocka_unit_test(failures), cmocka_unit_test(generates), cmocka_unit_test(tokens_and_text),
     cmocka_unit_test(logits_file), cmocka_unit_test(tapes), cmocka_unit_test(environment_and_help),
+    cmocka_unit_test(kernels_are_shown), cmocka_unit_test(the_kernel_cache_is_shown),
     cmocka_unit_test(output_that_fails), cmocka_unit_test(output_beyond_the_limit), cmocka_unit_test(ctrl_c),
     cmocka_unit_test(closed_pipe),
     cmocka_unit_test(colours), cmocka_unit_test(bash_completion), cmocka_unit_test(other_completions),

@@ -161,6 +161,8 @@ static void errors_show_the_place(void **state) {
        "kernel k:2:5: exp takes 1 operand, not 2\n  y = exp(t, x);\n      ^~~~~~~~~"},
       {ZMI_FORM_ELEMENTS, "x", "y", "let t = x;", "kernel k:1:11: the result 'y' is never assigned\n  let t = x;\n            ^"},
       {ZMI_FORM_ELEMENTS, "x", "y", "x = 1; y = x;", "kernel k:1:1: 'x' is an input: it cannot be assigned\n  x = 1; y = x;\n  ^"},
+      {ZMI_FORM_ELEMENTS, "x", "y", "float y = x;",
+       "kernel k:1:7: this is a result: assign it without declaring it\n  float y = x;\n        ^"},
       {ZMI_FORM_ELEMENTS, "x", "y", "while (1) {}",
        "kernel k:1:1: 'while' is not part of the language: loops are 'for' with a bound\n  while (1) {}\n  ^~~~~"},
       {ZMI_FORM_ELEMENTS, "x", "y", "y = 1.5.2;", "kernel k:1:8: ';' is expected after the statement, not '.2'\n  y = 1.5.2;\n         ^~"},
@@ -199,6 +201,7 @@ static void type_errors_show_the_place(void **state) {
   (void)state;
   static const char *const cases[][2] = {
       {"x & 1", "kernel k:1:1: '&' is for integers, this is float and int\n  x & 1\n  ^~~~~"},
+      {"x^2", "kernel k:1:1: '^' is for integers, this is float and int; a power is pow(a, b)\n  x^2\n  ^~~"},
       {"1 + ~x", "kernel k:1:5: '~' is for integers, this is float\n  1 + ~x\n      ^~"},
       {"as_type<long>(x)", "kernel k:1:1: as_type goes between float, int and uint\n  as_type<long>(x)\n  ^~~~~~~~~~~~~~~~"},
       {"for (int j = 0; j < x; j++) { } x",

@@ -10,6 +10,7 @@
   X(plan) \
   X(inspect) \
   X(tape) \
+  X(kernel) \
   X(tokenize) \
   X(detokenize) \
   X(synth) \

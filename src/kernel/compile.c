@@ -4,6 +4,7 @@
 #define _GNU_SOURCE 1
 #endif
 #include "kernel/cache.h"
+#include "kernel/kernel.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -224,6 +225,26 @@ bool zmi_compiler_facts(char text[512]) {
   pthread_mutex_unlock(&compiler_lock);
   zmi_cache_close(&cache);
   return found;
+}
+
+void zmi_kernel_cache_look(zmi_kernel_cache *facts) {
+  zmi_cache cache;
+  memset(facts, 0, sizeof *facts);
+  facts->compiler_found = zmi_compiler_facts(facts->compiler);
+  zmi_cache_open(&cache);
+  const zmi_cache_facts f = zmi_cache_look(&cache);
+  facts->entries = f.entries, facts->bytes = f.bytes, facts->limit = f.limit;
+  snprintf(facts->folder, sizeof facts->folder, "%s", cache.folder ? cache.folder : "");
+  snprintf(facts->why_not, sizeof facts->why_not, "%s", cache.why);
+  zmi_cache_close(&cache);
+}
+
+size_t zmi_kernel_cache_clear(void) {
+  zmi_cache cache;
+  zmi_cache_open(&cache);
+  size_t removed = zmi_cache_clear(&cache);
+  zmi_cache_close(&cache);
+  return removed;
 }
 
 // ---- compiling ----

@@ -77,8 +77,7 @@ zmi_code *zmi_code_vjp_traced(const zmi_code *code, const bool *given, const boo
 
 // ---- composition (fuse.c) ----
 // One elementwise code from several, parameters one piece after another: a result of one becomes an operand of the next, rounded to its
-// dtype in between so that no bit
-// changes.
+// dtype in between so that no bit changes.
 typedef struct zmi_piece {
   const zmi_code *code;
   int in[ZMI_CODE_MAX];  // for each operand: >= 0 an operand of the whole; < 0: ~value, a value of an earlier piece
@@ -114,6 +113,17 @@ typedef struct zmi_instance_facts {
 } zmi_instance_facts;
 size_t zmi_instance_list(zmi_instance_facts *facts, size_t room); // their number; fills the first `room`
 void zmi_instance_forget(void);                                   // gives up those that nobody holds
+
+// ---- the cache of compiled kernels on disk (cache.c), for people ----
+typedef struct zmi_kernel_cache {
+  char folder[512], why_not[256]; // folder "": there is none that can be used, and why
+  size_t entries;
+  uint64_t bytes, limit;
+  bool compiler_found;
+  char compiler[512]; // "gcc (Debian 12.2.0-14) 12.2.0 at /usr/bin/cc", or why there is none
+} zmi_kernel_cache;
+void zmi_kernel_cache_look(zmi_kernel_cache *facts);
+size_t zmi_kernel_cache_clear(void); // files removed
 
 // Running. Each may be called by many workers at once on disjoint parts. params: in the order of their names.
 // ELEMENTS: in[i] and out[o] are n contiguous elements of their dtypes. step[i]: 1, or 0 for one element that all share.

@@ -102,7 +102,8 @@ int zmi_lower_arithmetic(zmi_lower *l, int32_t node, int sign, int a, int b) {
   if (kind == 'L') return zmi_code_op(l->c, operators[o].op, truth(l, a), truth(l, b), -1);
   if ((kind == 'B' || kind == 'S') && t == ZMI_C_FLOAT) {
     char s[3] = {(char)(sign & 0xff), (char)(sign >> 8), 0};
-    return zmi_lower_fail(l, node, "'%s' is for integers, this is %s and %s", s, type_words(ta), type_words(tb));
+    return zmi_lower_fail(l, node, "'%s' is for integers, this is %s and %s%s", s, type_words(ta), type_words(tb),
+                          sign == '^' ? "; a power is pow(a, b)" : "");
   }
   if (kind == 'C' && ta == tb) t = ta; // bools compare as they are
   if (kind == 'B' && ta == ZMI_C_BOOL && tb == ZMI_C_BOOL) t = ZMI_C_BOOL;

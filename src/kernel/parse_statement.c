@@ -71,6 +71,11 @@ static bool check_deferred(zmi_parser *p, int32_t e) {
 static int32_t declare(zmi_parser *p, int type, zmi_token name, int32_t value) {
   bool rows = p->k->facts.form == ZMI_FORM_ROWS;
   if (value < 0 || !check_deferred(p, value)) return -1;
+  int32_t other = zmi_symbol_find(p, p->source + name.begin, name.end - name.begin);
+  if (other >= 0 && p->k->symbols[other].kind == ZMI_Y_OUTPUT) {
+    zmi_parse_fail(p, name.begin, name.end, "this is a result: assign it without declaring it");
+    return -1;
+  }
   bool reduces = at(p, value)->reduces;
   zmi_symbol s = {.name = p->source + name.begin, .size = name.end - name.begin, .kind = ZMI_Y_LOCAL, .known_after = -1, .assigned_in = -1};
   s.type = (uint8_t)type;

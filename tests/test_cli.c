@@ -617,7 +617,8 @@ static void kernels_are_shown(void **state) {
     assert_works(r);
     if (!strstr(r->out, targets[i].holds)) fail_msg("%s: %s", targets[i].target, r->out);
   }
-  const result *r = run("kernel", "show", "--rows", "elements { s = sum(x); } elements { y = x / s; }", "--vjp", "--dtype", "bfloat16", NULL);
+  const result *r =
+      run("kernel", "show", "--rows", "elements { s = sum(x); } elements { y = x / s; }", "--vjp", "--dtype", "bfloat16", NULL);
   assert_works(r);
   assert_non_null(strstr(r->out, "void zk_rows("));
   r = run("kernel", "show", "--expr", "x * sigmoid(x", NULL);

@@ -2,6 +2,7 @@
 // broadcast and strided operands, empty arrays, results of several forms; errors; tapes; gradients by the author.
 #include "array/ops/ops.h"
 #include "play.h"
+#include "transform_check.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -288,6 +289,79 @@ static void authors_gradients_are_used(void **state) {
   zm_scope_close(scope);
 }
 
+static zm_status apply_by(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  return zm_op_apply_with(user, in, nin, (double[]){0.75}, 1, out, nout);
+}
+
+static zm_status softmax_of(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  (void)user, (void)nin, (void)nout;
+  return (out[0] = zm_softmax(in[0])) ? ZM_OK : zm_last_status();
+}
+
+// Slopes that need what the variables were at each place: gradients, tangents, batches and the gradient of the gradient.
+static void serial_rows_have_gradients(void **state) {
+  (void)state;
+  static const char online[] = "float m = -3e38f; float s = 0; elements { let n = max(m, x); s = s * exp(m - n) + exp(x - n); m = n; }"
+                               "elements { y = exp(x - m) / s; }";
+  zm_op *product = must(zm_reduce(&(zm_reduce_options){.init = "1", .update = "acc * 0.5f + v * acc"}));
+  zm_op *mapped = must(zm_map_reduce(&(zm_map_reduce_options){
+      .inputs = "x w", .pass1 = {.init = "0.5f", .update = "acc * acc * 0.3f + x", .finalize = "acc"}, .write = "x * s1 * w"}));
+  zm_op *scaled = must(zm_kernel(&(zm_kernel_options){.inputs = "x w",
+                                                      .outputs = "y z",
+                                                      .parameters = "by",
+                                                      .source = "float a = 1; elements { a = tanh(a * w) + x * by; y = a; } z = a * a;"}));
+  zm_op *softmax = must(zm_kernel(&(zm_kernel_options){.inputs = "x", .outputs = "y", .source = online}));
+  zm_op *running =
+      must(zm_kernel(&(zm_kernel_options){.inputs = "x", .outputs = "y", .source = "elements { y = exp(0.5f * cumsum(sin(x))); }"}));
+  const check_input row = {ZM_F32, 2, {2, 6}, 0.3f, 1.3f};
+  check_all(&(check_case){.name = "a product", .op = "kernel_rows", .f = apply_op, .user = product, .in = {row}});
+  check_all(&(check_case){.name = "a function of a running sum", .op = "kernel_rows", .f = apply_op, .user = running, .in = {row}});
+  check_all(&(check_case){.name = "a recurrence", .op = "kernel_rows", .f = apply_by, .user = scaled, .nout = 2, .in = {row, row}});
+  check_all(&(check_case){.name = "a sum of squares of sums", .op = "kernel_rows", .f = apply_op, .user = mapped, .in = {row, row}});
+  static const zm_dtype dtypes[] = {ZM_F32, ZM_BF16, ZM_F16};
+  for (size_t d = 0; d < ZMI_COUNT(dtypes); d++) {
+    zm_scope *scope = zm_scope_open();
+    zm_array *x = noise(dtypes[d], SHAPE(3, 70)), *g = noise(dtypes[d], SHAPE(3, 70)), *y, *found, *wanted;
+    MUST(zm_vjp(apply_op, softmax, &x, 1, &g, &y, 1, &found), "online softmax");
+    MUST(zm_vjp(softmax_of, NULL, &x, 1, &g, &y, 1, &wanted), "softmax");
+    zmi_free(play_everywhere("online softmax, gradient", found));
+    double *a = check_values(found), *b = check_values(wanted), slack = dtypes[d] == ZM_F32 ? 1e-6 : dtypes[d] == ZM_F16 ? 1e-3 : 8e-3;
+    for (int i = 0; i < 3 * 70; i++) {
+      if (!(fabs(a[i] - b[i]) <= slack * (fabs(b[i]) + 0.1))) fail_msg("online softmax: gradient %d: %.9g, wanted %.9g", i, a[i], b[i]);
+    }
+    free(a);
+    free(b);
+    zm_scope_close(scope);
+  }
+  zm_op_free(product);
+  zm_op_free(mapped);
+  zm_op_free(running);
+  zm_op_free(scaled);
+  zm_op_free(softmax);
+}
+
+// Each allocation of a gradient that takes two kernels fails once; the sanitizers look for leaks.
+static void memory_may_run_out_on_the_way_back(void **state) {
+  (void)state;
+  bool fired = true;
+  zmi_instance_forget();
+  for (uint64_t n = 1; fired; n++) {
+    zm_op *op = must(zm_reduce(&(zm_reduce_options){.init = "1", .update = "acc * 0.5f + v * acc"}));
+    zm_scope *scope = zm_scope_open();
+    zm_array *x = zm_full(1.5, ZM_F32, SHAPE(3)), *y, *gradient = NULL;
+    const uint64_t before = zmi_alloc_count();
+    zmi_alloc_fail_at(n);
+    const bool made = zm_vjp(apply_op, op, &x, 1, NULL, &y, 1, &gradient) == ZM_OK;
+    const float *data = made ? zm_array_data(gradient) : NULL;
+    if (data ? data[2] != 4 : zm_last_status() != ZM_ERROR_MEMORY) fail_msg("allocation %llu: %s", (unsigned long long)n, zm_last_error());
+    fired = zmi_alloc_count() - before >= n && !data;
+    zmi_alloc_fail_at(0);
+    zm_scope_close(scope);
+    zm_op_free(op);
+    zmi_instance_forget();
+  }
+}
+
 static void memory_may_run_out(void **state) {
   (void)state;
   bool fired = true;
@@ -320,7 +394,9 @@ int main(void) {
       cmocka_unit_test(errors_name_what_is_wrong),
       cmocka_unit_test(tapes_name_kernels_by_content),
       cmocka_unit_test(authors_gradients_are_used),
+      cmocka_unit_test(serial_rows_have_gradients),
       cmocka_unit_test(memory_may_run_out),
+      cmocka_unit_test(memory_may_run_out_on_the_way_back),
   };
   int failed = cmocka_run_group_tests_name("author", tests, NULL, NULL);
   play_close();

@@ -38,13 +38,22 @@ static int given_value(zmi_derive *d, int i) {
   return zmi_code_leaf(d->to, ZMI_K_PARAM, type, ZMI_POISON, 0);
 }
 
+// Whether a block of elements sets the variable.
+static bool is_serial(const zmi_derive *d, int var) {
+  for (int i = var + 1; i < (int)d->from->count; i++) {
+    if (at(d, i)->op == ZMI_K_SET && at(d, i)->index == var && d->around[i] >= 0) return true;
+  }
+  return false;
+}
+
 int zmi_derive_traces(zmi_derive *d) {
   int count = 0;
   for (int i = 0; i < (int)d->from->count; i++) {
     const zmi_inst *x = at(d, i);
     int block = d->around[i];
     bool get = x->op == ZMI_K_GET && block >= 0 && x->index < block;
-    if (x->op != ZMI_K_SCAN_SUM && !get) continue;
+    bool after = x->op == ZMI_K_GET && block < 0 && is_serial(d, x->index); // else the block would be run once more, the other way
+    if (x->op != ZMI_K_SCAN_SUM && !get && !after) continue;
     for (int j = block + 1; j < i && get && d->trace[i] < 0; j++) { // read before at this place
       if (at(d, j)->op == ZMI_K_GET && at(d, j)->index == x->index) d->trace[i] = d->trace[j];
     }

@@ -34,7 +34,7 @@ typedef struct zmi_derive {
   int seed[ZMI_CODE_MAX]; // operand of `to` with the tangent of each input, -1
   int leaf;               // partial derivatives: the instruction whose tangent is one; ZMI_NO_LEAF: tangents of inputs by seed
   bool scans_fall, traced;
-  int *trace;      // of serial GETs and SCAN_SUMs: the number of the trace that has their values
+  int *trace;      // of GETs of serial variables and SCAN_SUMs: the number of the trace that has their values
   int first_trace; // its operand is this plus that number
 } zmi_derive;
 

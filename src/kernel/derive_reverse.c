@@ -4,7 +4,7 @@
 // everywhere.
 //
 // A serial block goes back from the last place to the first, with the cotangents of its variables as variables. That needs values that
-// can be computed again at a place: where the accumulators themselves are needed there is no rule.
+// can be computed again at a place: where the accumulators themselves are needed they are operands, made by a code of their own.
 #include "kernel/derive.h"
 
 #include <string.h>
@@ -318,7 +318,12 @@ static zm_status block_to_rows(reverse *r, block *b) {
 // ---- rows ----
 static zm_status forward(reverse *r) { // row values and reductions; what turns out not to be needed goes away in the end
   for (int i = 0; i < (int)r->from->count; i++) {
-    if (at(r, i)->op != ZMI_K_OUTPUT && zmi_derive_copy(&r->d, i) < 0) return zm_last_status();
+    if (r->d.traced && r->d.trace[i] >= 0 && r->d.around[i] < 0) {
+      r->d.map[i] = zmi_code_leaf(r->d.to, ZMI_K_INPUT, at(r, i)->type, r->d.first_trace + r->d.trace[i], 0);
+      if (r->d.map[i] < 0) return zm_last_status();
+    } else if (at(r, i)->op != ZMI_K_OUTPUT && zmi_derive_copy(&r->d, i) < 0) {
+      return zm_last_status();
+    }
   }
   return ZM_OK;
 }
@@ -410,7 +415,7 @@ static zm_status operands(reverse *r, const bool *given, const bool *wanted) {
   r->d.first_trace = c->nin;
   for (int i = 0, n = 0, operand; i < (int)r->from->count && r->d.traced; i++) {
     if (r->d.trace[i] != n) continue;
-    if (zmi_derive_add_operand(&r->d, trace_dtype(at(r, i)->type), false, &operand) != ZM_OK) return zm_last_status();
+    if (zmi_derive_add_operand(&r->d, trace_dtype(at(r, i)->type), r->d.around[i] < 0, &operand) != ZM_OK) return zm_last_status();
     n++;
   }
   for (int o = 0; o < r->from->nout; o++) {
@@ -483,6 +488,7 @@ static zm_status trace(zmi_derive *d) {
     if (zmi_derive_copy(d, i) < 0) return zm_last_status();
     if (d->trace[i] != c->nout) continue; // none, or read before
     zmi_inst out = {.op = ZMI_K_OUTPUT, .a = d->map[i], .b = -1, .c = -1, .index = c->nout};
+    c->per_row[c->nout] = d->around[i] < 0;
     c->out[c->nout++] = trace_dtype(x->type);
     if (zmi_code_emit(c, &out) < 0) return zm_last_status();
   }
@@ -507,8 +513,8 @@ zmi_code *zmi_code_vjp_traced(const zmi_code *code, const bool *given, const boo
   if (!r) return NULL;
   // Running sums go back from the last place, exactly. Where their own values are needed on the way that cannot be: then by differences.
   zm_status status = attempt(r, code, given, wanted, SCANS_FALL, &again);
-  bool serial = status == ZM_ERROR_UNSUPPORTED && !again;
-  if (status != ZM_OK && again) status = attempt(r, code, given, wanted, SCANS_RISE, &again);
+  const bool first = status == ZM_OK, serial = status == ZM_ERROR_UNSUPPORTED && !again;
+  if (!first && again) status = attempt(r, code, given, wanted, SCANS_RISE, &again);
   if (serial && traces) {
     status = attempt(r, code, given, wanted, TRACED, &again);
     if (status == ZM_OK && !(*traces = trace_code(code))) {
@@ -517,6 +523,7 @@ zmi_code *zmi_code_vjp_traced(const zmi_code *code, const bool *given, const boo
     }
   }
   zmi_code *c = status == ZM_OK ? r->d.to : NULL;
+  if (c && !first) zmi_error_clear(); // of the attempts that came to nothing
   zmi_free(r);
   return c;
 }

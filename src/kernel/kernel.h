@@ -72,7 +72,8 @@ zmi_code *zmi_code_jvp(const zmi_code *code, const bool *wanted);
 // with a message where the code cannot be differentiated (tiles, serial updates without a rule).
 zmi_code *zmi_code_vjp(const zmi_code *code, const bool *given, const bool *wanted);
 // The same, also where a serial block needs on its way back what its variables were at each place. Then *traces is a code that gives these
-// from the inputs, per element, and they are operands between the inputs and the cotangents; else NULL.
+// from the inputs, per element, and what they are after the block, per row; all are operands between the inputs and the cotangents. Else
+// NULL.
 zmi_code *zmi_code_vjp_traced(const zmi_code *code, const bool *given, const bool *wanted, zmi_code **traces);
 
 // ---- composition (fuse.c) ----

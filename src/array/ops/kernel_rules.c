@@ -11,51 +11,65 @@ struct zmi_derived {
   bool tangent;           // jvp, not vjp
   uint64_t given, wanted; // bits
   zmi_bound *bound;       // one reference
+  zmi_bound *traces;      // gives the operands that `bound` takes between the inputs and the cotangents; NULL: none
 };
 
 void zmi_derived_free(zmi_derived *d) {
   while (d) {
     zmi_derived *next = d->next;
     zmi_owner_release(&d->bound->owner);
+    if (d->traces) zmi_owner_release(&d->traces->owner);
     zmi_free(d);
     d = next;
   }
 }
 
-static zmi_bound *make_derived(const zmi_code *code, bool tangent, uint64_t given, uint64_t wanted) {
+static zmi_derived *make_derived(const zmi_code *code, bool tangent, uint64_t given, uint64_t wanted) {
   bool g[ZMI_CODE_MAX] = {false}, w[ZMI_CODE_MAX] = {false};
   for (int i = 0; i < ZMI_CODE_MAX; i++) {
     g[i] = given >> i & 1;
     w[i] = wanted >> i & 1;
   }
-  zmi_code *made = tangent ? zmi_code_jvp(code, w) : zmi_code_vjp(code, g, w);
-  if (!made) return NULL;
-  zmi_bound *b = zmi_bound_new(made, NULL);
+  zmi_code *traces = NULL, *made = tangent ? zmi_code_jvp(code, w) : zmi_code_vjp_traced(code, g, w, &traces);
+  zmi_bound *bound = made ? zmi_bound_new(made, NULL) : NULL, *before = bound && traces ? zmi_bound_new(traces, NULL) : NULL;
+  zmi_derived *d = bound && (before || !traces) ? zmi_calloc(1, sizeof *d) : NULL;
+  if (d) {
+    *d = (zmi_derived){NULL, tangent, given, wanted, bound, before};
+  } else {
+    if (bound) zmi_owner_release(&bound->owner);
+    if (before) zmi_owner_release(&before->owner);
+  }
   zmi_code_free(made);
-  return b;
+  zmi_code_free(traces);
+  return d;
 }
 
-// The kernel of a derivative: one reference that belongs to `b`.
-static zmi_bound *derived_of(zmi_bound *b, bool tangent, uint64_t given, uint64_t wanted) {
+// The kernel of a derivative, which belongs to `b`.
+static const zmi_derived *derived_of(zmi_bound *b, bool tangent, uint64_t given, uint64_t wanted) {
   pthread_mutex_lock(&b->lock);
   zmi_derived *d = b->derived;
   while (d && (d->tangent != tangent || d->given != given || d->wanted != wanted)) d = d->next;
-  if (!d) {
-    zmi_bound *made = make_derived(zmi_instance_code(b->instance), tangent, given, wanted);
-    d = made ? zmi_calloc(1, sizeof *d) : NULL;
-    if (d) {
-      *d = (zmi_derived){b->derived, tangent, given, wanted, made};
-      b->derived = d;
-    } else if (made) {
-      zmi_owner_release(&made->owner);
-    }
+  if (!d && (d = make_derived(zmi_instance_code(b->instance), tangent, given, wanted))) {
+    d->next = b->derived;
+    b->derived = d;
   }
   pthread_mutex_unlock(&b->lock);
-  return d ? d->bound : NULL;
+  return d;
 }
 
-static const double *params_of(const zmi_node *n) {
-  return ((const zmi_kernel_attrs *)(const void *)n->attrs.bytes)->param;
+// Applies it to the inputs and, after what they were at each place if it asks for that, to the cotangents or tangents.
+static zm_status derived_apply(const zmi_derived *d, const zmi_node *n, int count, zm_array *const *moved, zm_array **results) {
+  const double *params = ((const zmi_kernel_attrs *)(const void *)n->attrs.bytes)->param;
+  zm_array *operands[3 * ZMI_CODE_MAX], *traces[ZMI_MAX_OUT];
+  int nin = 0;
+  for (int i = 0; i < n->nin; i++) operands[nin++] = n->in[i];
+  if (d->traces) {
+    zm_status status = zmi_bound_apply(d->traces, n->nin, n->in, params, NULL, traces);
+    if (status != ZM_OK) return status;
+    for (int i = 0; i < zmi_instance_code(d->traces->instance)->nout; i++) operands[nin++] = traces[i];
+  }
+  for (int i = 0; i < count; i++) operands[nin++] = moved[i];
+  return zmi_bound_apply(d->bound, nin, operands, params, NULL, results);
 }
 
 // ---- gradients by the author ----
@@ -129,7 +143,7 @@ static zm_status author_vjp(const zmi_author *a, const zmi_node *n, zm_array *co
 static zm_status kernel_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
   zmi_bound *b = zmi_bound_of(n->owner);
   bool left[ZMI_MAX_IN] = {false};
-  zm_array *operands[ZMI_CODE_MAX], *results[ZMI_MAX_OUT] = {NULL};
+  zm_array *cotangents[ZMI_MAX_OUT], *results[ZMI_MAX_OUT] = {NULL};
   uint64_t given_bits = 0, wanted_bits = 0;
   int count = 0, at = 0;
   if (b->author) {
@@ -144,11 +158,10 @@ static zm_status kernel_vjp(const zmi_node *n, zm_array *const *given, const boo
   }
   if (!wanted_bits) return ZM_OK;
   // A node has at most ZMI_MAX_OUT results: more gradients than that are taken in turns.
-  for (int i = 0; i < n->nin && count < ZMI_CODE_MAX; i++) operands[count++] = n->in[i];
   for (int o = 0; o < n->nout; o++) {
-    if (!given[o] || count == ZMI_CODE_MAX) continue;
+    if (!given[o]) continue;
     given_bits |= (uint64_t)1 << o;
-    operands[count++] = given[o];
+    cotangents[count++] = given[o];
   }
   if (!given_bits) return ZM_OK;
   for (int first = 0; first < n->nin;) {
@@ -160,9 +173,9 @@ static zm_status kernel_vjp(const zmi_node *n, zm_array *const *given, const boo
       taken++;
     }
     if (part) {
-      zmi_bound *d = derived_of(b, false, given_bits, part);
+      const zmi_derived *d = derived_of(b, false, given_bits, part);
       if (!d) return zm_last_status();
-      zm_status status = zmi_bound_apply(d, count, operands, params_of(n), NULL, results);
+      zm_status status = derived_apply(d, n, count, cotangents, results);
       if (status != ZM_OK) return status;
       at = 0;
       for (int i = first; i < last; i++) {
@@ -196,7 +209,7 @@ static zm_status author_jvp(const zmi_author *a, const zmi_node *n, zm_array *co
 
 static zm_status kernel_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
   zmi_bound *b = zmi_bound_of(n->owner);
-  zm_array *operands[ZMI_CODE_MAX], *results[ZMI_MAX_OUT] = {NULL};
+  zm_array *tangents[ZMI_CODE_MAX], *results[ZMI_MAX_OUT] = {NULL};
   zmi_type types[ZMI_MAX_OUT];
   uint64_t wanted = 0;
   int count = 0;
@@ -204,19 +217,18 @@ static zm_status kernel_jvp(const zmi_node *n, zm_array *const *tangent, zm_arra
   zm_status status = result_types(n, types);
   if (status != ZM_OK) return status;
   for (int i = 0; i < n->nin; i++) {
-    operands[count++] = n->in[i];
     if (tangent[i] && !(by_author && i < ZMI_KERNEL_IN && b->author->gradient[i])) by_author = false;
   }
   if (by_author) return author_jvp(b->author, n, tangent, types, result);
   for (int i = 0; i < n->nin && count < ZMI_CODE_MAX; i++) {
     if (!tangent[i]) continue;
     wanted |= (uint64_t)1 << i;
-    operands[count++] = tangent[i];
+    tangents[count++] = tangent[i];
   }
   if (!wanted) return ZM_OK;
-  zmi_bound *d = derived_of(b, true, 0, wanted);
+  const zmi_derived *d = derived_of(b, true, 0, wanted);
   if (!d) return zm_last_status();
-  status = zmi_bound_apply(d, count, operands, params_of(n), NULL, results);
+  status = derived_apply(d, n, count, tangents, results);
   for (int o = 0; o < n->nout && status == ZM_OK; o++) {
     if (zmi_dtype_is_float(types[o].dtype)) result[o] = results[o];
   }

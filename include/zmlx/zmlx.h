@@ -5,6 +5,7 @@
 #include <zmlx/array.h>
 #include <zmlx/catalog.h>
 #include <zmlx/elementwise.h>
+#include <zmlx/io.h>
 #include <zmlx/kernel.h>
 #include <zmlx/kvtc.h>
 #include <zmlx/linear.h>

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PREFIX = 8, SHOWN_NAME = 160 };
+enum { PREFIX = 8 };
 
 const zmi_tensor_kind zmi_tensor_kinds[] = {
   {"BOOL", ZM_BOOL}, {"U8", ZM_U8},   {"U16", ZM_U16}, {"U32", ZM_U32},   {"U64", ZM_U64},  {"I8", ZM_I8},          {"I16", ZM_I16},
@@ -27,6 +27,8 @@ struct zmi_tensors {
   zmi_map *by_name;
   tensor_file *files;
   size_t file_count, file_capacity;
+  zmi_tensor_note *notes;
+  size_t note_count, note_capacity;
 };
 
 // A place in a file's data, for the check of overlaps.
@@ -35,9 +37,8 @@ typedef struct span {
   const char *name;
 } span;
 
-// Names come from files: shortened, and without bytes that a terminal would act on.
-static const char *shown(const char *name, char buffer[SHOWN_NAME]) {
-  size_t size = strlen(name), kept = ZMI_MIN(size, (size_t)SHOWN_NAME - 4);
+const char *zmi_tensor_shown(const char *name, char buffer[ZMI_SHOWN_NAME]) {
+  size_t size = strlen(name), kept = ZMI_MIN(size, (size_t)ZMI_SHOWN_NAME - 4);
   while (kept < size && kept > 0 && ((unsigned char)name[kept] & 0xC0) == 0x80) kept--;
   for (size_t i = 0; i < kept; i++) buffer[i] = (unsigned char)name[i] < 0x20 || name[i] == 0x7F ? '?' : name[i];
   memcpy(buffer + kept, kept < size ? "..." : "", kept < size ? 4 : 1);
@@ -45,7 +46,7 @@ static const char *shown(const char *name, char buffer[SHOWN_NAME]) {
 }
 
 #define FAIL_TENSOR(file, name, format, ...) \
-  zmi_fail(ZM_ERROR_FORMAT, "%s: tensor \"%s\": " format, (file)->path, shown((name), (char[SHOWN_NAME]){0}), __VA_ARGS__)
+  zmi_fail(ZM_ERROR_FORMAT, "%s: tensor \"%s\": " format, (file)->path, zmi_tensor_shown((name), (char[ZMI_SHOWN_NAME]){0}), __VA_ARGS__)
 
 bool zmi_tensor_bytes(zm_dtype dtype, int rank, const int64_t *shape, size_t *bytes) {
   size_t extent = zm_dtype_size(dtype), product = extent; // extent: a zero dim counts as one, so that strides can't overflow either
@@ -64,7 +65,7 @@ static json_t *parse_json(const char *text, size_t size, const char *path, const
   if (!json && errno == ENOMEM) { // jansson itself then names any error that its state suggests
     zmi_fail(ZM_ERROR_MEMORY, "out of memory while reading %s", path);
   } else if (!json) {
-    zmi_fail(ZM_ERROR_FORMAT, "%s: %s is not valid JSON: %s (line %d, column %d)", path, what, shown(error.text, (char[SHOWN_NAME]){0}),
+    zmi_fail(ZM_ERROR_FORMAT, "%s: %s is not valid JSON: %s (line %d, column %d)", path, what, zmi_tensor_shown(error.text, (char[ZMI_SHOWN_NAME]){0}),
              error.line, error.column);
   } else if (!json_is_object(json)) {
     zmi_fail(ZM_ERROR_FORMAT, "%s: %s is not a JSON object", path, what);
@@ -85,7 +86,7 @@ static zm_status parse_dtype(const tensor_file *file, const char *name, const js
     return ZM_OK;
   }
   FAIL_TENSOR(file, name, "dtype \"%s\" is not known; convert the tensor to F32, F16, BF16 or an integer dtype",
-              shown(json_string_value(value), (char[SHOWN_NAME]){0}));
+              zmi_tensor_shown(json_string_value(value), (char[ZMI_SHOWN_NAME]){0}));
   return ZM_ERROR_FORMAT;
 }
 
@@ -161,7 +162,20 @@ static zm_status check_overlaps(const tensor_file *file, span *spans, size_t cou
   for (size_t i = 1; i < kept; i++) {
     if (spans[i].begin >= spans[i - 1].end) continue;
     return FAIL_TENSOR(file, spans[i].name, "its data overlaps that of \"%s\" (bytes %llu to %llu)",
-                       shown(spans[i - 1].name, (char[SHOWN_NAME]){0}), spans[i].begin, ZMI_MIN(spans[i].end, spans[i - 1].end));
+                       zmi_tensor_shown(spans[i - 1].name, (char[ZMI_SHOWN_NAME]){0}), spans[i].begin, ZMI_MIN(spans[i].end, spans[i - 1].end));
+  }
+  return ZM_OK;
+}
+
+static zm_status keep_notes(zmi_tensors *all, json_t *metadata) {
+  const char *key;
+  json_t *text;
+  json_object_foreach(metadata, key, text) {
+    if (!json_is_string(text)) continue;
+    if (!ZMI_GROW(all->notes, all->note_capacity, all->note_count + 1)) return ZM_ERROR_MEMORY;
+    zmi_tensor_note *n = &all->notes[all->note_count++];
+    *n = (zmi_tensor_note){zmi_strdup(key), zmi_strdup(json_string_value(text))};
+    if (!n->key || !n->text) return ZM_ERROR_MEMORY;
   }
   return ZM_OK;
 }
@@ -177,6 +191,8 @@ static zm_status parse_entries(zmi_tensors *all, const tensor_file *file, json_t
     if (strcmp(name, "__metadata__") == 0) {
       if (!json_is_object(entry) && !json_is_null(entry)) // MLX writes null where there is none
         status = zmi_fail(ZM_ERROR_FORMAT, "%s: __metadata__ of the header is not an object", file->path);
+      else if (json_is_object(entry))
+        status = keep_notes(all, entry);
     } else {
       status = parse_tensor(all, file, name, entry, data_start, &spans[count]);
       count++;
@@ -253,7 +269,7 @@ static int64_t shard_of(zmi_tensors *all, zmi_map *opened, const char *folder, c
   char *path;
   if (zmi_map_get(opened, shard, strlen(shard), &at)) return at;
   if (!*shard || strchr(shard, '/') || strcmp(shard, "..") == 0 || strcmp(shard, ".") == 0) {
-    zmi_fail(ZM_ERROR_FORMAT, "%s: \"%s\" is not the name of a file beside it", index_path, shown(shard, (char[SHOWN_NAME]){0}));
+    zmi_fail(ZM_ERROR_FORMAT, "%s: \"%s\" is not the name of a file beside it", index_path, zmi_tensor_shown(shard, (char[ZMI_SHOWN_NAME]){0}));
     return -1;
   }
   at = (int64_t)all->file_count;
@@ -263,7 +279,7 @@ static int64_t shard_of(zmi_tensors *all, zmi_map *opened, const char *folder, c
     status = map_and_add(all, path);
   } else {
     status = zmi_fail(ZM_ERROR_FILE, "%s: the shard %s is missing; fetch the model again", index_path,
-                      shown(shard, (char[SHOWN_NAME]){0}));
+                      zmi_tensor_shown(shard, (char[ZMI_SHOWN_NAME]){0}));
   }
   zmi_free(path);
   return status == ZM_OK ? at : -1;
@@ -279,7 +295,7 @@ static zm_status check_index(const zmi_tensors *all, const zmi_map *opened, cons
     zmi_map_get(opened, json_string_value(shard), json_string_length(shard), &file);
     if (!t || t->file != file)
       return zmi_fail(ZM_ERROR_FORMAT, "%s: tensor \"%s\" is not in %s as the index says; fetch the model again", index_path,
-                      shown(name, (char[SHOWN_NAME]){0}), all->files[file].path);
+                      zmi_tensor_shown(name, (char[ZMI_SHOWN_NAME]){0}), all->files[file].path);
   }
   return ZM_OK;
 }
@@ -291,7 +307,7 @@ static zm_status open_shards(zmi_tensors *all, const char *folder, const char *i
     return zmi_fail(ZM_ERROR_FORMAT, "%s: it has no \"weight_map\" with the shard of each tensor", index_path);
   json_object_foreach(weights, name, shard) {
     if (!json_is_string(shard))
-      return zmi_fail(ZM_ERROR_FORMAT, "%s: the shard of tensor \"%s\" is not a text", index_path, shown(name, (char[SHOWN_NAME]){0}));
+      return zmi_fail(ZM_ERROR_FORMAT, "%s: the shard of tensor \"%s\" is not a text", index_path, zmi_tensor_shown(name, (char[ZMI_SHOWN_NAME]){0}));
     if (shard_of(all, opened, folder, index_path, json_string_value(shard)) < 0) return zm_last_status();
   }
   zm_status status = finish(all);
@@ -361,8 +377,25 @@ zmi_tensors *zmi_tensors_parse(const uint8_t *data, size_t size, const char *nam
   return keep_if(status == ZM_OK ? finish(all) : status, all);
 }
 
+zmi_tensor_note *zmi_tensors_take_notes(zmi_tensors *t, size_t *count) {
+  zmi_tensor_note *notes = t->notes;
+  *count = t->note_count;
+  t->notes = NULL;
+  t->note_count = t->note_capacity = 0;
+  return notes;
+}
+
+void zmi_tensor_notes_free(zmi_tensor_note *notes, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    zmi_free(notes[i].key);
+    zmi_free(notes[i].text);
+  }
+  zmi_free(notes);
+}
+
 void zmi_tensors_close(zmi_tensors *t) {
   if (!t) return;
+  zmi_tensor_notes_free(t->notes, t->note_count);
   for (size_t i = 0; i < t->count; i++) zmi_free((char *)(uintptr_t)t->tensors[i].name);
   for (size_t i = 0; i < t->file_count; i++) {
     zmi_free(t->files[i].path);

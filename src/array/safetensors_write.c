@@ -35,7 +35,7 @@ static zm_status add_json_string(zmi_text *out, const char *s) {
   for (const unsigned char *c = (const unsigned char *)s; *c;) {
     size_t size = sequence_size(c);
     if (size == 0)
-      return zmi_fail(ZM_ERROR_ARGUMENT, "the name of a tensor is not valid UTF-8 at its byte %td", c - (const unsigned char *)s);
+      return zmi_fail(ZM_ERROR_ARGUMENT, "a name or text is not valid UTF-8 at its byte %td", c - (const unsigned char *)s);
     if (*c == '"' || *c == '\\') zmi_text_add(out, "\\%c", *c);
     else if (*c < 0x20) zmi_text_add(out, "\\u%04x", (unsigned)*c);
     else zmi_text_add_bytes(out, c, size);
@@ -76,12 +76,30 @@ static zm_status add_tensor(zmi_text *out, const zmi_tensor *t, zmi_map *names, 
   return out->failed ? ZM_ERROR_MEMORY : ZM_OK;
 }
 
-static zm_status make_header(zmi_text *out, size_t count, const zmi_tensor *tensors, unsigned long long *total) {
+static zm_status add_metadata(zmi_text *out, const char *const *metadata) {
+  static const char *const usual[] = {"format", "mlx", NULL};
+  if (!metadata) metadata = usual;
+  zmi_text_add(out, "{\"__metadata__\":{");
+  for (size_t i = 0; metadata[i]; i += 2) {
+    if (!metadata[i + 1]) return zmi_fail(ZM_ERROR_ARGUMENT, "key %zu of the metadata has no text", i / 2);
+    for (size_t k = 0; k < i; k += 2)
+      if (strcmp(metadata[k], metadata[i]) == 0) return zmi_fail(ZM_ERROR_ARGUMENT, "the metadata has the key \"%.200s\" twice", metadata[i]);
+    if (i) zmi_text_add(out, ",");
+    zm_status status = add_json_string(out, metadata[i]);
+    zmi_text_add(out, ":");
+    if (status == ZM_OK) status = add_json_string(out, metadata[i + 1]);
+    if (status != ZM_OK) return status;
+  }
+  zmi_text_add(out, "}");
+  return ZM_OK;
+}
+
+static zm_status make_header(zmi_text *out, size_t count, const zmi_tensor *tensors, const char *const *metadata,
+                             unsigned long long *total) {
   zmi_map *names = zmi_map_new();
   if (!names) return ZM_ERROR_MEMORY;
-  zm_status status = ZM_OK;
+  zm_status status = add_metadata(out, metadata);
   *total = 0;
-  zmi_text_add(out, "{\"__metadata__\":{\"format\":\"mlx\"}");
   for (size_t i = 0; i < count && status == ZM_OK; i++) status = add_tensor(out, &tensors[i], names, total);
   zmi_map_free(names);
   if (status != ZM_OK) return status;
@@ -102,10 +120,14 @@ static zm_status write_header(zmi_tensors_writer *w, const zmi_text *header) {
 }
 
 zmi_tensors_writer *zmi_tensors_writer_open(const char *path, size_t count, const zmi_tensor *tensors) {
+  return zmi_tensors_writer_open_with(path, count, tensors, NULL);
+}
+
+zmi_tensors_writer *zmi_tensors_writer_open_with(const char *path, size_t count, const zmi_tensor *tensors, const char *const *metadata) {
   zmi_text header = {0};
   zmi_tensors_writer *w = zmi_calloc(1, sizeof *w);
   if (!w) return NULL;
-  zm_status status = make_header(&header, count, tensors, &w->missing);
+  zm_status status = make_header(&header, count, tensors, metadata, &w->missing);
   if (status != ZM_OK) status = zmi_fail_within("%s", path);
   if (status == ZM_OK && !(w->path = zmi_strdup(path))) status = ZM_ERROR_MEMORY;
   if (status == ZM_OK && !(w->file = zmi_writer_open(path))) status = ZM_ERROR_FILE;

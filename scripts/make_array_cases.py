@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Writes tests/data/array_cases.json: inputs and results of array operations as computed by MLX (on the CPU) and NumPy.
 
-Needs the packages mlx[cpu] and numpy. Arrays are {"t": dtype, "s": shape, "x": bytes in hex}. "tol" is a relative error that is allowed,
+Needs the packages mlx[cpu] and numpy. Arrays are {"t": dtype, "s": shape, "z": bytes in base64}. "tol" is a relative error that is allowed,
 of "floor" if that is larger than the result; without it the bits must agree (any NaN equals any other).
 """
+import base64
 import json
 import pathlib
 import random
@@ -31,7 +32,7 @@ def pack(a):
     raw = np.array(a.view(mx.uint16) if a.dtype == mx.bfloat16 else a)
     if a.dtype == mx.bfloat16 and a.ndim == 0:
         raw = raw.reshape(())
-    return {"t": dtype, "s": list(a.shape), "x": np.ascontiguousarray(raw).tobytes().hex()}
+    return {"t": dtype, "s": list(a.shape), "z": base64.b64encode(np.ascontiguousarray(raw).tobytes()).decode()}
 
 
 def sample(dtype, shape, special=True, scale=4.0):

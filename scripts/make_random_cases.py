@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes tests/data/random_cases.json: random numbers as MLX (on the CPU) makes them from keys.
 
-Needs the package mlx[cpu]. Arrays are {"t": dtype, "s": shape, "x": bytes in hex}. "tol" is an absolute error that is
-allowed; without it the bits must agree.
+Needs the package mlx[cpu]. Arrays are {"t": dtype, "s": shape, "x": bytes in hex}. "tol" is an error that is allowed,
+of the value or of 1 if that is larger; without it the bits must agree.
 """
 import json
 import pathlib
@@ -13,6 +13,8 @@ import numpy as np
 mx.set_default_device(mx.cpu)
 SHAPES = [(), (1,), (2,), (5,), (3, 7), (0, 4), (130,)]
 FLOATS = [mx.float32, mx.float16, mx.bfloat16]
+TOLERANCE = {mx.float32: 1e-5, mx.float16: 2e-3, mx.bfloat16: 1.6e-2}
+rng = np.random.default_rng(8)
 cases = []
 
 
@@ -52,6 +54,25 @@ for seed in (0, 1, 7, (1 << 40) + 12345):
         case("randint", seed, mx.random.randint(low, high, (6, 3), dtype, key=key), (low, high))
     for n in (1, 2, 9, 40):
         case("permutation", seed, mx.random.permutation(n, key=key))
+    for dtype in FLOATS:
+        tol = TOLERANCE[dtype]
+        for shape in ((), (5,), (4, 3), (0, 4), (130,)):
+            case("normal", seed, mx.random.normal(shape, dtype, key=key), tol=tol)
+            case("laplace", seed, mx.random.laplace(shape, dtype, key=key), tol=tol, loc=0, scale=1)
+        loc, scale = mx.array([0.5, -3.0, 2.0]), mx.array([[1.0], [0.1], [7.0], [2.0]])
+        case("normal", seed, mx.random.normal((4, 3), dtype, loc, scale, key=key), (loc, scale), tol=tol)
+        case("laplace", seed, mx.random.laplace((4, 3), dtype, 0.5, 3.0, key=key), tol=tol, loc=0.5, scale=3)
+        low, high = mx.array([-1.0, 0.0, -2.5]), mx.array([[0.5], [3.0], [1.0], [2.0]])
+        case("truncated_normal", seed, mx.random.truncated_normal(low, high, (4, 3), dtype, key=key), (low, high), tol=tol)
+        logits = mx.array(rng.standard_normal((3, 1, 6)) * 2).astype(dtype)
+        for axis in (-1, 0, 1):
+            case("categorical", seed, mx.random.categorical(logits, axis, key=key), (logits,), axis=axis)
+            case("categorical_many", seed, mx.random.categorical(logits, axis, num_samples=7, key=key), (logits,), axis=axis, count=7)
+        case("categorical", seed, mx.random.categorical(logits, shape=(2, 3, 5), key=key), (logits,), axis=-1, shaped=1)
+        case("categorical", seed, mx.random.categorical(logits, 0, shape=(4, 6), key=key), (logits,), axis=0, shaped=1)
+    for axis in (0, 1, -1):
+        a = mx.array(rng.integers(0, 100, (4, 5, 3)).astype(np.int32))
+        case("permutation_of", seed, mx.random.permutation(a, axis, key=key), (a,), axis=axis)
     p = mx.array([0.0, 1.0, 0.5, 0.01])
     case("bernoulli", seed, mx.random.bernoulli(p, (9, 4), key=key), (p,))
 

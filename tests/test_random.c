@@ -28,6 +28,16 @@ static zm_array *apply(const char *op, zm_array *key, zm_array **in, const json_
   if (strcmp(op, "gumbel") == 0) return zm_random_gumbel(key, dtype, shape, rank);
   if (strcmp(op, "randint") == 0) return zm_random_randint(key, in[0], in[1], dtype, shape, rank);
   if (strcmp(op, "permutation") == 0) return zm_random_permutation(key, shape[0]);
+  const int axis = (int)json_integer_value(json_object_get(args, "axis"));
+  const double loc = json_number_value(json_object_get(args, "loc")), scale = json_number_value(json_object_get(args, "scale"));
+  const bool shaped = json_object_get(args, "shaped") != NULL;
+  if (strcmp(op, "normal") == 0) return zm_random_normal(key, in[0], in[1], dtype, shape, rank);
+  if (strcmp(op, "truncated_normal") == 0) return zm_random_truncated_normal(key, in[0], in[1], dtype, shape, rank);
+  if (strcmp(op, "laplace") == 0) return zm_random_laplace(key, loc, scale, dtype, shape, rank);
+  if (strcmp(op, "categorical") == 0) return zm_random_categorical(key, in[0], axis, shaped ? shape : NULL, rank);
+  if (strcmp(op, "categorical_many") == 0)
+    return zm_random_categorical_many(key, in[0], axis, json_integer_value(json_object_get(args, "count")));
+  if (strcmp(op, "permutation_of") == 0) return zm_random_permutation_of(key, in[0], axis);
   fail_msg("no op %s", op);
   return NULL;
 }
@@ -146,8 +156,20 @@ static void refusals(void **state) {
       {zm_random_uniform(key, wide, NULL, ZM_F32, SHAPE(2)), "operands make the result float32[3, 2]"},
       {zm_random_bernoulli(key, zm_full(0, ZM_I32, NULL, 0), SHAPE(2)), "the dtype must be float16"},
       {zm_random_gumbel(key, ZM_BOOL, SHAPE(2)), "the dtype must be float16"},
+      {zm_random_normal(key, wide, NULL, ZM_F32, SHAPE(2)), "operands make the result float32[3, 2]"},
+      {zm_random_normal(key, NULL, NULL, ZM_I32, SHAPE(2)), "the dtype must be float16"},
+      {zm_random_laplace(key, 0, 1, ZM_I32, SHAPE(2)), "the dtype must be float16"},
+      {zm_random_truncated_normal(key, wide, NULL, ZM_F32, SHAPE(2)), "operand 2 is NULL"},
+      {zm_random_truncated_normal(key, wide, wide, ZM_F32, SHAPE(2)), "operands make the result"},
+      {zm_random_categorical(key, wide, 2, NULL, 0), "random_categorical: axis 2"},
+      {zm_random_categorical(key, wide, 0, NULL, 0), NULL},
+      {zm_random_categorical(key, wide, 1, SHAPE(2)), "operands make the result"},
+      {zm_random_categorical(zm_random_split(key, 3), wide, 0, NULL, 0), "takes one key"},
+      {zm_random_categorical_many(key, wide, 0, -1), "random_gumbel: "},
+      {zm_random_permutation_of(zm_random_split(key, 3), wide, 0), "takes one key"},
+      {zm_random_permutation_of(key, wide, 5), "random_permutation_of: axis 5"},
   };
-  for (size_t i = 0; i < ZMI_COUNT(rows); i++) assert_null(rows[i].made);
+  for (size_t i = 0; i < ZMI_COUNT(rows); i++) assert_int_equal(rows[i].made == NULL, rows[i].says != NULL);
   // Each message, one call at a time.
   zm_clear_error();
   assert_null(zm_random_bits(no_key, 4, SHAPE(2)));
@@ -159,11 +181,44 @@ static void refusals(void **state) {
   zm_scope_close(scope);
 }
 
+// Moments of many numbers, and how often each index is drawn.
+static void distributions(void **state) {
+  (void)state;
+  enum { N = 100000 };
+  static const double wanted[3][2] = {{0, 1}, {2.0, 18.0}, {0, 0.2911}}; // of the last: normal numbers in [-1, 1]
+  for (int d = 0; d < 3; d++) {
+    zm_scope *scope = zm_scope_open();
+    zm_array *key = zm_random_key(11), *one = zm_full(1, ZM_F32, NULL, 0);
+    zm_array *y = d == 0   ? zm_random_normal(key, NULL, NULL, ZM_F32, SHAPE(N))
+                  : d == 1 ? zm_random_laplace(key, 2, 3, ZM_F32, SHAPE(N))
+                           : zm_random_truncated_normal(key, zm_negative(one), one, ZM_F32, SHAPE(N));
+    const float *x = zm_array_data(y);
+    double sum = 0, squares = 0;
+    assert_non_null(x);
+    for (int i = 0; i < N; i++) {
+      assert_true(isfinite(x[i]) && (d < 2 || fabsf(x[i]) <= 1));
+      sum += x[i];
+      squares += (double)x[i] * x[i];
+    }
+    const double mean = sum / N, variance = squares / N - mean * mean;
+    assert_true(fabs(mean - wanted[d][0]) < 0.02 * sqrt(wanted[d][1]) && fabs(variance / wanted[d][1] - 1) < 0.02);
+    zm_scope_close(scope);
+  }
+  zm_scope *scope = zm_scope_open();
+  const float logits[] = {-INFINITY, 0, 1.0986123f, 0}; // probabilities 0, 0.2, 0.6, 0.2
+  int counts[4] = {0};
+  const uint32_t *drawn = zm_array_data(zm_random_categorical_many(zm_random_key(3), zm_array_from_data(logits, ZM_F32, SHAPE(4)), -1, N));
+  assert_non_null(drawn);
+  for (int i = 0; i < N; i++) counts[drawn[i]]++;
+  assert_true(counts[0] == 0 && abs(counts[1] - N / 5) < 600 && abs(counts[2] - 3 * N / 5) < 700 && abs(counts[3] - N / 5) < 600);
+  zm_scope_close(scope);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(the_numbers_of_mlx), cmocka_unit_test(bits_of_any_width_and_size),
       cmocka_unit_test(batches_of_keys),    cmocka_unit_test(floats_lie_below_one),
-      cmocka_unit_test(refusals),
+      cmocka_unit_test(distributions),      cmocka_unit_test(refusals),
   };
   root = cases_load("tests/data/random_cases.json");
   if (!root || play_open() != 0) return 1;

@@ -2,7 +2,7 @@
 // threads. Bits, uniform numbers and integers are those that MLX gives for the same key.
 //
 // A key is uint32 [2]. There is no hidden state: split a key for each use. Leading dimensions of a key [..., 2] are a batch: every key
-// makes numbers of `shape` of its own, and the result is [..., shape].
+// makes numbers of `shape` of its own, and the result is [..., shape] (categorical and permutation_of take one key).
 #ifndef ZMLX_RANDOM_H
 #define ZMLX_RANDOM_H
 
@@ -25,10 +25,23 @@ ZM_API zm_array *zm_random_uniform(zm_array *key, zm_array *low, zm_array *high,
 ZM_API zm_array *zm_random_randint(zm_array *key, zm_array *low, zm_array *high, zm_dtype dtype, const int64_t *shape, int rank);
 // The numbers 0 to n - 1 in random order, uint32 [n] (a batch of keys: one order each).
 ZM_API zm_array *zm_random_permutation(zm_array *key, int64_t n);
+// The slices of a along an axis in random order, that of zm_random_permutation.
+ZM_API zm_array *zm_random_permutation_of(zm_array *key, zm_array *a, int axis);
 // true with probability p (floats, which broadcast to the shape; NULL for 1/2).
 ZM_API zm_array *zm_random_bernoulli(zm_array *key, zm_array *p, const int64_t *shape, int rank);
 // Standard Gumbel numbers, -log(-log(u)).
 ZM_API zm_array *zm_random_gumbel(zm_array *key, zm_dtype dtype, const int64_t *shape, int rank);
+// Normal numbers, scale * sqrt(2) erfinv(u) + loc; loc and scale broadcast to the result and may be NULL for 0 and 1.
+ZM_API zm_array *zm_random_normal(zm_array *key, zm_array *loc, zm_array *scale, zm_dtype dtype, const int64_t *shape, int rank);
+// Of the standard normal distribution what lies in [lower, upper], which broadcast to the shape.
+ZM_API zm_array *zm_random_truncated_normal(zm_array *key, zm_array *lower, zm_array *upper, zm_dtype dtype, const int64_t *shape,
+                                            int rank);
+ZM_API zm_array *zm_random_laplace(zm_array *key, double loc, double scale, zm_dtype dtype, const int64_t *shape, int rank);
+// Indices along `axis` (uint32), drawn with the probabilities softmax(logits): the argmax of logits plus Gumbel numbers in float32. The
+// result is of the shape to which the logits without that axis broadcast; shape NULL: just that shape.
+ZM_API zm_array *zm_random_categorical(zm_array *key, zm_array *logits, int axis, const int64_t *shape, int rank);
+// `count` of them for each place, along a new last axis.
+ZM_API zm_array *zm_random_categorical_many(zm_array *key, zm_array *logits, int axis, int64_t count);
 
 #ifdef __cplusplus
 }

@@ -85,8 +85,7 @@ static const named *find(const zm_arrays *set, const char *name) {
 zm_array *zm_arrays_find(const zm_arrays *set, const char *name) {
   const named *n = find(set, name);
   if (!n && set) {
-    zmi_fail(ZM_ERROR_ARGUMENT, "arrays_find: none of the %zu arrays is named \"%s\"", set->count,
-             name ? zmi_tensor_shown(name, (char[ZMI_SHOWN_NAME]){0}) : "NULL");
+    zmi_fail(ZM_ERROR_ARGUMENT, "arrays_find: none of the %zu arrays is named \"%s\"", set->count, name ? ZMI_SHOWN(name) : "NULL");
   }
   return n ? n->array : NULL;
 }

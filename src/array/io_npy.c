@@ -1,4 +1,5 @@
-// .npy: magic, version, a header that is the text of a Python dict, and the elements. Nothing in a header is believed before it was checked.
+// .npy: magic, version, a header that is the text of a Python dict, and the elements. Nothing in a header is believed before it was
+// checked.
 #include "array/io.h"
 
 #include <stdio.h>

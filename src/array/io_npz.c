@@ -1,5 +1,5 @@
-// Reading .npz: a zip file whose entries are .npy files, stored or deflated. The directory at its end, what stands before each entry and the
-// data have to agree; sizes are held to what the bytes of the file can be before memory is asked for.
+// Reading .npz: a zip file whose entries are .npy files, stored or deflated. The directory at its end, what stands before each entry and
+// the data have to agree; sizes are held to what the bytes of the file can be before memory is asked for.
 #include "array/io.h"
 
 #include <stdlib.h>

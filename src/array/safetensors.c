@@ -46,7 +46,7 @@ const char *zmi_tensor_shown(const char *name, char buffer[ZMI_SHOWN_NAME]) {
 }
 
 #define FAIL_TENSOR(file, name, format, ...) \
-  zmi_fail(ZM_ERROR_FORMAT, "%s: tensor \"%s\": " format, (file)->path, zmi_tensor_shown((name), (char[ZMI_SHOWN_NAME]){0}), __VA_ARGS__)
+  zmi_fail(ZM_ERROR_FORMAT, "%s: tensor \"%s\": " format, (file)->path, ZMI_SHOWN(name), __VA_ARGS__)
 
 bool zmi_tensor_bytes(zm_dtype dtype, int rank, const int64_t *shape, size_t *bytes) {
   size_t extent = zm_dtype_size(dtype), product = extent; // extent: a zero dim counts as one, so that strides can't overflow either
@@ -65,7 +65,7 @@ static json_t *parse_json(const char *text, size_t size, const char *path, const
   if (!json && errno == ENOMEM) { // jansson itself then names any error that its state suggests
     zmi_fail(ZM_ERROR_MEMORY, "out of memory while reading %s", path);
   } else if (!json) {
-    zmi_fail(ZM_ERROR_FORMAT, "%s: %s is not valid JSON: %s (line %d, column %d)", path, what, zmi_tensor_shown(error.text, (char[ZMI_SHOWN_NAME]){0}),
+    zmi_fail(ZM_ERROR_FORMAT, "%s: %s is not valid JSON: %s (line %d, column %d)", path, what, ZMI_SHOWN(error.text),
              error.line, error.column);
   } else if (!json_is_object(json)) {
     zmi_fail(ZM_ERROR_FORMAT, "%s: %s is not a JSON object", path, what);
@@ -86,7 +86,7 @@ static zm_status parse_dtype(const tensor_file *file, const char *name, const js
     return ZM_OK;
   }
   FAIL_TENSOR(file, name, "dtype \"%s\" is not known; convert the tensor to F32, F16, BF16 or an integer dtype",
-              zmi_tensor_shown(json_string_value(value), (char[ZMI_SHOWN_NAME]){0}));
+              ZMI_SHOWN(json_string_value(value)));
   return ZM_ERROR_FORMAT;
 }
 
@@ -162,7 +162,7 @@ static zm_status check_overlaps(const tensor_file *file, span *spans, size_t cou
   for (size_t i = 1; i < kept; i++) {
     if (spans[i].begin >= spans[i - 1].end) continue;
     return FAIL_TENSOR(file, spans[i].name, "its data overlaps that of \"%s\" (bytes %llu to %llu)",
-                       zmi_tensor_shown(spans[i - 1].name, (char[ZMI_SHOWN_NAME]){0}), spans[i].begin, ZMI_MIN(spans[i].end, spans[i - 1].end));
+                       ZMI_SHOWN(spans[i - 1].name), spans[i].begin, ZMI_MIN(spans[i].end, spans[i - 1].end));
   }
   return ZM_OK;
 }
@@ -269,7 +269,7 @@ static int64_t shard_of(zmi_tensors *all, zmi_map *opened, const char *folder, c
   char *path;
   if (zmi_map_get(opened, shard, strlen(shard), &at)) return at;
   if (!*shard || strchr(shard, '/') || strcmp(shard, "..") == 0 || strcmp(shard, ".") == 0) {
-    zmi_fail(ZM_ERROR_FORMAT, "%s: \"%s\" is not the name of a file beside it", index_path, zmi_tensor_shown(shard, (char[ZMI_SHOWN_NAME]){0}));
+    zmi_fail(ZM_ERROR_FORMAT, "%s: \"%s\" is not the name of a file beside it", index_path, ZMI_SHOWN(shard));
     return -1;
   }
   at = (int64_t)all->file_count;
@@ -279,7 +279,7 @@ static int64_t shard_of(zmi_tensors *all, zmi_map *opened, const char *folder, c
     status = map_and_add(all, path);
   } else {
     status = zmi_fail(ZM_ERROR_FILE, "%s: the shard %s is missing; fetch the model again", index_path,
-                      zmi_tensor_shown(shard, (char[ZMI_SHOWN_NAME]){0}));
+                      ZMI_SHOWN(shard));
   }
   zmi_free(path);
   return status == ZM_OK ? at : -1;
@@ -295,7 +295,7 @@ static zm_status check_index(const zmi_tensors *all, const zmi_map *opened, cons
     zmi_map_get(opened, json_string_value(shard), json_string_length(shard), &file);
     if (!t || t->file != file)
       return zmi_fail(ZM_ERROR_FORMAT, "%s: tensor \"%s\" is not in %s as the index says; fetch the model again", index_path,
-                      zmi_tensor_shown(name, (char[ZMI_SHOWN_NAME]){0}), all->files[file].path);
+                      ZMI_SHOWN(name), all->files[file].path);
   }
   return ZM_OK;
 }
@@ -307,7 +307,7 @@ static zm_status open_shards(zmi_tensors *all, const char *folder, const char *i
     return zmi_fail(ZM_ERROR_FORMAT, "%s: it has no \"weight_map\" with the shard of each tensor", index_path);
   json_object_foreach(weights, name, shard) {
     if (!json_is_string(shard))
-      return zmi_fail(ZM_ERROR_FORMAT, "%s: the shard of tensor \"%s\" is not a text", index_path, zmi_tensor_shown(name, (char[ZMI_SHOWN_NAME]){0}));
+      return zmi_fail(ZM_ERROR_FORMAT, "%s: the shard of tensor \"%s\" is not a text", index_path, ZMI_SHOWN(name));
     if (shard_of(all, opened, folder, index_path, json_string_value(shard)) < 0) return zm_last_status();
   }
   zm_status status = finish(all);

@@ -18,6 +18,7 @@ bool zmi_tensor_bytes(zm_dtype dtype, int rank, const int64_t *shape, size_t *by
 
 // Names come from files: shortened, and without bytes that a terminal would act on.
 const char *zmi_tensor_shown(const char *name, char buffer[ZMI_SHOWN_NAME]);
+#define ZMI_SHOWN(name) zmi_tensor_shown((name), (char[ZMI_SHOWN_NAME]){0})
 
 // Metadata: the texts of the headers, in the order of the files; of equal keys the first counts. `take`: they become the caller's.
 typedef struct zmi_tensor_note {

@@ -83,7 +83,8 @@ static zm_status add_metadata(zmi_text *out, const char *const *metadata) {
   for (size_t i = 0; metadata[i]; i += 2) {
     if (!metadata[i + 1]) return zmi_fail(ZM_ERROR_ARGUMENT, "key %zu of the metadata has no text", i / 2);
     for (size_t k = 0; k < i; k += 2)
-      if (strcmp(metadata[k], metadata[i]) == 0) return zmi_fail(ZM_ERROR_ARGUMENT, "the metadata has the key \"%.200s\" twice", metadata[i]);
+      if (strcmp(metadata[k], metadata[i]) == 0)
+        return zmi_fail(ZM_ERROR_ARGUMENT, "the metadata has the key \"%.200s\" twice", metadata[i]);
     if (i) zmi_text_add(out, ",");
     zm_status status = add_json_string(out, metadata[i]);
     zmi_text_add(out, ":");

@@ -1,21 +1,16 @@
 // Random numbers: Threefry 2x32 with 20 rounds (Salmon and others, 2011) over counters, as MLX has it. Word i of a result of n words comes
 // from counter pair (i, i + h) with h = n / 2 rounded up: words i and i + h are the two words of one hash; with an odd n word n / 2 is
 // the first word of the hash of (n / 2, 0).
+#include "array/ops/random.h"
 #include "array/ops/ops.h"
-#include <zmlx/ops.h>
-#include <zmlx/random.h>
 
 #include <string.h>
 
 enum { PAIRS = 256, TILE_PAIRS = 4096 };
 
-typedef struct random_attrs {
-  int64_t dtype, rank, shape[ZM_MAX_RANK];
-} random_attrs;
-
-static const zmi_field fields[] = {{"dtype", ZMI_FIELD_WORD, offsetof(random_attrs, dtype), zmi_dtype_words},
-                                   {"rank", ZMI_FIELD_INT, offsetof(random_attrs, rank), NULL},
-                                   ZMI_FIELDS8("dim", random_attrs, shape),
+static const zmi_field fields[] = {{"dtype", ZMI_FIELD_WORD, offsetof(zmi_random_attrs, dtype), zmi_dtype_words},
+                                   {"rank", ZMI_FIELD_INT, offsetof(zmi_random_attrs, rank), NULL},
+                                   ZMI_FIELDS8("dim", zmi_random_attrs, shape),
                                    {0}};
 
 static inline uint32_t rotated(uint32_t v, int r) {
@@ -57,7 +52,7 @@ typedef struct stream {
 
 static stream stream_of(const zmi_call *c) {
   const zmi_type *t = &c->out[0]->type;
-  const random_attrs *a = c->attrs;
+  const zmi_random_attrs *a = c->attrs;
   stream s = {.kernels = c->kernels, .dtype = t->dtype, .count = 1, .size = zm_dtype_size(t->dtype)};
   for (int i = 0; i < a->rank; i++) s.count *= a->shape[i];
   // A float takes a word, an integer its own size.
@@ -123,7 +118,7 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
 }
 
 static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
-  const random_attrs *a = attrs;
+  const zmi_random_attrs *a = attrs;
   char text[128];
   int64_t shape[2 * ZM_MAX_RANK];
   zm_status status = zmi_check_operands(nin, in, 1);
@@ -151,7 +146,7 @@ static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *want
 
 static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
   (void)size, (void)batched;
-  return zmi_apply(n->op, n->attrs.bytes, sizeof(random_attrs), 1, in, out);
+  return zmi_apply(n->op, n->attrs.bytes, sizeof(zmi_random_attrs), 1, in, out);
 }
 
 static const zmi_rules rules = {.vjp = vjp, .vmap = vmap, .gradient = "none: a key is no number"};
@@ -164,115 +159,3 @@ const zmi_op zmi_op_random_bits = {.name = "random_bits",
                                    .infer = infer,
                                    .stages = {{tiles, run}},
                                    .rules = &rules};
-
-// ---- builders ----
-
-static zm_array *numbers(const char *name, zm_array *key, zm_dtype dtype, const int64_t *shape, int rank) {
-  random_attrs a = {.dtype = dtype, .rank = rank};
-  if (!zmi_present(name, 1, &key)) return NULL;
-  if (rank < 0 || rank > ZM_MAX_RANK || (rank > 0 && !shape)) {
-    zmi_fail(ZM_ERROR_ARGUMENT, "%s: a shape of rank %d, expected 0 to %d dimensions", name, rank, ZM_MAX_RANK);
-    return NULL;
-  }
-  for (int i = 0; i < rank; i++) a.shape[i] = shape[i];
-  return zmi_apply1(&zmi_op_random_bits, &a, sizeof a, 1, &key);
-}
-
-// Whether y has the shape that was asked for: operands must not have made it larger.
-static zm_array *of_shape(const char *name, zm_array *y, const zm_array *plain) {
-  char found[128], wanted[128];
-  if (!y) return NULL;
-  if (y->type.rank == plain->type.rank && memcmp(y->type.shape, plain->type.shape, (size_t)y->type.rank * sizeof(int64_t)) == 0) return y;
-  zmi_fail(ZM_ERROR_ARGUMENT, "%s: operands make the result %s, asked for is %s", name, zmi_type_text(&y->type, found),
-           zmi_type_text(&plain->type, wanted));
-  return NULL;
-}
-
-static bool want_float(const char *name, zm_dtype dtype) {
-  if (zmi_dtype_is_float(dtype)) return true;
-  zmi_fail(ZM_ERROR_ARGUMENT, "%s: the dtype must be float16, bfloat16 or float32, not %s", name, zm_dtype_name(dtype));
-  return false;
-}
-
-static zm_array *number(double v, zm_dtype dtype) {
-  return zm_full(v, dtype, NULL, 0);
-}
-
-zm_array *zm_random_key(uint64_t seed) {
-  const uint32_t words[2] = {(uint32_t)(seed >> 32), (uint32_t)seed};
-  return zm_array_from_data(words, ZM_U32, (int64_t[]){2}, 1);
-}
-
-zm_array *zm_random_split(zm_array *key, int64_t count) {
-  return numbers("random_split", key, ZM_U32, (int64_t[]){count, 2}, 2);
-}
-
-zm_status zm_random_split2(zm_array *key, zm_array **first, zm_array **second) {
-  zm_array *both = zm_random_split(key, 2);
-  if (!both) return zm_last_status();
-  if (both->type.rank != 2) return zmi_fail(ZM_ERROR_ARGUMENT, "random_split2: takes one key, uint32 [2]");
-  *first = zm_squeeze(zm_slice(both, (int64_t[]){0, 0}, (int64_t[]){1, 2}, NULL), 0);
-  *second = zm_squeeze(zm_slice(both, (int64_t[]){1, 0}, (int64_t[]){2, 2}, NULL), 0);
-  return *first && *second ? ZM_OK : zm_last_status();
-}
-
-zm_array *zm_random_bits(zm_array *key, int width, const int64_t *shape, int rank) {
-  static const zm_dtype dtypes[] = {[1] = ZM_U8, [2] = ZM_U16, [4] = ZM_U32};
-  if (width != 1 && width != 2 && width != 4) {
-    zmi_fail(ZM_ERROR_ARGUMENT, "random_bits: a width of %d bytes, expected 1, 2 or 4", width);
-    return NULL;
-  }
-  return numbers("random_bits", key, dtypes[width], shape, rank);
-}
-
-zm_array *zm_random_uniform(zm_array *key, zm_array *low, zm_array *high, zm_dtype dtype, const int64_t *shape, int rank) {
-  if (!want_float("random_uniform", dtype)) return NULL;
-  zm_array *u = numbers("random_uniform", key, dtype, shape, rank);
-  if (!u || (!low && !high)) return u;
-  low = low ? zm_astype(low, dtype) : number(0, dtype);
-  high = high ? zm_astype(high, dtype) : number(1, dtype);
-  return of_shape("random_uniform", zm_add(zm_multiply(zm_subtract(high, low), u), low), u);
-}
-
-zm_array *zm_random_bernoulli(zm_array *key, zm_array *p, const int64_t *shape, int rank) {
-  if (!p) p = number(0.5, ZM_F32);
-  if (p && !want_float("random_bernoulli", p->type.dtype)) return NULL;
-  zm_array *bits = numbers("random_bernoulli", key, ZM_U32, shape, rank);
-  // p on a scale that ends just above the largest word, so that 1 is always and 0 never.
-  return bits ? of_shape("random_bernoulli", zm_less(bits, zm_multiply(p, number(0x1.000002p32, ZM_F32))), bits) : NULL;
-}
-
-zm_array *zm_random_gumbel(zm_array *key, zm_dtype dtype, const int64_t *shape, int rank) {
-  if (!want_float("random_gumbel", dtype)) return NULL;
-  zm_array *u = numbers("random_gumbel", key, dtype, shape, rank);
-  return zm_negative(zm_log(zm_negative(zm_log(u))));
-}
-
-// u toward minus infinity, as an integer of the dtype.
-static zm_array *floor_of(zm_array *u, zm_dtype dtype) {
-  zm_array *whole = zm_astype(u, ZM_I64); // toward zero
-  zm_array *below = whole ? zm_less(u, zm_astype(whole, ZM_F32)) : NULL;
-  return below ? zm_astype(zm_subtract(whole, zm_astype(below, ZM_I64)), dtype) : NULL;
-}
-
-zm_array *zm_random_randint(zm_array *key, zm_array *low, zm_array *high, zm_dtype dtype, const int64_t *shape, int rank) {
-  zm_array *in[2] = {low, high};
-  if (!zmi_present("random_randint", 2, in)) return NULL;
-  for (int i = 0; i < 3; i++) {
-    const zm_dtype t = i < 2 ? in[i]->type.dtype : dtype;
-    if (zmi_dtype_is_known(t) && !zmi_dtype_is_float(t)) continue;
-    zmi_fail(ZM_ERROR_ARGUMENT, "random_randint: %s must be of an integer dtype, not %s", i < 2 ? "a limit" : "the result",
-             zm_dtype_name(t));
-    return NULL;
-  }
-  zm_array *u = zm_random_uniform(key, low, high, ZM_F32, shape, rank);
-  if (!u) return NULL;
-  // Limits that float32 cannot hold would let numbers through that lie outside.
-  zm_array *most = zm_astype(zm_subtract(high, number(1, high->type.dtype)), dtype);
-  return zm_maximum(zm_minimum(floor_of(u, dtype), most), zm_astype(low, dtype));
-}
-
-zm_array *zm_random_permutation(zm_array *key, int64_t n) {
-  zm_array *bits = numbers("random_permutation", key, ZM_U32, &n, 1);
-  return bits ? zm_argsort(bits, -1) : NULL;
-}

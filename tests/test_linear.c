@@ -59,8 +59,9 @@ static float product(const void *a, int64_t at_a, int64_t by_a, const void *b, i
 static void the_written_order(void **state) {
   (void)state;
   // Every way to cut: one tile, few rows, few columns, both sides packed once, tiles of all sizes, edges of panels.
-  static const int64_t sizes[][3] = {{1, 1, 1},      {1, 700, 1},    {1, 300, 513}, {513, 300, 1},  {4, 257, 300},  {5, 64, 1100},
-                                     {33, 256, 300}, {300, 257, 33}, {7, 1, 9},     {97, 520, 258}, {200, 30, 300}, {13, 100, 17}};
+  static const int64_t sizes[][3] = {{1, 1, 1},      {1, 700, 1},    {1, 300, 513},  {513, 300, 1},  {4, 257, 300},  {5, 64, 1100},
+                                     {33, 256, 300}, {300, 257, 33}, {7, 1, 9},      {97, 520, 258}, {200, 30, 300}, {13, 100, 17},
+                                     {2, 520, 64},   {3, 600, 100},  {1, 1025, 257}, {300, 520, 2},  {4, 1, 70}};
   for (size_t s = 0; s < ZMI_COUNT(sizes); s++) {
     for (int form = 0; form < 12; form++) { // dtype, and each operand transposed or not
       zm_dtype t = float_dtypes[form / 4];
@@ -85,6 +86,15 @@ static void the_written_order(void **state) {
 static void batches(void **state) {
   (void)state;
   zm_scope *scope = zm_scope_open();
+  // Batches of one row, whose other side is read where it lies.
+  zm_array *rows = noise(ZM_F32, SHAPE(3, 1, 1, 300)), *sides = noise(ZM_F32, SHAPE(2, 300, 130));
+  float *few = play_everywhere("one row", zm_matmul(rows, sides));
+  for (int64_t i = 0; i < 3 * 2 * 130; i++) {
+    int64_t col = i % 130, of_b = i / 130 % 2, of_a = i / 260;
+    assert_true(few[i] == product(rows->data, of_a * 300, 1, sides->data, of_b * 300 * 130 + col, 130, 300, ZM_F32));
+  }
+  zmi_free(few);
+
   zm_array *a = noise(ZM_F32, SHAPE(3, 1, 20, 33)), *b = noise(ZM_F32, SHAPE(2, 33, 40)), *c = noise(ZM_F32, SHAPE(33, 9));
   float *y = play_everywhere("batches", zm_matmul(a, b)), *z = play_everywhere("rows", zm_matmul(a, c));
   for (int64_t i = 0; i < 3 * 2 * 20 * 40; i++) {
@@ -110,9 +120,9 @@ static void batches(void **state) {
 static void addmm_adds_before_rounding(void **state) {
   (void)state;
   for (size_t d = 0; d < 3; d++) {
-    for (int form = 0; form < 4; form++) { // c: a scalar, a row, whole; the last: few columns
+    for (int form = 0; form < 5; form++) { // c: a scalar, a row, whole; the last: few columns, one row
       zm_dtype t = float_dtypes[d];
-      int64_t m = 70, k = 300, n = form == 3 ? 3 : 130;
+      int64_t m = form == 4 ? 1 : 70, k = 300, n = form == 3 ? 3 : 130;
       zm_scope *scope = zm_scope_open();
       zm_array *a = noise(t, SHAPE(m, k)), *b = noise(t, SHAPE(k, n));
       zm_array *c = form == 0 ? noise(t, NULL, 0) : form == 1 ? noise(t, SHAPE(n)) : noise(t, SHAPE(m, n));

@@ -13,7 +13,9 @@ enum {
   NC_LEAST = 32,
   ENOUGH = 16,
   LEAST_WORK = 1 << 15, // multiply-adds of a tile that is not cut any more
-  FEW = 2               // tiles that pack the same operand each for themselves
+  FEW = 2,              // tiles that pack the same operand each for themselves
+  FEW_ROWS = 1,         // a product of so few rows is bound by memory: packing b costs more than it helps (from 2 on it helps)
+  FEW_COLS = 64         // least columns of these, and of their tiles
 };
 
 static int64_t tiles_down(const zmi_gemm *g) {
@@ -24,7 +26,28 @@ static int64_t tiles_across(const zmi_gemm *g) {
   return zmi_tiles_of(g->p.b.lines, g->nc);
 }
 
+// Whether few rows meet rows of b that lie in memory as they are needed.
+static bool is_few(const zmi_gemm *g) {
+  const zmi_side *a = &g->p.a, *b = &g->p.b;
+  return a->lines <= FEW_ROWS && b->lines >= FEW_COLS && b->by_line == 1 && !a->load && !b->load;
+}
+
+static void cut_few(zmi_gemm *g) {
+  g->mc = FEW_ROWS;
+  g->nc = NC;
+  while (g->nc > FEW_COLS && (double)tiles_across(g) * (double)g->p.batches < ENOUGH &&
+         (double)g->p.a.lines * (double)g->nc * (double)g->p.k > LEAST_WORK)
+    g->nc /= 2;
+  g->down = 1;
+  g->across = tiles_across(g);
+}
+
 static void cut(zmi_gemm *g) {
+  g->few = is_few(g);
+  if (g->few) {
+    cut_few(g);
+    return;
+  }
   g->mc = MC;
   g->nc = NC;
   for (;;) {
@@ -240,6 +263,25 @@ static void store(const zmi_gemm_out *o, float *x, int64_t n, int64_t first, int
   for (int64_t j = 0; j < n; j++) memcpy(dst + (size_t)(j * step) * size, raw + (size_t)j * size, size);
 }
 
+// One range of k of a few rows: what gemm gives, from b as it is.
+static void few_range(const zmi_kernels *kn, const zmi_side *a, int64_t rows, const zmi_side *b, int64_t col, int64_t cols, int64_t k,
+                      int64_t n, float *y, int64_t ldy, work *w) {
+  const float *x[FEW_ROWS];
+  float *part = w->b;
+  for (int64_t i = 0; i < rows; i++) {
+    x[i] = line_of(kn, a, i, k, n, w->a + i * ZMI_RANGE);
+    memset(part + i * NC, 0, (size_t)cols * sizeof *part);
+  }
+  for (int64_t q = 0; q < n; q++) {
+    const void *from = element(b, col + (k + q) * b->by_k);
+    for (int64_t i = 0; i < rows; i++) kn->axpy(x[i][q], from, b->dtype, cols, part + i * NC);
+  }
+  for (int64_t i = 0; i < rows; i++) {
+    if (k == 0) memcpy(y + i * ldy, part + i * NC, (size_t)cols * sizeof *y);
+    for (int64_t j = 0; j < cols && k > 0; j++) y[i * ldy + j] += part[i * NC + j];
+  }
+}
+
 static void tile(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *o, int64_t index, work *w) {
   const zmi_product *p = &g->p;
   zmi_side a = p->a, b = p->b;
@@ -261,6 +303,10 @@ static void tile(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *o, 
   for (int64_t k = 0; k < p->k; k += ZMI_RANGE) {
     const int64_t n = ZMI_MIN(p->k - k, ZMI_RANGE);
     const float *x = w->a, *z = w->b;
+    if (g->few) {
+      few_range(o->kernels, &a, rows, &b, col, cols, k, n, y, ldy, w);
+      continue;
+    }
     if (g->pack_a)
       x = panel_at(scratch, matrix_a, g->panels_a, ZMI_GEMM_ROWS, p->k, k, n, row / ZMI_GEMM_ROWS);
     else

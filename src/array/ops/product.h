@@ -35,6 +35,7 @@ typedef struct zmi_gemm {
   zmi_product p;
   bool swapped; // a and b changed places: the result is written transposed
   int64_t mc, nc, down, across;
+  bool few;                   // a few rows: those of b are read where they lie, row by row
   bool pack_a, pack_b;        // into scratch
   int64_t row_step, col_step; // of the result
   int64_t batch_step;

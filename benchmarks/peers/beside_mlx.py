@@ -3,8 +3,8 @@
 
 For each row of the catalog: operands as the row's sample says (--elements 0), or the largest of about --elements elements; each library's
 function is timed in turn (zmlx, MLX, NumPy, NumPy, MLX, zmlx, ...); medians over the rounds. MLX runs plainly and under mx.compile; the
-faster counts. Writes a capsule with all raw runs. Needs: pip install "mlx[cpu]" numpy, and the server: ninja -C build benchmarks/bench_catalog
-
+faster counts. Writes a capsule with all raw runs. Needs: pip install "mlx[cpu]" numpy, and the server:
+ninja -C build benchmarks/bench_catalog
   benchmarks/peers/beside_mlx.py --server build/benchmarks/bench_catalog --capsule benchmarks/capsules/catalog-mlx.json
 """
 import argparse

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-enum { CHECK_MOST = 8, CHECK_BATCH = 3 };
+enum { CHECK_MOST = 16, CHECK_BATCH = 3 };
 
 // An input: dtype, shape, and the numbers it is filled with: floats between low and high, integers from low up to below high.
 typedef struct check_input {

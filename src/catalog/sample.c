@@ -86,14 +86,15 @@ int zmi_entry_sample(const zmi_entry *e, zm_dtype dtype, int64_t elements, zm_ar
   }
   // Made smaller by the first dimension where all operands share it, or are vectors of the last axis.
   int64_t first = all[0].rank > 1 ? all[0].shape[0] : 0, last = all[0].rank > 0 ? all[0].shape[all[0].rank - 1] : 0, size = 1;
-  bool shared = first != last;
+  const bool square = first == last; // then vectors are of the last axis
+  bool shared = first > 0;
   for (int i = 0; i < count; i++) {
     shared = shared && all[i].rank > 0 && (all[i].shape[0] == first || (all[i].rank == 1 && all[i].shape[0] == last));
   }
   for (int i = 0; i < all[0].rank; i++) size *= all[0].shape[i];
   for (; shared && elements && size > elements && first % 2 == 0; size /= 2, first /= 2) {
     for (int i = 0; i < count; i++) {
-      if (all[i].shape[0] == first) all[i].shape[0] /= 2;
+      if (all[i].shape[0] == first && !(square && all[i].rank == 1)) all[i].shape[0] /= 2;
     }
   }
   for (int i = 0; i < count; i++) {

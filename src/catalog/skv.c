@@ -145,7 +145,7 @@ static const zmi_entry entries[] = {
          "c = kv[s, h] basis[h]; groups of the flat c: scale = (max - min) / (2^bits - 1), code = round((c - min) / scale); codes packed",
      .shapes = "kv [S, H, D], basis [H, D, R] -> words [W], scales [G], zeros [G]; G = ceil(S H R / group), W = ceil(G group bits / 32)",
      .dtypes = "any float -> uint32, float32",
-     .gradient = "none: results are codes",
+     .gradient = "none: of the codes; scales and zeros have one by kv and basis",
      .parameters = "bits=4 group_size=32",
      .definition = &quantize_def,
      .outputs = 3,

@@ -1,1 +1,485 @@
-int main(void){return 0;}
+// What has gone wrong in kernels of this kind before, each as one thing that must hold: against plain loops, on operands that show it.
+// (That tuning never gives another kernel's choice is in test_kernel_cache.)
+#include "array/array.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include <zmlx/zmlx.h>
+
+#define SHAPE(...) (int64_t[]){__VA_ARGS__}, (int)ZMI_COUNT(((int64_t[]){__VA_ARGS__}))
+
+static const char *self;
+static uint32_t seed = 7;
+
+static float uniform(void) { // [-2, 2)
+  seed = seed * 1664525u + 1013904223u;
+  return (float)(int32_t)(seed & ~0xffu) * 0x1p-30f;
+}
+
+static zm_array *filled(const float *x, zm_dtype dtype, const int64_t *shape, int rank) {
+  zm_array *a = zm_astype(zm_array_from_data(x, ZM_F32, shape, rank), dtype);
+  if (!a || zm_eval(&a, 1) != ZM_OK) fail_msg("%s", zm_last_error());
+  return a;
+}
+
+static zm_array *noise(const int64_t *shape, int rank) {
+  int64_t n = 1;
+  for (int i = 0; i < rank; i++) n *= shape[i];
+  float *x = malloc((size_t)n * sizeof *x + 1);
+  for (int64_t i = 0; i < n; i++) x[i] = uniform();
+  zm_array *a = filled(x, ZM_F32, shape, rank);
+  free(x);
+  return a;
+}
+
+static zm_array *whole(const int32_t *x, const int64_t *shape, int rank) {
+  return zm_array_from_data(x, ZM_I32, shape, rank);
+}
+
+static const void *data_of(zm_array *a) {
+  const void *data = a ? zm_array_data(a) : NULL;
+  if (!data) fail_msg("%s", zm_last_error());
+  return data;
+}
+
+static const float *floats(zm_array *a) {
+  a = zm_contiguous(a);
+  if (a) assert_int_equal(a->type.dtype, ZM_F32);
+  return data_of(a);
+}
+
+static float one(zm_array *(*f)(zm_array *), float x) {
+  return floats(f(filled(&x, ZM_F32, NULL, 0)))[0];
+}
+
+static void near(const char *what, int64_t i, double found, double wanted, double tolerance) {
+  if (!(fabs(found - wanted) <= tolerance * (fabs(wanted) + 1e-3)))
+    fail_msg("%s, %lld: found %.9g, wanted %.9g", what, (long long)i, found, wanted);
+}
+
+#define MUST(call)                                                                                                                         \
+  do {                                                                                                                                     \
+    if ((call) != ZM_OK) fail_msg("%s", zm_last_error());                                                                                  \
+  } while (0)
+
+// ---- kernels ----
+
+static void an_elementwise_kernel_writes_every_element(void) {
+  static const int64_t sizes[] = {1, 2, 3, 4, 8, 12, 16, 31, 64, 256, 1000, 4096, 100000};
+  zm_op *op = zm_elementwise("x * 2 + 1", NULL);
+  assert_non_null(op);
+  for (size_t s = 0; s < ZMI_COUNT(sizes); s++) {
+    zm_array *x = noise(&sizes[s], 1);
+    const float *in = floats(x), *out = floats(zm_op_apply1(op, x, NULL));
+    for (int64_t i = 0; i < sizes[s]; i++) assert_true(out[i] == in[i] * 2 + 1);
+  }
+  zm_op_free(op);
+}
+
+// Neither a name nor an address that comes again says which kernel it is.
+static void kernels_of_one_name_are_told_apart_by_their_source(void) {
+  const float two = 2;
+  zm_array *x = filled(&two, ZM_F32, SHAPE(1));
+  for (int i = 0; i < 60; i++) {
+    char source[32];
+    snprintf(source, sizeof source, "x * %d.0f", i % 7);
+    zm_op *op = zm_elementwise(source, &(zm_elementwise_options){.name = "same"});
+    assert_non_null(op);
+    assert_true(floats(zm_op_apply1(op, x, NULL))[0] == (float)(2 * (i % 7)));
+    zm_op_free(op);
+  }
+}
+
+static void a_kernel_without_a_name_has_the_same_one_in_every_process(void) {
+  char command[1100], line[2][128];
+  zm_op *op = zm_elementwise("x * 3 + 1", NULL);
+  assert_non_null(op);
+  snprintf(command, sizeof command, "'%s' name", self);
+  for (int i = 0; i < 2; i++) {
+    FILE *f = popen(command, "r");
+    assert_non_null(f);
+    assert_non_null(fgets(line[i], sizeof line[i], f));
+    assert_int_equal(pclose(f), 0);
+    assert_string_equal(line[i], zm_op_name(op));
+  }
+  zm_op_free(op);
+}
+
+// ---- mixture of experts ----
+
+static void dispatch_follows_the_indices(void) {
+  static const int32_t chosen[] = {2, 0, 1, 2, 2, 1};
+  zm_dispatch d;
+  zm_array *x = noise(SHAPE(3, 4));
+  MUST(zm_moe_dispatch(x, whole(chosen, SHAPE(3, 2)), 3, &d));
+  const float *in = floats(x), *rows = floats(d.rows);
+  const uint32_t *offsets = data_of(d.offsets), *place = data_of(d.place);
+  static const uint32_t wanted[] = {0, 1, 3, 6};
+  assert_memory_equal(offsets, wanted, sizeof wanted);
+  for (int p = 0; p < 6; p++) {
+    assert_true(place[p] >= offsets[chosen[p]] && place[p] < offsets[chosen[p] + 1]);
+    assert_memory_equal(rows + 4 * place[p], in + 4 * (p / 2), 4 * sizeof *in);
+  }
+}
+
+static void gating_of_ten_thousand_rows_is_that_of_a_plain_loop(void) {
+  enum { ROWS = 10000, E = 64, K = 4 };
+  zm_array *x = noise(SHAPE(ROWS, E)), *weights, *indices;
+  MUST(zm_glm_topk_gating(x, K, &weights, &indices));
+  const float *in = floats(x), *w = floats(weights);
+  const uint32_t *found = data_of(indices);
+  for (int r = 0; r < ROWS; r++) {
+    bool taken[E] = {false};
+    double sum = 0, e[K];
+    for (int k = 0; k < K; k++) {
+      int best = -1;
+      for (int i = 0; i < E; i++) {
+        if (!taken[i] && (best < 0 || in[r * E + i] > in[r * E + best])) best = i;
+      }
+      taken[best] = true;
+      assert_int_equal(found[r * K + k], best);
+      sum += e[k] = exp((double)in[r * E + best]);
+    }
+    for (int k = 0; k < K; k++) near("weight", r * K + k, (double)w[r * K + k], e[k] / sum, 2e-6);
+  }
+}
+
+// Scores below zero: what is masked must not look better.
+static void an_expert_of_a_masked_group_is_never_chosen(void) {
+  enum { ROWS = 300, E = 8, GROUP = 4 };
+  float bias[E];
+  for (int i = 0; i < E; i++) bias[i] = -5;
+  zm_array *x = noise(SHAPE(ROWS, E)), *weights, *indices;
+  MUST(zm_deepseek_router_topk_sigmoid(x, filled(bias, ZM_F32, SHAPE(E)), 3, 2, 1, &weights, &indices));
+  const float *in = floats(x), *w = floats(weights);
+  const uint32_t *found = data_of(indices);
+  for (int r = 0; r < ROWS; r++) {
+    double best[2];
+    for (int g = 0; g < 2; g++) { // the sum of the two largest
+      double a = 0, b = 0;
+      for (int i = 0; i < GROUP; i++) {
+        const double s = 1 / (1 + exp(-(double)in[r * E + g * GROUP + i]));
+        if (s > a)
+          b = a, a = s;
+        else if (s > b)
+          b = s;
+      }
+      best[g] = a + b;
+    }
+    if (fabs(best[0] - best[1]) < 1e-5) continue;
+    for (int k = 0; k < 3; k++) {
+      assert_int_equal(found[r * 3 + k] / GROUP, best[1] > best[0]);
+      assert_true(w[r * 3 + k] > 0 && w[r * 3 + k] < 1);
+    }
+  }
+}
+
+// ---- caches and attention ----
+
+static void an_update_of_a_cache_keeps_what_was_there(void) {
+  enum { M = 5, D = 4 };
+  static const int32_t offset[] = {3};
+  zm_array *kc = noise(SHAPE(1, M, 1, D)), *vc = noise(SHAPE(1, M, 1, D)), *q, *k_new, *v_new;
+  zm_array *v = noise(SHAPE(1, 1, D)), *table = noise(SHAPE(M, D / 2));
+  const zm_rope_cache a = {.q = noise(SHAPE(1, 2, D)),
+                           .k = noise(SHAPE(1, 1, D)),
+                           .v = v,
+                           .cosine = table,
+                           .sine = table,
+                           .k_cache = kc,
+                           .v_cache = vc,
+                           .offset = whole(offset, SHAPE(1))};
+  MUST(zm_rope_and_cache_update(&a, &q, &k_new, &v_new));
+  const float *was[] = {floats(kc), floats(vc)}, *is[] = {floats(k_new), floats(v_new)};
+  for (int c = 0; c < 2; c++) {
+    for (int m = 0; m < M; m++) assert_true((memcmp(was[c] + m * D, is[c] + m * D, D * sizeof(float)) == 0) == (m != 3));
+  }
+  assert_memory_equal(is[1] + 3 * D, floats(v), D * sizeof(float));
+}
+
+static void attention_sees_more_than_4096_positions(void) {
+  enum { BLOCKS = 320, BS = 16, N = 5000, D = 2 };
+  int32_t table[BLOCKS], length[] = {N};
+  float *v = calloc(BLOCKS * BS * D, sizeof *v), zero[D] = {0};
+  for (int i = 0; i < BLOCKS; i++) table[i] = BLOCKS - 1 - i;
+  for (int t = 0; t < N; t++) v[((BLOCKS - 1 - t / BS) * BS + t % BS) * D] = t >= 4096; // all weigh the same
+  zm_array *values = filled(v, ZM_F32, SHAPE(BLOCKS, BS, 1, D)), *keys = noise(SHAPE(BLOCKS, BS, 1, D));
+  free(v);
+  zm_array *y =
+      zm_paged_attention(filled(zero, ZM_F32, SHAPE(1, 1, D)), keys, values, whole(table, SHAPE(1, BLOCKS)), whole(length, SHAPE(1)), 0);
+  near("share of the late positions", 0, (double)floats(y)[0], (N - 4096.0) / N, 1e-5);
+}
+
+// ---- quantized numbers ----
+
+static void the_gate_of_quantized_numbers_has_no_factor_of_its_own(void) {
+  static const int8_t a[] = {-128, -5, 0, 1, 7, 127}, b[] = {3, -90, 5, 127, -128, 11};
+  const float s1[] = {0.03125f, 0.0625f}, s2[] = {0.25f, 0.5f};
+  zm_array *y = zm_fused_swiglu_quant(zm_array_from_data(a, ZM_I8, SHAPE(6)), filled(s1, ZM_F32, SHAPE(2)),
+                                      zm_array_from_data(b, ZM_I8, SHAPE(6)), filled(s2, ZM_F32, SHAPE(2)), 3);
+  for (int i = 0; i < 6; i++) {
+    const double g = a[i] * (double)s1[i / 3], u = b[i] * (double)s2[i / 3];
+    near("swiglu", i, (double)floats(y)[i], g / (1 + exp(-g)) * u, 2e-6);
+  }
+}
+
+static void nibbles_of_int4_have_a_sign(void) {
+  uint8_t all[128];
+  const float scale = 0.5f;
+  for (int i = 0; i < 128; i++) all[i] = (uint8_t)(2 * i + (i & 1));
+  const float *y = floats(zm_dequantize_int4(zm_array_from_data(all, ZM_U8, SHAPE(128)), filled(&scale, ZM_F32, SHAPE(1))));
+  for (int i = 0; i < 256; i++) {
+    const int nibble = i & 1 ? all[i / 2] >> 4 : all[i / 2] & 15;
+    assert_true(y[i] == 0.5f * (float)(nibble < 8 ? nibble : nibble - 16));
+  }
+}
+
+// Code i of `bits` bits begins at bit i * bits of the row, also where that is across two words.
+static void packed_codes_are_one_stream_of_bits_in_every_width(void) {
+  static const int widths[] = {2, 3, 4, 5, 6, 8};
+  for (size_t w = 0; w < ZMI_COUNT(widths); w++) {
+    const int bits = widths[w];
+    uint32_t words[8] = {0}, code[32];
+    const float unit = 1, zero = 0;
+    for (int i = 0; i < 32; i++) {
+      code[i] = (uint32_t)(i * 37 + 11) & ((1u << bits) - 1);
+      for (int k = 0; k < bits; k++) words[(i * bits + k) / 32] |= (code[i] >> k & 1) << (i * bits + k) % 32;
+    }
+    zm_array *packed = zm_array_from_data(words, ZM_U32, SHAPE(1, bits));
+    const float *y =
+        floats(zm_dequantize_affine_packed(packed, filled(&unit, ZM_F32, SHAPE(1, 1)), filled(&zero, ZM_F32, SHAPE(1, 1)), bits, 32));
+    for (int i = 0; i < 32; i++) assert_true(y[i] == (float)code[i]);
+  }
+}
+
+static void codes_of_keys_and_values_are_packed(void) {
+  for (int bits = 2; bits <= 8; bits *= 2) {
+    zm_skv state;
+    zm_array *kv = noise(SHAPE(8, 2, 8)), *basis = noise(SHAPE(2, 8, 4));
+    MUST(zm_skv_fused_project_quantize(kv, basis, bits, 16, &state));
+    assert_int_equal(zm_array_size(state.words), 8 * 2 * 4 * bits / 32);
+    assert_int_equal(zm_array_size(state.scales), 4);
+    // What is unpacked is within half a step of what was packed.
+    const float *x = floats(kv), *b = floats(basis), *scales = floats(state.scales), *zeros = floats(state.zeros);
+    const uint32_t *words = data_of(state.words);
+    for (int i = 0; i < 64; i++) {
+      double c = 0;
+      for (int d = 0; d < 8; d++) c += (double)x[i / 4 * 8 + d] * (double)b[i / 4 % 2 * 32 + d * 4 + i % 4];
+      const uint32_t code = words[i * bits / 32] >> i * bits % 32 & ((1u << bits) - 1);
+      const double value = code * (double)scales[i / 16] + (double)zeros[i / 16];
+      if (!(fabs(value - c) <= 0.5001 * (double)scales[i / 16] + 1e-5)) fail_msg("%d bits, %d: %g, packed as %g", bits, i, c, value);
+    }
+  }
+}
+
+// ---- numbers ----
+
+static void softplus_of_large_numbers_is_the_number(void) {
+  assert_true(one(zm_softplus, 200) == 200 && one(zm_softplus, 1e30f) == 1e30f && one(zm_softplus, INFINITY) == INFINITY);
+  assert_true(one(zm_mish, 500) == 500 && isnan(one(zm_softplus, NAN)));
+  near("softplus", 0, (double)one(zm_softplus, -20) * 1e9, exp(-20.0) * 1e9, 1e-5);
+}
+
+static void sigmoid_is_stable_at_both_ends(void) {
+  assert_true(one(zm_sigmoid, 200) == 1 && one(zm_sigmoid, -200) == 0 && one(zm_sigmoid, -INFINITY) == 0 && one(zm_sigmoid, INFINITY) == 1);
+  assert_true(one(zm_silu, -200) == 0 && one(zm_silu, 1e30f) == 1e30f);
+  near("sigmoid", 0, (double)one(zm_sigmoid, -40) * 1e18, 1e18 / (1 + exp(40.0)), 1e-5);
+}
+
+static void layernorm_of_a_large_mean_keeps_its_variance(void) {
+  enum { D = 64 };
+  float x[D];
+  double mean = 0, var = 0;
+  for (int i = 0; i < D; i++) x[i] = 100000 + (float)(i % 5) * 0.25f;
+  for (int i = 0; i < D; i++) mean += (double)x[i] / D;
+  for (int i = 0; i < D; i++) var += ((double)x[i] - mean) * ((double)x[i] - mean) / D;
+  const float *y = floats(zm_layer_norm_no_weight(filled(x, ZM_F32, SHAPE(1, D)), 1e-5));
+  // The mean itself is rounded to a float: 2^-8 at 100000.
+  for (int i = 0; i < D; i++) assert_true(fabs((double)y[i] - ((double)x[i] - mean) / sqrt(var + 1e-5)) <= 0x1p-7 / sqrt(var));
+}
+
+static void ties_go_to_the_lowest_place(void) {
+  enum { D = 1000 };
+  float x[D];
+  for (int i = 0; i < D; i++) x[i] = i == 17 || i == 18 || i == 400 || i == 999 ? 5.0f : (float)(i % 4);
+  zm_array *a = filled(x, ZM_F32, SHAPE(1, D)), *values, *places;
+  assert_int_equal(*(const uint32_t *)data_of(zm_argmax_lastdim(a)), 17);
+  MUST(zm_topk_lastdim(a, 6, &values, &places));
+  static const uint32_t wanted[] = {17, 18, 400, 999, 3, 7};
+  assert_memory_equal(data_of(places), wanted, sizeof wanted);
+}
+
+static void a_reduction_of_one_axis_gives_a_scalar(void) {
+  zm_array *x = noise(SHAPE(7));
+  zm_op *op = zm_reduce(&(zm_reduce_options){.update = "acc + v"});
+  assert_non_null(op);
+  zm_array *all[] = {zm_sum_lastdim(x), zm_max_lastdim(x), zm_argmax_lastdim(x), zm_logsumexp_lastdim(x), zm_op_apply1(op, x, NULL)};
+  for (size_t i = 0; i < ZMI_COUNT(all); i++) {
+    data_of(all[i]);
+    assert_int_equal(all[i]->type.rank, 0);
+    assert_int_equal(zm_array_size(all[i]), 1);
+  }
+  zm_op_free(op);
+}
+
+// ---- gradients ----
+
+static zm_status rmsnorm(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  (void)user, (void)nin, (void)nout;
+  return (out[0] = zm_rmsnorm(in[0], in[1], 1e-6)) ? ZM_OK : zm_last_status();
+}
+
+static void the_weight_of_a_norm_has_a_gradient(void) {
+  enum { R = 5, D = 6 };
+  zm_array *in[] = {noise(SHAPE(R, D)), noise(SHAPE(D))}, *g = noise(SHAPE(R, D)), *y, *gradient[2];
+  MUST(zm_vjp(rmsnorm, NULL, in, 2, &g, &y, 1, gradient));
+  const float *x = floats(in[0]), *c = floats(g), *found = floats(gradient[1]);
+  double wanted[D] = {0};
+  for (int r = 0; r < R; r++) {
+    double q = 0;
+    for (int i = 0; i < D; i++) q += (double)x[r * D + i] * (double)x[r * D + i] / D;
+    for (int i = 0; i < D; i++) wanted[i] += (double)c[r * D + i] * (double)x[r * D + i] / sqrt(q + 1e-6);
+  }
+  for (int i = 0; i < D; i++) near("weight", i, (double)found[i], wanted[i], 1e-4);
+}
+
+static zm_status biased(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  static zm_array *(*const f[])(zm_array *, zm_array *) = {zm_add_bias, zm_bias_gelu_tanh, zm_bias_silu, zm_bias_swiglu, zm_bias_geglu};
+  (void)nin, (void)nout;
+  return (out[0] = f[*(const int *)user](in[0], in[1])) ? ZM_OK : zm_last_status();
+}
+
+// x and bias enter as a sum: the gradient by the bias is that by x, summed over the rows.
+static void a_bias_has_the_gradient_of_what_it_is_added_to(void) {
+  enum { R = 4, D = 6 };
+  for (int f = 0; f < 5; f++) {
+    zm_array *in[] = {noise(SHAPE(R, D)), noise(SHAPE(D))}, *y, *gradient[2];
+    MUST(zm_vjp(biased, &f, in, 2, NULL, &y, 1, gradient));
+    const float *x = floats(gradient[0]), *b = floats(gradient[1]);
+    double size = 0;
+    for (int i = 0; i < D; i++) {
+      double sum = 0;
+      for (int r = 0; r < R; r++) sum += (double)x[r * D + i];
+      near("bias", i, (double)b[i], sum, 1e-4);
+      size += fabs(sum);
+    }
+    assert_true(size > 0.1);
+  }
+}
+
+static zm_status normed_and_sum(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  (void)user, (void)nin, (void)nout;
+  return zm_add_rms_norm(in[0], in[1], in[2], 1e-6, &out[0], &out[1]);
+}
+
+static void the_cotangents_of_all_results_count(void) {
+  enum { N = 12 };
+  zm_array *in[] = {noise(SHAPE(2, 6)), noise(SHAPE(2, 6)), noise(SHAPE(6))}, *out[2], *both[3], *first[3], *second[3];
+  zm_array *g[] = {noise(SHAPE(2, 6)), noise(SHAPE(2, 6))}, *none = zm_full(0, ZM_F32, SHAPE(2, 6));
+  MUST(zm_vjp(normed_and_sum, NULL, in, 3, g, out, 2, both));
+  MUST(zm_vjp(normed_and_sum, NULL, in, 3, (zm_array *[]){g[0], none}, out, 2, first));
+  MUST(zm_vjp(normed_and_sum, NULL, in, 3, (zm_array *[]){none, g[1]}, out, 2, second));
+  const float *a = floats(both[0]), *b = floats(first[0]), *c = floats(second[0]), *sum = floats(g[1]);
+  for (int i = 0; i < N; i++) {
+    near("of the sum alone", i, (double)c[i], (double)sum[i], 1e-6);
+    near("of both", i, (double)a[i], (double)b[i] + (double)c[i], 1e-4);
+  }
+}
+
+// ---- comparisons ----
+
+static zm_status off_by(void *user, zm_array *const *in, int nin, zm_array **out, int nout) { // at one place of the whole
+  (void)nin, (void)nout;
+  const int64_t n = zm_array_size(in[0]);
+  float *x = calloc((size_t)n, sizeof *x);
+  x[2] = (float)*(const double *)user;
+  out[0] = zm_add(in[0], zm_array_from_data(x, ZM_F32, &n, 1));
+  free(x);
+  return out[0] ? ZM_OK : zm_last_status();
+}
+
+static zm_status compared(double off, double other, double low, double high) {
+  const zm_shape shape = {1, {40}};
+  const zm_match m = {.name = "off",
+                      .f = off_by,
+                      .user = &off,
+                      .reference = off_by,
+                      .reference_user = &other,
+                      .nin = 1,
+                      .shapes = &shape,
+                      .sets = 1,
+                      .dtypes = (zm_dtype[]){ZM_F32},
+                      .dtype_count = 1,
+                      .low = {low},
+                      .high = {high},
+                      .rtol = 1e-4,
+                      .atol = 1e-4};
+  return zm_assert_matches(&m);
+}
+
+static void nan_never_matches(void) {
+  assert_int_equal(compared(0, 0, 1, 2), ZM_OK);
+  assert_int_not_equal(compared(NAN, 0, 1, 2), ZM_OK);
+  assert_int_not_equal(compared(0, NAN, 1, 2), ZM_OK);
+  assert_int_not_equal(compared(NAN, NAN, 1, 2), ZM_OK);
+}
+
+// A small relative error does not excuse a large absolute one beyond the bound of both, nor the other way round.
+static void one_bound_of_both_tolerances_must_hold(void) {
+  assert_int_equal(compared(1.2e-4, 0, 1, 2), ZM_OK);         // within 1e-4 + 1e-4 |v|
+  assert_int_not_equal(compared(4e-4, 0, 1, 2), ZM_OK);       // beyond it
+  assert_int_equal(compared(0.5, 0, 10000, 10001), ZM_OK);    // 5e-5 of the value
+  assert_int_not_equal(compared(2, 0, 10000, 10001), ZM_OK);  // 2e-4
+  assert_int_not_equal(compared(2e-4, 0, 1e-6, 2e-6), ZM_OK); // 200 times the value
+}
+
+#define RUN(name)                                                                                                                          \
+  static void run_##name(void **state) {                                                                                                   \
+    (void)state;                                                                                                                           \
+    zm_scope *scope = zm_scope_open();                                                                                                     \
+    name();                                                                                                                                \
+    zm_scope_close(scope);                                                                                                                 \
+  }
+#define EACH(X)                                                                                                                            \
+  X(an_elementwise_kernel_writes_every_element)                                                                                            \
+  X(kernels_of_one_name_are_told_apart_by_their_source)                                                                                    \
+  X(a_kernel_without_a_name_has_the_same_one_in_every_process)                                                                             \
+  X(dispatch_follows_the_indices)                                                                                                          \
+  X(gating_of_ten_thousand_rows_is_that_of_a_plain_loop)                                                                                   \
+  X(an_expert_of_a_masked_group_is_never_chosen)                                                                                           \
+  X(an_update_of_a_cache_keeps_what_was_there)                                                                                             \
+  X(attention_sees_more_than_4096_positions)                                                                                               \
+  X(the_gate_of_quantized_numbers_has_no_factor_of_its_own)                                                                                \
+  X(nibbles_of_int4_have_a_sign)                                                                                                           \
+  X(packed_codes_are_one_stream_of_bits_in_every_width)                                                                                    \
+  X(codes_of_keys_and_values_are_packed)                                                                                                   \
+  X(softplus_of_large_numbers_is_the_number)                                                                                               \
+  X(sigmoid_is_stable_at_both_ends)                                                                                                        \
+  X(layernorm_of_a_large_mean_keeps_its_variance)                                                                                          \
+  X(ties_go_to_the_lowest_place)                                                                                                           \
+  X(a_reduction_of_one_axis_gives_a_scalar)                                                                                                \
+  X(the_weight_of_a_norm_has_a_gradient)                                                                                                   \
+  X(a_bias_has_the_gradient_of_what_it_is_added_to)                                                                                        \
+  X(the_cotangents_of_all_results_count)                                                                                                   \
+  X(nan_never_matches)                                                                                                                     \
+  X(one_bound_of_both_tolerances_must_hold)
+EACH(RUN)
+
+int main(int argc, char **argv) {
+  self = argv[0];
+  if (argc > 1 && strcmp(argv[1], "name") == 0) {
+    zm_op *op = zm_elementwise("x * 3 + 1", NULL);
+    if (op) fputs(zm_op_name(op), stdout);
+    zm_op_free(op);
+    return op ? 0 : 1;
+  }
+#define ROW(name) cmocka_unit_test(run_##name),
+  const struct CMUnitTest tests[] = {EACH(ROW)};
+  if (argc > 1) cmocka_set_test_filter(argv[1]);
+  return cmocka_run_group_tests_name("defects", tests, NULL, NULL);
+}

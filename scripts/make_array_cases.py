@@ -224,7 +224,7 @@ def view_chain(length):
 
 
 def data_cases():
-    for _ in range(150):
+    for _ in range(60):
         view_chain(pick.randint(1, 7))
     for dtype in DTYPES:
         a, b, c = sample(dtype, (2, 3)), sample(pick.choice(DTYPES), (2, 1)), sample(dtype, (2, 4))

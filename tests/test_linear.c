@@ -234,7 +234,8 @@ static void convolutions_in_the_written_order(void **state) {
       float total = 0, partial = 0;
       for (int64_t q = 0; q < kernel * kernel * per; q++) {
         int64_t c = q % per, kx = q / per % kernel, ky = q / per / kernel, at_y, at_x;
-        bool there = inside(o, 0, oy, ky, h, &at_y) & inside(o, 1, ox, kx, w, &at_x);
+        bool there = inside(o, 0, oy, ky, h, &at_y);
+        there = inside(o, 1, ox, kx, w, &at_x) && there;
         int64_t from = ((image * h + at_y) * w + at_x) * channels + filter / each * per + c;
         partial = fmaf(there ? get(x->data, t, from) : 0, get(k->data, t, filter * kernel * kernel * per + q), partial);
         if (++count % ZMI_RANGE != 0 && q != kernel * kernel * per - 1) continue;

@@ -1,15 +1,24 @@
 // One step of AdamW.
 #include "catalog/catalog.h"
 
+// What powers of a decay have lost of 1 after some steps: one number for all elements.
+static zmi_definition adamw_rest_def = {.name = "adamw_rest",
+                                        .form = ZMI_FORM_ELEMENTS,
+                                        .inputs = "step",
+                                        .outputs = "y",
+                                        .parameters = "beta",
+                                        .source = "y = 1.0f - pow(beta, step);",
+                                        .result = {ZM_F32}};
+
 static zmi_definition adamw_def = {.name = "adamw_step",
                                    .form = ZMI_FORM_ELEMENTS,
-                                   .inputs = "p g m v lr step",
+                                   .inputs = "p g m v lr rest1 rest2",
                                    .outputs = "p_new m_new v_new",
                                    .parameters = "beta1 beta2 eps decay",
                                    .source = "let a = beta1 * m + (1.0f - beta1) * g;\n"
                                              "let b = beta2 * v + (1.0f - beta2) * g * g;\n"
-                                             "let m_hat = a / (1.0f - pow(beta1, step));\n"
-                                             "let v_hat = b / (1.0f - pow(beta2, step));\n"
+                                             "let m_hat = a / rest1;\n"
+                                             "let v_hat = b / rest2;\n"
                                              "p_new = p - lr * (m_hat / (sqrt(v_hat) + eps) + decay * p);\n"
                                              "m_new = a;\n"
                                              "v_new = b;"};
@@ -21,7 +30,7 @@ zm_status zm_adamw_step(zm_array *p, zm_array *g, zm_array *m, zm_array *v, zm_a
                      o.no_decay            ? 0
                      : o.weight_decay != 0 ? o.weight_decay
                                            : 0.01};
-  zm_array *in[] = {p, g, m, v, lr, step}, *out[3];
+  zm_array *in[7] = {p, g, m, v, lr, step}, *out[3];
   static const char *const names[] = {"p", "g", "m", "v", "lr", "step"};
   for (int i = 0; i < 6; i++) {
     if (!zmi_cat_want_float("adamw_step", names[i], in[i])) return zm_last_status();
@@ -31,7 +40,10 @@ zm_status zm_adamw_step(zm_array *p, zm_array *g, zm_array *m, zm_array *v, zm_a
     if (i >= 4 && zm_array_size(in[i]) != 1) return zmi_fail(ZM_ERROR_ARGUMENT, "adamw_step: %s: expected one number", names[i]);
     if (i >= 4) in[i] = zm_reshape(in[i], NULL, 0);
   }
-  zm_status status = zmi_definition_apply(&adamw_def, in, 6, params, 4, out, 3);
+  in[6] = zmi_definition_apply1(&adamw_rest_def, &in[5], 1, &params[1], 1);
+  in[5] = zmi_definition_apply1(&adamw_rest_def, &in[5], 1, &params[0], 1);
+  if (!in[5] || !in[6]) return zm_last_status();
+  zm_status status = zmi_definition_apply(&adamw_def, in, 7, params, 4, out, 3);
   if (status == ZM_OK) *p_new = out[0], *m_new = out[1], *v_new = out[2];
   return status;
 }

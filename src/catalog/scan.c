@@ -1,6 +1,8 @@
 // Running sums.
 #include "catalog/catalog.h"
 
+#include <zmlx/ops.h>
+
 ZMI_ROWS(cumsum_lastdim, "x", "y", NULL, "elements { y = cumsum(x); }")
 
 zm_array *zm_cumsum_lastdim(zm_array *x) {
@@ -10,14 +12,7 @@ zm_array *zm_cumsum_lastdim(zm_array *x) {
 
 // The sums from each place to the end: the running sum of the row read backwards.
 static zm_array *backwards(zm_array *x) {
-  int64_t n = zmi_cat_last(x);
-  if (n < 2) return x;
-  zm_array *places = zm_arange((double)n - 1, -1, -1, ZM_I32);
-  int axes[ZM_MAX_RANK], rank = x->type.rank;
-  for (int i = 0; i < rank; i++) axes[i] = i;
-  axes[0] = rank - 1;
-  axes[rank - 1] = 0;
-  return zm_transpose(zm_take(zm_transpose(x, axes), places), axes);
+  return zm_flip(x, (const int[]){-1}, 1);
 }
 
 zm_array *zm_cumsum_grad(zm_array *g) {

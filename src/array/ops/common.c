@@ -155,19 +155,6 @@ enum { SHORT_COLUMNS = 16 };
     for (int64_t c = 0; c < columns; c++) {                                                                                                \
       for (int64_t r = 0; r < rows; r++) d[r * columns + c] = s[r * row_stride + c * stride];                                              \
     }                                                                                                                                      \
-  }                                                                                                                                        \
-  static void pairs_##T(const void *src, int64_t row_stride, int64_t rows, int64_t stride, int64_t columns, void *dst) {                   \
-    const T *s = src;                                                                                                                      \
-    T *d = dst;                                                                                                                            \
-    (void)columns;                                                                                                                         \
-    if (row_stride == 1 && stride == 0) {                                                                                                  \
-      for (int64_t r = 0; r < rows; r++) d[2 * r] = d[2 * r + 1] = s[r];                                                                   \
-    } else {                                                                                                                               \
-      for (int64_t r = 0; r < rows; r++) {                                                                                                 \
-        d[2 * r] = s[r * row_stride];                                                                                                      \
-        d[2 * r + 1] = s[r * row_stride + stride];                                                                                         \
-      }                                                                                                                                    \
-    }                                                                                                                                      \
   }
 BLOCK(word1)
 BLOCK(word2)
@@ -176,7 +163,6 @@ BLOCK(word8)
 
 typedef void (*block_fn)(const void *src, int64_t row_stride, int64_t rows, int64_t stride, int64_t columns, void *dst);
 static const block_fn blocks[] = {[1] = block_word1, [2] = block_word2, [4] = block_word4, [8] = block_word8};
-static const block_fn pairs[] = {[1] = pairs_word1, [2] = pairs_word2, [4] = pairs_word4, [8] = pairs_word8};
 
 void zmi_gather(const zmi_walk *w, const void *src, size_t size, int64_t begin, int64_t n, void *dst) {
   const int64_t width = (int64_t)size;
@@ -199,8 +185,7 @@ void zmi_gather(const zmi_walk *w, const void *src, size_t size, int64_t begin, 
     int64_t run = ZMI_MIN(columns - at[last], n);
     const int64_t rows = ZMI_MIN(w->size[last - 1] - at[last - 1], n / columns);
     if (columns <= SHORT_COLUMNS && at[last] == 0 && rows > 1) {
-      const block_fn copy = columns == 2 ? pairs[size] : blocks[size];
-      copy((const char *)src + offset * width, w->stride[last - 1], rows, w->stride[last], columns, out);
+      blocks[size]((const char *)src + offset * width, w->stride[last - 1], rows, w->stride[last], columns, out);
       run = rows * columns;
       offset += (rows - 1) * w->stride[last - 1];
       at[last - 1] += rows - 1;

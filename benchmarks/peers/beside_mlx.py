@@ -143,6 +143,9 @@ def main():
     mx.set_default_device(mx.cpu)
     server, rng = Server(args.server), np.random.default_rng(1)
     rows = [r for r in server.ask("list") if not args.only or r["name"] in args.only]
+    names = {r["name"] for r in server.ask("list")}
+    if unknown := sorted((set(peer_functions.MLX) | set(peer_functions.NUMPY)) - names):
+        sys.exit(f"peer_functions.py: no rows of the catalog: {', '.join(unknown)}")
     bandwidth = [server.ask("bandwidth")]
     results = []
     print(f"{'row':32} {'zmlx us':>10} {'MLX us':>10} {'NumPy us':>10} {'x MLX':>7} {'x NumPy':>7} {'GB/s':>6}")

@@ -106,6 +106,11 @@ def _gated(mx, x, a, rhs, p, lhs=None):
     return _silu(mx, _gather_qmm(mx, x, a[1:4], rhs, p, lhs)) * _gather_qmm(mx, x, a[4:7], rhs, p, lhs)
 
 
+def _mmk(mx, a):
+    y = mx.gather_mm(a[0][..., None, :], a[1].swapaxes(-1, -2), rhs_indices=a[3])[..., 0, :]
+    return (y * a[2][..., None]).sum(-2)
+
+
 def _blockwise(mx, a, block):
     return (a[0].reshape(-1, block).astype(mx.float32) * a[1][:, None]).reshape(a[0].shape)
 
@@ -173,7 +178,7 @@ MLX = {
     **{name + "_grad": _grad(f) for name, f in _ONE.items()},
     "add": lambda mx, a, p: a[0] + a[1],
     "mul": lambda mx, a, p: a[0] * a[1],
-    "silu_mul": lambda mx, a, p: _silu(mx, a[0]) * a[1],
+    "silu_mul_grad": lambda mx, a, p: _silu(mx, a[0]) * a[1],
     "add_bias": lambda mx, a, p: a[0] + a[1],
     "bias_gelu_tanh": lambda mx, a, p: _gelu(mx, a[0] + a[1]),
     "bias_silu": lambda mx, a, p: _silu(mx, a[0] + a[1]),
@@ -231,6 +236,10 @@ MLX = {
     "dequantize_affine_packed_gelu": lambda mx, a, p: _gelu(mx, _dequantize(mx, a, p)),
     "fused_quantized_swiglu_gemv": lambda mx, a, p: _silu(mx, _qmm(mx, a[0], a[1:4], p)) * _qmm(mx, a[0], a[4:7], p),
     "fused_quantized_swiglu_gemv_progressive": lambda mx, a, p: _silu(mx, _qmm(mx, a[0], a[1:4], p)) * _qmm(mx, a[0], a[4:7], p),
+    "pack_bits": lambda mx, a, p: (a[0].reshape(-1, 8).astype(mx.uint8) * mx.array([1, 2, 4, 8, 16, 32, 64, 128], mx.uint8)).sum(-1),
+    "unpack_bits": lambda mx, a, p: mx.bitwise_and(mx.right_shift(a[0][:, None], mx.arange(8, dtype=mx.uint8)), 1).reshape(-1),
+    "moe_dispatch": lambda mx, a, p: a[0][mx.argsort(a[1].reshape(-1)) // a[1].shape[-1]],
+    "gather_mmk_combine": lambda mx, a, p: _mmk(mx, a),
     "depthwise_conv_3x3": lambda mx, a, p: _depthwise(mx, a),
     "fused_gather_add": lambda mx, a, p: a[0][a[1]] + a[2],
     "fused_scatter_add": lambda mx, a, p: mx.zeros((int(p["rows"]), *a[1].shape[1:])).at[a[0]].add(a[1]),
@@ -296,7 +305,7 @@ NUMPY = {
     "elu": lambda np, a, p: np.where(a[0] > 0, a[0], np.expm1(a[0])),
     "add": lambda np, a, p: a[0] + a[1],
     "mul": lambda np, a, p: a[0] * a[1],
-    "silu_mul": lambda np, a, p: a[0] * _np_sigmoid(np, a[0]) * a[1],
+    "silu_mul_grad": lambda np, a, p: a[0] * _np_sigmoid(np, a[0]) * a[1],
     "add_bias": lambda np, a, p: a[0] + a[1],
     "bias_silu": lambda np, a, p: (a[0] + a[1]) * _np_sigmoid(np, a[0] + a[1]),
     "bias_gelu_tanh": lambda np, a, p: _np_gelu(np, a[0] + a[1]),

@@ -23,8 +23,7 @@ ZM_API void zm_op_free(zm_op *op); // NULL is ignored
 ZM_API const char *zm_op_name(const zm_op *op);
 
 // Applies an op to nin arrays: out[0..nout-1] are its results, lazy, in the current scope. Operands of elementwise and row ops are
-// broadcast
-// against each other.
+// broadcast against each other.
 ZM_API zm_status zm_op_apply(const zm_op *op, zm_array *const *in, int nin, zm_array **out, int nout);
 // The same for an op of one result: operands up to a final NULL.
 ZM_API zm_array *zm_op_apply1(const zm_op *op, zm_array *first, ...) __attribute__((sentinel));
@@ -36,17 +35,15 @@ typedef struct zm_elementwise_options {
   const char *outputs;             // names that the source assigns, "a b"; NULL: the source is one expression
   zm_dtype result[ZM_MAX_RESULTS]; // dtype of each result; ZM_DTYPE_DEFAULT: of the first float operand, else of the expression
   // Gradients by the author: sources in the same language that see the inputs, the results by name (`y` for a single one) and the
-  // cotangents
-  // `g` (or g_<result>); gradient[i] is the expression for input i. NULL: taken symbolically.
+  // cotangents `g` (or g_<result>); gradient[i] is the expression for input i. NULL: taken symbolically.
   const char *gradient[ZM_MAX_OPERANDS];
 } zm_elementwise_options;
 // source: an expression of the inputs ("silu(gate) * up"), or statements that assign the outputs.
 ZM_API zm_op *zm_elementwise(const char *source, const zm_elementwise_options *options);
 
-// Reduces the last axis, [..., D] -> [...]: acc = init; for each v in order: acc = update(acc, v, i); result = finalize(acc).
-// An update of the form acc + f(v) (likewise *, max, min) is taken in the lane order of docs/numerics.md, any other serially unless
-// `combine`
-// says how the parts `a` and `b` of two lanes are joined. D is the length of the axis, i the position.
+// Reduces the last axis, [..., D] -> [...]: acc = init; for each v in order: acc = update(acc, v, i); result = finalize(acc). An update
+// of the form acc + f(v) (likewise *, max, min) is taken in the lane order of docs/numerics.md, any other serially unless `combine` says
+// how the parts `a` and `b` of two lanes are joined. D is the length of the axis, i the position.
 typedef struct zm_reduce_options {
   const char *name;
   const char *inputs;   // NULL: "v"
@@ -76,8 +73,7 @@ typedef struct zm_map_reduce_options {
 ZM_API zm_op *zm_map_reduce(const zm_map_reduce_options *options);
 
 // A kernel in full: rows with any number of passes and results, tiles of threads with threadgroup memory and barriers, or raw source for
-// each
-// backend.
+// each backend.
 typedef enum zm_kernel_form { ZM_KERNEL_ROWS, ZM_KERNEL_TILES, ZM_KERNEL_RAW } zm_kernel_form;
 typedef struct zm_kernel_options {
   const char *name;
@@ -87,8 +83,7 @@ typedef struct zm_kernel_options {
   // RAW: one function body for each backend; NULL where there is none
   const char *source_c, *source_cuda, *source_metal;
   // TILES and RAW: shape of result o, "x.0 x.1 k": dims of inputs and parameters; dtypes; the grid in threadgroups and threads of one
-  // group, as
-  // expressions of the same names.
+  // group, as expressions of the same names.
   const char *shape[ZM_MAX_RESULTS];
   zm_dtype result[ZM_MAX_RESULTS];
   const char *groups, *threads;

@@ -1,6 +1,5 @@
 // Transforms of functions of arrays: gradients, tangents, batches, fusion. They work on the graph that a function builds, so they nest in
-// any
-// order: gradients of gradients, batches of gradients, tangents of products.
+// any order: gradients of gradients, batches of gradients, tangents of products.
 //
 // A function gets nin arrays and gives nout; it must be a function of them: called again with the same arrays it builds the same graph. It
 // returns ZM_OK, or an error with its message set. Arrays that it reads from elsewhere are constants.
@@ -34,8 +33,7 @@ ZM_API zm_status zm_vmap(zm_function f, void *user, zm_array *const *in, int nin
                          const int *out_axes);
 
 // A compiled function: its graph is built once per types of inputs, chains of elementwise operations become one kernel each, and the tape
-// is
-// kept. Under another transform it behaves as f.
+// is kept. Under another transform it behaves as f.
 typedef struct zm_compiled zm_compiled;
 ZM_API zm_compiled *zm_compile(zm_function f, void *user, int nout);
 ZM_API void zm_compiled_free(zm_compiled *c);

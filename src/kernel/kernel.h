@@ -95,9 +95,8 @@ void zmi_instance_release(zmi_instance *x);
 zmi_instance *zmi_instance_find(const uint64_t key[2]); // of those alive, for tapes read from text; counted
 const zmi_code *zmi_instance_code(const zmi_instance *x);
 // Called before a play that will process about `elements` elements: compiles, or takes from the cache, when that pays
-// (ZMLX_KERNELS=interpret,
-// compile or auto). Never fails: an instance that cannot be compiled is interpreted; zmi_instance_note says why. May be called by several
-// threads.
+// (ZMLX_KERNELS=interpret, compile or auto). Never fails: an instance that cannot be compiled is interpreted; zmi_instance_note says why.
+// May be called by several threads.
 void zmi_instance_prepare(zmi_instance *x, int64_t elements);
 // RAW has no interpreter: compiled now, or an error that says why not. To be asked before a RAW kernel is applied.
 zm_status zmi_instance_require(zmi_instance *x);

@@ -1,7 +1,7 @@
 // One step of AdamW.
 #include "catalog/catalog.h"
 
-// What powers of a decay have lost of 1 after some steps: one number for all elements.
+// One number for all elements.
 static zmi_definition adamw_rest_def = {.name = "adamw_rest",
                                         .form = ZMI_FORM_ELEMENTS,
                                         .inputs = "step",

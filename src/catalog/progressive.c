@@ -47,13 +47,14 @@ static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout
   return ZM_OK;
 }
 
-// Outputs are shared out to lanes; each has room for the high and low parts of two rows, the products and their sums by group.
+// Outputs are shared out to lanes; each has room for the high and low parts of two rows, the products and sums by group.
 static int64_t tiles(const zmi_call *c) {
   return c->in[X]->type.shape[0] ? zmi_lane_count(c->in[WORDS]->type.shape[0]) : 0;
 }
 
 static size_t lane_floats(const zmi_call *c) {
-  return (size_t)(5 * c->in[X]->type.shape[1] + 4 * (c->in[X]->type.shape[1] / ((const progressive_attrs *)c->attrs)->group) + 16);
+  const int64_t k = c->in[X]->type.shape[1], groups = k / ((const progressive_attrs *)c->attrs)->group;
+  return (size_t)(5 * k + (4 + c->in[X]->type.shape[0]) * groups + 16);
 }
 
 static size_t scratch(const zmi_call *c) {
@@ -66,22 +67,44 @@ static void row_of(const zmi_call *c, int words, int64_t n, float *high, float *
   int64_t k = c->in[X]->type.shape[1], groups = k / a->group;
   const uint8_t *code = (const uint8_t *)((const uint32_t *)c->src[words] + n * c->in[words]->type.shape[1]); // little endian
   const float *scale = (const float *)c->src[words + 1] + n * groups, *bias = (const float *)c->src[words + 2] + n * groups;
-  unsigned mask = a->bits == 4 ? 3 : 63;
-  for (int64_t i = 0; i < k; i++) {
-    unsigned q = a->bits == 8 ? code[i] : code[i / 2] >> (i % 2 * 4) & 15u;
-    high[i] = (float)(q & ~mask) * scale[i / a->group] + bias[i / a->group];
-    low[i] = (float)(q & mask) * scale[i / a->group];
+  int64_t group = a->group;
+  for (int64_t g = 0; g < groups; g++) {
+    float s = scale[g], b = bias[g];
+    float *h = high + g * group, *l = low + g * group;
+    if (a->bits == 8) {
+      for (int64_t i = 0; i < group; i++) {
+        unsigned q = code[g * group + i];
+        h[i] = (float)(int)(q & ~63u) * s + b;
+        l[i] = (float)(int)(q & 63u) * s;
+      }
+      continue;
+    }
+    for (int64_t i = 0; i < group / 2; i++) {
+      unsigned q = code[g * group / 2 + i], even = q & 15u, odd = q >> 4;
+      h[2 * i] = (float)(int)(even & ~3u) * s + b;
+      h[2 * i + 1] = (float)(int)(odd & ~3u) * s + b;
+      l[2 * i] = (float)(int)(even & 3u) * s;
+      l[2 * i + 1] = (float)(int)(odd & 3u) * s;
+    }
+  }
+}
+
+static void group_sums(const zmi_call *c, const float *x, float *work, float *sums) {
+  const int64_t group = ((const progressive_attrs *)c->attrs)->group, k = c->in[X]->type.shape[1];
+  for (int64_t g = 0; g < k / group; g++) {
+    for (int64_t i = 0; i < group; i++) work[i] = __builtin_fabsf(x[g * group + i]);
+    sums[g] = c->kernels->sum(work, group);
   }
 }
 
 // The product with x from the high bits. bound [groups]: of what the low bits can add.
-static float high_product(const zmi_call *c, int words, int64_t n, const float *x, const float *high, float *work, float *bound) {
+static float high_product(const zmi_call *c, int words, int64_t n, const float *x, const float *sums, const float *high, float *work,
+                          float *bound) {
   const progressive_attrs *a = c->attrs;
   int64_t k = c->in[X]->type.shape[1], groups = k / a->group;
   const float *scale = (const float *)c->src[words + 1] + n * groups;
   for (int64_t g = 0; g < groups; g++) {
-    for (int64_t i = 0; i < a->group; i++) work[i] = __builtin_fabsf(x[g * a->group + i]);
-    bound[g] = c->kernels->sum(work, a->group) * __builtin_fabsf(scale[g]) * (a->bits == 4 ? 3.0f : 63.0f);
+    bound[g] = sums[g] * __builtin_fabsf(scale[g]) * (a->bits == 4 ? 3.0f : 63.0f);
   }
   memset(work, 0, (size_t)k * sizeof *work);
   c->kernels->multiply_add(x, high, k, work);
@@ -99,7 +122,7 @@ static float low_product(const zmi_call *c, const float *x, const float *low, fl
   return c->kernels->sum(work, k);
 }
 
-static void output(const zmi_call *c, int64_t n, float *memory) {
+static void output(const zmi_call *c, int64_t n, float *memory, const float *sums) {
   const progressive_attrs *a = c->attrs;
   int64_t k = c->in[X]->type.shape[1], groups = k / a->group, outputs = c->in[WORDS]->type.shape[0];
   float *high[2] = {memory, memory + k}, *low[2] = {memory + 2 * k, memory + 3 * k}, *work = memory + 4 * k;
@@ -110,7 +133,7 @@ static void output(const zmi_call *c, int64_t n, float *memory) {
     const float *x = (const float *)c->src[X] + m * k;
     float y[2], total[2];
     for (int i = 0; i < 2; i++) {
-      y[i] = high_product(c, i ? UP_WORDS : WORDS, n, x, high[i], work, bound[i]);
+      y[i] = high_product(c, i ? UP_WORDS : WORDS, n, x, sums + m * groups, high[i], work, bound[i]);
       total[i] = c->kernels->sum(bound[i], groups);
     }
     // As a comparison that a NaN does not pass.
@@ -127,7 +150,10 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
   int64_t outputs = c->in[WORDS]->type.shape[0];
   for (int64_t lane = begin; lane < end; lane++) {
     float *memory = (float *)(void *)((char *)c->scratch + zmi_align64(lane_floats(c) * sizeof(float)) * (size_t)lane);
-    for (int64_t n = zmi_lane_begin(outputs, lane); n < zmi_lane_begin(outputs, lane + 1); n++) output(c, n, memory);
+    const int64_t k = c->in[X]->type.shape[1], groups = k / ((const progressive_attrs *)c->attrs)->group;
+    float *sums = memory + 5 * k + 4 * groups + 16;
+    for (int64_t m = 0; m < c->in[X]->type.shape[0]; m++) group_sums(c, (const float *)c->src[X] + m * k, memory, sums + m * groups);
+    for (int64_t n = zmi_lane_begin(outputs, lane); n < zmi_lane_begin(outputs, lane + 1); n++) output(c, n, memory, sums);
   }
 }
 

@@ -201,8 +201,8 @@ static void compile(zmi_instance *x, bool only_cached, int64_t elements) {
   zmi_error_clear();
 }
 
-// A compiler takes about a quarter of a second, once on a machine: later processes find the kernel in the cache. The interpreter spends 0.5
-// to 10 nanoseconds more on an instruction of an element.
+// A compiler takes about a quarter of a second, once: the cache keeps it. The interpreter spends 0.5 to 10 nanoseconds more on an
+// instruction of an element.
 static const double compile_work = 0.25 / 5e-9, look_work = 2e5;
 
 void zmi_instance_prepare(zmi_instance *x, int64_t elements) {

@@ -216,7 +216,8 @@ ZK_FN zk_float zk_log1p(zk_float x) {
 
 // max(x, 0) + log1p(exp(-|x|))
 ZK_FN zk_float zk_softplus(zk_float x) {
-  return (x > 0.0f ? x : 0.0f) + zk_log1p(zk_exp(zk_of_bits(zk_bits(x) | 0x80000000u)));
+  zk_float z = zk_exp(zk_of_bits(zk_bits(x) | 0x80000000u)), y = zkp_log1p_sum(z, 0.0f); // z in [0, 1]: nothing else is special
+  return (x > 0.0f ? x : 0.0f) + (z != z ? z : y);
 }
 
 // ln(a + sqrt(a^2 + 1)), the argument as a sum of two; from 2^14 on ln(2a).

@@ -6,6 +6,7 @@
 #include "emit_cases.h"
 #include "kernel/cache.h"
 #include "kernel/emit.h"
+#include "nvrtc.h"
 #include "temp.h"
 
 #include <dlfcn.h>
@@ -387,40 +388,20 @@ static void every_instruction_is_there(void **state) {
 
 static void cuda_compiles(void **state) {
   (void)state;
-  static const char *const libraries[] = {"libnvrtc.so", "/usr/local/cuda/lib64/libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"};
   static const char *const cards[] = {"--gpu-architecture=sm_80", "--gpu-architecture=sm_90a", "--gpu-architecture=sm_100"};
-  void *nvrtc = NULL;
-  for (size_t i = 0; i < ZMI_COUNT(libraries) && !nvrtc; i++) nvrtc = dlopen(libraries[i], RTLD_NOW | RTLD_LOCAL);
-  if (!nvrtc) {
+  nvrtc n;
+  if (!nvrtc_open(&n)) {
     print_message("# skipped: NVRTC is not installed\n");
     skip();
   }
-  int (*create)(void **, const char *, const char *, int, const char *const *, const char *const *);
-  int (*build)(void *, int, const char *const *);
-  int (*log_size)(void *, size_t *), (*get_log)(void *, char *), (*destroy)(void **);
-  void *symbols[] = {dlsym(nvrtc, "nvrtcCreateProgram"), dlsym(nvrtc, "nvrtcCompileProgram"), dlsym(nvrtc, "nvrtcGetProgramLogSize"),
-                     dlsym(nvrtc, "nvrtcGetProgramLog"), dlsym(nvrtc, "nvrtcDestroyProgram")};
-  for (size_t i = 0; i < ZMI_COUNT(symbols); i++) assert_non_null(symbols[i]);
-  memcpy(&create, &symbols[0], sizeof create), memcpy(&build, &symbols[1], sizeof build), memcpy(&log_size, &symbols[2], sizeof log_size);
-  memcpy(&get_log, &symbols[3], sizeof get_log), memcpy(&destroy, &symbols[4], sizeof destroy);
   for (size_t i = 0; i < ZMI_COUNT(cards); i++) {
     zmi_text t = {0};
-    void *program = NULL;
-    const char *options[] = {cards[i], "-ftz=true", "-fmad=false", "-prec-div=true", "-prec-sqrt=true", "-std=c++17", "-w"};
     write_all(ZMI_TARGET_CUDA, i == 0, &t); // all codes once, those with barriers for each card
-    assert_int_equal(create(&program, zmi_text_str(&t), "kernels.cu", 0, NULL, NULL), 0);
-    int status = build(program, ZMI_COUNT(options), options);
-    if (status != 0) {
-      size_t size = 0;
-      log_size(program, &size);
-      char *text = calloc(size + 1, 1);
-      get_log(program, text);
-      fail_msg("%s: %.1500s", cards[i], text);
-    }
-    destroy(&program);
+    char *words = nvrtc_compile(&n, zmi_text_str(&t), cards[i]);
+    if (words) fail_msg("%s: %.1500s", cards[i], words);
     zmi_text_release(&t);
   }
-  dlclose(nvrtc);
+  dlclose(n.library);
 }
 
 int main(void) {

@@ -366,11 +366,11 @@ static void instances_are_shared(void **state) {
   assert_ptr_equal(zmi_instance_find(zmi_instance_code(x)->key), x);
   zmi_instance_release(x);
   setenv("ZMLX_KERNELS", "compile", 1);
-  zmi_instance_prepare(x, 1);
+  zmi_instance_prepare(x, 1, 0);
   assert_int_equal(strncmp(zmi_instance_note(x), "compiled for ", 13), 0);
   const float in[3] = {1, 2, 3};
   float out[3];
-  zmi_instance_elements(x, zmi_kernels_find(NULL), 3, (const void *[]){in}, (int[]){1}, NULL, (void *[]){out});
+  zmi_instance_elements(x, zmi_kernels_find(NULL), 0, 3, (const void *[]){in}, (int[]){1}, NULL, (void *[]){out});
   assert_true(out[0] == 3 && out[1] == 6 && out[2] == 9);
   zmi_instance_facts facts[8];
   assert_int_equal(zmi_instance_list(facts, ZMI_COUNT(facts)), 2);
@@ -394,7 +394,7 @@ static void an_instance_without_a_compiler(void **state) {
   setenv("ZMLX_CC", "there-is-no-such-compiler", 1);
   zmi_code *c = triple(5);
   zmi_instance *x = zmi_instance_of(c);
-  zmi_instance_prepare(x, 1);
+  zmi_instance_prepare(x, 1, 0);
   assert_non_null(strstr(zmi_instance_note(x), "interpreted: "));
   assert_non_null(strstr(zmi_instance_note(x), "there-is-no-such-compiler"));
   assert_int_equal(zmi_instance_require(x), ZM_ERROR_UNSUPPORTED);
@@ -407,20 +407,20 @@ static void small_work_is_interpreted(void **state) {
   (void)state;
   zmi_code *c = triple(6);
   zmi_instance *x = zmi_instance_of(c);
-  zmi_instance_prepare(x, 1000);
+  zmi_instance_prepare(x, 1000, 0);
   assert_non_null(strstr(zmi_instance_note(x), "not used enough"));
-  zmi_instance_prepare(x, (int64_t)1 << 32);
+  zmi_instance_prepare(x, (int64_t)1 << 32, 0);
   assert_int_equal(strncmp(zmi_instance_note(x), "compiled for ", 13), 0);
   zmi_instance_release(x);
   zmi_instance_forget();
   x = zmi_instance_of(c); // now the cache has it, so a little work is enough
-  zmi_instance_prepare(x, 100000);
+  zmi_instance_prepare(x, 100000, 0);
   assert_non_null(strstr(zmi_instance_note(x), "from the cache"));
   zmi_instance_release(x);
   zmi_instance_forget();
   setenv("ZMLX_KERNELS", "interpret", 1);
   x = zmi_instance_of(c);
-  zmi_instance_prepare(x, (int64_t)1 << 32);
+  zmi_instance_prepare(x, (int64_t)1 << 32, 0);
   assert_non_null(strstr(zmi_instance_note(x), "interpreted"));
   zmi_instance_release(x);
   zmi_code_free(c);
@@ -438,7 +438,7 @@ static zm_status tune(float by, int64_t n, bool again, zmi_tune_report *report) 
   zm_status status = zmi_instance_tune(x, &w, again, report);
   if (status == ZM_OK) {
     memset(out, 0, sizeof out);
-    zmi_instance_elements(x, zmi_kernels_find(NULL), n, w.in, w.step, NULL, w.out);
+    zmi_instance_elements(x, zmi_kernels_find(NULL), zmi_shape_class(ZMI_FORM_ELEMENTS, n, 0), n, w.in, w.step, NULL, w.out);
     for (int64_t i = 0; i < n; i++) assert_true(out[i] == in[i] * by);
     assert_int_equal(strncmp(zmi_instance_note(x), "compiled for ", 13), 0);
   }

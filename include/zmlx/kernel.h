@@ -102,6 +102,43 @@ ZM_API zm_status zm_op_apply_with(const zm_op *op, zm_array *const *in, int nin,
 ZM_API char *zm_op_source(const zm_op *op, const zm_dtype *dtypes, int nin, const char *target);
 ZM_API void zm_free_text(char *text);
 
+// ---- tuning ----
+// A compiled kernel can run in several ways that give the same bits: other chunks of elements, other flags of the compiler. For TILES and
+// RAW only flags differ: the number of threads is what the author's `threads` says.
+enum { ZM_AUTOTUNE_MOST = 8 };
+typedef struct zm_autotune_candidate {
+  int chunk;         // elements that are computed together
+  const char *flags; // for the compiler beside the usual ones; "" if none
+  double seconds;    // median of one call on one thread; 0 if nothing was measured
+} zm_autotune_candidate;
+typedef struct zm_autotune_report {
+  int count, chosen; // candidates, and which of them runs from now on; the first is the usual way unless it is `remembered`
+  zm_autotune_candidate candidates[ZM_AUTOTUNE_MOST];
+  bool remembered; // an earlier choice was found in the cache folder, nothing was measured: it is the only candidate
+  bool empty;      // there are no elements, nothing was measured and nothing is kept
+} zm_autotune_report;
+// Measures the ways of an op in turns on these operands, which are evaluated, and keeps the one that beats the usual way beyond doubt, else
+// the usual one: for this kernel and these dtypes, this device, and calls of about this size (rows: and about this length); in this process
+// and, through the cache folder, in later ones. `again`: measures even if there is a choice already. report may be NULL.
+// Takes a few seconds at most for compiling, and about 70 times as long as a call. An error says why kernels cannot be compiled here.
+ZM_API zm_status zm_autotune(const zm_op *op, zm_array *const *in, int nin, const double *parameters, int count, bool again,
+                             zm_autotune_report *report);
+
+// ---- the kernels of this process ----
+// Those made by ops so far for some dtypes, those of derivatives and of fused operations among them. Some that nobody holds are kept for
+// when they are asked for again.
+typedef struct zm_kernel_facts {
+  char name[64];
+  const char *form; // "elements", "rows", "tiles", "raw"
+  uint64_t key[2];  // hash of the content: the same kernel has the same in every process
+  int64_t runs;     // how often it was played
+  bool compiled, held;
+  char note[256]; // "compiled for avx512", or why it is interpreted
+} zm_kernel_facts;
+ZM_API size_t zm_kernel_count(void);
+// Fills at most `room` entries, in no particular order; gives how many.
+ZM_API size_t zm_kernel_list(zm_kernel_facts *facts, size_t room);
+
 #ifdef __cplusplus
 }
 #endif

@@ -350,6 +350,142 @@ zm_array *zm_op_apply1(const zm_op *op, zm_array *first, ...) {
   return zm_op_apply(op, in, nin, &out, 1) == ZM_OK ? out : NULL;
 }
 
+// ---- tuning ----
+
+typedef struct tuned_call {
+  zmi_work work;
+  zmi_launch launch;
+  const void *in[ZMI_KERNEL_IN];
+  int step[ZMI_KERNEL_IN];
+  int64_t row_stride[ZMI_KERNEL_IN];
+  void *out[ZMI_KERNEL_OUT];
+  zmi_type in_type[ZMI_KERNEL_IN], out_type[ZMI_KERNEL_OUT];
+} tuned_call;
+
+// The shape of results of elements and rows, and how each operand is walked: one element, one row for all, or an element for each.
+static zm_status lay_out_whole(const zmi_code *code, zm_array *const *in, zm_array **operands, tuned_call *t) {
+  const zmi_type whole = operands[0]->type;
+  const bool rows = code->form == ZMI_FORM_ROWS;
+  const int64_t n = zmi_type_count(&whole), d = rows ? whole.shape[whole.rank - 1] : 1;
+  t->work.n = n;
+  t->work.d = d;
+  t->work.rows = d > 0 ? n / d : 0;
+  for (int i = 0; i < code->nin; i++) {
+    const zmi_type *own = &in[i]->type;
+    const int64_t count = zmi_type_count(own);
+    const bool one = count == 1, row = rows && count == d && own->rank > 0 && own->shape[own->rank - 1] == d;
+    t->step[i] = !one && !(rows && d <= 1);
+    t->row_stride[i] = one || row ? 0 : d;
+    operands[i] = zm_contiguous(one || row ? in[i] : operands[i]);
+    if (!operands[i]) return zm_last_status();
+  }
+  for (int o = 0; o < code->nout; o++) t->out_type[o] = zmi_type_of(code->out[o], whole.rank - (rows && code->per_row[o]), whole.shape);
+  return ZM_OK;
+}
+
+static zm_status lay_out_grid(const zm_op *op, zm_array *const *in, int nin, const double *params, zm_array **operands, tuned_call *t) {
+  for (int i = 0; i < nin; i++) {
+    t->in_type[i] = in[i]->type;
+    operands[i] = zm_contiguous(in[i]);
+    if (!operands[i]) return zm_last_status();
+  }
+  zm_status status = zmi_kernel_shapes(op->kernel, t->in_type, params, t->out_type);
+  if (status == ZM_OK) status = zmi_kernel_grid(op->kernel, t->in_type, params, &t->launch.groups, &t->launch.threads);
+  t->launch.in = t->in;
+  t->launch.out = t->out;
+  t->launch.in_type = t->in_type;
+  t->launch.out_type = t->out_type;
+  t->launch.params = params;
+  t->work.launch = &t->launch;
+  return status;
+}
+
+static zm_status make_results(const zmi_code *code, tuned_call *t) {
+  for (int o = 0; o < code->nout; o++) {
+    size_t bytes;
+    t->out_type[o].dtype = code->out[o];
+    if (!zmi_type_bytes(&t->out_type[o], &bytes) || bytes > SIZE_MAX - 64)
+      return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: result %d is too large to address", code->name, o + 1);
+    if (!(t->out[o] = zmi_calloc(bytes + 64, 1))) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
+static void tell(const zmi_tune_report *found, zm_autotune_report *report) {
+  *report = (zm_autotune_report){.count = found->count, .chosen = found->chosen, .remembered = found->remembered, .empty = found->empty};
+  for (int i = 0; i < found->count; i++)
+    report->candidates[i] = (zm_autotune_candidate){found->tuning[i].chunk, zmi_tuning_flags(&found->tuning[i]), found->seconds[i]};
+}
+
+static zm_status tune(const zm_op *op, zmi_instance *x, zm_array *const *in, const double *params, bool again, zmi_tune_report *found) {
+  const zmi_code *code = zmi_instance_code(x);
+  zm_array *operands[ZMI_KERNEL_IN] = {NULL};
+  tuned_call *t = zmi_calloc(1, sizeof *t);
+  if (!t) return ZM_ERROR_MEMORY;
+  zm_status status;
+  if (code->form == ZMI_FORM_ELEMENTS || code->form == ZMI_FORM_ROWS) {
+    status = broadcast_operands(op, in, code->nin, operands);
+    if (status == ZM_OK) status = lay_out_whole(code, in, operands, t);
+  } else {
+    status = lay_out_grid(op, in, code->nin, params, operands, t);
+  }
+  if (status == ZM_OK) status = zm_eval(operands, (size_t)code->nin);
+  for (int i = 0; i < code->nin && status == ZM_OK; i++) t->in[i] = zm_array_data(operands[i]);
+  if (status == ZM_OK) status = make_results(code, t);
+  if (status == ZM_OK) {
+    t->work.in = t->in;
+    t->work.step = t->step;
+    t->work.row_stride = t->row_stride;
+    t->work.params = params;
+    t->work.out = t->out;
+    status = zmi_instance_tune(x, &t->work, again, found);
+  }
+  for (int o = 0; o < code->nout; o++) zmi_free(t->out[o]);
+  zmi_free(t);
+  return status;
+}
+
+zm_status zm_autotune(const zm_op *op, zm_array *const *in, int nin, const double *parameters, int count, bool again,
+                      zm_autotune_report *report) {
+  static const double no_parameters[ZMI_KERNEL_PARAMS];
+  zmi_tune_report found = {0};
+  zm_dtype dtypes[ZMI_KERNEL_IN];
+  if (report) *report = (zm_autotune_report){0};
+  if (!op) return zmi_fail(ZM_ERROR_ARGUMENT, "zm_autotune: the op is NULL");
+  zm_status status = check_counts(op, in, nin, count, facts_of(op)->nout);
+  if (status != ZM_OK) return status;
+  for (int i = 0; i < nin; i++) dtypes[i] = in[i]->type.dtype;
+  zmi_bound *b = bound_for(op, dtypes);
+  zm_scope *scope = b ? zm_scope_open() : NULL;
+  if (!scope) return zm_last_status();
+  status = tune(op, b->instance, in, parameters ? parameters : no_parameters, again, &found);
+  zm_scope_close(scope);
+  if (status == ZM_OK && report) tell(&found, report);
+  return status;
+}
+
+// ---- the kernels of the process ----
+
+size_t zm_kernel_count(void) {
+  return zmi_instance_list(NULL, 0);
+}
+
+size_t zm_kernel_list(zm_kernel_facts *facts, size_t room) {
+  static const char *const forms[] = {"elements", "rows", "tiles", "raw"};
+  zmi_instance_facts *found = room && facts ? zmi_calloc(room, sizeof *found) : NULL;
+  if (!found) return 0;
+  const size_t alive = zmi_instance_list(found, room), n = ZMI_MIN(alive, room);
+  for (size_t i = 0; i < n; i++) {
+    const zmi_instance_facts *f = &found[i];
+    facts[i] = (zm_kernel_facts){
+        .form = forms[f->form], .key = {f->key[0], f->key[1]}, .runs = f->runs, .compiled = f->compiled, .held = f->refs > 0};
+    memcpy(facts[i].name, f->name, sizeof facts[i].name);
+    memcpy(facts[i].note, f->note, sizeof facts[i].note);
+  }
+  zmi_free(found);
+  return n;
+}
+
 // ---- sources ----
 
 char *zm_op_source(const zm_op *op, const zm_dtype *dtypes, int nin, const char *target) {

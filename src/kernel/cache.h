@@ -37,13 +37,11 @@ zmi_cache_facts zmi_cache_look(const zmi_cache *c);
 size_t zmi_cache_clear(const zmi_cache *c); // the number of files removed
 
 // ---- tuning (tune.c) ----
-struct zmi_tuning;
 struct zmi_code;
-// What is remembered for a kernel at about so many elements; the usual way if nothing is.
-bool zmi_tuning_recall(const struct zmi_code *code, const char *tier, int64_t elements, struct zmi_tuning *tuning);
+// Ways are numbered; 0 is the usual one. What is remembered for a kernel and a class of shape; -1: nothing.
+int zmi_tuning_recall(const struct zmi_code *code, const char *tier, int shape);
 // A kernel compiled in one way; NULL: see zmi_compile_c.
-void *zmi_tuning_compile(const struct zmi_code *code, const char *tier, const struct zmi_tuning *tuning, bool only_cached, char note[512],
-                         bool *was_cached);
+void *zmi_tuning_compile(const struct zmi_code *code, const char *tier, int way, bool only_cached, char note[512], bool *was_cached);
 
 // ---- the compiler (compile.c) ----
 // Takes C source to a loaded shared object, from the cache if it is there. Returns a handle for dlsym, or NULL: then `note` is one sentence

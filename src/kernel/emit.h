@@ -52,8 +52,11 @@ void zmi_emit_stored(zm_dtype d, zmi_ctype from, const char *value, zmi_text *t)
 const char *zmi_emit_identity(zmi_cop op, zmi_ctype type);                        // what a reduction starts from
 
 // ---- instance.c, for tune.c ----
-const char *zmi_instance_entry(const zmi_instance *x); // name of the function to look for
-void zmi_instance_adopt(zmi_instance *x, void *handle, void (*kernel)(void), const char *note);
+// The kernel of one way, compiled if it is not yet; it stays as long as the instance. NULL: `why` says the reason.
+typedef void (*zmi_entry_fn)(void);
+zmi_entry_fn zmi_instance_way(zmi_instance *x, int way, char why[512]);
+void zmi_instance_choose(zmi_instance *x, int shape, int way); // one that zmi_instance_way gave
+int zmi_instance_chosen(const zmi_instance *x, int shape);
 void zmi_instance_call(const zmi_instance *x, void (*kernel)(void), const zmi_work *work);
 
 // ---- frames ----

@@ -20,14 +20,18 @@ typedef enum state { FRESH, COMPILED, FAILED } state;
 
 struct zmi_instance {
   zmi_code *code;
-  zmi_routine *routine;           // what the interpreter runs; RAW: NULL
-  int refs;                       // under the lock of the table
-  uint64_t turn;                  // when its last reference went
-  zmi_instance *next;             // in its bucket
-  pthread_mutex_t lock;           // of what follows but the atomics
-  _Atomic int state;              // changed under the lock
-  _Atomic(void (*)(void)) kernel; // NULL: interpreted
-  void *handle, *tuned;           // a tuned kernel beside the one that others may be running
+  zmi_routine *routine; // what the interpreter runs; RAW: NULL
+  int refs;             // under the lock of the table
+  uint64_t turn;        // when its last reference went
+  zmi_instance *next;   // in its bucket
+  pthread_mutex_t lock; // of what follows but the atomics
+  _Atomic int state;    // changed under the lock
+  // The ways that are loaded: calls may be running in any of them, so they stay.
+  void *handles[ZMI_TUNE_MOST];
+  zmi_entry_fn ways[ZMI_TUNE_MOST];
+  _Atomic(zmi_entry_fn) kernels[ZMI_SHAPE_CLASSES]; // one of the ways for each class; NULL: interpreted
+  _Atomic int chosen[ZMI_SHAPE_CLASSES];            // which
+  _Atomic uint32_t recalled;                        // classes for which the cache was asked
   char note[640];
   bool looked; // into the cache
   _Atomic int64_t asked, runs;
@@ -49,8 +53,7 @@ static zmi_instance **find_place(const uint64_t key[2]) {
 }
 
 static void free_instance(zmi_instance *x) {
-  zmi_compile_unload(x->handle);
-  zmi_compile_unload(x->tuned);
+  for (int w = 0; w < ZMI_TUNE_MOST; w++) zmi_compile_unload(x->handles[w]);
   zmi_routine_free(x->routine);
   zmi_code_free(x->code);
   pthread_mutex_destroy(&x->lock);
@@ -137,6 +140,11 @@ void zmi_instance_forget(void) {
   }
 }
 
+int zmi_shape_class(zmi_form form, int64_t elements, int64_t d) {
+  const int size = elements <= 1 << 16 ? 0 : elements <= 1 << 22 ? 1 : 2;
+  return form != ZMI_FORM_ROWS ? size : size + 3 * (d <= 64 ? 0 : d <= 1024 ? 1 : d <= 16384 ? 2 : 3);
+}
+
 const zmi_code *zmi_instance_code(const zmi_instance *x) {
   return x->code;
 }
@@ -156,6 +164,7 @@ size_t zmi_instance_list(zmi_instance_facts *facts, size_t room) {
                                         .runs = atomic_load(&x->runs),
                                         .compiled = atomic_load(&x->state) == COMPILED,
                                         .refs = x->refs};
+        snprintf(facts[n].note, sizeof facts[n].note, "%.255s", zmi_instance_note(x));
         snprintf(facts[n].name, sizeof facts[n].name, "%s", x->code->name);
       }
       n++;
@@ -170,34 +179,55 @@ static const char *const entry_names[] = {
     [ZMI_FORM_ELEMENTS] = "zk_elements", [ZMI_FORM_ROWS] = "zk_rows", [ZMI_FORM_TILES] = "zk_groups", [ZMI_FORM_RAW] = "zk_groups"};
 
 // Under the lock of the instance.
-static void compile(zmi_instance *x, bool only_cached, int64_t elements) {
+static zmi_entry_fn load_way(zmi_instance *x, const zmi_kernels *k, int way, bool only_cached, char why[512], bool *cached) {
+  why[0] = 0;
+  *cached = false;
+  if (x->ways[way]) return x->ways[way];
+  void *handle = zmi_tuning_compile(x->code, k->name, way, only_cached, why, cached);
+  void *entry = handle ? dlsym(handle, entry_names[x->code->form]) : NULL;
+  if (entry) {
+    memcpy(&x->ways[way], &entry, sizeof entry);
+    x->handles[way] = handle;
+  } else if (handle) {
+    zmi_compile_unload(handle);
+    snprintf(why, 512, "the compiled kernel lacks %s", entry_names[x->code->form]);
+  }
+  return x->ways[way];
+}
+
+static void choose(zmi_instance *x, int shape, int way) {
+  atomic_store_explicit(&x->chosen[shape], way, memory_order_relaxed);
+  atomic_store_explicit(&x->kernels[shape], x->ways[way], memory_order_release);
+}
+
+// Under the lock of the instance.
+static void compile(zmi_instance *x, bool only_cached) {
   char why[512];
-  zmi_tuning tuning;
   bool cached = false;
   const zmi_kernels *k = zmi_kernels_find(NULL);
-  void *handle = NULL;
   if (!k) {
     snprintf(why, sizeof why, "%.400s", zm_last_error());
-  } else {
-    zmi_tuning_recall(x->code, k->name, elements, &tuning);
-    handle = zmi_tuning_compile(x->code, k->name, &tuning, only_cached, why, &cached);
-    void *entry = handle ? dlsym(handle, entry_names[x->code->form]) : NULL;
-    if (entry) {
-      void (*kernel)(void);
-      memcpy(&kernel, &entry, sizeof kernel);
-      x->handle = handle;
-      snprintf(x->note, sizeof x->note, "compiled for %s%s", k->name, cached ? ", from the cache" : "");
-      atomic_store_explicit(&x->kernel, kernel, memory_order_release);
-      atomic_store_explicit(&x->state, COMPILED, memory_order_release);
-    } else if (handle) {
-      zmi_compile_unload(handle);
-      snprintf(why, sizeof why, "the compiled kernel lacks %s", entry_names[x->code->form]);
-    }
+  } else if (load_way(x, k, 0, only_cached, why, &cached)) {
+    snprintf(x->note, sizeof x->note, "compiled for %s%s", k->name, cached ? ", from the cache" : "");
+    for (int s = 0; s < ZMI_SHAPE_CLASSES; s++) choose(x, s, 0);
+    atomic_store_explicit(&x->state, COMPILED, memory_order_release);
   }
-  if (!atomic_load(&x->kernel) && why[0]) {
+  if (atomic_load(&x->state) == FRESH && why[0]) {
     snprintf(x->note, sizeof x->note, "interpreted: %s", why);
     atomic_store_explicit(&x->state, FAILED, memory_order_release);
   }
+  zmi_error_clear();
+}
+
+// What an earlier process chose for this class, looked for once. Under the lock of the instance.
+static void recall(zmi_instance *x, int shape) {
+  char why[512];
+  bool cached;
+  const zmi_kernels *k = zmi_kernels_find(NULL);
+  if (atomic_load(&x->state) != COMPILED || atomic_load(&x->recalled) >> shape & 1) return;
+  const int way = k ? zmi_tuning_recall(x->code, k->name, shape) : -1;
+  if (way > 0 && load_way(x, k, way, false, why, &cached)) choose(x, shape, way);
+  atomic_fetch_or(&x->recalled, 1u << shape);
   zmi_error_clear();
 }
 
@@ -205,46 +235,57 @@ static void compile(zmi_instance *x, bool only_cached, int64_t elements) {
 // instruction of an element.
 static const double compile_work = 0.25 / 5e-9, look_work = 2e5;
 
-void zmi_instance_prepare(zmi_instance *x, int64_t elements) {
+void zmi_instance_prepare(zmi_instance *x, int64_t elements, int shape) {
   atomic_fetch_add_explicit(&x->runs, 1, memory_order_relaxed);
-  if (atomic_load_explicit(&x->state, memory_order_acquire) != FRESH) return;
+  const int now = atomic_load_explicit(&x->state, memory_order_acquire);
+  if (now == FAILED || (now == COMPILED && atomic_load_explicit(&x->recalled, memory_order_relaxed) >> shape & 1)) return;
   const char *mode = zmi_env("ZMLX_KERNELS");
-  if (mode && strcmp(mode, "interpret") == 0) return;
+  if (now == FRESH && mode && strcmp(mode, "interpret") == 0) return;
   const int64_t asked = atomic_fetch_add_explicit(&x->asked, elements, memory_order_relaxed) + elements;
   const bool always = mode && strcmp(mode, "compile") == 0;
   const double work = (double)asked * (double)x->code->count;
-  if (!always && work < look_work) return;
+  if (now == FRESH && !always && work < look_work) return;
   if (always)
     pthread_mutex_lock(&x->lock);
   else if (pthread_mutex_trylock(&x->lock) != 0)
     return; // another thread is at it: this one interprets meanwhile
   if (atomic_load(&x->state) == FRESH && (always || work >= compile_work || !x->looked)) {
     x->looked = true;
-    compile(x, !always && work < compile_work, elements);
+    compile(x, !always && work < compile_work);
   }
+  recall(x, shape);
   pthread_mutex_unlock(&x->lock);
 }
 
-const char *zmi_instance_entry(const zmi_instance *x) {
-  return entry_names[x->code->form];
-}
-
-void zmi_instance_adopt(zmi_instance *x, void *handle, void (*kernel)(void), const char *note) {
+zmi_entry_fn zmi_instance_way(zmi_instance *x, int way, char why[512]) {
+  zmi_entry_fn kernel = NULL;
+  bool cached;
+  const zmi_kernels *k = zmi_kernels_find(NULL);
+  why[0] = 0;
   pthread_mutex_lock(&x->lock);
-  if (x->tuned) { // tuned before: calls may still be running in there, so the new one waits for the next process
-    zmi_compile_unload(handle);
-  } else {
-    x->tuned = handle;
-    if (atomic_load(&x->state) != COMPILED) snprintf(x->note, sizeof x->note, "%s", note); // others may be reading it
-    atomic_store_explicit(&x->kernel, kernel, memory_order_release);
-    atomic_store_explicit(&x->state, COMPILED, memory_order_release);
-  }
+  if (atomic_load(&x->state) == FRESH) compile(x, false);
+  if (k && atomic_load(&x->state) == COMPILED)
+    kernel = load_way(x, k, way, false, why, &cached);
+  else
+    snprintf(why, 512, "%.500s", strncmp(x->note, "interpreted: ", 13) == 0 ? x->note + 13 : x->note);
   pthread_mutex_unlock(&x->lock);
+  return kernel;
+}
+
+void zmi_instance_choose(zmi_instance *x, int shape, int way) {
+  pthread_mutex_lock(&x->lock);
+  choose(x, shape, way);
+  atomic_fetch_or(&x->recalled, 1u << shape);
+  pthread_mutex_unlock(&x->lock);
+}
+
+int zmi_instance_chosen(const zmi_instance *x, int shape) {
+  return atomic_load_explicit(&x->chosen[shape], memory_order_relaxed);
 }
 
 zm_status zmi_instance_require(zmi_instance *x) {
   pthread_mutex_lock(&x->lock);
-  if (atomic_load(&x->state) == FRESH) compile(x, false, 0);
+  if (atomic_load(&x->state) == FRESH) compile(x, false);
   pthread_mutex_unlock(&x->lock);
   if (atomic_load_explicit(&x->state, memory_order_acquire) == COMPILED) return ZM_OK;
   return zmi_fail(ZM_ERROR_UNSUPPORTED, "kernel %s: cannot be compiled, and only a compiler can run it: %s", x->code->name,
@@ -253,18 +294,18 @@ zm_status zmi_instance_require(zmi_instance *x) {
 
 // ---- running ----
 
-void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int64_t n, const void *const *in, const int *step,
+void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t n, const void *const *in, const int *step,
                            const double *params, void *const *out) {
-  elements_fn kernel = (elements_fn)atomic_load_explicit(&x->kernel, memory_order_acquire);
+  elements_fn kernel = (elements_fn)atomic_load_explicit(&x->kernels[shape], memory_order_acquire);
   if (kernel)
     kernel(n, in, step, params, out);
   else
     zmi_routine_elements(x->routine, k, n, in, step, params, out);
 }
 
-void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int64_t rows, int64_t d, const void *const *in,
+void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t rows, int64_t d, const void *const *in,
                        const int64_t *row_stride, const int *step, const double *params, void *const *out) {
-  rows_fn kernel = (rows_fn)atomic_load_explicit(&x->kernel, memory_order_acquire);
+  rows_fn kernel = (rows_fn)atomic_load_explicit(&x->kernels[shape], memory_order_acquire);
   if (kernel)
     kernel(rows, d, in, row_stride, step, params, out);
   else
@@ -283,7 +324,8 @@ static void call_groups(const zmi_instance *x, groups_fn kernel, const zmi_launc
 }
 
 void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last) {
-  groups_fn kernel = (groups_fn)atomic_load_explicit(&x->kernel, memory_order_acquire);
+  const int shape = zmi_grid_class((zmi_form)x->code->form, l->groups, l->threads);
+  groups_fn kernel = (groups_fn)atomic_load_explicit(&x->kernels[shape], memory_order_acquire);
   const bool raw = x->code->form == ZMI_FORM_RAW;
   if (kernel && (raw || l->threads <= ZMI_EMIT_THREADS))
     call_groups(x, kernel, l, first, last);

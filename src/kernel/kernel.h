@@ -87,6 +87,13 @@ typedef struct zmi_piece {
 zmi_code *zmi_code_compose(const zmi_piece *pieces, int count, int nin, const zm_dtype *in, const int *results, int nout);
 
 // ---- instances (instance.c): shared by content; refcounted ----
+// Calls are of classes of size, rows also of classes of their length: each class may have its own way to run, see tuning.
+enum { ZMI_SHAPE_CLASSES = 12 };
+int zmi_shape_class(zmi_form form, int64_t elements, int64_t d); // elements: ROWS rows * d
+// TILES and RAW: by the threads of all groups.
+static inline int zmi_grid_class(zmi_form form, int64_t groups, int64_t threads) {
+  return zmi_shape_class(form, ZMI_MIN(groups, (int64_t)1 << 30) * ZMI_MIN(threads, (int64_t)1 << 30), 0);
+}
 typedef struct zmi_instance zmi_instance;
 // Takes a copy of what it needs of the code. The same content gives the same instance.
 zmi_instance *zmi_instance_of(const zmi_code *code);
@@ -97,7 +104,8 @@ const zmi_code *zmi_instance_code(const zmi_instance *x);
 // Called before a play that will process about `elements` elements: compiles, or takes from the cache, when that pays
 // (ZMLX_KERNELS=interpret, compile or auto). Never fails: an instance that cannot be compiled is interpreted; zmi_instance_note says why.
 // May be called by several threads.
-void zmi_instance_prepare(zmi_instance *x, int64_t elements);
+// shape: the class of the call, whose tuned way is taken if one is remembered.
+void zmi_instance_prepare(zmi_instance *x, int64_t elements, int shape);
 // RAW has no interpreter: compiled now, or an error that says why not. To be asked before a RAW kernel is applied.
 zm_status zmi_instance_require(zmi_instance *x);
 const char *zmi_instance_note(const zmi_instance *x); // "compiled for avx512", "interpreted: no C compiler was found", ...
@@ -110,6 +118,7 @@ typedef struct zmi_instance_facts {
   int64_t runs; // times it was prepared for
   bool compiled;
   int refs;
+  char note[256]; // zmi_instance_note()
 } zmi_instance_facts;
 size_t zmi_instance_list(zmi_instance_facts *facts, size_t room); // their number; fills the first `room`
 void zmi_instance_forget(void);                                   // gives up those that nobody holds
@@ -126,12 +135,13 @@ void zmi_kernel_cache_look(zmi_kernel_cache *facts);
 size_t zmi_kernel_cache_clear(void); // files removed
 
 // Running. Each may be called by many workers at once on disjoint parts. params: in the order of their names.
+// shape: the class of the whole call, of which this may be a part.
 // ELEMENTS: in[i] and out[o] are n contiguous elements of their dtypes. step[i]: 1, or 0 for one element that all share.
-void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int64_t n, const void *const *in, const int *step,
+void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t n, const void *const *in, const int *step,
                            const double *params, void *const *out);
 // ROWS: `rows` rows of d elements. in[i]: first element; row_stride[i] elements from row to row (0: the same row for all); step[i] 1 or 0
 // within a row. out[o]: contiguous [rows, d], or [rows] if per row.
-void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int64_t rows, int64_t d, const void *const *in,
+void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t rows, int64_t d, const void *const *in,
                        const int64_t *row_stride, const int *step, const double *params, void *const *out);
 // TILES and RAW: threadgroups [first, last) of `groups`, each of `threads` threads. in, out: whole contiguous buffers; shape of each in
 // dims[i][ZM_MAX_RANK].
@@ -149,7 +159,8 @@ typedef struct zmi_tuning {
   int chunk; // elements that are computed together
   int flag;  // 0, or a flag of tune.c: 1 loops unrolled, 2 vectors of half the width
 } zmi_tuning;
-enum { ZMI_TUNE_MOST = 8 };
+enum { ZMI_TUNE_MOST = 8, ZMI_TUNE_ROUNDS = 9 };
+const char *zmi_tuning_flags(const zmi_tuning *t); // words for the compiler, "" if there are none
 // One call to measure; the results are written over.
 typedef struct zmi_work {
   int64_t n, rows, d; // ELEMENTS: n; ROWS: rows of d
@@ -164,11 +175,15 @@ typedef struct zmi_tune_report {
   int count, chosen; // candidates, the first one being the usual way
   zmi_tuning tuning[ZMI_TUNE_MOST];
   double seconds[ZMI_TUNE_MOST]; // medians; 0 if it was remembered
-  bool remembered;
+  bool remembered, empty;
 } zmi_tune_report;
-// Measures the ways in turns and keeps the best, if it is better beyond doubt, for this kernel, device and class of size: now, and in the
-// cache folder for later processes. What is remembered is not measured again unless `again`.
+// Measures the ways in turns and keeps the best, if it is better beyond doubt, for this kernel, device and class of shape: now, and in the
+// cache folder for later processes. What is remembered is not measured again unless `again`; of an empty call nothing is.
 zm_status zmi_instance_tune(zmi_instance *x, const zmi_work *work, bool again, zmi_tune_report *report);
+// The one to take of `count` ways timed in turns: 0, the usual one, unless another beats it in all rounds but one by more than a little.
+int zmi_tune_best(const double (*seconds)[ZMI_TUNE_ROUNDS], int count);
+// What runs calls of a class now.
+zmi_tuning zmi_instance_tuning(const zmi_instance *x, int shape);
 
 // ---- the interpreter, the reference of everything else (interpret.c) ----
 // What the interpreter runs; made once for a code, which it does not need afterwards. Calls may run it concurrently; they allocate nothing.

@@ -1,23 +1,41 @@
 // Tuning of compiled kernels: the same code with other chunks of elements and other flags, timed in turns on the caller's operands. What is
-// chosen is remembered in the cache folder, in an entry that says which kernel, device and class of size it is for.
+// chosen is remembered in the cache folder, in an entry that says which kernel, dtypes, device and class of shape it is for.
 #include "kernel/cache.h"
 #include "kernel/emit.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROUNDS = 9, TEXT = 1024 };
+enum { ROUNDS = ZMI_TUNE_ROUNDS, TEXT = 1024 };
 static const double block_seconds = 4e-4, margin = 1.02;
 
 static const char *const flag_words[] = {"", "-funroll-loops", "-mprefer-vector-width=256"};
+// Remembered by their numbers' contents, so the order may change; the first one is the usual way.
 static const zmi_tuning ways[] = {{512, 0}, {256, 0}, {1024, 0}, {2048, 0}, {512, 1}, {1024, 1}, {512, 2}};
+_Static_assert(ZMI_COUNT(ways) <= ZMI_TUNE_MOST, "ways of an instance");
+
+const char *zmi_tuning_flags(const zmi_tuning *t) {
+  return t->flag >= 0 && t->flag < (int)ZMI_COUNT(flag_words) ? flag_words[t->flag] : "";
+}
+
+zmi_tuning zmi_instance_tuning(const zmi_instance *x, int shape) {
+  return ways[zmi_instance_chosen(x, shape)];
+}
 
 // ---- what is remembered ----
 
-static const char *class_of(int64_t elements) {
-  return elements <= 1 << 16 ? "small" : elements <= 1 << 22 ? "medium" : "large";
+static void class_of(const zmi_code *code, int shape, char text[48]) {
+  static const char *const sizes[] = {"small", "medium", "large"}, *const lengths[] = {"64", "1024", "16384", "more"};
+  if (code->form == ZMI_FORM_ROWS)
+    snprintf(text, 48, "%s rows to %s", sizes[shape % 3], lengths[shape / 3]);
+  else
+    snprintf(text, 48, "%s", sizes[shape % 3]);
+}
+
+static void dtypes_of(const zmi_code *code, zmi_text *text) {
+  for (int i = 0; i < code->nin; i++) zmi_text_add(text, "%s ", zm_dtype_name(code->in[i]));
+  for (int o = 0; o < code->nout; o++) zmi_text_add(text, "> %s ", zm_dtype_name(code->out[o]));
 }
 
 static void device_of(char text[160]) {
@@ -33,64 +51,75 @@ static void device_of(char text[160]) {
   if (f) fclose(f);
 }
 
-// The entry up to the choice itself; its hash is the entry's name.
-static void describe(const zmi_code *code, const char *tier, int64_t elements, char text[TEXT], char name[48]) {
-  char device[160], compiler[512];
+// The entry up to the choice itself; its hash is the entry's name. False without memory.
+static bool describe(const zmi_code *code, const char *tier, int shape, zmi_text *text, char name[48]) {
+  char device[160], compiler[512], size[48];
   uint8_t digest[32];
   zmi_sha256 h;
   device_of(device);
+  class_of(code, shape, size);
   if (!zmi_compiler_facts(compiler)) compiler[0] = 0;
-  snprintf(text, TEXT, "zmlx tuning 1\nkernel %016llx%016llx\nform %d\ntier %s\ndevice %s\ncpus %d\ncompiler %.300s\nsize %s\n",
-           (unsigned long long)code->key[0], (unsigned long long)code->key[1], code->form, tier, device, zmi_cpu_count(), compiler,
-           class_of(elements));
+  zmi_text_add(text, "zmlx tuning 2\nkernel %016llx%016llx\nform %d\ndtypes ", (unsigned long long)code->key[0],
+               (unsigned long long)code->key[1], code->form);
+  dtypes_of(code, text);
+  zmi_text_add(text, "\ntier %s\ndevice %s\ncpus %d\ncompiler %s\nshape %s\n", tier, device, zmi_cpu_count(), compiler, size);
+  if (text->failed) return false;
   zmi_sha256_start(&h);
-  zmi_sha256_add(&h, text, strlen(text));
+  zmi_sha256_add(&h, text->data, text->size);
   zmi_sha256_end(&h, digest);
   int at = snprintf(name, 48, "tune-");
   for (int i = 0; i < 16; i++) at += snprintf(name + at, (size_t)(48 - at), "%02x", digest[i]);
+  return true;
 }
 
-static bool read_choice(const char *text, zmi_tuning *t) {
+static int read_choice(const char *text) {
   for (size_t i = 0; i < ZMI_COUNT(ways); i++) { // only what could have been measured
     char line[64];
     snprintf(line, sizeof line, "chunk %d flag %d\n", ways[i].chunk, ways[i].flag);
-    if (strcmp(text, line) != 0) continue;
-    *t = ways[i];
-    return true;
+    if (strcmp(text, line) == 0) return (int)i;
   }
-  return false;
+  return -1;
 }
 
-bool zmi_tuning_recall(const zmi_code *code, const char *tier, int64_t elements, zmi_tuning *tuning) {
+static bool sensible(const zmi_code *code, const char *tier, const zmi_tuning *t) {
+  if (t->flag == 2 && strncmp(tier, "avx512", 6) != 0) return false;
+  return t->chunk == ways[0].chunk || code->form < ZMI_FORM_TILES; // threads of a group are not cut into chunks
+}
+
+int zmi_tuning_recall(const zmi_code *code, const char *tier, int shape) {
   zmi_cache cache;
-  char text[TEXT], name[48];
+  zmi_text text = {0};
+  char name[48];
   size_t size = 0;
-  *tuning = ways[0];
-  describe(code, tier, elements, text, name);
-  zmi_cache_open(&cache);
-  char *data = zmi_cache_read(&cache, name, &size);
-  const size_t head = strlen(text);
-  bool found = data && size > head && memcmp(data, text, head) == 0 && read_choice(data + head, tuning);
-  zmi_free(data);
-  zmi_cache_close(&cache);
-  return found;
+  int way = -1;
+  if (describe(code, tier, shape, &text, name)) {
+    zmi_cache_open(&cache);
+    char *data = zmi_cache_read(&cache, name, &size);
+    if (data && size > text.size && memcmp(data, text.data, text.size) == 0) way = read_choice(data + text.size);
+    zmi_free(data);
+    zmi_cache_close(&cache);
+  }
+  zmi_text_release(&text);
+  return way >= 0 && sensible(code, tier, &ways[way]) ? way : -1;
 }
 
-static void remember(const zmi_code *code, const char *tier, int64_t elements, const zmi_tuning *t) {
+static void remember(const zmi_code *code, const char *tier, int shape, const zmi_tuning *t) {
   zmi_cache cache;
-  char text[TEXT + 64], name[48];
-  describe(code, tier, elements, text, name);
-  const size_t head = strlen(text);
-  snprintf(text + head, sizeof text - head, "chunk %d flag %d\n", t->chunk, t->flag);
-  zmi_cache_open(&cache);
-  zmi_cache_put(&cache, name, text, strlen(text));
-  zmi_cache_close(&cache);
+  zmi_text text = {0};
+  char name[48];
+  if (describe(code, tier, shape, &text, name)) {
+    zmi_text_add(&text, "chunk %d flag %d\n", t->chunk, t->flag);
+    zmi_cache_open(&cache);
+    if (!text.failed) zmi_cache_put(&cache, name, text.data, text.size);
+    zmi_cache_close(&cache);
+  }
+  zmi_text_release(&text);
 }
 
 // ---- compiling ----
 
-void *zmi_tuning_compile(const zmi_code *code, const char *tier, const zmi_tuning *tuning, bool only_cached, char note[512],
-                         bool *was_cached) {
+void *zmi_tuning_compile(const zmi_code *code, const char *tier, int way, bool only_cached, char note[512], bool *was_cached) {
+  const zmi_tuning *tuning = &ways[way];
   zmi_text source = {0};
   char words[80];
   void *handle = NULL;
@@ -105,15 +134,9 @@ void *zmi_tuning_compile(const zmi_code *code, const char *tier, const zmi_tunin
 
 // ---- measuring ----
 
-typedef struct candidate {
-  void *handle;
-  void (*kernel)(void);
-  double seconds[ROUNDS];
-} candidate;
-
-static double measure(const zmi_instance *x, const candidate *c, const zmi_work *w, int calls) {
+static double measure(const zmi_instance *x, zmi_entry_fn kernel, const zmi_work *w, int calls) {
   const double start = zmi_now();
-  for (int i = 0; i < calls; i++) zmi_instance_call(x, c->kernel, w);
+  for (int i = 0; i < calls; i++) zmi_instance_call(x, kernel, w);
   return (zmi_now() - start) / calls;
 }
 
@@ -129,84 +152,84 @@ static double median(const double *values) {
   return copy[ROUNDS / 2];
 }
 
-// Whether `c` beats the usual way in all rounds but one, by more than a little.
-static bool beats(const candidate *c, const candidate *usual) {
+static bool beats(const double *seconds, const double *usual) {
   double ratio[ROUNDS];
-  for (int r = 0; r < ROUNDS; r++) ratio[r] = usual->seconds[r] / c->seconds[r];
+  for (int r = 0; r < ROUNDS; r++) ratio[r] = usual[r] / seconds[r];
   qsort(ratio, ROUNDS, sizeof *ratio, ascending);
   return ratio[1] > margin;
 }
 
-static int choose(const zmi_instance *x, candidate *c, int count, const zmi_work *w, zmi_tune_report *report) {
-  const unsigned saved = zmi_float_rule_enter();
-  const double once = ZMI_MAX(measure(x, &c[0], w, 1), 1e-7);
-  const int calls = (int)ZMI_MIN(ZMI_MAX(block_seconds / once, 1), 1000);
-  for (int i = 0; i < count; i++) measure(x, &c[i], w, 1);
-  for (int r = 0; r < ROUNDS; r++)
-    for (int i = 0; i < count; i++) { // each round begins with another one
-      candidate *now = &c[(i + r) % count];
-      now->seconds[r] = measure(x, now, w, calls);
-    }
-  zmi_float_rule_leave(saved);
+int zmi_tune_best(const double (*seconds)[ZMI_TUNE_ROUNDS], int count) {
   int best = 0;
-  for (int i = 0; i < count; i++) {
-    report->seconds[i] = median(c[i].seconds);
-    if (i > 0 && beats(&c[i], &c[0]) && report->seconds[i] < report->seconds[best]) best = i;
-  }
+  for (int i = 1; i < count; i++)
+    if (beats(seconds[i], seconds[0]) && median(seconds[i]) < median(seconds[best])) best = i;
   return best;
 }
 
-static bool sensible(const zmi_code *code, const char *tier, const zmi_tuning *t) {
-  if (t->flag == 2 && strncmp(tier, "avx512", 6) != 0) return false;
-  return t->chunk == ways[0].chunk || code->form < ZMI_FORM_TILES; // threads of a group are not cut into chunks
+static void measure_all(const zmi_instance *x, const zmi_entry_fn *kernels, const zmi_work *w, zmi_tune_report *report) {
+  double seconds[ZMI_TUNE_MOST][ROUNDS];
+  const int count = report->count;
+  const unsigned saved = zmi_float_rule_enter();
+  const double once = ZMI_MAX(measure(x, kernels[0], w, 1), 1e-7);
+  const int calls = (int)ZMI_MIN(ZMI_MAX(block_seconds / once, 1), 1000);
+  for (int i = 0; i < count; i++) measure(x, kernels[i], w, 1);
+  for (int r = 0; r < ROUNDS; r++)
+    for (int i = 0; i < count; i++) { // each round begins with another one
+      const int now = (i + r) % count;
+      seconds[now][r] = ZMI_MAX(measure(x, kernels[now], w, calls), 1e-12);
+    }
+  zmi_float_rule_leave(saved);
+  for (int i = 0; i < count; i++) report->seconds[i] = median(seconds[i]);
+  report->chosen = zmi_tune_best((const double(*)[ROUNDS])seconds, count);
 }
 
-static zm_status adopt(zmi_instance *x, const zmi_code *code, const char *tier, const zmi_tuning *t) {
-  char note[512];
-  bool cached;
-  void *handle = zmi_tuning_compile(code, tier, t, false, note, &cached), *entry = handle ? dlsym(handle, zmi_instance_entry(x)) : NULL;
-  void (*kernel)(void);
-  if (!entry) {
-    zmi_compile_unload(handle);
-    return zmi_fail(ZM_ERROR_UNSUPPORTED, "kernel %s: cannot be tuned: %.400s", code->name, note);
-  }
-  memcpy(&kernel, &entry, sizeof kernel);
-  snprintf(note, sizeof note, "compiled for %s, tuned", tier);
-  zmi_instance_adopt(x, handle, kernel, note);
-  return ZM_OK;
+static int64_t elements_of(const zmi_code *code, const zmi_work *w) {
+  if (code->form == ZMI_FORM_ELEMENTS) return w->n;
+  return code->form == ZMI_FORM_ROWS ? w->rows * w->d : w->launch->groups;
+}
+
+static zm_status untunable(const zmi_code *code, const char *why) {
+  return zmi_fail(ZM_ERROR_UNSUPPORTED, "kernel %s: cannot be tuned: %.400s", code->name, why);
 }
 
 zm_status zmi_instance_tune(zmi_instance *x, const zmi_work *work, bool again, zmi_tune_report *report) {
   const zmi_code *code = zmi_instance_code(x);
   const zmi_kernels *k = zmi_kernels_find(NULL);
-  const int64_t elements = code->form == ZMI_FORM_ELEMENTS ? work->n
-                           : code->form == ZMI_FORM_ROWS   ? work->rows * work->d
-                                                           : work->launch->groups * work->launch->threads;
-  candidate c[ZMI_TUNE_MOST];
-  char note[512] = "";
-  bool cached;
+  const int64_t elements = elements_of(code, work);
+  const int shape = code->form < ZMI_FORM_TILES ? zmi_shape_class((zmi_form)code->form, elements, work->d)
+                                                : zmi_grid_class((zmi_form)code->form, work->launch->groups, work->launch->threads);
+  const char *mode = zmi_env("ZMLX_KERNELS");
+  zmi_entry_fn kernels[ZMI_TUNE_MOST];
+  int numbers[ZMI_TUNE_MOST] = {0};
+  char why[512];
   memset(report, 0, sizeof *report);
+  report->count = 1;
+  report->tuning[0] = ways[0];
+  report->empty = elements <= 0;
   if (!k) return zm_last_status();
-  if (!again && zmi_tuning_recall(code, k->name, elements, &report->tuning[0])) {
-    report->count = 1;
+  if (report->empty) return ZM_OK; // no time can be told apart from any other
+  if (mode && strcmp(mode, "interpret") == 0) return untunable(code, "ZMLX_KERNELS=interpret keeps kernels from being compiled");
+  const int remembered = again ? -1 : zmi_tuning_recall(code, k->name, shape);
+  if (remembered >= 0) {
+    if (!zmi_instance_way(x, remembered, why)) return untunable(code, why);
+    report->tuning[0] = ways[remembered];
     report->remembered = true;
-    return adopt(x, code, k->name, &report->tuning[0]);
+    zmi_instance_choose(x, shape, remembered);
+    return ZM_OK;
   }
-  for (size_t i = 0; i < ZMI_COUNT(ways) && report->count < ZMI_TUNE_MOST; i++) {
+  report->count = 0;
+  for (int i = 0; i < (int)ZMI_COUNT(ways); i++) {
     if (!sensible(code, k->name, &ways[i])) continue;
-    candidate *now = &c[report->count];
-    now->handle = zmi_tuning_compile(code, k->name, &ways[i], false, note, &cached);
-    void *entry = now->handle ? dlsym(now->handle, zmi_instance_entry(x)) : NULL;
-    if (entry) {
-      memcpy(&now->kernel, &entry, sizeof entry);
-      report->tuning[report->count++] = ways[i];
-    } else {
-      zmi_compile_unload(now->handle);
-      if (i == 0) return zmi_fail(ZM_ERROR_UNSUPPORTED, "kernel %s: cannot be tuned: %.400s", code->name, note);
+    kernels[report->count] = zmi_instance_way(x, i, why);
+    if (!kernels[report->count]) {
+      if (i == 0) return untunable(code, why);
+      continue; // a flag that this compiler does not know
     }
+    numbers[report->count] = i;
+    report->tuning[report->count++] = ways[i];
   }
-  report->chosen = choose(x, c, report->count, work, report);
-  for (int i = 0; i < report->count; i++) zmi_compile_unload(c[i].handle);
-  remember(code, k->name, elements, &report->tuning[report->chosen]);
-  return adopt(x, code, k->name, &report->tuning[report->chosen]);
+  measure_all(x, kernels, work, report);
+  remember(code, k->name, shape, &ways[numbers[report->chosen]]);
+  zmi_instance_choose(x, shape, numbers[report->chosen]);
+  return ZM_OK;
 }

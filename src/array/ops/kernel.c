@@ -246,7 +246,7 @@ static void prepare(const zmi_call *c) {
   int64_t most = 0;
   for (int i = 0; i < c->nin; i++) most = ZMI_MAX(most, zmi_type_count(&c->in[i]->type));
   for (int o = 0; o < c->nout; o++) most = ZMI_MAX(most, zmi_type_count(&c->out[o]->type));
-  zmi_instance_prepare(zmi_bound_of(c->owner)->instance, most);
+  zmi_instance_prepare(zmi_bound_of(c->owner)->instance, most, zmi_kernel_shape_class(c));
 }
 
 // ---- the rows of the op table ----

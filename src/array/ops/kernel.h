@@ -64,6 +64,7 @@ int64_t zmi_kernel_zero_tiles(const zmi_call *c);
 void zmi_kernel_zero_run(const zmi_call *c, int64_t begin, int64_t end);
 int64_t zmi_kernel_groups_tiles(const zmi_call *c);
 void zmi_kernel_groups_run(const zmi_call *c, int64_t begin, int64_t end);
+int zmi_kernel_shape_class(const zmi_call *c);
 
 // ---- kernel_rules.c ----
 extern const zmi_rules zmi_kernel_elements_rules, zmi_kernel_rows_rules, zmi_kernel_tiles_rules;

@@ -75,6 +75,10 @@ static const double *params_of(const zmi_call *c) {
   return ((const zmi_kernel_attrs *)c->attrs)->param;
 }
 
+static int shape_class(const zmi_call *c) {
+  return zmi_shape_class(ZMI_FORM_ELEMENTS, zmi_type_count(&c->out[0]->type), 0);
+}
+
 // ---- elements ----
 
 enum { SHORT_RUN = 256 }; // innermost runs shorter than this are gathered: a call costs more than a copy
@@ -127,7 +131,7 @@ static void run_copied(const zmi_call *c) {
     step[k] = 1;
     place += zmi_align64((size_t)count * size);
   }
-  zmi_instance_elements(instance_of(c), c->kernels, count, in, step, params_of(c), c->dst);
+  zmi_instance_elements(instance_of(c), c->kernels, shape_class(c), count, in, step, params_of(c), c->dst);
 }
 
 static void outputs_at(const zmi_call *c, int64_t at, void **out) {
@@ -193,7 +197,7 @@ void zmi_run_elements(const zmi_call *c, int64_t first, int64_t last, zmi_elemen
 }
 
 static void run_instance(const void *user, const zmi_call *c, int64_t n, const void *const *in, const int *step, void *const *out) {
-  zmi_instance_elements(user, c->kernels, n, in, step, params_of(c), out);
+  zmi_instance_elements(user, c->kernels, shape_class(c), n, in, step, params_of(c), out);
 }
 
 void zmi_kernel_elements_run(const zmi_call *c, int64_t begin, int64_t end) {
@@ -252,7 +256,7 @@ int64_t zmi_kernel_rows_tiles(const zmi_call *c) {
 static void run_rows(const zmi_call *c, const rows_shape *s, int64_t first, int64_t last, char *buffer) {
   const zmi_instance *x = instance_of(c);
   const joint j = join(c, s->whole, s->whole->rank - 1);
-  const int inner = j.rank - 1;
+  const int inner = j.rank - 1, shape = zmi_shape_class(ZMI_FORM_ROWS, s->rows * s->d, s->d);
   const void *in[ZMI_MAX_IN];
   void *out[ZMI_MAX_OUT];
   int step[ZMI_MAX_IN];
@@ -282,7 +286,7 @@ static void run_rows(const zmi_call *c, const rows_shape *s, int64_t first, int6
       const int64_t index = first * (per_row >> o & 1 ? 1 : s->d);
       out[o] = (char *)c->dst[o] + index * (int64_t)zm_dtype_size(c->out[o]->type.dtype);
     }
-    zmi_instance_rows(x, c->kernels, n, s->d, in, row_stride, step, params_of(c), out);
+    zmi_instance_rows(x, c->kernels, shape, n, s->d, in, row_stride, step, params_of(c), out);
     first += n;
     if (first == last) break;
     if (j.rank && done + n < j.size[inner])
@@ -341,4 +345,13 @@ void zmi_kernel_groups_run(const zmi_call *c, int64_t begin, int64_t end) {
       .groups = a->groups, .threads = a->threads, .in = c->src, .out = c->dst, .in_type = in, .out_type = out, .params = a->param};
   if (zmi_kernel_groups_tiles(c) != a->groups) end = a->groups;
   zmi_instance_groups(instance_of(c), c->kernels, &l, begin, end);
+}
+
+int zmi_kernel_shape_class(const zmi_call *c) {
+  const zmi_form form = (zmi_form)zmi_instance_code(instance_of(c))->form;
+  const zmi_kernel_attrs *a = c->attrs;
+  if (form == ZMI_FORM_ELEMENTS) return shape_class(c);
+  if (form != ZMI_FORM_ROWS) return zmi_grid_class(form, a->groups, a->threads);
+  const rows_shape s = shape_of(c);
+  return zmi_shape_class(form, s.rows * s.d, s.d);
 }

@@ -1,0 +1,51 @@
+// CUDA text compiled by NVRTC where it is installed: no card is needed for that.
+#ifndef ZMLX_TEST_NVRTC_H
+#define ZMLX_TEST_NVRTC_H
+
+#include "base/base.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct nvrtc {
+  void *library;
+  int (*create)(void **, const char *, const char *, int, const char *const *, const char *const *);
+  int (*build)(void *, int, const char *const *);
+  int (*log_size)(void *, size_t *);
+  int (*get_log)(void *, char *);
+  int (*destroy)(void **);
+} nvrtc;
+
+// False where it is not installed.
+static inline bool nvrtc_open(nvrtc *n) {
+  static const char *const libraries[] = {"libnvrtc.so", "/usr/local/cuda/lib64/libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"};
+  memset(n, 0, sizeof *n);
+  for (size_t i = 0; i < ZMI_COUNT(libraries) && !n->library; i++) n->library = dlopen(libraries[i], RTLD_NOW | RTLD_LOCAL);
+  if (!n->library) return false;
+  void *symbols[] = {dlsym(n->library, "nvrtcCreateProgram"), dlsym(n->library, "nvrtcCompileProgram"),
+                     dlsym(n->library, "nvrtcGetProgramLogSize"), dlsym(n->library, "nvrtcGetProgramLog"),
+                     dlsym(n->library, "nvrtcDestroyProgram")};
+  memcpy(&n->create, &symbols[0], sizeof symbols[0]), memcpy(&n->build, &symbols[1], sizeof symbols[1]);
+  memcpy(&n->log_size, &symbols[2], sizeof symbols[2]), memcpy(&n->get_log, &symbols[3], sizeof symbols[3]);
+  memcpy(&n->destroy, &symbols[4], sizeof symbols[4]);
+  return n->create && n->build && n->log_size && n->get_log && n->destroy;
+}
+
+// NULL if it compiles, else what NVRTC says; from calloc.
+static inline char *nvrtc_compile(const nvrtc *n, const char *source, const char *card) {
+  const char *options[] = {card, "-ftz=true", "-fmad=false", "-prec-div=true", "-prec-sqrt=true", "-std=c++17", "-w"};
+  void *program = NULL;
+  size_t size = 0;
+  char *words = NULL;
+  if (n->create(&program, source, "kernels.cu", 0, NULL, NULL) != 0) return calloc(1, 1);
+  if (n->build(program, ZMI_COUNT(options), options) != 0) {
+    n->log_size(program, &size);
+    words = calloc(size + 1, 1);
+    if (words) n->get_log(program, words);
+  }
+  n->destroy(&program);
+  return words;
+}
+
+#endif

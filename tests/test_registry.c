@@ -1,0 +1,485 @@
+// Kernels of users as things that a process has: tuning, which keeps a choice only where it wins and finds it again in another process; the
+// list of kernels that are alive; raw sources in C, on the Metal shim, and for NVRTC.
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+#include "array/array.h"
+#include "nvrtc.h"
+#include "temp.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <zmlx/zmlx.h>
+
+#include <cmocka.h>
+
+#define SHAPE(...) (int64_t[]){__VA_ARGS__}, (int)ZMI_COUNT(((int64_t[]){__VA_ARGS__}))
+
+enum { SMALL = 2000, MEDIUM = 100000 };
+static temp_folder folder;
+
+static int set_up(void **state) {
+  (void)state;
+  unsetenv("ZMLX_CC");
+  setenv("ZMLX_KERNELS", "compile", 1);
+  zmi_instance_forget();
+  return temp_make(&folder) == 0 && setenv("ZMLX_CACHE_DIR", folder.path, 1) == 0 ? 0 : -1;
+}
+
+static int tear_down(void **state) {
+  (void)state;
+  unsetenv("ZMLX_CC");
+  temp_remove(&folder);
+  zmi_instance_forget();
+  return 0;
+}
+
+static zm_array *ramp(zm_dtype dtype, const int64_t *shape, int rank) {
+  int64_t n = 1;
+  for (int i = 0; i < rank; i++) n *= shape[i];
+  zm_array *a = zm_reshape(zm_multiply(zm_arange(0, (double)n, 1, ZM_F32), zm_full(1e-5, ZM_F32, NULL, 0)), shape, rank);
+  a = zm_astype(a, dtype);
+  if (!a) fail_msg("%s", zm_last_error());
+  return a;
+}
+
+static zm_op *elements_op(void) {
+  return zm_elementwise("tanh(x) * exp(x) + sin(x)", &(zm_elementwise_options){.name = "tuned_elements"});
+}
+
+static zm_op *other_op(void) {
+  return zm_elementwise("tanh(x) * exp(x) - sin(x)", &(zm_elementwise_options){.name = "other_elements"});
+}
+
+static zm_op *rows_op(void) {
+  return zm_kernel(&(zm_kernel_options){
+      .name = "tuned_rows", .inputs = "x", .outputs = "y", .source = "elements { s = sum(exp(x)); } elements { y = tanh(x) / s; }"});
+}
+
+// What runs calls of this class of a kernel for operands of a dtype.
+static zmi_tuning runs_now(const char *name, zm_dtype dtype, int shape) {
+  zmi_instance_facts facts[64];
+  const size_t n = zmi_instance_list(facts, ZMI_COUNT(facts));
+  for (size_t i = 0; i < n && i < ZMI_COUNT(facts); i++) {
+    if (strcmp(facts[i].name, name) != 0) continue;
+    zmi_instance *x = zmi_instance_find(facts[i].key);
+    const bool fits = zmi_instance_code(x)->in[0] == dtype;
+    const zmi_tuning t = zmi_instance_tuning(x, shape);
+    if (fits && !facts[i].compiled) fail_msg("%s: %s", name, facts[i].note);
+    zmi_instance_release(x);
+    if (fits) return t;
+  }
+  fail_msg("there is no kernel %s for %s", name, zm_dtype_name(dtype));
+  return (zmi_tuning){0};
+}
+
+static int class_of(int64_t n) {
+  return zmi_shape_class(ZMI_FORM_ELEMENTS, n, 0);
+}
+
+static int class_of_rows(int64_t rows, int64_t d) {
+  return zmi_shape_class(ZMI_FORM_ROWS, rows * d, d);
+}
+
+static void play(zm_op *op, zm_array *x, float *copy) {
+  zm_array *y = zm_op_apply1(op, x, NULL);
+  const void *data = y ? zm_array_data(y) : NULL;
+  if (!data) fail_msg("%s", zm_last_error());
+  if (copy) memcpy(copy, data, (size_t)zm_array_size(y) * sizeof *copy);
+}
+
+// A compiler that works well with this flag only, or with every flag but those.
+static void use_compiler(const char *name, const char *good, const char *bad) {
+  char text[512];
+  const char *path = temp_path(&folder, name);
+  snprintf(text, sizeof text,
+           "#!/bin/sh\ncase \" $* \" in\n*\" %s \"*) exec cc \"$@\" ;;\nesac\ncase \" $* \" in\n%s) exec cc \"$@\" -O0 ;;\nesac\n"
+           "exec cc \"$@\"\n",
+           good, bad);
+  assert_int_equal(temp_write(path, text, strlen(text)), 0);
+  assert_int_equal(chmod(path, 0700), 0);
+  setenv("ZMLX_CC", path, 1);
+}
+
+// ---- tuning ----
+
+static void a_way_must_win_to_be_taken(void **state) {
+  (void)state;
+  double s[4][ZMI_TUNE_ROUNDS];
+  for (int r = 0; r < ZMI_TUNE_ROUNDS; r++) {
+    s[0][r] = 1;
+    s[1][r] = 0.995;               // too little
+    s[2][r] = r < 2 ? 1.1 : 0.5;   // not in two rounds
+    s[3][r] = r == 4 ? 3.0 : 0.90; // one round may be disturbed
+  }
+  const double(*seconds)[ZMI_TUNE_ROUNDS] = (const double(*)[ZMI_TUNE_ROUNDS])s;
+  assert_int_equal(zmi_tune_best(seconds, 1), 0);
+  assert_int_equal(zmi_tune_best(seconds, 2), 0);
+  assert_int_equal(zmi_tune_best(seconds, 3), 0);
+  assert_int_equal(zmi_tune_best(seconds, 4), 3);
+  for (int r = 0; r < ZMI_TUNE_ROUNDS; r++) s[1][r] = 0.8;
+  assert_int_equal(zmi_tune_best(seconds, 4), 1); // the better of two that win
+}
+
+static void autotune(zm_op *op, zm_array *x, bool again, zm_autotune_report *r) {
+  if (zm_autotune(op, &x, 1, NULL, 0, again, r) != ZM_OK) fail_msg("%s", zm_last_error());
+}
+
+// Another process that plays, and does not tune, runs what this one chose, where it was chosen.
+static int recall(void) {
+  zm_scope *scope = zm_scope_open();
+  zm_op *op = elements_op(), *other = other_op(), *rows = rows_op();
+  zm_autotune_report r;
+  play(op, ramp(ZM_F32, SHAPE(SMALL)), NULL);
+  play(op, ramp(ZM_F32, SHAPE(MEDIUM)), NULL);
+  play(op, ramp(ZM_F16, SHAPE(SMALL)), NULL);
+  play(other, ramp(ZM_F32, SHAPE(SMALL)), NULL);
+  play(rows, ramp(ZM_F32, SHAPE(10, 32)), NULL);
+  play(rows, ramp(ZM_F32, SHAPE(10, 500)), NULL);
+  const bool found =
+      runs_now("tuned_elements", ZM_F32, class_of(SMALL)).flag == 1 && runs_now("tuned_rows", ZM_F32, class_of_rows(10, 32)).flag == 1;
+  const bool apart =
+      runs_now("tuned_elements", ZM_F32, class_of(MEDIUM)).flag == 0 && runs_now("tuned_elements", ZM_F16, class_of(SMALL)).flag == 0 &&
+      runs_now("other_elements", ZM_F32, class_of(SMALL)).flag == 0 && runs_now("tuned_rows", ZM_F32, class_of_rows(10, 500)).flag == 0;
+  autotune(op, ramp(ZM_F32, SHAPE(SMALL)), false, &r);
+  const bool said = r.remembered && r.count == 1 && strcmp(r.candidates[0].flags, "-funroll-loops") == 0;
+  zm_op_free(op), zm_op_free(other), zm_op_free(rows);
+  zm_scope_close(scope);
+  return (found ? 0 : 1) + (apart ? 0 : 2) + (said ? 0 : 4);
+}
+
+static void in_another_process(void) {
+  pid_t child = fork();
+  int status = 0;
+  if (child == 0) {
+    execl("/proc/self/exe", "test_registry", "--recall", (char *)NULL);
+    _exit(99);
+  }
+  assert_true(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status));
+  if (WEXITSTATUS(status) != 0) fail_msg("the second process: status %d", WEXITSTATUS(status));
+}
+
+static void a_choice_is_kept_where_it_was_made(void **state) {
+  (void)state;
+  static float before[SMALL], after[SMALL];
+  use_compiler("unrolls", "-funroll-loops", "*");
+  zm_scope *scope = zm_scope_open();
+  zm_op *op = elements_op(), *rows = rows_op();
+  zm_array *x = ramp(ZM_F32, SHAPE(SMALL));
+  zm_autotune_report r;
+  play(op, x, before);
+  assert_int_equal(runs_now("tuned_elements", ZM_F32, class_of(SMALL)).flag, 0);
+  autotune(op, x, false, &r);
+  assert_false(r.remembered || r.empty);
+  assert_true(r.count >= 4 && r.chosen > 0 && r.chosen < r.count);
+  assert_string_equal(r.candidates[0].flags, "");
+  assert_string_equal(r.candidates[r.chosen].flags, "-funroll-loops");
+  for (int i = 0; i < r.count; i++) assert_true(r.candidates[i].seconds > 0);
+  assert_true(r.candidates[r.chosen].seconds < r.candidates[0].seconds);
+  assert_int_equal(runs_now("tuned_elements", ZM_F32, class_of(SMALL)).flag, 1);
+  assert_int_equal(runs_now("tuned_elements", ZM_F32, class_of(MEDIUM)).flag, 0);
+  zm_op *same = elements_op();
+  play(same, x, after);
+  assert_memory_equal(before, after, sizeof before);
+  const zm_autotune_candidate chosen = r.candidates[r.chosen];
+  autotune(op, x, false, &r);
+  assert_true(r.remembered && r.count == 1 && r.chosen == 0 && r.candidates[0].chunk == chosen.chunk);
+  autotune(rows, ramp(ZM_F32, SHAPE(10, 32)), false, &r);
+  assert_string_equal(r.candidates[r.chosen].flags, "-funroll-loops");
+  in_another_process();
+  zm_op_free(same), zm_op_free(op), zm_op_free(rows);
+  zm_scope_close(scope);
+}
+
+static void what_does_not_win_is_not_taken(void **state) {
+  (void)state;
+  use_compiler("does-not-unroll", "nothing", "*\" -funroll-loops \"*|*\" -mprefer-vector-width=256 \"*");
+  zm_scope *scope = zm_scope_open();
+  zm_op *op = elements_op();
+  zm_autotune_report r;
+  autotune(op, ramp(ZM_F32, SHAPE(SMALL)), false, &r);
+  assert_string_equal(r.candidates[r.chosen].flags, "");
+  assert_int_equal(runs_now("tuned_elements", ZM_F32, class_of(SMALL)).flag, 0);
+  assert_int_equal(runs_now("tuned_elements", ZM_F32, class_of(SMALL)).chunk, r.candidates[r.chosen].chunk);
+  zm_op_free(op);
+  zm_scope_close(scope);
+}
+
+static zm_op *tiles_op(void) {
+  return zm_kernel(&(zm_kernel_options){.name = "tuned_tiles",
+                                        .form = ZM_KERNEL_TILES,
+                                        .inputs = "x",
+                                        .outputs = "y",
+                                        .source = "let at = group * 32 + thread; if (at < x.0) { y[at] = x[at] * by; }",
+                                        .parameters = "by",
+                                        .shape = {"x.0"},
+                                        .groups = "(x.0 + 31) / 32",
+                                        .threads = "32"});
+}
+
+static void empty_calls_and_errors(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_op *op = elements_op(), *rows = rows_op(), *tiles = tiles_op();
+  zm_autotune_report r;
+  zm_array *x = ramp(ZM_F32, SHAPE(0, 5));
+  zm_array *empty[] = {x, zm_reshape(x, SHAPE(5, 0))};
+  for (size_t i = 0; i < ZMI_COUNT(empty); i++) {
+    autotune(op, empty[i], false, &r);
+    assert_true(r.empty && r.count == 1 && r.chosen == 0 && !r.remembered && r.candidates[0].seconds == 0);
+    autotune(rows, empty[i], true, &r);
+    assert_true(r.empty && r.count == 1);
+  }
+  zm_array *none = zm_reshape(x, SHAPE(0)), *some = ramp(ZM_F32, SHAPE(1000));
+  assert_int_equal(zm_autotune(tiles, &none, 1, (double[]){2}, 1, false, &r), ZM_OK);
+  assert_true(r.empty);
+  if (zm_autotune(tiles, &some, 1, (double[]){2}, 1, false, &r) != ZM_OK) fail_msg("%s", zm_last_error());
+  for (int i = 0; i < r.count; i++) assert_int_equal(r.candidates[i].chunk, r.candidates[0].chunk); // flags only
+  assert_int_equal(zm_autotune(tiles, &some, 1, NULL, 0, false, NULL), ZM_ERROR_ARGUMENT);
+  assert_int_equal(zm_autotune(NULL, &some, 1, NULL, 0, false, NULL), ZM_ERROR_ARGUMENT);
+  setenv("ZMLX_KERNELS", "interpret", 1);
+  assert_int_equal(zm_autotune(op, &some, 1, NULL, 0, false, &r), ZM_ERROR_UNSUPPORTED);
+  assert_non_null(strstr(zm_last_error(), "ZMLX_KERNELS"));
+  setenv("ZMLX_KERNELS", "compile", 1);
+  setenv("ZMLX_CC", "there-is-no-such-compiler", 1);
+  zm_op *other = other_op();
+  assert_int_equal(zm_autotune(other, &some, 1, NULL, 0, false, &r), ZM_ERROR_UNSUPPORTED);
+  assert_non_null(strstr(zm_last_error(), "there-is-no-such-compiler"));
+  zm_op_free(other), zm_op_free(op), zm_op_free(rows), zm_op_free(tiles);
+  zm_scope_close(scope);
+}
+
+// Operands of every kind of walk are read as a call reads them, and a call that is measured stays inside its buffers.
+static void operands_of_all_kinds(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_op *three = zm_elementwise("a * b + c", &(zm_elementwise_options){.inputs = "a b c"});
+  zm_op *norm =
+      zm_kernel(&(zm_kernel_options){.inputs = "x w", .outputs = "y s", .source = "elements { s = sum(x * w); } elements { y = x - s; }"});
+  zm_array *grid = ramp(ZM_F32, SHAPE(30, 40)), *row = ramp(ZM_F32, SHAPE(40)), *one = ramp(ZM_F32, SHAPE(1));
+  zm_array *column = ramp(ZM_F32, SHAPE(30, 1)), *turned = zm_transpose(ramp(ZM_F32, SHAPE(40, 30)), NULL);
+  zm_autotune_report r;
+  assert_int_equal(zm_autotune(three, (zm_array *[]){turned, row, one}, 3, NULL, 0, false, &r), ZM_OK);
+  assert_true(r.count > 1 && !r.remembered);
+  assert_int_equal(zm_autotune(norm, (zm_array *[]){grid, row}, 2, NULL, 0, false, &r), ZM_OK);
+  assert_true(r.count > 1 && !r.remembered);
+  assert_int_equal(zm_autotune(norm, (zm_array *[]){turned, column}, 2, NULL, 0, false, &r), ZM_OK);
+  assert_true(r.remembered);
+  zm_op_free(three), zm_op_free(norm);
+  zm_scope_close(scope);
+}
+
+// ---- the list ----
+
+static const zm_kernel_facts *listed(const char *name) {
+  static zm_kernel_facts facts[256];
+  const size_t n = zm_kernel_list(facts, ZMI_COUNT(facts));
+  assert_int_equal(n, zm_kernel_count());
+  for (size_t i = 0; i < n; i++)
+    if (strcmp(facts[i].name, name) == 0) return &facts[i];
+  return NULL;
+}
+
+static void kernels_alive_are_listed(void **state) {
+  (void)state;
+  const size_t before = zm_kernel_count();
+  zm_scope *scope = zm_scope_open();
+  setenv("ZMLX_KERNELS", "interpret", 1);
+  zm_op *op = elements_op(), *rows = rows_op();
+  zm_array *x = ramp(ZM_F32, SHAPE(4, 5));
+  assert_null(listed("tuned_elements"));
+  play(op, x, NULL);
+  play(rows, x, NULL);
+  const zm_kernel_facts *f = listed("tuned_elements");
+  assert_non_null(f);
+  assert_string_equal(f->form, "elements");
+  assert_true(f->held && !f->compiled && f->runs == 1 && (f->key[0] || f->key[1]));
+  assert_non_null(strstr(f->note, "interpreted"));
+  const uint64_t key = f->key[0];
+  f = listed("tuned_rows");
+  assert_non_null(f);
+  assert_string_equal(f->form, "rows");
+  assert_true(f->key[0] != key);
+  setenv("ZMLX_KERNELS", "compile", 1);
+  play(op, x, NULL);
+  f = listed("tuned_elements");
+  assert_true(f->compiled && f->runs == 2 && f->key[0] == key);
+  assert_int_equal(strncmp(f->note, "compiled for ", 13), 0);
+  setenv("ZMLX_CC", "there-is-no-such-compiler", 1);
+  play(rows, x, NULL);
+  assert_non_null(strstr(listed("tuned_rows")->note, "there-is-no-such-compiler"));
+  zm_kernel_facts one[2] = {{.name = "untouched"}, {.name = "untouched"}};
+  assert_int_equal(zm_kernel_list(one, 1), 1);
+  assert_string_equal(one[1].name, "untouched");
+  assert_int_equal(zm_kernel_list(NULL, 0), 0);
+  zm_op_free(op), zm_op_free(rows);
+  zm_scope_close(scope);
+  f = listed("tuned_elements");
+  assert_true(f && !f->held);
+  zmi_instance_forget();
+  assert_null(listed("tuned_elements"));
+  assert_true(zm_kernel_count() <= before);
+}
+
+// ---- raw sources ----
+
+static const char raw_c[] = "for (zk_long t = 0; t < threads; t++) {\n"
+                            "  const zk_long at = group * threads + t;\n"
+                            "  if (at < x_size) y[at] = x[at] * 3.0f + (float)k;\n"
+                            "}",
+                  raw_cuda[] = "  const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;\n"
+                               "  if (at < x_size) y[at] = x[at] * 3.0f + k;",
+                  raw_metal[] = "  const uint at = threadgroup_position_in_grid.x * threads_per_threadgroup.x + "
+                                "thread_position_in_threadgroup.x;\n"
+                                "  if (at < x_size) y[at] = x[at] * 3.0f + k;";
+
+static zm_op *raw_op(const char *name, const char *c, const char *cuda, const char *metal) {
+  return zm_kernel(&(zm_kernel_options){.name = name,
+                                        .form = ZM_KERNEL_RAW,
+                                        .inputs = "x",
+                                        .outputs = "y",
+                                        .parameters = "k",
+                                        .source_c = c,
+                                        .source_cuda = cuda,
+                                        .source_metal = metal,
+                                        .shape = {"x.0"},
+                                        .result = {ZM_F32},
+                                        .groups = "(x.0 + 15) / 16",
+                                        .threads = "16"});
+}
+
+static void raw_c_runs(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_op *op = raw_op("raw_three", raw_c, NULL, NULL);
+  if (!op) fail_msg("%s", zm_last_error());
+  float in[1001];
+  for (int i = 0; i < 1001; i++) in[i] = (float)i;
+  zm_array *x = zm_array_from_data(in, ZM_F32, SHAPE(1001)), *y = NULL;
+  if (zm_op_apply_with(op, &x, 1, (double[]){0.5}, 1, &y, 1) != ZM_OK) fail_msg("%s", zm_last_error());
+  const float *data = zm_array_data(y);
+  if (!data) fail_msg("%s", zm_last_error());
+  for (int i = 0; i < 1001; i++) assert_true(data[i] == (float)i * 3 + 0.5f);
+  zm_autotune_report r;
+  if (zm_autotune(op, &x, 1, (double[]){0.5}, 1, false, &r) != ZM_OK) fail_msg("%s", zm_last_error());
+  assert_true(r.count > 1);
+  assert_string_equal(listed("raw_three")->form, "raw");
+  zm_op_free(op);
+  zm_scope_close(scope);
+}
+
+static void raw_sources_that_cannot_run(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_array *x = ramp(ZM_F32, SHAPE(10)), *y = NULL;
+  zm_op *op = raw_op("raw_metal_only", NULL, NULL, raw_metal);
+  if (!op) fail_msg("%s", zm_last_error());
+  assert_int_equal(zm_op_apply_with(op, &x, 1, (double[]){1}, 1, &y, 1), ZM_ERROR_UNSUPPORTED);
+  if (!strstr(zm_last_error(), "raw_metal_only") || !strstr(zm_last_error(), "no source for c")) fail_msg("%s", zm_last_error());
+  assert_null(zm_op_source(op, (zm_dtype[]){ZM_F32}, 1, "cuda"));
+  zm_op_free(op);
+  op = raw_op("raw_wrong", "y[0] = x[0] + no_such_name;", NULL, NULL);
+  assert_int_equal(zm_op_apply_with(op, &x, 1, (double[]){1}, 1, &y, 1), ZM_ERROR_UNSUPPORTED);
+  const char *message = zm_last_error(), *place = strstr(message, "is kept in ");
+  if (!strstr(message, "raw_wrong") || !strstr(message, "no_such_name") || !place) fail_msg("%s", message);
+  char path[512];
+  snprintf(path, sizeof path, "%s", place + strlen("is kept in "));
+  if (access(path, R_OK) != 0) fail_msg("%s is not there", path);
+  zm_op_free(op);
+  zm_scope_close(scope);
+}
+
+static void emit_raw(zmi_target target, zmi_text *text) {
+  const zmi_kernel_text t = {.name = "raw_three",
+                             .form = ZMI_FORM_RAW,
+                             .inputs = "x",
+                             .outputs = "y",
+                             .parameters = "k",
+                             .raw = {raw_c, raw_cuda, raw_metal},
+                             .shape = {"x.0"},
+                             .result = {ZM_F32},
+                             .groups = "(x.0 + 15) / 16",
+                             .threads = "16"};
+  zm_dtype result[ZMI_KERNEL_OUT] = {ZM_F32};
+  zmi_kernel *k = zmi_kernel_define(&t);
+  zmi_code *code = k ? zmi_kernel_code(k, (zm_dtype[]){ZM_F32}, result) : NULL;
+  if (!code || zmi_emit(code, target, false, text) != ZM_OK) fail_msg("%s", zm_last_error());
+  zmi_code_free(code);
+  zmi_kernel_release(k);
+}
+
+static void raw_cuda_compiles(void **state) {
+  (void)state;
+  nvrtc n;
+  if (!nvrtc_open(&n)) {
+    print_message("# skipped: NVRTC is not installed\n");
+    skip();
+  }
+  zmi_text t = {0};
+  emit_raw(ZMI_TARGET_CUDA, &t);
+  char *words = nvrtc_compile(&n, zmi_text_str(&t), "--gpu-architecture=sm_90a");
+  if (words) fail_msg("%.1500s\n%s", words, zmi_text_str(&t));
+  zmi_text_release(&t);
+  dlclose(n.library);
+}
+
+static const char metal_caller[] =
+    "struct job { const void *const *in; void *const *out; const zk_call *call; };\n"
+    "static void body(void *p, uint t, uint n, uint g, uint gs) {\n"
+    "  const job *j = (const job *)p;\n"
+    "  zk_groups((const float *)j->in[0], (float *)j->out[0], *j->call, uint3{t, 0, 0}, uint3{n, 1, 1}, uint3{g, 0, 0}, uint3{gs, 1, 1});\n"
+    "}\n"
+    "extern \"C\" void run_raw(const void *const *in, void *const *out, long size, float k, uint n, uint gs) {\n"
+    "  zk_call c = {};\n  c.counts[0] = c.counts[1] = size;\n  c.params[0].f = k;\n"
+    "  job j = {in, out, &c};\n  shim_run(body, &j, n, gs);\n}\n";
+
+static void raw_metal_runs_on_the_shim(void **state) {
+  (void)state;
+  zmi_text t = {0};
+  char command[4096];
+  float in[100], out[100];
+  emit_raw(ZMI_TARGET_METAL, &t);
+  zmi_text_add(&t, "%s", metal_caller);
+  const char *source = temp_path(&folder, "raw.cpp"), *object = temp_path(&folder, "raw.so"), *cxx = getenv("CXX");
+  assert_int_equal(temp_write(source, zmi_text_str(&t), t.size), 0);
+  zmi_text_release(&t);
+  cxx = cxx && *cxx ? cxx : "c++";
+  snprintf(command, sizeof command,
+           "command -v %s >/dev/null 2>&1 || exit 99; exec %s -std=c++17 -O1 -fPIC -shared -w -Itests/shim -o '%s' '%s'", cxx, cxx, object,
+           source);
+  const int status = system(command);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 99) {
+    print_message("# skipped: no C++ compiler\n");
+    skip();
+  }
+  assert_int_equal(status, 0);
+  void *handle = dlopen(object, RTLD_NOW | RTLD_LOCAL), *entry = handle ? dlsym(handle, "run_raw") : NULL;
+  void (*run)(const void *const *, void *const *, long, float, unsigned, unsigned);
+  assert_non_null(entry);
+  memcpy(&run, &entry, sizeof run);
+  for (int i = 0; i < 100; i++) in[i] = (float)i, out[i] = -1;
+  run((const void *[]){in}, (void *[]){out}, 90, 0.25f, 16, 6); // the last group is not full
+  for (int i = 0; i < 100; i++) assert_true(out[i] == (i < 90 ? (float)i * 3 + 0.25f : -1));
+  dlclose(handle);
+}
+
+int main(int argc, char **argv) {
+  if (argc > 1 && strcmp(argv[1], "--recall") == 0) return recall();
+#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+  const struct CMUnitTest tests[] = {
+      TEST(a_way_must_win_to_be_taken),
+      TEST(a_choice_is_kept_where_it_was_made),
+      TEST(what_does_not_win_is_not_taken),
+      TEST(empty_calls_and_errors),
+      TEST(operands_of_all_kinds),
+      TEST(kernels_alive_are_listed),
+      TEST(raw_c_runs),
+      TEST(raw_sources_that_cannot_run),
+      TEST(raw_cuda_compiles),
+      TEST(raw_metal_runs_on_the_shim),
+  };
+  return cmocka_run_group_tests_name("registry", tests, NULL, NULL);
+}

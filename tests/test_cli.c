@@ -110,7 +110,8 @@ static const result *run(const char *first, ...) {
   char *words[32] = {program, (char *)(uintptr_t)first};
   va_list list;
   va_start(list, first);
-  for (size_t n = 2; n < 31 && (words[n] = va_arg(list, char *)); n++) {}
+  for (size_t n = 2; n < 31 && (words[n] = va_arg(list, char *)); n++) {
+  }
   va_end(list);
   return run_words(words);
 }
@@ -120,8 +121,7 @@ static void assert_fails(const result *r, int status, const char *says) {
   for (const char *p = r->err; *p; p++) lines += *p == '\n';
   bool fine = r->status == status && strncmp(r->err, "zmlx: ", 6) == 0 && strstr(r->err, says) && lines == 1 && !r->out[0];
   if (!fine)
-    fail_msg("expected status %d and one line with \"%s\"; got status %d, out \"%.80s\", err: %s", status, says, r->status, r->out,
-             r->err);
+    fail_msg("expected status %d and one line with \"%s\"; got status %d, out \"%.80s\", err: %s", status, says, r->status, r->out, r->err);
 }
 
 static void assert_works(const result *r) {
@@ -223,25 +223,25 @@ static void bad_values_are_refused(void **state) {
   static const struct {
     const char *words[4], *says;
   } cases[] = {
-    {{"--max-token", "5"}, "generate has no option --max-token: did you mean --max-tokens?"},
-    {{"--temp", "1"}, "did you mean --temperature?"},
-    {{"--colour"}, "generate has no option --colour: see zmlx help generate"},
-    {{"-z"}, "generate has no option -z"},
-    {{"--max-tokens"}, "--max-tokens needs a value"},
-    {{"--max-tokens", "many"}, "--max-tokens: 'many' is not a whole number; allowed are 1 to 1073741824"},
-    {{"--max-tokens", "1.5"}, "'1.5' is not a whole number"},
-    {{"--max-tokens", "0"}, "--max-tokens: 0 is out of range; allowed are 1 to"},
-    {{"--max-tokens", ""}, "'' is not a whole number"},
-    {{"--max-tokens", "99999999999999999999999"}, "out of range"},
-    {{"--top-p", "1.01"}, "--top-p: 1.01 is out of range; allowed are 0 to 1"},
-    {{"--top-p", "nan"}, "'nan' is not a number"},
-    {{"--top-p", "0x1"}, "'0x1' is not a number"},
-    {{"--temperature", "1e999"}, "is not a number"},
-    {{"--dtype", "int8"}, "--dtype: 'int8' is none of bfloat16|float32"},
-    {{"--json=yes"}, "--json takes no value"},
-    {{"--seed", "1", "--seed=2"}, "--seed was given twice"},
-    {{"--prompt-file", ""}, "--prompt-file: the path is empty"},
-    {{"--threads", "0"}, "--threads: 0 is out of range; allowed are 1 to 1024"},
+      {{"--max-token", "5"}, "generate has no option --max-token: did you mean --max-tokens?"},
+      {{"--temp", "1"}, "did you mean --temperature?"},
+      {{"--colour"}, "generate has no option --colour: see zmlx help generate"},
+      {{"-z"}, "generate has no option -z"},
+      {{"--max-tokens"}, "--max-tokens needs a value"},
+      {{"--max-tokens", "many"}, "--max-tokens: 'many' is not a whole number; allowed are 1 to 1073741824"},
+      {{"--max-tokens", "1.5"}, "'1.5' is not a whole number"},
+      {{"--max-tokens", "0"}, "--max-tokens: 0 is out of range; allowed are 1 to"},
+      {{"--max-tokens", ""}, "'' is not a whole number"},
+      {{"--max-tokens", "99999999999999999999999"}, "out of range"},
+      {{"--top-p", "1.01"}, "--top-p: 1.01 is out of range; allowed are 0 to 1"},
+      {{"--top-p", "nan"}, "'nan' is not a number"},
+      {{"--top-p", "0x1"}, "'0x1' is not a number"},
+      {{"--temperature", "1e999"}, "is not a number"},
+      {{"--dtype", "int8"}, "--dtype: 'int8' is none of bfloat16|float32"},
+      {{"--json=yes"}, "--json takes no value"},
+      {{"--seed", "1", "--seed=2"}, "--seed was given twice"},
+      {{"--prompt-file", ""}, "--prompt-file: the path is empty"},
+      {{"--threads", "0"}, "--threads: 0 is out of range; allowed are 1 to 1024"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     char *words[5] = {(char *)(uintptr_t) "m"};
@@ -560,8 +560,8 @@ static void closed_pipe(void **state) {
   (void)state;
   int ends[2], err = open(in_scratch("err"), O_RDWR | O_CREAT | O_TRUNC, 0600);
   assert_int_equal(pipe(ends), 0);
-  pid_t pid = start((char *[]){program, "generate", MODEL, "-p", "Once upon a time", "-n", "30000", "--ignore-eos", "-q", NULL}, -1,
-                    ends[1], err);
+  pid_t pid =
+      start((char *[]){program, "generate", MODEL, "-p", "Once upon a time", "-n", "30000", "--ignore-eos", "-q", NULL}, -1, ends[1], err);
   close(ends[1]);
   char byte;
   assert_int_equal(read(ends[0], &byte, 1), 1);
@@ -642,6 +642,23 @@ static void the_kernel_cache_is_shown(void **state) {
   unsetenv("ZMLX_CACHE_DIR");
 }
 
+static void the_catalog_is_tested(void **state) {
+  (void)state;
+  setenv("ZMLX_CACHE_DIR", in_scratch("cache"), 1);
+  const result *r = run("kernel", "test", "attention_tile_proto", NULL);
+  assert_works(r);
+  assert_string_equal(r->out, "ok     attention_tile_proto\n1 passed, 0 failed\n");
+  r = run("kernel", "test", "softmax", "--json", NULL); // a whole group
+  assert_works(r);
+  assert_non_null(strstr(r->out, "\"failed\": 0"));
+  assert_non_null(strstr(r->out, "\"log_softmax_lastdim\""));
+  assert_null(strstr(r->out, "\"rmsnorm\""));
+  r = run("kernel", "test", "log_softmax_lastdin", NULL);
+  assert_int_equal(r->status, CLI_USAGE);
+  assert_non_null(strstr(r->err, "did you mean log_softmax_lastdim"));
+  unsetenv("ZMLX_CACHE_DIR");
+}
+
 // ---- completion ----
 
 static void assert_completes(const char *line, const char *expected) {
@@ -690,14 +707,28 @@ static void other_completions(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(rows_are_consistent), cmocka_unit_test(help_fits_a_screen), cmocka_unit_test(values_are_read),
-    cmocka_unit_test(bad_values_are_refused), cmocka_unit_test(tables_are_aligned), cmocka_unit_test(usage_errors),
-    cmocka_unit_test(failures), cmocka_unit_test(generates), cmocka_unit_test(tokens_and_text),
-    cmocka_unit_test(logits_file), cmocka_unit_test(tapes), cmocka_unit_test(environment_and_help),
-    cmocka_unit_test(kernels_are_shown), cmocka_unit_test(the_kernel_cache_is_shown),
-    cmocka_unit_test(output_that_fails), cmocka_unit_test(output_beyond_the_limit), cmocka_unit_test(ctrl_c),
-    cmocka_unit_test(closed_pipe),
-    cmocka_unit_test(colours), cmocka_unit_test(bash_completion), cmocka_unit_test(other_completions),
+      cmocka_unit_test(rows_are_consistent),
+      cmocka_unit_test(help_fits_a_screen),
+      cmocka_unit_test(values_are_read),
+      cmocka_unit_test(bad_values_are_refused),
+      cmocka_unit_test(tables_are_aligned),
+      cmocka_unit_test(usage_errors),
+      cmocka_unit_test(failures),
+      cmocka_unit_test(generates),
+      cmocka_unit_test(tokens_and_text),
+      cmocka_unit_test(logits_file),
+      cmocka_unit_test(tapes),
+      cmocka_unit_test(environment_and_help),
+      cmocka_unit_test(kernels_are_shown),
+      cmocka_unit_test(the_kernel_cache_is_shown),
+      cmocka_unit_test(the_catalog_is_tested),
+      cmocka_unit_test(output_that_fails),
+      cmocka_unit_test(output_beyond_the_limit),
+      cmocka_unit_test(ctrl_c),
+      cmocka_unit_test(closed_pipe),
+      cmocka_unit_test(colours),
+      cmocka_unit_test(bash_completion),
+      cmocka_unit_test(other_completions),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -1,5 +1,6 @@
 // Operands for a row of the catalog, as its sample says: operands are separated by semicolons, each a name, its dims, then words: a dtype
-// (none: the float dtype that was asked for), `positive`, or `< n` for integers below n. Numbers follow from their place alone.
+// (none: the float dtype that was asked for), `positive`, `fixed` (its dims are what the kernel insists on), or `< n` for integers below n.
+// Numbers follow from their place alone.
 #include "catalog/catalog.h"
 
 #include <ctype.h>
@@ -17,7 +18,7 @@ typedef struct operand {
   zm_dtype dtype;
   int rank;
   int64_t shape[ZM_MAX_RANK], below;
-  bool positive;
+  bool positive, fixed;
 } operand;
 
 static bool word_of(const char **s, char word[32]) {
@@ -40,6 +41,8 @@ static bool parse(const char **s, zm_dtype dtype, operand *o) {
       o->shape[o->rank++] = strtoll(word, NULL, 10);
     else if (strcmp(word, "positive") == 0)
       o->positive = true;
+    else if (strcmp(word, "fixed") == 0)
+      o->fixed = true;
     else if (strcmp(word, "<") == 0 && word_of(s, word))
       o->below = strtoll(word, NULL, 10);
     else if ((o->dtype = zm_dtype_from_name(word)) == ZM_DTYPE_DEFAULT)
@@ -86,15 +89,15 @@ int zmi_entry_sample(const zmi_entry *e, zm_dtype dtype, int64_t elements, zm_ar
   }
   // Made smaller by the first dimension where all operands share it, or are vectors of the last axis.
   int64_t first = all[0].rank > 1 ? all[0].shape[0] : 0, last = all[0].rank > 0 ? all[0].shape[all[0].rank - 1] : 0, size = 1;
-  const bool square = first == last; // then vectors are of the last axis
-  bool shared = first > 0;
+  bool shared = first > 0, vector[ZMI_CATALOG_IN]; // of the last axis, whose length may be the first one's on the way down
   for (int i = 0; i < count; i++) {
-    shared = shared && all[i].rank > 0 && (all[i].shape[0] == first || (all[i].rank == 1 && all[i].shape[0] == last));
+    shared = shared && !all[i].fixed && all[i].rank > 0 && (all[i].shape[0] == first || (all[i].rank == 1 && all[i].shape[0] == last));
+    vector[i] = all[i].rank == 1 && all[i].shape[0] == last;
   }
   for (int i = 0; i < all[0].rank; i++) size *= all[0].shape[i];
   for (; shared && elements && size > elements && first % 2 == 0; size /= 2, first /= 2) {
     for (int i = 0; i < count; i++) {
-      if (all[i].shape[0] == first && !(square && all[i].rank == 1)) all[i].shape[0] /= 2;
+      if (!vector[i]) all[i].shape[0] /= 2;
     }
   }
   for (int i = 0; i < count; i++) {

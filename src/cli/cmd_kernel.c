@@ -127,7 +127,7 @@ const cli_command cli_kernel = {
     .arguments = "ACTION [NAME]",
     .options = options,
     .notes = "ACTION: list, show NAME, bench [NAME], test [NAME] (compiled code against the\n"
-             "interpreter, bit by bit), cache. Example:\n"
+             "interpreter, bit by bit), cache. bench and test also take a group. Example:\n"
              "  zmlx kernel show --expr 'x * sigmoid(x)' --target metal",
     .run = run_kernel,
 };

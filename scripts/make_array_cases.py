@@ -121,7 +121,7 @@ def reduction_cases():
               ((2, 0), 0), ((3, 2, 5), -3)]
     for shape, axis in shapes:
         for dtype in DTYPES:
-            if shape not in ((7,), (5, 3), (2, 3, 66)) and dtype not in (mx.float32, mx.bfloat16, mx.int8, mx.uint64):
+            if shape not in ((7,), (5, 3)) and dtype not in (mx.float32, mx.bfloat16, mx.int8, mx.uint64):
                 continue
             for keep in (pick.random() < 0.5,):
                 args = {"axis": axis, "keepdims": keep}

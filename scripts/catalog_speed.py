@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Writes docs/catalog-speed.md from the capsules of benchmarks/peers/beside_mlx.py (kind "catalog"). --check only compares.
+
+benchmarks/peers/reasons.txt says why a row is slower than MLX's, or has no peer: "name = reason". A row below 1x without a reason is an error.
+"""
+import glob
+import json
+import os
+import sys
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PAGE = os.path.join(TOP, "docs", "catalog-speed.md")
+
+
+def reasons():
+    with open(os.path.join(TOP, "benchmarks", "peers", "reasons.txt")) as f:
+        lines = [line.strip() for line in f if line.strip() and not line.startswith("#")]
+    return dict((part.strip() for part in line.split("=", 1)) for line in lines)
+
+
+def micro(seconds):
+    return f"{seconds * 1e6:,.0f}" if seconds else ""
+
+
+def row_of(r, why, copy):
+    if "error" in r:
+        return [r["name"], "", "", "", "", "", "", r["error"]]
+    m = r["median"]
+    mlx = min((v for k, v in m.items() if k.startswith("mlx")), default=None)
+    ratio = lambda k: f"{r[k]:.2f}" if k in r else ""
+    reason = why.get(r["name"], "") if r.get("over_mlx", 0) < 1 else ""
+    share = f"{r['gb_s'] / copy:.0%}"
+    return [r["name"], micro(m["zmlx"]), micro(mlx), micro(m.get("numpy")), ratio("over_mlx"), ratio("over_numpy"), share, reason]
+
+
+def section(path, why):
+    with open(path) as f:
+        c = json.load(f)
+    if c["kind"] != "catalog":
+        return None, []
+    s, machine = c["summary"], c["machine"]
+    copy = max(b["copy"] for b in c["bandwidth_gb_s"])
+    lines = [
+        f"## `{os.path.basename(path)}`",
+        "",
+        f"{c['dtype']}, {'operands of each sample' if not c['elements'] else str(c['elements']) + ' elements'}; {machine['cpu']}, "
+        f"{machine['cores']} cores, {machine['isa']}; MLX {c['peers']['mlx']} on the CPU, NumPy {c['peers']['numpy']}; commit {c['commit']}. A plain "
+        f"copy moves {copy:.1f} GB/s.",
+        "",
+        f"Geometric mean over {s['rows_beside_mlx']} rows: **{s['geomean_over_mlx']:.2f}x MLX**"
+        + (f", {s['geomean_over_numpy']:.2f}x NumPy." if s["geomean_over_numpy"] else "."),
+        "",
+        "| row | us | MLX us | NumPy us | x MLX | x NumPy | of a copy | why not faster |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    lines += ["| " + " | ".join(row_of(r, why, copy)) + " |" for r in c["rows"]]
+    return "\n".join(lines), [r["name"] for r in c["rows"] if r.get("over_mlx", 1) < 1 and r["name"] not in why]
+
+
+def page():
+    why, parts, missing = reasons(), [], []
+    for path in sorted(glob.glob(os.path.join(TOP, "benchmarks", "capsules", "*.json"))):
+        text, without = section(path, why)
+        parts += [text] if text else []
+        missing += without
+    if missing:
+        sys.exit(f"benchmarks/peers/reasons.txt: no reason for {', '.join(missing)}")
+    head = """# Speed of the catalog
+
+Made by `scripts/catalog_speed.py` from the capsules of `benchmarks/peers/beside_mlx.py`: medians of interleaved rounds in one run, all threads
+of each library; MLX plainly and under `mx.compile`, the faster counts. "Of a copy": bytes of operands and results a second beside what a plain
+copy of memory moves; above 100% what is used stays in the caches.
+"""
+    return head + "\n" + "\n\n".join(parts) + "\n"
+
+
+def main():
+    new = page()
+    if "--check" in sys.argv[1:]:
+        with open(PAGE) as f:
+            if f.read() != new:
+                sys.exit("docs/catalog-speed.md is not what the capsules say: run scripts/catalog_speed.py")
+        return
+    with open(PAGE + ".part", "w") as f:
+        f.write(new)
+    os.rename(PAGE + ".part", PAGE)
+
+
+if __name__ == "__main__":
+    main()

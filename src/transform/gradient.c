@@ -63,7 +63,8 @@ static zm_status pull_through(const char *who, zm_function f, void *user, zm_arr
   zm_status status = zmi_check_call(who, f, in, nin, out, nout);
   if (status != ZM_OK) return status;
   zm_scope *scope = zm_scope_open();
-  zm_array **made = zmi_calloc((size_t)nout * 2 + (size_t)count + 1, sizeof *made), **seed = made + nout, **gradient = seed + nout;
+  zm_array **made = zmi_calloc((size_t)nout * 2 + (size_t)count + 1, sizeof *made);
+  zm_array **seed = made ? made + nout : NULL, **gradient = made ? seed + nout : NULL;
   call c = {0};
   char text[128];
   if (!scope || !made) status = ZM_ERROR_MEMORY;

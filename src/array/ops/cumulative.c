@@ -395,7 +395,7 @@ static void give_row(const plan *p, int64_t outer, int64_t position, int64_t col
 static void row_block(const plan *p, int64_t line, int64_t block, bool total) {
   _Alignas(64) uint64_t x[PIECE];
   const int64_t outer = line / p->inner, col = line % p->inner, last = ZMI_MIN(p->k, (block + 1) * BLOCK);
-  value *totals = p->totals + line * p->blocks;
+  value *totals = p->totals ? p->totals + line * p->blocks : NULL; // one block has none before it
   state s = {.kernels = p->call->kernels, .carried = !total && block > 0};
   if (s.carried) s.carry = totals[block - 1];
   // Rows without steps are read and written where they are.

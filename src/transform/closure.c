@@ -175,7 +175,8 @@ static const zmi_op custom_op = {
 static zm_status enclose(const char *who, const zmi_op *op, closure *c, zm_array *const *in, zm_array **out) {
   const int nin = c->nin, nout = c->nout;
   zm_scope *scope = zm_scope_open();
-  zm_array **operands = zmi_calloc((size_t)nout + 2 * (size_t)nin, sizeof *operands), **stopped = operands + nout + nin;
+  zm_array **operands = zmi_calloc((size_t)nout + 2 * (size_t)nin, sizeof *operands);
+  zm_array **stopped = operands ? operands + nout + nin : NULL;
   zm_array **made = zmi_calloc((size_t)nout, sizeof *made);
   zm_status status = scope && operands && made ? ZM_OK : ZM_ERROR_MEMORY;
   for (int i = 0; i < nin && status == ZM_OK; i++) {

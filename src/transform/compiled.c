@@ -154,7 +154,8 @@ static zm_status open_inputs(zm_array **placeholders, int nin) {
 
 static zm_status build(const zm_compiled *c, entry *e, zm_array *const *in) {
   zm_scope *scope = zm_scope_open();
-  zm_array **placeholders = zmi_calloc((size_t)e->nin + (size_t)c->nout, sizeof *placeholders), **out = placeholders + e->nin;
+  zm_array **placeholders = zmi_calloc((size_t)e->nin + (size_t)c->nout, sizeof *placeholders);
+  zm_array **out = placeholders ? placeholders + e->nin : NULL;
   zm_status status = scope && placeholders ? ZM_OK : ZM_ERROR_MEMORY;
   for (int i = 0; i < e->nin && status == ZM_OK; i++) {
     if (!(placeholders[i] = zmi_placeholder("zm_compile", &in[i]->type))) status = zm_last_status();

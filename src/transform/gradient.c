@@ -141,7 +141,7 @@ zm_status zm_jvp(zm_function f, void *user, zm_array *const *in, int nin, zm_arr
   if (status == ZM_OK) status = check_tangents(in, nin, tangents);
   if (status != ZM_OK) return status;
   zm_scope *scope = zm_scope_open();
-  zm_array **made = zmi_calloc((size_t)nout * 2, sizeof *made), **pushed = made + nout;
+  zm_array **made = zmi_calloc((size_t)nout * 2, sizeof *made), **pushed = made ? made + nout : NULL;
   call c = {0};
   if (!scope || !made) status = ZM_ERROR_MEMORY;
   if (status == ZM_OK) status = follow(&c, "zm_jvp", f, user, in, nin, NULL, nin, made, nout);

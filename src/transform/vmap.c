@@ -65,7 +65,7 @@ zm_status zm_vmap(zm_function f, void *user, zm_array *const *in, int nin, const
   zm_status status = zmi_check_call("zm_vmap", f, in, nin, out, nout);
   if (status != ZM_OK) return status;
   zm_scope *scope = zm_scope_open();
-  zm_array **plain = zmi_calloc((size_t)nout * 2, sizeof *plain), **result = plain + nout;
+  zm_array **plain = zmi_calloc((size_t)nout * 2, sizeof *plain), **result = plain ? plain + nout : NULL;
   batch b = {0};
   zmi_trace trace = {0};
   if (!scope || !plain) status = ZM_ERROR_MEMORY;

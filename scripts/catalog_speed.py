@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes docs/catalog-speed.md from the capsules of benchmarks/peers/beside_mlx.py (kind "catalog"). --check only compares.
 
-benchmarks/peers/reasons.txt says why a row is slower than MLX's, or has no peer: "name = reason". A row below 1x without a reason is an error.
+benchmarks/peers/reasons.txt says why a row is slower than MLX's: "name = reason". A row below 1x without a reason is an error.
 """
 import glob
 import json
@@ -44,8 +44,8 @@ def section(path, why):
         f"## `{os.path.basename(path)}`",
         "",
         f"{c['dtype']}, {'operands of each sample' if not c['elements'] else str(c['elements']) + ' elements'}; {machine['cpu']}, "
-        f"{machine['cores']} cores, {machine['isa']}; MLX {c['peers']['mlx']} on the CPU, NumPy {c['peers']['numpy']}; commit {c['commit']}. A plain "
-        f"copy moves {copy:.1f} GB/s.",
+        f"{machine['cores']} cores, {machine['isa']}; MLX {c['peers']['mlx']} on the CPU, NumPy {c['peers']['numpy']}; "
+        f"commit {c['commit']}. A plain copy moves {copy:.1f} GB/s.",
         "",
         f"Geometric mean over {s['rows_beside_mlx']} rows: **{s['geomean_over_mlx']:.2f}x MLX**"
         + (f", {s['geomean_over_numpy']:.2f}x NumPy." if s["geomean_over_numpy"] else "."),
@@ -67,9 +67,9 @@ def page():
         sys.exit(f"benchmarks/peers/reasons.txt: no reason for {', '.join(missing)}")
     head = """# Speed of the catalog
 
-Made by `scripts/catalog_speed.py` from the capsules of `benchmarks/peers/beside_mlx.py`: medians of interleaved rounds in one run, all threads
-of each library; MLX plainly and under `mx.compile`, the faster counts. "Of a copy": bytes of operands and results a second beside what a plain
-copy of memory moves; above 100% what is used stays in the caches.
+Made by `scripts/catalog_speed.py` from the capsules of `benchmarks/peers/beside_mlx.py`: medians of interleaved rounds in one run, all
+threads of each library; MLX plainly and under `mx.compile`, the faster counts. "Of a copy": bytes of operands and results a second beside what a
+plain copy of memory moves; above 100% what is used stays in the caches.
 """
     return head + "\n" + "\n\n".join(parts) + "\n"
 

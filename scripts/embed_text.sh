@@ -7,6 +7,6 @@ shift 2
 echo "// Made by scripts/embed_text.sh."
 echo "#include \"$header\""
 echo
-echo "const char $name[] ="
+echo "const char ${name}[] ="
 cat "$@" | sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^/    "/' -e 's/$/\\n"/'
 echo "    ;"

@@ -68,8 +68,8 @@ def page():
     head = """# Speed of the catalog
 
 Made by `scripts/catalog_speed.py` from the capsules of `benchmarks/peers/beside_mlx.py`: medians of interleaved rounds in one run, all
-threads of each library; MLX plainly and under `mx.compile`, the faster counts. "Of a copy": bytes of operands and results a second beside what a
-plain copy of memory moves; above 100% what is used stays in the caches.
+threads of each library; MLX plainly and under `mx.compile`, the faster counts. "Of a copy": bytes of operands and results a second
+beside what a plain copy of memory moves; above 100% what is used stays in the caches.
 """
     return head + "\n" + "\n\n".join(parts) + "\n"
 

@@ -232,6 +232,8 @@ void zmi_program_end(zmi_program *p);                  // gives back the arena a
 
 // ---- the default device (eval.c): made at its first use, kept until the process ends ----
 zm_status zmi_device(zmi_pool **pool, const zmi_kernels **kernels);
+// Evaluates arrays without a tape if what is behind them is small (direct.c). False: it is not, and nothing was done.
+bool zmi_evaluate_directly(zm_array **wanted, size_t count, const zmi_kernels *kernels, zm_status *status);
 
 // ---- safetensors (safetensors.c) ----
 typedef struct zmi_tensor {

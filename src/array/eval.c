@@ -43,7 +43,7 @@ static zm_status evaluate(zm_array **wanted, size_t count) {
   zmi_pool *pool;
   const zmi_kernels *kernels;
   zm_status status = zmi_device(&pool, &kernels);
-  if (status != ZM_OK) return status;
+  if (status != ZM_OK || zmi_evaluate_directly(wanted, count, kernels, &status)) return status;
   char few_text[FEW][NAME], (*text)[NAME] = few_text;
   const char *few_names[FEW], **names = few_names;
   zmi_program *p = NULL;
@@ -71,7 +71,7 @@ static zm_status evaluate(zm_array **wanted, size_t count) {
 }
 
 zm_status zm_eval(zm_array *const *arrays, size_t count) {
-  zm_array **wanted = zmi_calloc(count ? count : 1, sizeof *wanted);
+  zm_array *few[FEW], **wanted = count > FEW ? zmi_calloc(count, sizeof *wanted) : few;
   if (!wanted) return ZM_ERROR_MEMORY;
   size_t n = 0;
   zm_status status = ZM_OK;
@@ -102,7 +102,7 @@ zm_status zm_eval(zm_array *const *arrays, size_t count) {
     }
   }
   if (status == ZM_OK && unique > 0) status = evaluate(wanted, unique);
-  zmi_free(wanted);
+  if (wanted != few) zmi_free(wanted);
   return status;
 }
 

@@ -35,6 +35,7 @@ struct zmi_instance {
   char note[640];
   bool looked; // into the cache
   _Atomic int64_t asked, runs;
+  _Atomic int64_t spent; // nanoseconds in the interpreter: loops are not seen in the number of instructions
 };
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -233,7 +234,7 @@ static void recall(zmi_instance *x, int shape) {
 
 // A compiler takes about a quarter of a second, once: the cache keeps it. The interpreter spends 0.5 to 10 nanoseconds more on an
 // instruction of an element.
-static const double compile_work = 0.25 / 5e-9, look_work = 2e5;
+static const double seconds_of_work = 5e-9, compile_work = 0.25 / 5e-9, look_work = 2e5;
 
 void zmi_instance_prepare(zmi_instance *x, int64_t elements, int shape) {
   atomic_fetch_add_explicit(&x->runs, 1, memory_order_relaxed);
@@ -243,7 +244,9 @@ void zmi_instance_prepare(zmi_instance *x, int64_t elements, int shape) {
   if (now == FRESH && mode && strcmp(mode, "interpret") == 0) return;
   const int64_t asked = atomic_fetch_add_explicit(&x->asked, elements, memory_order_relaxed) + elements;
   const bool always = mode && strcmp(mode, "compile") == 0;
-  const double work = (double)asked * (double)x->code->count;
+  const double estimate = (double)asked * (double)x->code->count;
+  const double spent = (double)atomic_load_explicit(&x->spent, memory_order_relaxed) * 1e-9 / seconds_of_work;
+  const double work = ZMI_MAX(estimate, spent);
   if (now == FRESH && !always && work < look_work) return;
   if (always)
     pthread_mutex_lock(&x->lock);
@@ -294,6 +297,10 @@ zm_status zmi_instance_require(zmi_instance *x) {
 
 // ---- running ----
 
+static void note_time(const zmi_instance *x, double before) {
+  atomic_fetch_add_explicit(&((zmi_instance *)(uintptr_t)x)->spent, (int64_t)((zmi_now() - before) * 1e9), memory_order_relaxed);
+}
+
 void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t n, const void *const *in, const int *step,
                            const double *params, void *const *out) {
   elements_fn kernel = (elements_fn)atomic_load_explicit(&x->kernels[shape], memory_order_acquire);
@@ -306,10 +313,13 @@ void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int shap
 void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t rows, int64_t d, const void *const *in,
                        const int64_t *row_stride, const int *step, const double *params, void *const *out) {
   rows_fn kernel = (rows_fn)atomic_load_explicit(&x->kernels[shape], memory_order_acquire);
-  if (kernel)
+  if (kernel) {
     kernel(rows, d, in, row_stride, step, params, out);
-  else
+  } else {
+    const double before = zmi_now();
     zmi_routine_rows(x->routine, k, rows, d, in, row_stride, step, params, out);
+    note_time(x, before);
+  }
 }
 
 static void call_groups(const zmi_instance *x, groups_fn kernel, const zmi_launch *l, int64_t first, int64_t last) {
@@ -327,10 +337,13 @@ void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_
   const int shape = zmi_grid_class((zmi_form)x->code->form, l->groups, l->threads);
   groups_fn kernel = (groups_fn)atomic_load_explicit(&x->kernels[shape], memory_order_acquire);
   const bool raw = x->code->form == ZMI_FORM_RAW;
-  if (kernel && (raw || l->threads <= ZMI_EMIT_THREADS))
+  if (kernel && (raw || l->threads <= ZMI_EMIT_THREADS)) {
     call_groups(x, kernel, l, first, last);
-  else if (!raw) // zmi_instance_require has told
+  } else if (!raw) { // zmi_instance_require has told
+    const double before = zmi_now();
     zmi_routine_groups(x->routine, k, l, first, last);
+    note_time(x, before);
+  }
 }
 
 void zmi_instance_call(const zmi_instance *x, void (*kernel)(void), const zmi_work *w) {

@@ -325,9 +325,11 @@ static void bad_sessions_and_options(void **state) {
   } sessions[] = {
     {{.context = -1}, "context is -1"},     {{.context = 1 << 30}, "the 32768 positions"},
     {{.sequences = -2}, "sequences is -2"}, {{.chunk = 1 << 20}, "chunk is 1048576"},
-    {{.context = 32768, .sequences = 1024}, "ask for a smaller context"},
+    {{.context = 32768, .sequences = 1024}, "ask for a smaller context"}, // tens of GB
   };
-  for (size_t i = 0; i < sizeof sessions / sizeof *sessions; i++) {
+  size_t count = sizeof sessions / sizeof *sessions;
+  if (zmi_memory_available() > (uint64_t)40 << 30) count--; // a machine that can hold them
+  for (size_t i = 0; i < count; i++) {
     zm_session *s = zm_session_open(model, &sessions[i].o);
     if (s || !strstr(zm_last_error(), sessions[i].says)) fail_msg("case %zu says: %s", i, zm_last_error());
   }

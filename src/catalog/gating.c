@@ -158,7 +158,7 @@ zm_status zm_topk_lastdim(zm_array *x, int k, zm_array **values, zm_array **plac
   topk_attrs a = {k};
   if (!zmi_cat_want_float("topk_lastdim", "x", x) || !zmi_cat_want_rank("topk_lastdim", "x", x, 1)) return zm_last_status();
   zm_status status = zmi_cat_apply(&zmi_op_topk_rows, &a, sizeof a, 1, (zm_array *[]){zmi_cat_rows(x)}, made);
-  if (status != ZM_OK) return status;
+  if (status != ZM_OK) return zmi_fail_within("topk_lastdim");
   made[0] = zmi_cat_like(made[0], x, 1, 1, (int64_t)k);
   made[1] = zmi_cat_like(made[1], x, 1, 1, (int64_t)k);
   if (!made[0] || !made[1]) return zm_last_status();

@@ -157,7 +157,7 @@ static zm_status composed(void *user, zm_array *const *in, int nin, zm_array **o
   (void)nin, (void)nout;
   const zmi_type *q = &in[Q]->type, *k = &in[KEYS]->type;
   int64_t batch = q->shape[0], heads = q->shape[1], dim = q->shape[2], kv = k->shape[2], block = k->shape[1];
-  int64_t table = in[TABLE]->type.shape[1], length = table * block, share = heads / kv;
+  int64_t table = in[TABLE]->type.shape[1], length = table * block, share = kv ? heads / kv : 0;
   zm_array *f[2];
   for (int i = 0; i < 2; i++) {
     zm_array *rows = zm_take(zm_astype(in[KEYS + i], ZM_F32), in[TABLE]); // [B, MB, BS, HKV, D]

@@ -65,8 +65,29 @@ static zm_status topk_call(zm_array *const *in, int nin, const double *params, z
   return zm_topk_lastdim(in[0], (int)params[0], &out[0], &out[1]);
 }
 
+// The public functions, so that the table refuses what they refuse.
+#define CALL(word)                                                                                                                         \
+  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+    (void)nin, (void)params;                                                                                                               \
+    out[0] = zm_##word(in[0]);                                                                                                             \
+    return out[0] ? ZM_OK : zm_last_status();                                                                                              \
+  }
+CALL(sum_lastdim)
+CALL(max_lastdim)
+CALL(var_lastdim)
+CALL(argmax_lastdim)
+
+static zm_status std_lastdim_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+  (void)nin;
+  out[0] = zm_std_lastdim(in[0], params[0]);
+  return out[0] ? ZM_OK : zm_last_status();
+}
+
 #define ONE(word, text, grad)                                                                                                              \
-  { .name = #word, .formula = text, .shapes = "x [..., D] -> [...]", .gradient = grad, .definition = &word##_def, .sample = "x 1024 2048" }
+  {                                                                                                                                        \
+    .name = #word, .formula = text, .shapes = "x [..., D] -> [...]", .gradient = grad, .definition = &word##_def, .sample = "x 1024 2048", \
+    .call = word##_call                                                                                                                    \
+  }
 
 static const zmi_entry entries[] = {
     ONE(sum_lastdim, "sum x", "x"),
@@ -86,7 +107,8 @@ static const zmi_entry entries[] = {
      .gradient = "x",
      .parameters = "eps=1e-6",
      .definition = &std_lastdim_def,
-     .sample = "x 1024 2048"},
+     .sample = "x 1024 2048",
+     .call = std_lastdim_call},
     ONE(argmax_lastdim, "place of the largest x, uint32: the lowest among equals, the first NaN if there is one",
         "none: results are integers"),
     {.name = "topk_lastdim",

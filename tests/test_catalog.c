@@ -261,7 +261,7 @@ static void test_sources(void **state) {
                                                                        : targets[t].word;
       char *text[3];
       for (int d = 0; d < 3; d++) {
-        if (!(text[d] = zmi_entry_source(e, floats[d], targets[t].target)))
+        if (!(text[d] = zmi_entry_source(e, floats[d], targets[t].target, false)))
           fail_msg("%s: %s: %s", e->name, targets[t].target, zm_last_error());
         if (!strstr(text[d], word)) fail_msg("%s: %s: there is no \"%s\"", e->name, targets[t].target, word);
         if (!strstr(text[d], e->definition->name)) fail_msg("%s: %s: its name is not there", e->name, targets[t].target);
@@ -271,7 +271,7 @@ static void test_sources(void **state) {
         fail_msg("%s: %s: one source for all dtypes", e->name, targets[t].target);
       for (int d = 0; d < 3; d++) zm_free_text(text[d]);
     }
-    assert_null(zmi_entry_source(e, ZM_F32, "nonsense"));
+    assert_null(zmi_entry_source(e, ZM_F32, "nonsense", true));
     zm_clear_error();
   }
 }

@@ -1,7 +1,7 @@
 // The command: consistency of the option table, parsing, and the program itself: every kind of error with its exit status, Ctrl-C, a closed
 // pipe, colours, help that fits a screen, completion.
 #define _GNU_SOURCE // posix_openpt
-#include "cli/cli.h"
+#include "cli/kernel.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -627,7 +627,33 @@ static void kernels_are_shown(void **state) {
   assert_int_equal(run("kernel", "show", NULL)->status, CLI_USAGE);
   r = run("kernel", "lst", NULL);
   assert_int_equal(r->status, CLI_USAGE);
-  assert_non_null(strstr(r->err, "did you mean list"));
+  assert_non_null(strstr(r->err, "did you mean list?"));
+  // Names of the catalog: bare as --expr is, in full when asked for; operands in the order of --inputs; messages name the option.
+  r = run("kernel", "show", "mish", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "void zk_elements("));
+  assert_null(strstr(r->out, "#ifndef ZK_NUMBERS"));
+  r = run("kernel", "show", "mish", "--full", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "#ifndef ZK_NUMBERS"));
+  r = run("kernel", "show", "--expr", "a - b", "--inputs", "b a", "--target", "ir", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "%0 = input float #1")); // a is the second operand
+  r = run("kernel", "show", "--expr", "a - b", "--inputs", "a", NULL);
+  assert_int_equal(r->status, CLI_FAILURE);
+  assert_non_null(strstr(r->err, "kernel --expr:1:5: "));
+}
+
+static void options_of_other_kernel_actions(void **state) {
+  (void)state;
+  assert_fails(run("kernel", "list", "--vjp", NULL), CLI_USAGE, "--vjp goes with kernel show, not with list");
+  assert_fails(run("kernel", "cache", "--runs", "3", NULL), CLI_USAGE, "--runs goes with kernel bench, not with cache");
+  assert_fails(run("kernel", "show", "mish", "--inputs", "a", NULL), CLI_USAGE, "--inputs goes with --expr or --rows, not with NAME");
+  assert_fails(run("kernel", "show", "norms", NULL), CLI_USAGE, "norms is a group of kernels: choose one of them, like rmsnorm");
+  assert_fails(run("kernel", "show", "moe_dispatch", NULL), CLI_FAILURE,
+               "moe_dispatch has no source to show: it is made of operations in C");
+  assert_fails(run("kernel", "list", "mish", NULL), CLI_USAGE, "kernel list takes no NAME, but mish was given");
+  assert_fails(run("kernel", NULL), CLI_USAGE, "kernel needs ACTION: zmlx kernel ACTION [NAME]; see zmlx help kernel");
 }
 
 static void the_kernel_cache_is_shown(void **state) {
@@ -655,8 +681,19 @@ static void the_catalog_is_tested(void **state) {
   assert_null(strstr(r->out, "\"rmsnorm\""));
   r = run("kernel", "test", "log_softmax_lastdin", NULL);
   assert_int_equal(r->status, CLI_USAGE);
-  assert_non_null(strstr(r->err, "did you mean log_softmax_lastdim"));
+  assert_non_null(strstr(r->err, "did you mean log_softmax_lastdim?"));
+  r = run("kernel", "test", "moe_dispatch", "--dtype", "bfloat16", "--json", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "\"bfloat16\": \""));
+  assert_null(strstr(r->out, "\"float32\""));
   unsetenv("ZMLX_CACHE_DIR");
+  // Every row has stored results to be compared with; scripts/make_kernel_results.py stores them.
+  const zmi_entry *e;
+  for (size_t i = 0; (e = zmi_catalog_at(i, NULL)); i++) {
+    const cli_kernel_result *k = cli_kernel_results;
+    while (k->name && strcmp(k->name, e->name) != 0) k++;
+    if (!k->name || !k->digest[0] || !k->digest[1] || !k->digest[2]) fail_msg("%s: no stored results", e->name);
+  }
 }
 
 // ---- completion ----
@@ -720,6 +757,7 @@ int main(void) {
       cmocka_unit_test(tapes),
       cmocka_unit_test(environment_and_help),
       cmocka_unit_test(kernels_are_shown),
+      cmocka_unit_test(options_of_other_kernel_actions),
       cmocka_unit_test(the_kernel_cache_is_shown),
       cmocka_unit_test(the_catalog_is_tested),
       cmocka_unit_test(output_that_fails),

@@ -230,6 +230,11 @@ zm_status zmi_program_begin(zmi_program *p);                                    
 void *zmi_program_take(zmi_program *p, size_t output); // data of output i, from zmi_buffer_alloc; NULL if it was taken already
 void zmi_program_end(zmi_program *p);                  // gives back the arena and results that nobody took
 
+// ---- sources of users' kernels (author.c) ----
+// zm_op_source(), `full` or without the functions that the source calls.
+struct zm_op;
+char *zmi_op_source(const struct zm_op *op, const zm_dtype *dtypes, int nin, const char *target, bool full);
+
 // ---- the default device (eval.c): made at its first use, kept until the process ends ----
 zm_status zmi_device(zmi_pool **pool, const zmi_kernels **kernels);
 // Evaluates arrays without a tape if what is behind them is small (direct.c). False: it is not, and nothing was done.

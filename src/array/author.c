@@ -488,7 +488,7 @@ size_t zm_kernel_list(zm_kernel_facts *facts, size_t room) {
 
 // ---- sources ----
 
-char *zm_op_source(const zm_op *op, const zm_dtype *dtypes, int nin, const char *target) {
+char *zmi_op_source(const zm_op *op, const zm_dtype *dtypes, int nin, const char *target, bool full) {
   if (!op || !dtypes || !target || nin != facts_of(op)->nin) {
     zmi_fail(ZM_ERROR_ARGUMENT, "zm_op_source: an op, a dtype for each of its operands and a target must be given");
     return NULL;
@@ -510,11 +510,15 @@ char *zm_op_source(const zm_op *op, const zm_dtype *dtypes, int nin, const char 
   zmi_code *code = zmi_kernel_code(op->kernel, dtypes, result);
   if (!code) return NULL;
   zmi_text text = {0};
-  zm_status status = ir ? zmi_code_print(code, &text) : zmi_emit(code, (zmi_target)which, false, &text);
+  zm_status status = ir ? zmi_code_print(code, &text) : zmi_emit(code, (zmi_target)which, !full, &text);
   zmi_code_free(code);
   if (status == ZM_OK && !text.failed && text.data) return text.data;
   zmi_text_release(&text);
   return NULL;
+}
+
+char *zm_op_source(const zm_op *op, const zm_dtype *dtypes, int nin, const char *target) {
+  return zmi_op_source(op, dtypes, nin, target, true);
 }
 
 void zm_free_text(char *text) {

@@ -60,8 +60,9 @@ const zmi_entry *zmi_catalog_at(size_t i, const zmi_catalog_group **group); // i
 const zmi_entry *zmi_catalog_find(const char *name);                        // NULL if unknown (no error set)
 int zmi_entry_parameters(const zmi_entry *e, double *values);               // their number; values (may be NULL): the usual ones
 zm_status zmi_entry_call(const zmi_entry *e, zm_array *const *in, int nin, const double *params, zm_array **out);
-// The source of the definition, `dtype` for floats, for "c", "cuda", "metal" or "ir"; zm_free_text() it. NULL with a message.
-char *zmi_entry_source(const zmi_entry *e, zm_dtype dtype, const char *target);
+// The source of the definition, `dtype` for floats, for "c", "cuda", "metal" or "ir"; `full`: with the functions that it calls in front.
+// zm_free_text() it. NULL with a message.
+char *zmi_entry_source(const zmi_entry *e, zm_dtype dtype, const char *target, bool full);
 // Operands in the current scope as the row's sample says, floats of `dtype`, dims multiplied down to at most about `elements` an operand
 // (0: as they stand). Returns their number, -1 with a message.
 int zmi_entry_sample(const zmi_entry *e, zm_dtype dtype, int64_t elements, zm_array **in);

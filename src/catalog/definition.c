@@ -79,11 +79,11 @@ static const struct {
     {"mask", ZM_BOOL}, {"there", ZM_BOOL}, {"last", ZM_BOOL}, {"start", ZM_U32}, {"seed", ZM_U32}, {"target", ZM_I32}, {"ignored", ZM_I32},
 };
 
-char *zmi_entry_source(const zmi_entry *e, zm_dtype dtype, const char *target) {
+char *zmi_entry_source(const zmi_entry *e, zm_dtype dtype, const char *target, bool full) {
   const zmi_definition *d = e->definition;
   zm_dtype dtypes[ZMI_CATALOG_IN];
   if (!d) {
-    zmi_fail(ZM_ERROR_UNSUPPORTED, "%s is not one kernel of the kernel language", e->name);
+    zmi_fail(ZM_ERROR_UNSUPPORTED, "%s has no source to show: it is made of operations in C, and computes %s", e->name, e->formula);
     return NULL;
   }
   const zm_op *op = zmi_definition_op(e->definition);
@@ -102,5 +102,5 @@ char *zmi_entry_source(const zmi_entry *e, zm_dtype dtype, const char *target) {
       s += size + (s[size] == ' ');
     }
   }
-  return zm_op_source(op, dtypes, n, target);
+  return zmi_op_source(op, dtypes, n, target, full);
 }

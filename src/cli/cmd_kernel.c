@@ -1,14 +1,15 @@
-// zmlx kernel: the catalog of ready kernels, the source that a kernel becomes for each target, their times, a check of compiled code
-// against the interpreter, and the cache of compiled kernels.
+// zmlx kernel: the catalog of ready kernels, the source that a kernel becomes for each target, their times, a test of what they compute
+// here, and the cache of compiled kernels.
 #include "cli/kernel.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const cli_option options[] = {
     {"target", 0, CLI_CHOICE, "c|cuda|metal|ir", 0, 0, "c", "show: what to print; ir is the typed program"},
     {"expr", 0, CLI_STRING, "EXPR", 0, 0, NULL, "show: of an expression instead of NAME"},
     {"rows", 0, CLI_STRING, "SOURCE", 0, 0, NULL, "show: of row statements, results named y"},
-    {"inputs", 0, CLI_STRING, "NAMES", 0, 0, "x", "show: operands of --rows"},
+    {"inputs", 0, CLI_STRING, "NAMES", 0, 0, NULL, "show: operands of --expr or --rows"},
     {"vjp", 0, CLI_FLAG, NULL, 0, 0, NULL, "show: the gradients of --expr or --rows"},
     {"full", 0, CLI_FLAG, NULL, 0, 0, NULL, "show: with the functions in front"},
     {"dtype", 0, CLI_CHOICE, "float32|float16|bfloat16", 0, 0, "float32", "of float operands"},
@@ -19,13 +20,27 @@ static const cli_option options[] = {
     CLI_END,
 };
 
+// The actions, whether they take a NAME, and the options that mean something to them besides --json.
+static const struct action {
+  const char *name, *options;
+  bool named;
+} actions[] = {
+    {"list", "", false},
+    {"show", " target expr rows inputs vjp full dtype ", true},
+    {"bench", " dtype elements runs ", true},
+    {"test", " dtype ", true},
+    {"cache", " clear ", false},
+};
+
 // ---- show ----
 
+// Named after where its source stands on the command line, for messages.
 static zmi_kernel *define(const cli_args *args, const char *text, bool rows) {
-  return zmi_kernel_define(&(zmi_kernel_text){.name = "kernel",
+  const char *inputs = cli_text(args, "inputs");
+  return zmi_kernel_define(&(zmi_kernel_text){.name = rows ? "--rows" : "--expr",
                                               .form = rows ? ZMI_FORM_ROWS : ZMI_FORM_ELEMENTS,
                                               .source = text,
-                                              .inputs = rows ? cli_text(args, "inputs") : NULL,
+                                              .inputs = rows && !inputs ? "x" : inputs,
                                               .outputs = rows ? "y" : NULL});
 }
 
@@ -71,7 +86,8 @@ static int show(const cli_args *args, const char *name) {
   const char *text = cli_text(args, "expr"), *rows = cli_text(args, "rows");
   if ((name != NULL) + (text != NULL) + (rows != NULL) != 1) return cli_usage("kernel show needs one of NAME, --expr EXPR, --rows SOURCE");
   if (!name) return show_text(args, text ? text : rows, rows != NULL);
-  if (cli_flag(args, "vjp")) return cli_usage("--vjp goes with --expr or --rows");
+  if (cli_flag(args, "vjp")) return cli_usage("--vjp goes with --expr or --rows, not with NAME");
+  if (cli_given(args, "inputs")) return cli_usage("--inputs goes with --expr or --rows, not with NAME");
   return cli_kernel_show(args, name);
 }
 
@@ -102,23 +118,47 @@ static int show_cache(const cli_args *args) {
 
 // ---- the command ----
 
-static const char *const actions[] = {"list", "show", "bench", "test", "cache", NULL};
-
 static const char *action_name(const void *list, size_t i) {
-  return ((const char *const *)list)[i];
+  (void)list;
+  return i < ZMI_COUNT(actions) ? actions[i].name : NULL;
+}
+
+static const struct action *find_action(const char *name) {
+  for (size_t i = 0; i < ZMI_COUNT(actions); i++)
+    if (strcmp(actions[i].name, name) == 0) return &actions[i];
+  const char *nearest = cli_nearest(name, action_name, NULL);
+  if (nearest)
+    cli_usage("kernel has no action %s: did you mean %s?", name, nearest);
+  else
+    cli_usage("kernel has no action %s: choose list, show, bench, test or cache", name);
+  return NULL;
+}
+
+// An option that the action does not look at is a misunderstanding: an error rather than silence.
+static int check_options(const cli_args *args, const struct action *action) {
+  for (size_t i = 0; i < args->use_count; i++) {
+    char word[64];
+    const char *option = args->uses[i].option->name;
+    snprintf(word, sizeof word, " %s ", option);
+    if (strcmp(option, "json") == 0 || strstr(action->options, word)) continue;
+    for (size_t k = 0; k < ZMI_COUNT(actions); k++)
+      if (strstr(actions[k].options, word))
+        return cli_usage("--%s goes with kernel %s, not with %s", option, actions[k].name, action->name);
+  }
+  return CLI_OK;
 }
 
 static int run_kernel(const cli_args *args) {
-  const char *action = args->positional[0], *name = args->count > 1 ? args->positional[1] : NULL;
-  if (strcmp(action, "show") == 0) return show(args, name);
-  if (strcmp(action, "bench") == 0) return cli_kernel_bench(args, name);
-  if (strcmp(action, "test") == 0) return cli_kernel_test(args, name);
-  if (name) return cli_usage("kernel %s takes no NAME", action);
-  if (strcmp(action, "list") == 0) return cli_kernel_list(args);
-  if (strcmp(action, "cache") == 0) return show_cache(args);
-  const char *nearest = cli_nearest(action, action_name, actions);
-  return cli_usage("kernel has no action %s: %s%s", action, nearest ? "did you mean " : "choose list, show, bench, test or cache",
-                   nearest ? nearest : "");
+  const char *name = args->count > 1 ? args->positional[1] : NULL;
+  const struct action *action = find_action(args->positional[0]);
+  if (!action) return CLI_USAGE;
+  if (name && !action->named) return cli_usage("kernel %s takes no NAME, but %s was given", action->name, name);
+  const int status = check_options(args, action);
+  if (status != CLI_OK) return status;
+  if (strcmp(action->name, "show") == 0) return show(args, name);
+  if (strcmp(action->name, "bench") == 0) return cli_kernel_bench(args, name);
+  if (strcmp(action->name, "test") == 0) return cli_kernel_test(args, name);
+  return strcmp(action->name, "list") == 0 ? cli_kernel_list(args) : show_cache(args);
 }
 
 const cli_command cli_kernel = {
@@ -126,8 +166,9 @@ const cli_command cli_kernel = {
     .summary = "Lists, shows, times and tests kernels; their cache",
     .arguments = "ACTION [NAME]",
     .options = options,
-    .notes = "ACTION: list, show NAME, bench [NAME], test [NAME] (compiled code against the\n"
-             "interpreter, bit by bit), cache. bench and test also take a group. Example:\n"
+    .notes = "ACTION: list, show NAME, bench [NAME], test [NAME], cache; bench and test also\n"
+             "take a group. test compares bits: compiled, interpreted, stored; without NAME\n"
+             "it compiles for float32 only. Operands of --rows are x unless --inputs says.\n"
              "  zmlx kernel show --expr 'x * sigmoid(x)' --target metal",
     .run = run_kernel,
 };

@@ -1,4 +1,4 @@
-// Actions of zmlx kernel over the catalog: the list, sources, times, and compiled code against the interpreter.
+// Actions of zmlx kernel over the catalog: the list, sources and times; and what all of them share: names, groups, calls on samples.
 #include "catalog/catalog.h"
 #include "cli/kernel.h"
 
@@ -13,31 +13,34 @@ static const char *entry_name(const void *list, size_t i) {
   return e ? e->name : NULL;
 }
 
-static const zmi_entry *find(const char *name) {
-  const zmi_entry *e = zmi_catalog_find(name);
-  if (e) return e;
-  const char *nearest = cli_nearest(name, entry_name, NULL);
-  cli_usage("the catalog has no kernel %s: %s%s", name, nearest ? "did you mean " : "see zmlx kernel list", nearest ? nearest : "");
+static const zmi_catalog_group *find_group(const char *name) {
+  for (size_t g = 0; zmi_catalog_groups[g]; g++)
+    if (strcmp(zmi_catalog_groups[g]->name, name) == 0) return zmi_catalog_groups[g];
   return NULL;
 }
 
-// What NAME of bench and test picks: one kernel, the kernels of a group, or all if it is NULL.
-typedef struct choice {
-  const zmi_entry *entry;
-  const zmi_catalog_group *group;
-} choice;
+static const zmi_entry *find(const char *name) {
+  const zmi_entry *e = zmi_catalog_find(name);
+  const zmi_catalog_group *group = e ? NULL : find_group(name);
+  const char *nearest = e ? NULL : cli_nearest(name, entry_name, NULL);
+  if (group)
+    cli_usage("%s is a group of kernels: choose one of them, like %s; zmlx kernel list shows all", name, group->entries[0].name);
+  else if (nearest)
+    cli_usage("the catalog has no kernel %s: did you mean %s?", name, nearest);
+  else if (!e)
+    cli_usage("the catalog has no kernel %s: see zmlx kernel list", name);
+  return e;
+}
 
-static bool choose(const char *name, choice *c) {
-  *c = (choice){0};
+bool cli_kernel_choose(const char *name, cli_kernel_choice *c) {
+  *c = (cli_kernel_choice){0};
   if (!name || (c->entry = zmi_catalog_find(name)) != NULL) return true;
-  for (size_t g = 0; zmi_catalog_groups[g]; g++) {
-    if (strcmp(zmi_catalog_groups[g]->name, name) == 0) c->group = zmi_catalog_groups[g];
-  }
+  c->group = find_group(name);
   if (!c->group) c->entry = find(name);
   return c->group || c->entry;
 }
 
-static bool is_chosen(const choice *c, const zmi_entry *e, const zmi_catalog_group *group) {
+bool cli_kernel_is_chosen(const cli_kernel_choice *c, const zmi_entry *e, const zmi_catalog_group *group) {
   return c->group ? c->group == group : !c->entry || c->entry == e;
 }
 
@@ -74,7 +77,7 @@ int cli_kernel_list(const cli_args *args) {
 int cli_kernel_show(const cli_args *args, const char *name) {
   const zmi_entry *e = find(name);
   if (!e) return CLI_USAGE;
-  char *source = zmi_entry_source(e, zm_dtype_from_name(cli_text(args, "dtype")), cli_text(args, "target"));
+  char *source = zmi_entry_source(e, zm_dtype_from_name(cli_text(args, "dtype")), cli_text(args, "target"), cli_flag(args, "full"));
   if (!source) return cli_failed();
   if (cli_flag(args, "json"))
     cli_print_json(json_pack("{s:s, s:s, s:s}", "name", e->name, "target", cli_text(args, "target"), "source", source));
@@ -86,22 +89,15 @@ int cli_kernel_show(const cli_args *args, const char *name) {
 
 // ---- calls ----
 
-typedef struct call {
-  const zmi_entry *e;
-  zm_array *in[ZMI_CATALOG_IN], *out[ZMI_CATALOG_OUT];
-  double params[ZMI_CATALOG_PARAMS];
-  int nin, nout;
-} call;
-
-static zm_status prepare(call *c, const zmi_entry *e, zm_dtype dtype, int64_t elements) {
-  *c = (call){.e = e, .nout = e->outputs ? e->outputs : 1};
+zm_status cli_kernel_prepare(cli_kernel_call *c, const zmi_entry *e, zm_dtype dtype, int64_t elements) {
+  *c = (cli_kernel_call){.e = e, .nout = e->outputs ? e->outputs : 1};
   zmi_entry_parameters(e, c->params);
   c->nin = zmi_entry_sample(e, dtype, elements, c->in);
   if (c->nin < 0) return zm_last_status();
   return zm_eval(c->in, (size_t)c->nin);
 }
 
-static zm_status evaluate(call *c) {
+static zm_status evaluate(cli_kernel_call *c) {
   zm_status status = zmi_entry_call(c->e, c->in, c->nin, c->params, c->out);
   return status == ZM_OK ? zm_eval(c->out, (size_t)c->nout) : status;
 }
@@ -121,10 +117,11 @@ typedef struct timing {
 
 static zm_status measure(const zmi_entry *e, const cli_args *args, timing *t) {
   const int runs = (int)cli_int(args, "runs");
-  call c;
+  cli_kernel_call c;
   double *seconds = zmi_calloc((size_t)runs, sizeof *seconds);
   zm_scope *scope = seconds ? zm_scope_open() : NULL;
-  zm_status status = scope ? prepare(&c, e, zm_dtype_from_name(cli_text(args, "dtype")), cli_int(args, "elements")) : zm_last_status();
+  zm_status status =
+      scope ? cli_kernel_prepare(&c, e, zm_dtype_from_name(cli_text(args, "dtype")), cli_int(args, "elements")) : zm_last_status();
   for (int r = -2; r < runs && status == ZM_OK; r++) { // twice to warm up: compilation, caches
     zm_scope *inner = zm_scope_open();
     const double start = zmi_now();
@@ -142,8 +139,8 @@ static zm_status measure(const zmi_entry *e, const cli_args *args, timing *t) {
 int cli_kernel_bench(const cli_args *args, const char *name) {
   const zmi_catalog_group *group;
   const zmi_entry *e;
-  choice only;
-  if (!choose(name, &only)) return CLI_USAGE;
+  cli_kernel_choice only;
+  if (!cli_kernel_choose(name, &only)) return CLI_USAGE;
   setenv("ZMLX_KERNELS", "compile", 0); // a steady state is asked for, unless the user says otherwise
   json_t *list = json_array();
   zmi_text rows = {0}, out = {0};
@@ -151,7 +148,7 @@ int cli_kernel_bench(const cli_args *args, const char *name) {
   int status = CLI_OK;
   for (size_t i = 0; (e = zmi_catalog_at(i, &group)) != NULL && !cli_interrupted(); i++) {
     timing t = {.bytes = 0};
-    if (!is_chosen(&only, e, group)) continue;
+    if (!cli_kernel_is_chosen(&only, e, group)) continue;
     if (measure(e, args, &t) != ZM_OK) {
       cli_error("%s: %s", e->name, zm_last_error());
       status = CLI_FAILURE;
@@ -171,92 +168,4 @@ int cli_kernel_bench(const cli_args *args, const char *name) {
   zmi_text_release(&rows);
   cli_print_text(&out);
   return cli_interrupted() ? cli_interrupt_status() : status;
-}
-
-// ---- test ----
-
-// Data of the results, kept over a change of how kernels run.
-typedef struct kept {
-  size_t bytes;
-  void *data;
-} kept;
-
-// Which NaN a float32 result is, is not part of the promise (docs/numerics.md): all become one.
-static void one_nan(kept *k, zm_dtype dtype) {
-  uint32_t *words = k->data;
-  for (size_t i = 0; dtype == ZM_F32 && i < k->bytes / 4; i++) {
-    if ((words[i] & 0x7fffffffu) > 0x7f800000u) words[i] = 0x7fc00000u;
-  }
-}
-
-static zm_status run_and_keep(const zmi_entry *e, zm_dtype dtype, int64_t elements, kept *results, int *nout) {
-  call c;
-  zm_scope *scope = zm_scope_open();
-  if (!scope) return zm_last_status();
-  zm_status status = prepare(&c, e, dtype, elements);
-  if (status == ZM_OK) status = evaluate(&c);
-  *nout = c.nout;
-  for (int o = 0; o < c.nout && status == ZM_OK; o++) {
-    const void *data = zm_array_data(c.out[o]);
-    results[o].bytes = (size_t)zm_array_size(c.out[o]) * zm_dtype_size(zm_array_dtype(c.out[o]));
-    results[o].data = zmi_malloc(results[o].bytes + 1);
-    if (!results[o].data || (!data && results[o].bytes))
-      status = zm_last_status();
-    else if (results[o].bytes)
-      memcpy(results[o].data, data, results[o].bytes);
-    if (status == ZM_OK) one_nan(&results[o], zm_array_dtype(c.out[o]));
-  }
-  zm_scope_close(scope);
-  return status;
-}
-
-// Interpreted first: an instance that was compiled stays so.
-static zm_status same_bits(const zmi_entry *e, zm_dtype dtype, int64_t elements, bool *same) {
-  static const char *const ways[2] = {"interpret", "compile"};
-  kept results[2][ZMI_CATALOG_OUT] = {{{0}}};
-  int nout = 0;
-  zm_status status = ZM_OK;
-  zmi_instance_forget();
-  for (int w = 0; w < 2 && status == ZM_OK; w++) {
-    setenv("ZMLX_KERNELS", ways[w], 1);
-    status = run_and_keep(e, dtype, elements, results[w], &nout);
-  }
-  *same = status == ZM_OK;
-  for (int o = 0; o < nout && *same; o++)
-    *same = results[0][o].bytes == results[1][o].bytes && memcmp(results[0][o].data, results[1][o].data, results[0][o].bytes) == 0;
-  for (int w = 0; w < 2; w++)
-    for (int o = 0; o < ZMI_CATALOG_OUT; o++) zmi_free(results[w][o].data);
-  return status;
-}
-
-int cli_kernel_test(const cli_args *args, const char *name) {
-  static const zm_dtype dtypes[] = {ZM_F32, ZM_F16, ZM_BF16};
-  const zmi_catalog_group *group;
-  const zmi_entry *e;
-  choice only;
-  if (!choose(name, &only)) return CLI_USAGE;
-  json_t *list = json_array();
-  size_t good = 0, bad = 0;
-  for (size_t i = 0; (e = zmi_catalog_at(i, &group)) != NULL && !cli_interrupted(); i++) {
-    if (!is_chosen(&only, e, group)) continue;
-    bool passed = true;
-    char why[512] = "";
-    for (size_t d = 0; d < ZMI_COUNT(dtypes) && passed; d++) {
-      bool same = false;
-      if (same_bits(e, dtypes[d], 2000, &same) != ZM_OK)
-        snprintf(why, sizeof why, "%s: %.450s", zm_dtype_name(dtypes[d]), zm_last_error());
-      else if (!same)
-        snprintf(why, sizeof why, "%s: compiled and interpreted results differ", zm_dtype_name(dtypes[d]));
-      passed = same;
-    }
-    good += passed, bad += !passed;
-    json_array_append_new(list, json_pack("{s:s, s:b, s:s?}", "name", e->name, "passed", passed, "why", passed ? NULL : why));
-    if (!cli_flag(args, "json")) cli_print("%s %s%s%s\n", passed ? "ok    " : "FAILED", e->name, passed ? "" : ": ", why);
-  }
-  if (cli_flag(args, "json"))
-    cli_print_json(json_pack("{s:I, s:I, s:O}", "passed", (json_int_t)good, "failed", (json_int_t)bad, "kernels", list));
-  else
-    cli_print("%zu passed, %zu failed\n", good, bad);
-  json_decref(list);
-  return cli_interrupted() ? cli_interrupt_status() : bad ? CLI_FAILURE : CLI_OK;
 }

@@ -190,8 +190,8 @@ static zm_status check_positional(const cli_args *args) {
   size_t size;
   for (size_t i = 0; (size = argument_word(args->command->arguments, i, &word)); i++)
     if (i >= args->count && *word != '[')
-      return zmi_fail(ZM_ERROR_ARGUMENT, "%s needs %.*s: zmlx %s %s", args->command->name, (int)size, word, args->command->name,
-                      args->command->arguments);
+      return zmi_fail(ZM_ERROR_ARGUMENT, "%s needs %.*s: zmlx %s %s; see zmlx help %s", args->command->name, (int)size, word,
+                      args->command->name, args->command->arguments, args->command->name);
   size_t most = 0;
   while (argument_word(args->command->arguments, most, &word)) most++;
   if (args->count > most) return zmi_fail(ZM_ERROR_ARGUMENT, "%s: unexpected argument '%s'", args->command->name, args->positional[most]);

@@ -206,7 +206,10 @@ static inline void evaluate_lanes(evaluation *e, int begin, int middle, int end)
   memcpy(first, e->v, n * sizeof *first);
   for (int l = 0; l < 16; l++) {
     memcpy(e->v, first, n * sizeof *first);
-    for (e->place = l; e->place < e->d; e->place += 16) evaluate_range(e, begin + 1, middle);
+    for (int k = l; k < e->d; k += 16) {
+      e->place = e->c->insts[begin].extra ? (e->d - 1 - l) / 16 * 16 + 2 * l - k : k;
+      evaluate_range(e, begin + 1, middle);
+    }
     memcpy(lanes + (size_t)l * n, e->v, n * sizeof *first);
   }
   for (int half = 8; half; half /= 2) {

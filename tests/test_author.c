@@ -340,6 +340,29 @@ static void serial_rows_have_gradients(void **state) {
   zm_op_free(softmax);
 }
 
+// Joined lanes, each with several places or none, loops in serial blocks, loops and branches between blocks: to the second order.
+static void lanes_and_loops_have_gradients(void **state) {
+  (void)state;
+  static const char *const sources[] = {
+      "float m = -3e38f; float s = 0; elements { let n = max(m, x * w); s = s * exp(m - n) + exp(x * w - n); m = n; }"
+      "join { let n = max(m, right.m); s = s * exp(m - n) + right.s * exp(right.m - n); m = n; } y = m + log(s);",
+      "float m = -3e38f; float s = 0; elements { let n = max(m, x); s = s * exp(m - n) + exp(x - n); m = n; }"
+      "join { let n = max(m, right.m); s = s * exp(m - n) + right.s * exp(right.m - n); m = n; } elements { y = exp(x - m) / s * w; }",
+      "float a = 1; elements { a = a * (0.5f + 0.5f * x) + 0.1f * w; } join { a = a * right.a; } y = a;",
+      "acc = 0.5f; elements { for (int j = 0; j < 2; j++) { acc = sin(acc) * w + 0.3f * x; } y = acc; }",
+      "float r = sum(x * x) / D; float z = 1; for (int j = 0; j < 5; j++) { z = 0.5f * (z + r / z); } elements { y = x / z * w; }",
+      "let r = sum(x) / D; float z = r; if (r > 0.7f) { for (int j = 0; j < 2; j++) z = sin(z) + r; } else { z = r * r; } y = z * sum(w);",
+  };
+  for (size_t i = 0; i < ZMI_COUNT(sources); i++) {
+    zm_op *op = must(zm_kernel(&(zm_kernel_options){.inputs = "x w", .outputs = "y", .source = sources[i]}));
+    for (int64_t d = 5; d <= 37; d += 32) {
+      const check_input row = {ZM_F32, 2, {2, d}, 0.3f, 1.3f};
+      check_all(&(check_case){.name = sources[i], .op = "kernel_rows", .f = apply_op, .user = op, .in = {row, row}, .agreement = 3e-5});
+    }
+    zm_op_free(op);
+  }
+}
+
 // Each allocation of a gradient that takes two kernels fails once; the sanitizers look for leaks.
 static void memory_may_run_out_on_the_way_back(void **state) {
   (void)state;
@@ -395,6 +418,7 @@ int main(void) {
       cmocka_unit_test(tapes_name_kernels_by_content),
       cmocka_unit_test(authors_gradients_are_used),
       cmocka_unit_test(serial_rows_have_gradients),
+      cmocka_unit_test(lanes_and_loops_have_gradients),
       cmocka_unit_test(memory_may_run_out),
       cmocka_unit_test(memory_may_run_out_on_the_way_back),
   };

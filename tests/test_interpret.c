@@ -431,7 +431,7 @@ static void reductions(maker *m, int inside, int *made, int *made_count) {
 static void block(maker *m) {
   zmi_code *c = m->c;
   int kind = below(5), values = m->value_count, variables = m->variable_count, made[16], made_count = 0;
-  bool falling = kind == 1, serial = kind <= 1, joined = kind == 2 && variables;
+  bool serial = kind <= 1, joined = kind == 2 && variables, falling = kind == 1 || (joined && below(3) == 0);
   int begin = PUT(c, .op = ZMI_K_ELEMENTS, .extra = falling);
   for (int i = 0; i < c->nin; i++) keep(m, input(c, i));
   keep(m, PUT(c, .op = ZMI_K_PLACE, .type = ZMI_C_INT));

@@ -535,6 +535,23 @@ static void traced_rows_have_gradients(void **state) {
       "acc = 1; elements { acc = acc * acc * 0.3f + x * w; } y = acc;",
       "acc = 0; elements reverse { acc = tanh(acc + x) * w; y = acc; }",
       "acc = 0; elements { acc = acc * x + w; y = acc * cumsum(w); }",
+      // loops and branches where places depend on each other; a variable that is set twice
+      "acc = 1; elements { for (int j = 0; j < 3; j++) { acc = acc * sin(x) + w / (j + 1); } y = acc; }",
+      "acc = 1; elements { if (x > 0.7f) { for (int j = 0; j < 2; j++) acc = acc * w + x; } else { acc = sin(acc) * x; } } y = acc;",
+      "float a = 0; float b = 1; elements reverse { for (int j = 0; j <= i; j++) { b = tanh(b + x); a = a * b + w; } y = a * b; }",
+      "acc = 0.5f; elements { acc = acc * acc + x; acc = sin(acc) * w; y = acc; }",
+      "elements { z = x; for (int j = 0; j < 2; j++) z = sin(z) * w; c = cumsum(z); y = exp(0.3f * c) * cumsum(c * x); }",
+      "acc = 1; elements { for (int j = 0; j < 2; j++) acc = acc * x + w; m = max(acc * x); t = sum(acc); } y = acc * m + t;",
+      // lanes that are joined
+      "float m = -3e38f; float s = 0; elements { let n = max(m, x * w); s = s * exp(m - n) + exp(x * w - n); m = n; }"
+      "join { let n = max(m, right.m); s = s * exp(m - n) + right.s * exp(right.m - n); m = n; } y = m + log(s);",
+      "float a = 1; elements { a = a * x + w * sin(a); y = a * w; } join { a = a * right.a + sin(right.a); }",
+      "float a = 0.2f; float b = 1; let s = sum(x) / D; elements { b = b * w + x * s; a = a + b * b; } join { a = a + right.a * s; b = b *"
+      " right.b; } y = a * b;",
+      "float a = 1; float n = 0; elements { for (int j = 0; j < 2; j++) { a = a * x + w; } n = n + 1; } join { a = n > 0 && right.n > 0 ?"
+      " a * right.a : a + right.a; n = n + right.n; } y = a;",
+      // loops and branches between blocks, of what serial blocks have left
+      "acc = 1; elements { acc = acc * sin(x) + w; } for (int j = 0; j < D; j++) acc = acc * acc * 0.5f + 0.1f; elements { y = acc * x; }",
   };
   bool all[ZMI_CODE_MAX];
   memset(all, true, sizeof all);
@@ -563,6 +580,25 @@ static void traced_rows_have_gradients(void **state) {
       }
     }
     zmi_code_free(c), zmi_code_free(v), zmi_code_free(traces);
+  }
+}
+
+// Loops and branches between blocks of elements, whatever their bounds; variables of lanes whose slopes ask for no values.
+static void loops_of_rows_have_gradients(void **state) {
+  (void)state;
+  static const char *const cases[] = {
+      "float r = sum(x * x); float z = r; for (int j = 0; j < 4; j++) { z = 0.5f * (z + r / z); } elements { y = x / z * w; }",
+      "r = sum(x); q = sum(w); float z = 1; for (int j = 0; j < D; j++) { z = z * r + q * j; } y = z;",
+      "let r = sum(x * w); float z = r; if (r > 1) { for (int j = 0; j < 2; j++) z = sin(z) + r; } else { z = r * r; } y = z;",
+      "float a = sum(x); float b = sum(w); for (int j = 0; j < 3; j++) { let t = a; a = b * 0.5f; b = t * b; if (j > 0) { for (int q = 0;"
+      " q < j; q++) b += a; } } for (int k = 0; k < 2; k++) { a = a * b; } elements { y = x * a + b; }",
+      "float a = 0; elements { a = a + x * w; } join { a = a + right.a; } y = a * a;",
+      "float a = 0; float b = 0; elements { a = a + x; b = b + w * x; } join { a += right.a; b += right.b; } elements { y = a * b * x; }",
+      "float a = 1; elements { for (int j = 0; j < 3; j++) { a = a * 0.5f + x * w; } } y = a * a;",
+      "n = 0; s = 0; elements { if (x > 0.6f) { for (int j = 0; j < 2; j++) { s += x * w; n += 1; } } } y = s / max(n, 1);",
+  };
+  for (int d = 1; d <= 5; d += 2) {
+    for (size_t i = 0; i < ZMI_COUNT(cases); i++) check(ZMI_FORM_ROWS, "x w", "y", cases[i], d, 0.3, 1.5, d == 3 && i < 4 ? 2 : 1);
   }
 }
 
@@ -628,6 +664,34 @@ static void no_derivative_says_why(void **state) {
   assert_null(zmi_code_vjp(c, all, all));
   assert_null(zmi_code_jvp(c, all));
   zmi_code_free(c);
+}
+
+// What is left out on the way back (the table in docs/kernel-language.md), each with its reason.
+static void gradients_left_out_say_why(void **state) {
+  (void)state;
+  static const struct {
+    const char *source, *says;
+  } cases[] = {
+      {"a = 0; b = 0; elements { a = a * x + 1; } elements reverse { b = b * x + a; } y = b;", "serial blocks of both directions"},
+      {"a = 0; b = 0; elements { a = a * x + 1; } elements { b = b + x; } join { b += right.b; } y = b + a;",
+       "joined lanes beside a block"},
+      {"a = 0; elements { a = a + x * cumsum(x); } join { a += right.a; } y = a;", "a running sum in a block whose lanes are joined"},
+      {"a = 0; elements { a = a + x; } join { for (int j = 0; j < 2; j++) a += right.a; } y = a;", "loops where lanes are joined"},
+      {"a = 0; elements { a = a * 0.5f + x; } elements { a = a + x; } join { a = a * right.a; } y = a;", "an earlier block has set"},
+  };
+  bool all[ZMI_CODE_MAX];
+  memset(all, true, sizeof all);
+  for (size_t i = 0; i < ZMI_COUNT(cases); i++) {
+    zmi_code *c = code_of(ZMI_FORM_ROWS, "x", "y", cases[i].source, ZM_F32), *traces = NULL;
+    assert_null(zmi_code_vjp_traced(c, all, all, &traces));
+    assert_null(traces);
+    assert_int_equal(zm_last_status(), ZM_ERROR_UNSUPPORTED);
+    if (!strstr(zm_last_error(), cases[i].says)) fail_msg("%s: %s", cases[i].source, zm_last_error());
+    zmi_code *j = zmi_code_jvp(c, all); // forwards there is one
+    if (!j) fail_msg("%s: %s", cases[i].source, zm_last_error());
+    zmi_code_free(j);
+    zmi_code_free(c);
+  }
 }
 
 // ---- reductions in pieces ----
@@ -805,9 +869,11 @@ int main(void) {
       cmocka_unit_test(loops_and_branches_have_derivatives),
       cmocka_unit_test(rows_have_derivatives),
       cmocka_unit_test(traced_rows_have_gradients),
+      cmocka_unit_test(loops_of_rows_have_gradients),
       cmocka_unit_test(ties_are_as_in_mlx),
       cmocka_unit_test(derivatives_are_simple),
       cmocka_unit_test(no_derivative_says_why),
+      cmocka_unit_test(gradients_left_out_say_why),
       cmocka_unit_test(reductions_in_pieces),
       cmocka_unit_test(composition_rounds_in_between),
       cmocka_unit_test(shapes_and_grids),

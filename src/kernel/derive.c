@@ -51,6 +51,7 @@ int zmi_derive_traces(zmi_derive *d) {
   for (int i = 0; i < (int)d->from->count; i++) {
     const zmi_inst *x = at(d, i);
     int block = d->around[i];
+    if (x->op == ZMI_K_JOIN) i = zmi_derive_block_end(d, block), x = at(d, i); // what lanes were is not asked for there
     bool get = x->op == ZMI_K_GET && block >= 0 && x->index < block;
     bool after = x->op == ZMI_K_GET && block < 0 && is_serial(d, x->index); // else the block would be run once more, the other way
     if (x->op != ZMI_K_SCAN_SUM && !get && !after) continue;
@@ -187,6 +188,11 @@ zm_status zmi_derive_forward(zmi_derive *d, int from, int to, bool outputs) {
       continue;
     }
     if (!outputs && is_reduction(x->op)) continue;
+    if (d->inside >= 0 && x->index < d->inside && (x->op == ZMI_K_GET || x->op == ZMI_K_SET)) {
+      if (x->op == ZMI_K_GET && (d->map[i] = given_value(d, i)) < 0) return zm_last_status();
+      d->tangent[i] = d->leaf == i ? number(d, 1) : -1;
+      continue;
+    }
     if (x->op == ZMI_K_ELEMENTS) block = i, depth = 0;
     depth += x->op == ZMI_K_FOR || x->op == ZMI_K_IF || x->op == ZMI_K_ELEMENTS;
     if (zmi_derive_copy(d, i) < 0) return zm_last_status();

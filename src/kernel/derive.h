@@ -32,6 +32,7 @@ typedef struct zmi_derive {
   int *count;             // aux of reductions: how many places share the extreme; PROD: how many zeros
   int *rest;              // PROD: the product without zeros
   int seed[ZMI_CODE_MAX]; // operand of `to` with the tangent of each input, -1
+  int inside;             // partial derivatives of a block's places: its ELEMENTS, whose variables of outside are leaves; -1
   int leaf;               // partial derivatives: the instruction whose tangent is one; ZMI_NO_LEAF: tangents of inputs by seed
   bool scans_fall, traced;
   int *trace;      // of GETs of serial variables and SCAN_SUMs: the number of the trace that has their values
@@ -52,8 +53,9 @@ zm_status zmi_derive_replay(zmi_derive *d, int block);
 // Values and tangents of the instructions in [from, to); results only if `outputs`.
 zm_status zmi_derive_forward(zmi_derive *d, int from, int to, bool outputs);
 zm_status zmi_derive_add_operand(zmi_derive *d, zm_dtype dtype, bool per_row, int *number_of);
-zm_status zmi_derive_operands(zmi_derive *d); // the operands of `from` first; an error where there are no derivatives
-int zmi_derive_traces(zmi_derive *d);         // numbers them; how many there are
+zm_status zmi_derive_operands(zmi_derive *d);       // the operands of `from` first; an error where there are no derivatives
+int zmi_derive_traces(zmi_derive *d);               // numbers them; how many there are
+zmi_code *zmi_code_localized(const zmi_code *code); // see derive_localize.c
 int zmi_derive_block_end(const zmi_derive *d, int block);
 int zmi_inst_operand(const zmi_inst *x, int k);
 

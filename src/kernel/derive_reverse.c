@@ -5,47 +5,41 @@
 //
 // A serial block goes back from the last place to the first, with the cotangents of its variables as variables. That needs values that
 // can be computed again at a place: where the accumulators themselves are needed they are operands, made by a code of their own.
-#include "kernel/derive.h"
+//
+// Joined lanes go back by derive_lanes.c; loops and branches, between blocks and inside, by the tangents of what they give, for each value
+// that they read.
+#include "kernel/reverse.h"
 
 #include <string.h>
 
-enum { SERIAL = 16 }; // variables of one serial block
-
-typedef struct block {
-  int begin, end;                             // ELEMENTS and its END; -1 and the count for the whole of the ELEMENTS form
-  bool control, falling;                      // has loops or branches inside; goes back place by place,
-  int direction;                              // against its own direction: 1 if it falls
-  int serial[SERIAL], start[SERIAL], serials; // VARs that it sets, their cotangents after the block
-} block;
-
-typedef struct reverse {
-  zmi_derive d;
-  const zmi_code *from;
-  int given[ZMI_CODE_MAX];                      // operand with the cotangent of each result, -1
-  int *cotangent;                               // of row values, complete when their maker is reached; of VARs at row level
-  int *here;                                    // of the values of the block being run, and its contributions to row values
-  int element[ZMI_CODE_MAX], row[ZMI_CODE_MAX]; // gradients of inputs: at this place; of operands of one element a row
-  int row_here[ZMI_CODE_MAX];                   // contributions of this place to `row`
-  int *lambda;                                  // of each VAR: VAR of its cotangent in a falling block
-  int *total;                                   // of each SCAN_SUM, where places rise: the sum of the cotangents of its results
-  block *blocks;
-  int count;
-} reverse;
+typedef zmi_reverse reverse;
+typedef zmi_reverse_block block;
 
 static const zmi_inst *at(const reverse *r, int i) {
-  return &r->from->insts[i];
+  return zmi_reverse_at(r, i);
 }
 
 static int emit(reverse *r, zmi_cop op, zmi_ctype type, int a, int index, int extra) {
-  return zmi_code_emit(r->d.to, &(zmi_inst){.op = op, .type = type, .a = a, .b = -1, .c = -1, .index = index, .extra = extra});
+  return zmi_reverse_emit(r, op, type, a, index, extra);
 }
 
 static void add(reverse *r, int *total, int part) {
-  *total = zmi_derive_sum(&r->d, *total, part);
+  zmi_reverse_add(r, total, part);
+}
+
+zm_status zmi_reverse_refuse(const zmi_reverse *r, const char *what) {
+  return zmi_fail(ZM_ERROR_UNSUPPORTED, "kernel %s: no gradient of %s: give one by hand", r->from->name, what);
 }
 
 static zm_status refuse(const reverse *r, const char *what) {
-  return zmi_fail(ZM_ERROR_UNSUPPORTED, "kernel %s: no gradient of %s: give one by hand", r->from->name, what);
+  return zmi_reverse_refuse(r, what);
+}
+
+void zmi_reverse_operands(zmi_reverse *r, int i, int cotangent, int *to) {
+  for (int k = 0; k < 3; k++) {
+    int v = zmi_inst_operand(at(r, i), k);
+    if (v >= 0 && r->d.active[v]) add(r, &to[v], zmi_derive_apply(&r->d, zmi_derive_factor(&r->d, i, k), cotangent));
+  }
 }
 
 static bool is_reduction(zmi_cop op) {
@@ -54,32 +48,51 @@ static bool is_reduction(zmi_cop op) {
 
 // ---- what there is ----
 static zm_status look_at_block(reverse *r, block *b) {
-  bool scan = false, joined = false;
+  bool scan = false, loops = false;
+  b->join = -1;
   for (int i = b->begin + 1; i < b->end; i++) {
     const zmi_inst *x = at(r, i);
-    b->control |= x->op == ZMI_K_FOR || x->op == ZMI_K_IF || x->op == ZMI_K_VAR;
-    joined |= x->op == ZMI_K_JOIN;
+    bool control = x->op == ZMI_K_FOR || x->op == ZMI_K_IF || x->op == ZMI_K_VAR;
+    if (x->op == ZMI_K_JOIN) b->join = i;
+    b->control |= control && b->join < 0;
+    loops |= control && b->join >= 0;
     scan |= x->op == ZMI_K_SCAN_SUM && r->d.active[i];
     if (x->op != ZMI_K_SET || x->index > b->begin || !r->d.active[x->index]) continue;
     bool known = false;
     for (int s = 0; s < b->serials; s++) known |= b->serial[s] == x->index;
-    if (known && !joined) return refuse(r, "a variable that a block sets twice");
+    if (known && b->join < 0) return refuse(r, "a variable that a block sets twice");
     if (known) continue;
-    if (b->serials == SERIAL) return refuse(r, "a block of so many variables");
+    if (b->serials == ZMI_SERIAL) return refuse(r, "a block of so many variables");
     b->serial[b->serials++] = x->index;
   }
-  if (b->serials && joined) return refuse(r, "lanes that are joined");
-  if ((b->serials || scan) && b->control) return refuse(r, "loops or branches in a block whose places depend on each other");
+  if (!b->serials) b->join = -1;
+  if (b->join >= 0 && !r->localized) return refuse(r, "lanes that are joined");
+  if (b->join >= 0 && loops) return refuse(r, "loops where lanes are joined");
+  if (b->join >= 0 && scan) return refuse(r, "a running sum in a block whose lanes are joined");
+  if ((b->serials || scan) && b->control && !r->localized)
+    return refuse(r, "loops or branches in a block whose places depend on each other");
+  if (b->join >= 0 && !(b->seed = zmi_malloc((size_t)b->serials * sizeof *b->seed))) return zm_last_status();
   b->falling = b->serials || (scan && r->d.scans_fall);
   b->direction = b->falling && !(b->begin >= 0 && at(r, b->begin)->extra);
   return ZM_OK;
 }
 
+static void look_at_region(reverse *r, int begin) { // as zmi_code_localized has made it
+  zmi_region *g = &r->regions[r->region_count++];
+  g->first = g->begin = begin, g->last = zmi_derive_block_end(&r->d, begin);
+  while (g->first > 0 && at(r, g->first - 1)->op == ZMI_K_VAR) g->first--;
+  while (g->last + 1 < (int)r->from->count && at(r, g->last + 1)->op == ZMI_K_GET) g->last++;
+}
+
 static zm_status look(reverse *r) {
-  int most = 1;
-  for (int i = 0; i < (int)r->from->count; i++) most += at(r, i)->op == ZMI_K_ELEMENTS;
+  int most = 1, loops = 1;
+  for (int i = 0; i < (int)r->from->count; i++) {
+    most += at(r, i)->op == ZMI_K_ELEMENTS;
+    loops += at(r, i)->op == ZMI_K_FOR || at(r, i)->op == ZMI_K_IF;
+  }
   r->blocks = zmi_calloc((size_t)most, sizeof *r->blocks);
-  if (!r->blocks) return zm_last_status();
+  r->regions = r->blocks ? zmi_calloc((size_t)loops, sizeof *r->regions) : NULL;
+  if (!r->regions) return zm_last_status();
   if (r->from->form == ZMI_FORM_ELEMENTS) {
     r->blocks[0].begin = -1, r->blocks[0].end = (int)r->from->count;
     r->count = 1;
@@ -93,7 +106,9 @@ static zm_status look(reverse *r) {
       if (look_at_block(r, b) != ZM_OK) return zm_last_status();
       i = b->end;
     } else if (x->op == ZMI_K_FOR || x->op == ZMI_K_IF) {
-      return refuse(r, "loops or branches between blocks of elements");
+      if (!r->localized) return refuse(r, "loops or branches between blocks of elements");
+      look_at_region(r, i);
+      i = r->regions[r->region_count - 1].last;
     }
   }
   return ZM_OK;
@@ -105,17 +120,27 @@ static int cotangent_of_result(reverse *r, const zmi_inst *x) { // -1 if none is
   return operand < 0 ? -1 : zmi_code_leaf(r->d.to, ZMI_K_INPUT, ZMI_C_FLOAT, operand, 0);
 }
 
+// What a variable of outside receives from the places that come later.
+static int lambda_of(reverse *r, const block *b, int var) {
+  int s = 0;
+  if (r->lambda[var] < 0) return -1;
+  while (b->serial[s] != var) s++;
+  return b->join >= 0 ? zmi_lanes_lambda(r, b, s) : emit(r, ZMI_K_GET, ZMI_C_FLOAT, -1, r->lambda[var], 0);
+}
+
+static int places_end(const block *b) { // of what stands for a place, in front of JOIN
+  return b->join >= 0 ? b->join : b->end;
+}
+
 // The cotangents that come into a block from its results and reductions.
 static void seed_block(reverse *r, const block *b) {
-  for (int i = b->begin + 1; i < b->end; i++) {
+  for (int i = b->begin + 1; i < places_end(b); i++) {
     const zmi_inst *x = at(r, i);
     if (x->op == ZMI_K_OUTPUT && r->d.active[x->a]) add(r, &r->here[x->a], cotangent_of_result(r, x));
     if (is_reduction(x->op) && r->d.active[i] && r->cotangent[i] >= 0) {
       add(r, &r->here[x->a], zmi_derive_apply(&r->d, zmi_derive_share(&r->d, i), r->cotangent[i]));
     }
-    if (x->op == ZMI_K_SET && x->index < b->begin && r->lambda[x->index] >= 0) {
-      add(r, &r->here[x->a], emit(r, ZMI_K_GET, ZMI_C_FLOAT, -1, r->lambda[x->index], 0));
-    }
+    if (x->op == ZMI_K_SET && x->index < b->begin) add(r, &r->here[x->a], lambda_of(r, b, x->index));
   }
 }
 
@@ -135,8 +160,16 @@ static int scan_share(reverse *r, int i, int cotangent) {
   return zmi_code_op(r->d.to, ZMI_K_SUB, r->total[i], before, -1);
 }
 
+static void step_back(reverse *r, const block *b) { // the variables' cotangents before this place
+  for (int s = 0; s < b->serials; s++) {
+    int var = b->serial[s], next = r->here[var];
+    emit(r, ZMI_K_SET, ZMI_C_NONE, next < 0 ? zmi_code_const_f(r->d.to, 0) : next, r->lambda[var], 0);
+    r->here[var] = -1;
+  }
+}
+
 static void run_back(reverse *r, const block *b) {
-  for (int i = b->end - 1; i > b->begin; i--) {
+  for (int i = places_end(b) - 1; i > b->begin; i--) {
     const zmi_inst *x = at(r, i);
     int g = r->here[i];
     if (g < 0 || !r->d.active[i] || is_reduction(x->op)) continue;
@@ -147,60 +180,76 @@ static void run_back(reverse *r, const block *b) {
     } else if (x->op == ZMI_K_GET) {
       add(r, &r->here[x->index], g); // of a serial variable: its cotangent before this place
     } else {
-      for (int k = 0; k < 3; k++) {
-        int v = zmi_inst_operand(x, k);
-        if (v >= 0 && r->d.active[v]) add(r, &r->here[v], zmi_derive_apply(&r->d, zmi_derive_factor(&r->d, i, k), g));
-      }
+      zmi_reverse_operands(r, i, g, r->here);
     }
   }
-  for (int s = 0; s < b->serials; s++) {
-    int var = b->serial[s], next = r->here[var];
-    emit(r, ZMI_K_SET, ZMI_C_NONE, next < 0 ? zmi_code_const_f(r->d.to, 0) : next, r->lambda[var], 0);
-    r->here[var] = -1;
-  }
+}
+
+// What comes in at an instruction of a block with loops or branches that gives something: a result, a reduction, a variable of outside.
+static int sink_cotangent(reverse *r, const block *b, int i) {
+  const zmi_inst *x = at(r, i);
+  if (x->op == ZMI_K_OUTPUT) return cotangent_of_result(r, x);
+  if (x->op == ZMI_K_SET) return x->index < b->begin ? lambda_of(r, b, x->index) : -1;
+  return is_reduction(x->op) ? zmi_derive_apply(&r->d, zmi_derive_share(&r->d, i), r->cotangent[i]) : -1;
 }
 
 // A block with loops or branches: for each leaf the tangents of everything, times the cotangents that come in.
 static zm_status run_partials(reverse *r, const block *b, int leaf) {
   int sum = -1;
   r->d.leaf = leaf;
+  r->d.inside = b->begin;
   bool outside = leaf <= b->begin;
   if (outside) r->d.tangent[leaf] = zmi_code_const_f(r->d.to, 1);
-  zm_status status = zmi_derive_forward(&r->d, b->begin + 1, b->end, false);
-  for (int i = b->begin + 1; i < b->end && status == ZM_OK; i++) {
+  zm_status status = zmi_derive_forward(&r->d, b->begin + 1, places_end(b), false);
+  for (int i = b->begin + 1; i < places_end(b) && status == ZM_OK; i++) {
     const zmi_inst *x = at(r, i);
-    bool sink = x->op == ZMI_K_OUTPUT || is_reduction(x->op);
+    bool sink = x->op == ZMI_K_OUTPUT || x->op == ZMI_K_SET || is_reduction(x->op);
     if (!sink || !r->d.active[x->a] || r->d.tangent[x->a] < 0) continue;
-    int g = x->op == ZMI_K_OUTPUT ? cotangent_of_result(r, x) : r->cotangent[i];
-    if (x->op != ZMI_K_OUTPUT) g = zmi_derive_apply(&r->d, zmi_derive_share(&r->d, i), g);
+    int g = sink_cotangent(r, b, i);
     add(r, &sum, zmi_derive_apply(&r->d, (zmi_factor){ZMI_F_TIMES, r->d.tangent[x->a]}, g));
   }
   if (outside) r->d.tangent[leaf] = -1;
   r->d.leaf = ZMI_NO_LEAF;
+  r->d.inside = -1;
   if (outside) {
     add(r, &r->here[leaf], sum);
+  } else if (at(r, leaf)->op == ZMI_K_GET) {
+    add(r, &r->here[at(r, leaf)->index], sum);
   } else {
     input_share(r, at(r, leaf), sum);
   }
   return status;
 }
 
-static zm_status run_control(reverse *r, const block *b) {
-  for (int i = 0; i < b->end; i++) { // row values that the block reads, and inputs inside
-    if (!r->d.active[i] || at(r, i)->op == ZMI_K_VAR) continue;
-    bool read = i > b->begin && at(r, i)->op == ZMI_K_INPUT;
-    for (int j = b->begin + 1; j < b->end && i <= b->begin && !read; j++) {
-      const zmi_inst *x = at(r, j);
-      for (int k = 0; k < 3; k++) read |= zmi_inst_operand(x, k) == i;
+// Whether [from, to) has it as an operand.
+static bool reads(const reverse *r, int value, int from, int to) {
+  for (int i = from; i < to; i++) {
+    for (int k = 0; k < 3; k++) {
+      if (zmi_inst_operand(at(r, i), k) == value) return true;
     }
-    if (read && run_partials(r, b, i) != ZM_OK) return zm_last_status();
+  }
+  return false;
+}
+
+static zm_status run_control(reverse *r, const block *b) {
+  const int end = places_end(b);
+  for (int i = 0; i < end; i++) { // row values that the block reads, and inputs inside
+    const zmi_inst *x = at(r, i);
+    if (!r->d.active[i] || x->op == ZMI_K_VAR) continue;
+    bool inside = i > b->begin, serial = x->op == ZMI_K_GET && x->index < b->begin;
+    bool leaf = inside ? x->op == ZMI_K_INPUT || serial : reads(r, i, b->begin + 1, end);
+    if (leaf && run_partials(r, b, i) != ZM_OK) return zm_last_status();
   }
   return ZM_OK;
 }
 
 static zm_status run(reverse *r, const block *b) {
   for (int i = 0; i < (int)r->from->count; i++) r->here[i] = -1;
-  if (b->control) return run_control(r, b);
+  if (b->control) {
+    zm_status status = run_control(r, b);
+    step_back(r, b);
+    return status;
+  }
   if (b->begin < 0) {
     for (int i = 0; i < b->end; i++) {
       if (at(r, i)->op != ZMI_K_OUTPUT && zmi_derive_copy(&r->d, i) < 0) return zm_last_status();
@@ -210,6 +259,7 @@ static zm_status run(reverse *r, const block *b) {
   }
   seed_block(r, b);
   run_back(r, b);
+  step_back(r, b);
   return ZM_OK;
 }
 
@@ -263,6 +313,20 @@ static zm_status close_shares(reverse *r, const block *b, shares *s) { // before
   return ZM_OK;
 }
 
+static zm_status join_lambdas(reverse *r, const block *b) {
+  zm_status status = ZM_OK;
+  for (int s = 0; s < b->serials && status == ZM_OK; s++) status = zmi_lanes_sum(r, r->lambda[b->serial[s]]);
+  return status;
+}
+
+static zm_status join_shares(reverse *r, const block *b, const shares *s) { // each lane has some
+  zm_status status = zmi_lanes_join(r);
+  for (int v = 0; v < b->begin + 1 + r->from->nin && status == ZM_OK; v++) {
+    if (s->sum[v] >= 0) status = zmi_lanes_sum(r, s->var[v]);
+  }
+  return status == ZM_OK ? join_lambdas(r, b) : status;
+}
+
 static void take_shares(reverse *r, const block *b, const shares *s) { // after END
   int n = b->begin + 1 + r->from->nin;
   for (int v = 0; v < n; v++) {
@@ -294,8 +358,9 @@ static zm_status block_to_rows(reverse *r, block *b) {
     if (r->cotangent[i] >= 0 && zmi_derive_aux(&r->d, i) != ZM_OK) return zm_last_status();
   }
   for (int s = 0; s < b->serials; s++) {
-    b->start[s] = r->cotangent[b->serial[s]];
+    b->start[s] = b->join >= 0 ? -1 : r->cotangent[b->serial[s]];
   }
+  if (b->join >= 0 && zmi_lanes_back(r, b) != ZM_OK) return zm_last_status();
   clear_inputs(r);
   shares s = {NULL, NULL};
   zm_status status = scan_totals(r, b);
@@ -306,10 +371,13 @@ static zm_status block_to_rows(reverse *r, block *b) {
   if (status == ZM_OK && emit(r, ZMI_K_ELEMENTS, ZMI_C_NONE, -1, 0, b->direction) < 0) status = zm_last_status();
   if (status == ZM_OK) status = run(r, b);
   if (status == ZM_OK) status = close_shares(r, b, &s);
+  if (status == ZM_OK && b->join >= 0) status = join_shares(r, b, &s);
   if (status == ZM_OK && emit(r, ZMI_K_END, ZMI_C_NONE, -1, 0, 0) < 0) status = zm_last_status();
   if (status == ZM_OK) take_shares(r, b, &s);
   for (int v = 0; v < b->serials && status == ZM_OK; v++) {
-    r->cotangent[b->serial[v]] = emit(r, ZMI_K_GET, ZMI_C_FLOAT, -1, r->lambda[b->serial[v]], 0);
+    int before = emit(r, ZMI_K_GET, ZMI_C_FLOAT, -1, r->lambda[b->serial[v]], 0);
+    if (b->join >= 0) add(r, &before, zmi_lanes_first(r, b, v));
+    r->cotangent[b->serial[v]] = before;
   }
   zmi_free(s.var);
   return status;
@@ -348,19 +416,40 @@ static void row_back(reverse *r, int i) { // one instruction at row level
   } else if (x->op == ZMI_K_VAR) {
     if (r->d.active[x->a]) add(r, &r->cotangent[x->a], g);
   } else {
-    for (int k = 0; k < 3; k++) {
-      int v = zmi_inst_operand(x, k);
-      if (v >= 0 && r->d.active[v]) add(r, &r->cotangent[v], zmi_derive_apply(&r->d, zmi_derive_factor(&r->d, i, k), g));
-    }
+    zmi_reverse_operands(r, i, g, r->cotangent);
   }
 }
 
+// A loop or branch between blocks: for each value that it reads its tangents, times the cotangents of what is read from its variables.
+static zm_status region_back(reverse *r, const zmi_region *g) {
+  for (int leaf = 0; leaf <= g->last; leaf++) {
+    const bool outside = leaf < g->first;
+    if (!r->d.active[leaf] || at(r, leaf)->op == ZMI_K_VAR) continue;
+    if (!(outside ? reads(r, leaf, g->first, g->last + 1) : at(r, leaf)->op == ZMI_K_INPUT)) continue;
+    int sum = -1;
+    r->d.leaf = leaf;
+    if (outside) r->d.tangent[leaf] = zmi_code_const_f(r->d.to, 1);
+    if (zmi_derive_forward(&r->d, g->first, g->last + 1, false) != ZM_OK) return zm_last_status();
+    if (outside) r->d.tangent[leaf] = -1;
+    r->d.leaf = ZMI_NO_LEAF;
+    for (int i = zmi_derive_block_end(&r->d, g->begin) + 1; i <= g->last; i++) {
+      if (r->cotangent[i] < 0 || r->d.tangent[i] < 0) continue;
+      add(r, &sum, zmi_derive_apply(&r->d, (zmi_factor){ZMI_F_TIMES, r->d.tangent[i]}, r->cotangent[i]));
+    }
+    add(r, outside ? &r->cotangent[leaf] : &r->row[at(r, leaf)->index], sum);
+  }
+  return ZM_OK;
+}
+
 static zm_status rows_back(reverse *r) {
-  int b = r->count - 1;
+  int b = r->count - 1, g = r->region_count - 1;
   for (int i = (int)r->from->count - 1; i >= 0; i--) {
     if (b >= 0 && i == r->blocks[b].end) {
       if (block_to_rows(r, &r->blocks[b]) != ZM_OK) return zm_last_status();
       i = r->blocks[b--].begin;
+    } else if (g >= 0 && i == r->regions[g].last) {
+      if (region_back(r, &r->regions[g]) != ZM_OK) return zm_last_status();
+      i = r->regions[g--].first;
     } else {
       row_back(r, i);
     }
@@ -374,11 +463,22 @@ static zm_status write_gradient(reverse *r, int o, int input, int value) {
   return emit(r, ZMI_K_OUTPUT, ZMI_C_NONE, value, o, 0) < 0 ? zm_last_status() : ZM_OK;
 }
 
+static zm_status join_all(reverse *r) {
+  zm_status status = zmi_lanes_join(r);
+  for (int b = 0; b < r->count && status == ZM_OK; b++) {
+    if (r->blocks[b].join >= 0) status = join_lambdas(r, &r->blocks[b]);
+  }
+  return status;
+}
+
 // The last pass over the places: gradients of inputs from all blocks together.
 static zm_status final_pass(reverse *r, const bool *wanted) {
   bool rows = r->from->form == ZMI_FORM_ROWS;
-  int direction = -1;
+  int direction = -1, joined = -1;
   for (int b = 0; b < r->count; b++) {
+    bool lanes = r->blocks[b].join >= 0;
+    if (r->blocks[b].falling && joined == !lanes) return refuse(r, "joined lanes beside a block whose places run one after another");
+    if (r->blocks[b].falling) joined = lanes;
     if (r->blocks[b].falling && direction == !r->blocks[b].direction) return refuse(r, "serial blocks of both directions in one kernel");
     if (r->blocks[b].falling) direction = r->blocks[b].direction;
     if (declare(r, &r->blocks[b]) != ZM_OK) return zm_last_status();
@@ -394,6 +494,7 @@ static zm_status final_pass(reverse *r, const bool *wanted) {
     if (!(rows && r->from->in_per_row[i]) && write_gradient(r, o, i, r->element[i]) != ZM_OK) return zm_last_status();
     o++;
   }
+  if (joined > 0 && join_all(r) != ZM_OK) return zm_last_status();
   if (rows && emit(r, ZMI_K_END, ZMI_C_NONE, -1, 0, 0) < 0) return zm_last_status();
   o = 0;
   for (int i = 0; i < r->from->nin; i++) {
@@ -461,17 +562,19 @@ static zm_status vjp(reverse *r, const zmi_code *code, const bool *given, const 
 
 typedef enum way { SCANS_FALL, SCANS_RISE, TRACED } way;
 
-static zm_status attempt(reverse *r, const zmi_code *code, const bool *given, const bool *wanted, way how, bool *again) {
+static zm_status attempt(reverse *r, const zmi_code *code, const bool *given, const bool *wanted, way how, bool localized, bool *again) {
   *again = false;
   memset(r, 0, sizeof *r);
   r->from = code;
+  r->localized = localized;
   zm_status status = zmi_derive_start(&r->d, code, "_vjp", wanted);
   r->d.scans_fall = how != SCANS_RISE;
   r->d.traced = how == TRACED;
   if (status == ZM_OK && r->d.traced) zmi_derive_traces(&r->d);
   if (status == ZM_OK) status = vjp(r, code, given, wanted, again);
   zmi_derive_end(&r->d);
-  zmi_free(r->cotangent), zmi_free(r->here), zmi_free(r->lambda), zmi_free(r->total), zmi_free(r->blocks);
+  for (int b = 0; b < r->count; b++) zmi_free(r->blocks[b].seed);
+  zmi_free(r->cotangent), zmi_free(r->here), zmi_free(r->lambda), zmi_free(r->total), zmi_free(r->blocks), zmi_free(r->regions);
   if (status != ZM_OK) zmi_code_free(r->d.to);
   return status;
 }
@@ -506,21 +609,36 @@ static zmi_code *trace_code(const zmi_code *code) {
   return NULL;
 }
 
-zmi_code *zmi_code_vjp_traced(const zmi_code *code, const bool *given, const bool *wanted, zmi_code **traces) {
+// The gradient of the code as it is. `first`: nothing came to nothing before it.
+static zm_status attempts(reverse *r, const zmi_code *code, const bool *given, const bool *wanted, zmi_code **traces, bool localized,
+                          bool *first) {
   bool again;
-  reverse *r = zmi_malloc(sizeof *r);
-  if (traces) *traces = NULL;
-  if (!r) return NULL;
   // Running sums go back from the last place, exactly. Where their own values are needed on the way that cannot be: then by differences.
-  zm_status status = attempt(r, code, given, wanted, SCANS_FALL, &again);
-  const bool first = status == ZM_OK, serial = status == ZM_ERROR_UNSUPPORTED && !again;
-  if (!first && again) status = attempt(r, code, given, wanted, SCANS_RISE, &again);
+  zm_status status = attempt(r, code, given, wanted, SCANS_FALL, localized, &again);
+  *first = status == ZM_OK;
+  const bool serial = status == ZM_ERROR_UNSUPPORTED && !again;
+  if (!*first && again) status = attempt(r, code, given, wanted, SCANS_RISE, localized, &again);
   if (serial && traces) {
-    status = attempt(r, code, given, wanted, TRACED, &again);
+    status = attempt(r, code, given, wanted, TRACED, localized, &again);
     if (status == ZM_OK && !(*traces = trace_code(code))) {
       zmi_code_free(r->d.to);
       status = zm_last_status();
     }
+  }
+  return status;
+}
+
+zmi_code *zmi_code_vjp_traced(const zmi_code *code, const bool *given, const bool *wanted, zmi_code **traces) {
+  bool first;
+  reverse *r = zmi_malloc(sizeof *r);
+  if (traces) *traces = NULL;
+  if (!r) return NULL;
+  zm_status status = attempts(r, code, given, wanted, traces, false, &first);
+  if (status == ZM_ERROR_UNSUPPORTED && code->form == ZMI_FORM_ROWS) {
+    zmi_code *own = zmi_code_localized(code);
+    status = own ? attempts(r, own, given, wanted, traces, true, &first) : zm_last_status();
+    zmi_code_free(own);
+    first = false;
   }
   zmi_code *c = status == ZM_OK ? r->d.to : NULL;
   if (c && !first) zmi_error_clear(); // of the attempts that came to nothing

@@ -38,7 +38,7 @@ zm_status zmi_derive_start(zmi_derive *d, const zmi_code *from, const char *suff
   if (length > sizeof name - 1 - strlen(suffix)) length = sizeof name - 1 - strlen(suffix);
   memcpy(name, from->name, length);
   strcpy(name + length, suffix);
-  *d = (zmi_derive){.from = from, .leaf = ZMI_NO_LEAF};
+  *d = (zmi_derive){.from = from, .leaf = ZMI_NO_LEAF, .inside = -1};
   memset(d->seed, -1, sizeof d->seed);
   int **arrays[] = {&d->map, &d->tangent, &d->var, &d->around, &d->count, &d->rest, &d->trace};
   for (size_t i = 0; i < ZMI_COUNT(arrays); i++) {

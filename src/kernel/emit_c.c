@@ -452,11 +452,11 @@ static void use_pointers(zmi_emit_state *e, int begin, int end) {
 }
 
 // Lanes of a JOIN block: an inner loop of up to 16, so that lane t % 16 of each variable is a plain place in an array.
-static void join_loop(zmi_emit_state *e, int begin, int join) {
+static void join_loop(zmi_emit_state *e, int begin, int join, bool falling) {
   e->in_lanes = true;
   walk(e, begin, join);
   e->in_lanes = false;
-  zmi_emit_top(e, "for (zk_int k = 0; k < n; k += 16) {");
+  zmi_emit_top(e, falling ? "for (zk_int k = (n - 1) / 16 * 16; k >= 0; k -= 16) {" : "for (zk_int k = 0; k < n; k += 16) {");
   zmi_emit_top(e, "  const zk_int m = n - k < 16 ? n - k : 16;");
   zmi_emit_top(e, "  ZK_LANES");
   zmi_emit_top(e, "  for (zk_int l = 0; l < m; l++) {");
@@ -491,7 +491,7 @@ static int find_join(const zmi_emit_state *e, int begin, int end) {
 }
 
 static void chunks(zmi_emit_state *e, int begin, int end, int join) {
-  const bool falling = e->serial && e->code->insts[e->block].extra == 1;
+  const bool falling = (e->serial || join >= 0) && e->code->insts[e->block].extra == 1;
   e->capacity = declare_arrays(e, begin, end, false) ? CHUNK_ARRAYS : e->chunk;
   declare_arrays(e, begin, end, true);
   if (falling)
@@ -502,7 +502,7 @@ static void chunks(zmi_emit_state *e, int begin, int end, int join) {
   zmi_emit_top(e, "const zk_int n = d - at < %d ? (zk_int)(d - at) : %d;", e->capacity, e->capacity);
   use_pointers(e, begin, end);
   if (join >= 0) {
-    join_loop(e, begin, join);
+    join_loop(e, begin, join, falling);
   } else {
     e->in_lanes = true;
     walk(e, begin, end);

@@ -293,17 +293,18 @@ static bool sets_outside(const zmi_emit_state *e, int begin, int end, int v) {
   return false;
 }
 
-typedef enum manner { PARALLEL, SERIAL, FALLING, LANES } manner;
+typedef enum manner { PARALLEL, SERIAL, FALLING, LANES, FALLING_LANES } manner;
 
 static void element_loop(zmi_emit_state *e, int begin, int end, manner m) {
   static const char *const heads[] = {[PARALLEL] = "for (zk_int j = t; j < m; j += n) {",
                                       [SERIAL] = "if (t == 0) for (zk_int j = 0; j < m; j++) {",
                                       [FALLING] = "if (t == 0) for (zk_int j = m - 1; j >= 0; j--) {",
-                                      [LANES] = "if (t < 16) for (zk_int j = t; j < m; j += 16) {"};
+                                      [LANES] = "if (t < 16) for (zk_int j = t; j < m; j += 16) {",
+                                      [FALLING_LANES] = "if (t < 16) for (zk_int j = (m + 15 - t) / 16 * 16 + t - 16; j >= 0; j -= 16) {"};
   bool any = false;
   zmi_emit_top(e,
-               m == FALLING ? "for (zk_long at = (call.d - 1) / %d * %d; at >= 0 && call.d > 0; at -= %d) {"
-                            : "for (zk_long at = 0; at < call.d; at += %d) {",
+               m == FALLING || m == FALLING_LANES ? "for (zk_long at = (call.d - 1) / %d * %d; at >= 0 && call.d > 0; at -= %d) {"
+                                                  : "for (zk_long at = 0; at < call.d; at += %d) {",
                e->capacity, e->capacity, e->capacity);
   e->depth++;
   zmi_emit_top(e, "const zk_int m = call.d - at < %d ? (zk_int)(call.d - at) : %d;", e->capacity, e->capacity);
@@ -379,7 +380,7 @@ static void elements_block(zmi_emit_state *e, int block) {
   for (int v = 0; v < begin; v++)
     if (sets_outside(e, begin, end, v)) m = SERIAL;
   if (join >= 0)
-    m = LANES;
+    m = at(e, block)->extra == 1 ? FALLING_LANES : LANES;
   else if (m == SERIAL && at(e, block)->extra == 1)
     m = FALLING;
   e->block = block;

@@ -274,7 +274,9 @@ static void play_by_places(zmi_play *s, const zmi_block *b) {
     spread(s, b, r, ZMI_MIN(ZMI_MAX(s->d, b->join >= 0 ? 16 : 0), most));
     begin_folds(s, b);
     begin_scans(s, b);
-    for (s->place = 0; s->place < s->d; s->place += most) {
+    const int64_t runs = (s->d + most - 1) / most;
+    for (int64_t k = 0; k < runs; k++) {
+      s->place = (b->falling ? runs - 1 - k : k) * most;
       s->n = ZMI_MIN(s->d - s->place, most);
       zmi_play_steps(s, b->first, end);
     }

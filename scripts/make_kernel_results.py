@@ -12,7 +12,8 @@ import subprocess
 import sys
 
 DTYPES = ("float32", "float16", "bfloat16")
-HEAD = """// Digests of what the rows of the catalog give for their samples: float32, float16, bfloat16. Made by scripts/make_kernel_results.py.
+HEAD = """// Digests of what the rows of the catalog give for their samples: float32, float16, bfloat16.
+// Made by scripts/make_kernel_results.py.
 #include "cli/kernel.h"
 
 // clang-format off

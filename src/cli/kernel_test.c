@@ -1,8 +1,8 @@
 // zmlx kernel test: what the rows of the catalog compute on this machine, against what they are to compute. Each row is called with the
-// operands of its sample, in each float dtype, in two ways that share as little as can be: interpreted, by the scalar tier, on one thread; and
-// compiled, by the best tier, on several threads (of the whole catalog in float32 alone, because a compiler takes its time; a kernel or a
-// group by name in each dtype). Both must give the bits whose digests are stored in kernel_results.c: those were made where
-// the tests of the catalog had compared every row with NumPy and MLX.
+// operands of its sample, in each float dtype, in two ways that share as little as can be: interpreted, by the scalar tier, on one thread;
+// and compiled, by the best tier, on several threads (of the whole catalog in float32 alone, because a compiler takes its time; a kernel
+// or a group by name in each dtype). Both must give the bits whose digests are stored in kernel_results.c: those were made where the tests
+// of the catalog had compared every row with NumPy and MLX.
 #include "cli/kernel.h"
 
 #include <stdatomic.h>

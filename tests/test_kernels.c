@@ -404,6 +404,20 @@ static void check_rows(const zmi_kernels *scalar, const zmi_kernels *tier) {
     memcpy(as, ws, bytes), memcpy(bs, ws, bytes);
     scalar->multiply_add(xs, ws, n, as), tier->multiply_add(xs, ws, n, bs);
     assert_same("multiply_add", tier->name, kind_names[kind], bs, as, n);
+    scalar->affine(x.data, n, 0.37f, -2.6f, as), tier->affine(x.data, n, 0.37f, -2.6f, bs);
+    assert_same("affine", tier->name, kind_names[kind], bs, as, n);
+    for (int64_t bits = 1; bits <= 8; bits += 1 + (bits == 6)) {
+      uint8_t *p = (uint8_t *)as, *q = (uint8_t *)bs, *stream = (uint8_t *)xs;
+      int64_t codes = n / 2 * 8; // what both results have room for, and the stream has bits for
+      codes = codes * bits > n * 32 ? n * 32 / bits / 8 * 8 : codes;
+      codes = codes > n * 4 / 8 * 8 ? n * 4 / 8 * 8 : codes;
+      scalar->codes(stream, bits, codes, p), tier->codes(stream, bits, codes, q);
+      for (int64_t i = 0; i < codes; i++) {
+        const int64_t at = i * bits;
+        const unsigned two = stream[at / 8] | (at / 8 + 1 < n * 4 ? stream[at / 8 + 1] : 0u) << 8;
+        if (p[i] != (two >> at % 8 & ((1u << bits) - 1)) || q[i] != p[i]) fail_msg("%s: code %d of %d bits", tier->name, (int)i, (int)bits);
+      }
+    }
     for (int traditional = 0; traditional < 2; traditional++) {
       buffer c = make((size_t)(n / 2) * 4), d = make((size_t)(n / 2) * 4);
       fill(ZM_F32, c.data, n / 2, PLAIN), fill(ZM_F32, d.data, n / 2, PLAIN);

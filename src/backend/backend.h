@@ -55,6 +55,10 @@ typedef struct zmi_kernels {
   void (*axpy)(float a, const void *x, zm_dtype dtype, int64_t n, float *acc);
   // acc[i] = fma(a[i], b[i], acc[i])
   void (*multiply_add)(const float *a, const float *b, int64_t n, float *acc);
+  // n codes (a multiple of 8) of 1 to 6 or 8 bits of a stream, low bits first, one to a byte.
+  void (*codes)(const void *stream, int64_t bits, int64_t n, uint8_t *out);
+  // out[i] = fma(codes[i], scale, bias)
+  void (*affine)(const uint8_t *codes, int64_t n, float scale, float bias, float *out);
   // A block of a matrix product: c[i * ldc + j] (= or +=, if `add`) acc, where acc = fma(a[i][q], b[q][j], acc) from +0 with q rising below
   // k. a: panels of ZMI_GEMM_ROWS rows, one after another, each [k][ZMI_GEMM_ROWS]; b: panels of ZMI_GEMM_COLS columns, each
   // [k][ZMI_GEMM_COLS]. The last panels are whole in memory; what is past rows and cols is read but not used.

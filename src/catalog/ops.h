@@ -8,7 +8,7 @@
 #define ZMI_CATALOG_OP_LIST(X)                                                                                      \
   X(paged_attention) X(rope_rows) X(write_rows) X(unpack_codes) X(pack_codes)                                        \
   X(topk_rows) X(gate_rows) X(moe_combine) X(moe_dispatch) X(gather_qmv) X(progressive_qmv)                          \
-  X(resize_bilinear) X(depthwise_conv_3x3) X(scatter_add_rows)
+  X(resize_bilinear) X(depthwise_conv_3x3) X(scatter_add_rows) X(pack_bits) X(unpack_bits)
 // clang-format on
 
 #define X(name) extern const zmi_op zmi_op_##name;

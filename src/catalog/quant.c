@@ -1,5 +1,7 @@
 // Quantized numbers back to floats. Results are float32.
 #include "catalog/ops.h"
+#include <zmlx/elementwise.h>
+#include <zmlx/quantized.h>
 
 #define TO_FLOAT(word, ins, integers, text)                                                                                                \
   static zmi_definition word##_def = {                                                                                                     \
@@ -9,7 +11,6 @@ TO_FLOAT(dequantize_int8, "q scale", 1, "y = float(q) * scale;")
 TO_FLOAT(dequantize_silu_int8, "q scale", 1, "y = silu(float(q) * scale);")
 // Two codes a byte, the low one first; int4 is signed.
 TO_FLOAT(dequantize_int4, "q shift scale", 3, "let c = int(q) >> int(shift) & 15; y = float(c < 8 ? c : c - 16) * scale;")
-TO_FLOAT(dequantize_nibble, "q shift scale", 3, "y = float(int(q) >> int(shift) & 15) * scale;")
 TO_FLOAT(dequantize_affine_packed, "q s b", 1, "y = fma(float(q), s, b);")
 TO_FLOAT(dequantize_affine_packed_silu, "q s b", 1, "y = silu(fma(float(q), s, b));")
 TO_FLOAT(dequantize_affine_packed_gelu, "q s b", 1, "y = gelu_tanh(fma(float(q), s, b));")
@@ -38,10 +39,16 @@ zm_array *zm_dequantize_silu_int8(zm_array *x, zm_array *scale) {
   return from_int8(&dequantize_silu_int8_def, x, scale);
 }
 
-// [..., n] bytes as [..., n, 2] nibbles by a definition that takes shifts.
-static zm_array *nibbles(zmi_definition *d, zm_array *x, zm_array *scale) {
-  zm_array *in[] = {zm_expand_dims(x, -1), zm_arange(0, 8, 4, ZM_U8), scale};
-  return zmi_cat_join_last(zmi_definition_apply1(d, in, 3, NULL, 0));
+// [..., n] bytes as [..., 2n] numbers: value[nibble], times the scale if there is one. A byte is looked up in a table of both its products.
+static zm_array *nibbles(const float value[16], zm_array *x, zm_array *scale) {
+  float pairs[512];
+  for (int i = 0; i < 256; i++) {
+    pairs[2 * i] = value[i & 15];
+    pairs[2 * i + 1] = value[i >> 4];
+  }
+  zm_array *table = zm_array_from_data(pairs, ZM_F32, (int64_t[]){256, 2}, 2);
+  if (scale) table = zmi_definition_apply1(&dequantize_table_def, (zm_array *[]){table, scale}, 2, NULL, 0);
+  return table ? zmi_cat_join_last(zm_take(table, x)) : NULL;
 }
 
 static bool bytes_of(const char *name, zm_array *x) {
@@ -50,7 +57,8 @@ static bool bytes_of(const char *name, zm_array *x) {
 
 zm_array *zm_dequantize_int4(zm_array *x, zm_array *scale) {
   if (!bytes_of("dequantize_int4", x) || !one_number("dequantize_int4", &scale)) return NULL;
-  return nibbles(&dequantize_int4_def, x, scale);
+  static const float value[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
+  return nibbles(value, x, scale);
 }
 
 // scales [blocks] as one number for each of n elements.
@@ -76,8 +84,14 @@ zm_array *zm_dequantize_blockwise(zm_array *x, zm_array *scales, int64_t block_s
   int64_t n = zm_array_size(x) * (bits == 4 ? 2 : 1);
   zm_array *s = spread(name, "scales", scales, n, block_size);
   if (!s) return NULL;
+  if (bits == 8 && n % block_size == 0) { // scales need not be written out
+    zm_array *in[] = {zmi_cat_reshape(x, 2, n / block_size, block_size), zm_expand_dims(scales, -1)};
+    return zmi_cat_like(zmi_definition_apply1(&dequantize_int8_def, in, 2, NULL, 0), x, 0, 0);
+  }
   if (bits == 8) return zmi_definition_apply1(&dequantize_int8_def, (zm_array *[]){x, zmi_cat_like(s, x, 0, 0)}, 2, NULL, 0);
-  return nibbles(&dequantize_nibble_def, x, zmi_cat_like(s, x, 0, 1, (int64_t)2));
+  static const float value[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  zm_array *q = nibbles(value, x, NULL);
+  return q ? zmi_definition_apply1(&dequantize_table_def, (zm_array *[]){q, zmi_cat_like(s, q, 0, 0)}, 2, NULL, 0) : NULL;
 }
 
 zm_array *zm_fused_swiglu_quant(zm_array *x1, zm_array *scales1, zm_array *x2, zm_array *scales2, int64_t block_size) {
@@ -91,6 +105,12 @@ zm_array *zm_fused_swiglu_quant(zm_array *x1, zm_array *scales1, zm_array *x2, z
   int64_t n = zm_array_size(x1);
   zm_array *s = spread(name, "scales1", scales1, n, block_size), *t = s ? spread(name, "scales2", scales2, n, block_size) : NULL;
   if (!t) return NULL;
+  if (n % block_size == 0) {
+    const int64_t blocks = n / block_size;
+    zm_array *in[] = {zmi_cat_reshape(x1, 2, blocks, block_size), zm_expand_dims(scales1, -1), zmi_cat_reshape(x2, 2, blocks, block_size),
+                      zm_expand_dims(scales2, -1)};
+    return zmi_cat_like(zmi_definition_apply1(&fused_swiglu_quant_def, in, 4, NULL, 0), x1, 0, 0);
+  }
   zm_array *in[] = {x1, zmi_cat_like(s, x1, 0, 0), zmi_cat_like(x2, x1, 0, 0), zmi_cat_like(t, x1, 0, 0)};
   return zmi_definition_apply1(&fused_swiglu_quant_def, in, 4, NULL, 0);
 }
@@ -130,6 +150,7 @@ zm_array *zm_dequantize_fp8(zm_array *x, zm_array *scale, zm_fp8 variant) {
     return NULL;
   }
   if (!zmi_cat_want_dtype(name, "x", x, ZM_U8) || !one_number(name, &scale)) return NULL;
+  // Scaled after they are looked up: NaNs of the table that no code asks for must not reach the gradient of the scale.
   return zmi_definition_apply1(&dequantize_table_def, (zm_array *[]){zm_take(fp8_table(variant == ZM_FP8_E5M2), x), scale}, 2, NULL, 0);
 }
 
@@ -151,19 +172,9 @@ static const float nf4[16] = {-1.0f,
                               0.7229568362236023f,
                               1.0f};
 
-static zmi_definition nibble_def = {.name = "nibble",
-                                    .form = ZMI_FORM_ELEMENTS,
-                                    .inputs = "q shift",
-                                    .outputs = "y",
-                                    .source = "y = int(q) >> int(shift) & 15;",
-                                    .result = {ZM_U8}};
-
 zm_array *zm_dequantize_nf4(zm_array *x, zm_array *scale) {
   if (!bytes_of("dequantize_nf4", x) || !one_number("dequantize_nf4", &scale)) return NULL;
-  zm_array *in[] = {zm_expand_dims(x, -1), zm_arange(0, 8, 4, ZM_U8)};
-  zm_array *codes = zmi_cat_join_last(zmi_definition_apply1(&nibble_def, in, 2, NULL, 0));
-  zm_array *values = zm_take(zm_array_from_data(nf4, ZM_F32, (int64_t[]){16}, 1), codes);
-  return zmi_definition_apply1(&dequantize_table_def, (zm_array *[]){values, scale}, 2, NULL, 0);
+  return nibbles(nf4, x, scale);
 }
 
 // ---- affine codes of 2 to 8 bits ----
@@ -198,30 +209,40 @@ bool zmi_cat_want_affine(const char *name, zm_array *words, zm_array *scales, zm
   return true;
 }
 
-static zm_array *affine(zmi_definition *d, zm_array *words, zm_array *scales, zm_array *biases, int bits, int64_t group) {
+// fma(code, scale, bias) by the operation of arrays; where `kept` is not 0, of those bits of the codes.
+static zm_array *affine(const char *name, zm_array *words, zm_array *scales, zm_array *biases, int bits, int64_t group, uint32_t kept) {
   int64_t k;
-  if (!zmi_cat_want_affine(d->name, words, scales, biases, bits, group, &k)) return NULL;
-  zm_array *q = zmi_cat_split_last(zmi_cat_unpack(words, bits), k / group, group);
-  zm_array *in[] = {q, zm_expand_dims(scales, -1), biases ? zm_expand_dims(biases, -1) : NULL};
-  return zmi_cat_join_last(zmi_definition_apply1(d, in, biases ? 3 : 2, NULL, 0));
+  if (!zmi_cat_want_affine(name, words, scales, biases, bits, group, &k)) return NULL;
+  if (kept) words = zm_bitwise_and(words, zmi_cat_uint(kept));
+  // Without biases -0 is added, which leaves every product as it is.
+  zm_array *s = zm_astype(scales, ZM_F32), *b = biases ? zm_astype(biases, ZM_F32) : zmi_full_like(s, -0.0);
+  return b ? zm_dequantize(words, s, b, &(zm_quant){.bits = bits, .group = (int)group}, NULL, ZM_F32) : NULL;
 }
 
-#define WITH_BIAS(word)                                                                                                                    \
-  zm_array *zm_##word(zm_array *x, zm_array *scales, zm_array *biases, int bits, int64_t group_size) {                                     \
-    if (!zmi_cat_want_float(#word, "biases", biases)) return NULL;                                                                         \
-    return affine(&word##_def, x, scales, biases, bits, group_size);                                                                       \
-  }
-WITH_BIAS(dequantize_affine_packed)
-WITH_BIAS(dequantize_affine_packed_silu)
-WITH_BIAS(dequantize_affine_packed_gelu)
+zm_array *zm_dequantize_affine_packed(zm_array *x, zm_array *scales, zm_array *biases, int bits, int64_t group_size) {
+  if (!zmi_cat_want_float("dequantize_affine_packed", "biases", biases)) return NULL;
+  return affine("dequantize_affine_packed", x, scales, biases, bits, group_size, 0);
+}
+
+zm_array *zm_dequantize_affine_packed_silu(zm_array *x, zm_array *scales, zm_array *biases, int bits, int64_t group_size) {
+  if (!zmi_cat_want_float("dequantize_affine_packed_silu", "biases", biases)) return NULL;
+  zm_array *y = affine("dequantize_affine_packed_silu", x, scales, biases, bits, group_size, 0);
+  return y ? zm_silu(y) : NULL;
+}
+
+zm_array *zm_dequantize_affine_packed_gelu(zm_array *x, zm_array *scales, zm_array *biases, int bits, int64_t group_size) {
+  if (!zmi_cat_want_float("dequantize_affine_packed_gelu", "biases", biases)) return NULL;
+  zm_array *y = affine("dequantize_affine_packed_gelu", x, scales, biases, bits, group_size, 0);
+  return y ? zm_gelu_tanh(y) : NULL;
+}
 
 zm_array *zm_dequantize_affine_packed_hi2(zm_array *x, zm_array *scales, zm_array *biases, int64_t group_size) {
   if (!zmi_cat_want_float("dequantize_affine_packed_hi2", "biases", biases)) return NULL;
-  return affine(&dequantize_affine_packed_hi2_def, x, scales, biases, 4, group_size);
+  return affine("dequantize_affine_packed_hi2", x, scales, biases, 4, group_size, 0xccccccccu);
 }
 
 zm_array *zm_dequantize_affine_packed_lo2_delta(zm_array *x, zm_array *scales, int64_t group_size) {
-  return affine(&dequantize_affine_packed_lo2_delta_def, x, scales, NULL, 4, group_size);
+  return affine("dequantize_affine_packed_lo2_delta", x, scales, NULL, 4, group_size, 0x33333333u);
 }
 
 // ---- rows ----

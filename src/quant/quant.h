@@ -71,8 +71,8 @@ void zmi_quantize_affine(int64_t bits, int64_t group, const float *w, int64_t n,
 // Fills in the bits and the group of a mode where they are 0 and checks them; the message lists what is allowed. Not for packing: that
 // takes zmi_format_check.
 zm_status zmi_codes_complete(zmi_format *f);
-// Values [k, k + n) of a row, k and n multiples of the group. Scales of modes other than affine are uint8, one a group.
-void zmi_decode(const zmi_format *f, const zmi_stored_matrix *m, int64_t row, int64_t k, int64_t n, float *out);
+// Values [k, k + n) of a row, k and n multiples of the group; modes other than affine, whose scales are uint8, one a group.
+void zmi_decode_floats(const zmi_format *f, const zmi_stored_matrix *m, int64_t row, int64_t k, int64_t n, float *out);
 // Numbers of 4 and 8 bits. To e4m3: saturates at 448, NaN too, as in MLX.
 extern const float zmi_e2m1_values[16];
 float zmi_e4m3_to_f32(uint8_t v);

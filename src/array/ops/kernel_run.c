@@ -81,7 +81,7 @@ static int shape_class(const zmi_call *c) {
 
 // ---- elements ----
 
-enum { SHORT_RUN = 256 }; // innermost runs shorter than this are gathered: a call costs more than a copy
+enum { SHORT_RUN = 64 }; // innermost runs shorter than this are gathered: a call costs more than a copy
 
 // Code that asks for its place sees it from the start of the array: one call does all.
 static bool asks_for_place(const zmi_code *code) {

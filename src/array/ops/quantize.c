@@ -160,6 +160,23 @@ zm_status zm_quantize(zm_array *w, const zm_quant *format, zm_array *global_scal
 
 // ---- dequantize ----
 
+void zmi_codes_values(const zmi_kernels *kn, const zmi_format *f, const zmi_stored_matrix *m, int64_t row, int64_t k, int64_t n,
+                      float *out) {
+  if (f->mode != ZMI_QUANT_AFFINE) {
+    zmi_decode_floats(f, m, row, k, n, out);
+    return;
+  }
+  const int64_t bytes = f->group * f->bits / 8, first = row * (m->k / f->group) + k / f->group;
+  for (int64_t g = 0; g < n / f->group; g++) {
+    uint8_t codes[MOST_GROUP];
+    float scale, bias;
+    kn->load(zmi_at(m->scales, m->stored, first + g), m->stored, 1, &scale);
+    kn->load(zmi_at(m->biases, m->stored, first + g), m->stored, 1, &bias);
+    kn->codes((const char *)m->weight + (first + g) * bytes, f->bits, f->group, codes);
+    kn->affine(codes, f->group, scale, bias, out + g * f->group);
+  }
+}
+
 enum { CODES, SCALES, BIASES, GLOBAL };
 
 static int64_t dequantize_tiles(const zmi_call *c) {
@@ -179,9 +196,13 @@ static void dequantize_run(const zmi_call *c, int64_t begin, int64_t end) {
                                .k = count};
   const float *global = c->nin > GLOBAL ? c->src[GLOBAL] : NULL;
   _Alignas(64) float values[MOST_GROUP];
-  for (int64_t at = begin * TILE_GROUPS * a->format.group; at < ZMI_MIN(end * TILE_GROUPS * a->format.group, count);
-       at += a->format.group) {
-    zmi_decode(&a->format, &m, 0, at, a->format.group, values);
+  const int64_t from = begin * TILE_GROUPS * a->format.group, to = ZMI_MIN(end * TILE_GROUPS * a->format.group, count);
+  if (dtype == ZM_F32 && !global) {
+    zmi_codes_values(c->kernels, &a->format, &m, 0, from, to - from, (float *)c->dst[0] + from);
+    return;
+  }
+  for (int64_t at = from; at < to; at += a->format.group) {
+    zmi_codes_values(c->kernels, &a->format, &m, 0, at, a->format.group, values);
     for (int64_t i = 0; i < a->format.group && global; i++) values[i] *= *global / 2688.0f;
     c->kernels->store(values, a->format.group, (char *)c->dst[0] + (size_t)at * zm_dtype_size(dtype), dtype);
   }

@@ -156,9 +156,8 @@ typedef struct coded {
 } coded;
 
 static void load_codes(const zmi_kernels *kn, const zmi_side *s, int64_t line, int64_t k, int64_t n, float *out) {
-  (void)kn;
   const coded *w = s->user;
-  zmi_decode(&w->format, &w->m, s->across ? k : line, s->across ? line : k, n, out);
+  zmi_codes_values(kn, &w->format, &w->m, s->across ? k : line, s->across ? line : k, n, out);
 }
 
 typedef struct picked {

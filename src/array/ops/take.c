@@ -40,22 +40,30 @@ static int64_t (*const index_of[ZM_DTYPE_COUNT])(const void *src, int64_t i) = {
     [ZM_I8] = index_int8_t,  [ZM_I16] = index_int16_t,  [ZM_I32] = index_int32_t,  [ZM_I64] = index_int64_t,
 };
 
-// Rows of one element of four bytes, the usual table of numbers.
-#define LOOK(T)                                                                                                                            \
-  static void look_##T(const void *src, int64_t n, const uint32_t *table, int64_t there, uint32_t *dst) {                                  \
+// Rows of four or eight bytes: tables of numbers, or of pairs of them.
+#define LOOK(T, W)                                                                                                                         \
+  static void look_##T##_##W(const void *src, int64_t n, const void *from, int64_t there, void *to) {                                      \
     const T *index = src;                                                                                                                  \
+    const uint##W##_t *table = from;                                                                                                       \
+    uint##W##_t *dst = to;                                                                                                                 \
     for (int64_t i = 0; i < n; i++) {                                                                                                      \
       const bool good = (uint64_t)index[i] < (uint64_t)there;                                                                              \
       dst[i] = good ? table[index[i]] : 0;                                                                                                 \
     }                                                                                                                                      \
   }
-LOOK(uint8_t)
-LOOK(uint16_t)
-LOOK(uint32_t)
-LOOK(int32_t)
+LOOK(uint8_t, 32)
+LOOK(uint16_t, 32)
+LOOK(uint32_t, 32)
+LOOK(int32_t, 32)
+LOOK(uint8_t, 64)
+LOOK(uint32_t, 64)
+LOOK(int32_t, 64)
 
-static void (*const look[ZM_DTYPE_COUNT])(const void *src, int64_t n, const uint32_t *table, int64_t there, uint32_t *dst) = {
-    [ZM_U8] = look_uint8_t, [ZM_U16] = look_uint16_t, [ZM_U32] = look_uint32_t, [ZM_I32] = look_int32_t};
+typedef void (*look_fn)(const void *src, int64_t n, const void *table, int64_t there, void *dst);
+
+static const look_fn look4[ZM_DTYPE_COUNT] = {
+    [ZM_U8] = look_uint8_t_32, [ZM_U16] = look_uint16_t_32, [ZM_U32] = look_uint32_t_32, [ZM_I32] = look_int32_t_32};
+static const look_fn look8[ZM_DTYPE_COUNT] = {[ZM_U8] = look_uint8_t_64, [ZM_U32] = look_uint32_t_64, [ZM_I32] = look_int32_t_64};
 
 static int64_t take_tiles(const zmi_call *c) {
   return row_elements(&c->in[0]->type) == 0 ? 0 : zmi_tiles_of(zmi_type_count(&c->in[1]->type), tile_rows(c));
@@ -65,10 +73,11 @@ static void take_run(const zmi_call *c, int64_t begin, int64_t end) {
   int64_t rows = tile_rows(c), last = ZMI_MIN(end * rows, zmi_type_count(&c->in[1]->type)), there = c->in[0]->type.shape[0];
   size_t bytes = (size_t)row_elements(&c->in[0]->type) * zm_dtype_size(c->in[0]->type.dtype);
   zm_dtype dtype = c->in[1]->type.dtype;
-  if (bytes == sizeof(uint32_t) && look[dtype]) {
+  const look_fn look = bytes == 4 ? look4[dtype] : bytes == 8 ? look8[dtype] : NULL;
+  if (look && (uintptr_t)c->src[0] % bytes == 0) {
     const int64_t first = begin * rows;
-    look[dtype]((const char *)c->src[1] + (size_t)first * zm_dtype_size(dtype), last - first, c->src[0], there,
-                (uint32_t *)c->dst[0] + first);
+    look((const char *)c->src[1] + (size_t)first * zm_dtype_size(dtype), last - first, c->src[0], there,
+         (char *)c->dst[0] + (size_t)first * bytes);
     return;
   }
   for (int64_t r = begin * rows; r < last; r++) {

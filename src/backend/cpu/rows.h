@@ -209,6 +209,46 @@ static void row_multiply_add(const float *a, const float *b, int64_t n, float *a
   for (int64_t i = 0; i < n; i++) acc[i] = __builtin_fmaf(a[i], b[i], acc[i]);
 }
 
+// ---- codes of a bit stream ----
+
+// Eight codes of `bits` bits, one to a byte.
+static inline uint64_t spread_codes(const uint8_t *at, int64_t bits) {
+  uint64_t x = 0, m4 = (1ull << 4 * bits) - 1, m2 = ((1ull << 2 * bits) - 1) * 0x0000000100000001ull,
+           m1 = ((1ull << bits) - 1) * 0x0001000100010001ull;
+  memcpy(&x, at, (size_t)bits);
+  x = (x & m4) | (x >> 4 * bits & m4) << 32;
+  x = (x & m2) | (x >> 2 * bits & m2) << 16;
+  return (x & m1) | (x >> bits & m1) << 8;
+}
+
+static void row_codes(const void *stream, int64_t bits, int64_t n, uint8_t *restrict out) {
+  const uint8_t *restrict in = stream;
+  if (bits == 8) {
+    memcpy(out, in, (size_t)n);
+  } else if (bits == 4) {
+    for (int64_t i = 0; i < n / 2; i++) {
+      out[2 * i] = in[i] & 15u;
+      out[2 * i + 1] = in[i] >> 4;
+    }
+  } else if (bits == 2) {
+    for (int64_t i = 0; i < n / 4; i++) {
+      out[4 * i] = in[i] & 3u;
+      out[4 * i + 1] = in[i] >> 2 & 3u;
+      out[4 * i + 2] = in[i] >> 4 & 3u;
+      out[4 * i + 3] = in[i] >> 6;
+    }
+  } else {
+    for (int64_t i = 0; i < n; i += 8, in += bits) {
+      const uint64_t x = spread_codes(in, bits);
+      memcpy(out + i, &x, sizeof x);
+    }
+  }
+}
+
+static void row_affine(const uint8_t *restrict codes, int64_t n, float scale, float bias, float *restrict out) {
+  for (int64_t i = 0; i < n; i++) out[i] = __builtin_fmaf((float)(int)codes[i], scale, bias);
+}
+
 // ---- activations as digits ----
 
 // Written for vector compilers: integers only after one multiplication, no early exits inside the loops.
@@ -244,6 +284,6 @@ static void row_digits(const float *x, int64_t k, int64_t group, void *digits) {
 #define ZMI_ROW_KERNELS                                                                                                                    \
   .digits = row_digits, .load = row_load, .store = row_store, .round = row_round, .rms_norm = row_rms_norm, .sum = row_sum,                \
   .max = row_max, .softmax = row_softmax, .exp = row_exp, .sigmoid = row_sigmoid, .silu = row_silu, .tanh = row_tanh, .log = row_log,      \
-  .rope = row_rope, .axpy = row_axpy, .multiply_add = row_multiply_add
+  .rope = row_rope, .axpy = row_axpy, .multiply_add = row_multiply_add, .codes = row_codes, .affine = row_affine
 
 #endif

@@ -4,6 +4,7 @@
 //   bandwidth                {"read", "copy"} in GB/s (1e9 bytes; copy counts what is read and what is written)
 //   list                     the rows of the catalog
 //   open NAME DTYPE ELEMENTS operands as the row's sample says, the largest of about ELEMENTS elements
+//   save FOLDER              writes the open row's operands and results, floats as float32: in.0.npy, ..., out.0.npy, ...
 //   time SECONDS             evaluates the open row again and again for that long: {"seconds": of one call, "calls"}
 #include "catalog/catalog.h"
 #include "tools/tools.h"
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zmlx/io.h>
 
 typedef struct open_row {
   const zmi_entry *entry;
@@ -101,6 +103,27 @@ static void time_row(const open_row *row, double seconds) {
   printf("{\"seconds\": %.9g, \"calls\": %lld}\n", (now - start) / (double)calls, calls);
 }
 
+static zm_status save_one(const char *folder, const char *kind, int i, zm_array *a) {
+  char path[512];
+  const zm_dtype dtype = zm_array_dtype(a);
+  snprintf(path, sizeof path, "%s/%s.%d.npy", folder, kind, i);
+  return zm_save_npy(path, dtype == ZM_F16 || dtype == ZM_BF16 ? zm_astype(a, ZM_F32) : a);
+}
+
+static void save_row(const open_row *row, const char *folder) {
+  zm_scope *scope = zm_scope_open();
+  zm_array *out[ZMI_CATALOG_OUT] = {NULL};
+  zm_status status = row->entry ? zmi_entry_call(row->entry, row->in, row->nin, row->params, out) : ZM_ERROR_ARGUMENT;
+  const int nout = row->entry && row->entry->outputs ? row->entry->outputs : 1;
+  for (int i = 0; i < row->nin && status == ZM_OK; i++) status = save_one(folder, "in", i, row->in[i]);
+  for (int o = 0; o < nout && status == ZM_OK; o++) status = save_one(folder, "out", o, out[o]);
+  zm_scope_close(scope);
+  if (status == ZM_OK)
+    printf("{\"results\": %d}\n", nout);
+  else
+    complain("save");
+}
+
 // ---- bandwidth: what a plain read and a plain copy by all workers reach ----
 
 typedef struct copy_work {
@@ -157,7 +180,7 @@ static void print_list(void) {
 
 int main(void) {
   open_row row = {0};
-  char line[256], name[64], dtype[32];
+  char line[512], name[64], dtype[32], folder[400];
   long long elements;
   double seconds;
   while (fgets(line, sizeof line, stdin)) {
@@ -169,10 +192,12 @@ int main(void) {
       printf("{\"isa\": \"%s\", \"compiler\": \"%s\"}\n", zmi_kernels_find(NULL)->name, __VERSION__);
     else if (sscanf(line, "open %63s %31s %lld", name, dtype, &elements) == 3)
       open_named(&row, name, dtype, elements);
+    else if (sscanf(line, "save %399s", folder) == 1)
+      save_row(&row, folder);
     else if (sscanf(line, "time %lf", &seconds) == 1)
       time_row(&row, seconds);
     else
-      printf("{\"error\": \"commands: machine, bandwidth, list, open NAME DTYPE ELEMENTS, time SECONDS\"}\n");
+      printf("{\"error\": \"commands: machine, bandwidth, list, open NAME DTYPE ELEMENTS, save FOLDER, time SECONDS\"}\n");
     fflush(stdout);
   }
   close_row(&row);

@@ -24,13 +24,14 @@ def micro(seconds):
 
 def row_of(r, why, copy):
     if "error" in r:
-        return [r["name"], "", "", "", "", "", "", r["error"]]
+        return [r["name"], "", "", "", "", "", "", "", r["error"]]
     m = r["median"]
     mlx = min((v for k, v in m.items() if k.startswith("mlx")), default=None)
     ratio = lambda k: f"{r[k]:.2f}" if k in r else ""
     reason = why.get(r["name"], "") if r.get("over_mlx", 0) < 1 else ""
     share = f"{r['gb_s'] / copy:.0%}"
-    return [r["name"], micro(m["zmlx"]), micro(mlx), micro(m.get("numpy")), ratio("over_mlx"), ratio("over_numpy"), share, reason]
+    value = f"{r['difference']:.0e}" if r.get("difference") else "0" if "difference" in r else r.get("not_compared", "")
+    return [r["name"], micro(m["zmlx"]), micro(mlx), micro(m.get("numpy")), ratio("over_mlx"), ratio("over_numpy"), share, value, reason]
 
 
 def section(path, why):
@@ -50,8 +51,8 @@ def section(path, why):
         f"Geometric mean over {s['rows_beside_mlx']} rows: **{s['geomean_over_mlx']:.2f}x MLX**"
         + (f", {s['geomean_over_numpy']:.2f}x NumPy." if s["geomean_over_numpy"] else "."),
         "",
-        "| row | us | MLX us | NumPy us | x MLX | x NumPy | of a copy | why not faster |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
+        "| row | us | MLX us | NumPy us | x MLX | x NumPy | of a copy | difference | why not faster |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     lines += ["| " + " | ".join(row_of(r, why, copy)) + " |" for r in c["rows"]]
     return "\n".join(lines), [r["name"] for r in c["rows"] if r.get("over_mlx", 1) < 1 and r["name"] not in why]
@@ -69,7 +70,8 @@ def page():
 
 Made by `scripts/catalog_speed.py` from the capsules of `benchmarks/peers/beside_mlx.py`: medians of interleaved rounds in one run, all
 threads of each library; MLX plainly and under `mx.compile`, the faster counts. "Of a copy": bytes of operands and results a second
-beside what a plain copy of memory moves; above 100% what is used stays in the caches.
+beside what a plain copy of memory moves; above 100% what is used stays in the caches. "Difference": the largest of MLX's results from
+ours, relative to the largest magnitude; the tolerance is in `benchmarks/peers/peer_functions.py`, and a row beyond it is refused.
 """
     return head + "\n" + "\n\n".join(parts) + "\n"
 

@@ -3,7 +3,8 @@
 
 For each row of the catalog: operands as the row's sample says (--elements 0), or the largest of about --elements elements; each library's
 function is timed in turn (zmlx, MLX, NumPy, NumPy, MLX, zmlx, ...); medians over the rounds. MLX runs plainly and under mx.compile; the
-faster counts. Writes a capsule with all raw runs. Needs: pip install "mlx[cpu]" numpy, and the server:
+faster counts. The values are compared too: all work on the same operands, and MLX's results must be those of zmlx within the tolerance of
+peer_functions.py. Writes a capsule with all raw runs. Needs: pip install "mlx[cpu]" numpy, and the server:
 ninja -C build benchmarks/bench_catalog
   benchmarks/peers/beside_mlx.py --server build/benchmarks/bench_catalog --capsule benchmarks/capsules/catalog-mlx.json
 """
@@ -15,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -52,20 +54,31 @@ def timed(f, seconds):
     return (now - start) / calls
 
 
-def operands(described, rng):
-    """NumPy arrays of the described types: floats of unit size, small non-negative integers, bools half true."""
+def saved(folder, kind):
+    """The operands ("in") or results ("out") of the row that the server wrote."""
     arrays = []
-    for o in described:
-        shape, dtype = o["shape"], o["dtype"]
-        if dtype == "bool":
-            arrays.append(rng.random(shape) < 0.5)
-        elif dtype in ("float16", "bfloat16", "float32"):
-            arrays.append(rng.standard_normal(shape, dtype=np.float32) if shape else np.float32(0.5))
-        elif dtype == "uint32" and len(shape) >= 2:
-            arrays.append(rng.integers(0, 2**32, shape, dtype=np.uint32))
-        else:
-            arrays.append(rng.integers(0, 2, shape).astype(dtype))
+    while os.path.exists(path := os.path.join(folder, f"{kind}.{len(arrays)}.npy")):
+        arrays.append(np.load(path))
     return arrays
+
+
+def compared(name, ours, theirs):
+    """The largest difference relative to the largest magnitude of a result, or why nothing is compared."""
+    how = peer_functions.COMPARE.get(name, lambda results: results)
+    if isinstance(how, str):
+        return {"not_compared": how}
+    worst = 0.0
+    for a, b in zip(how(ours), how(theirs)):
+        if a.size != b.size:
+            return {"difference": math.inf, "tolerance": 0}
+        a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        if not same.all():
+            magnitude = max(1.0, np.abs(b[np.isfinite(b)]).max(initial=0))
+            with np.errstate(invalid="ignore"):
+                difference = float(np.abs(a - b)[~same].max() / magnitude)
+            worst = max(worst, difference if difference == difference else math.inf)
+    return {"difference": worst, "tolerance": peer_functions.LOOSER.get(name, peer_functions.TOLERANCE)}
 
 
 def parameters(text):
@@ -76,14 +89,19 @@ def median_ratio(a, b):
     return statistics.median(x / y for x, y in zip(a, b))
 
 
-def run_row(server, row, args, rng, mx):
+def run_row(server, row, args, folder, mx):
     opened = server.ask(f"open {row['name']} {args.dtype} {args.elements}")
     result = {"name": row["name"], "group": row["group"]}
     if "error" in opened:
         return result | {"error": opened["error"]}
     result |= opened
     p = parameters(row["parameters"])
-    arrays = operands(opened["operands"], rng)
+    for path in os.listdir(folder):
+        os.remove(os.path.join(folder, path))
+    kept = server.ask(f"save {folder}")
+    if "error" in kept:
+        return result | kept
+    arrays = saved(folder, "in")
     functions = {}
     peer = peer_functions.MLX.get(row["name"])
     if peer:
@@ -103,6 +121,10 @@ def run_row(server, row, args, rng, mx):
         except Exception as e:  # a peer without this function says so; the row stays
             result.setdefault("refused", {})[who] = f"{type(e).__name__}: {str(e)[:200]}"
             del functions[who]
+    if "mlx" in functions:
+        made = peer(mx, on_device, p)
+        made = [np.array(m.astype(mx.float32) if m.dtype == mx.bfloat16 else m) for m in (made if isinstance(made, (tuple, list)) else [made])]
+        result |= compared(row["name"], saved(folder, "out"), made)
     runs = {who: [] for who in ["zmlx", *functions]}
     for r in range(args.rounds):
         order = list(runs)
@@ -143,16 +165,17 @@ def main():
     import mlx.core as mx
 
     mx.set_default_device(mx.cpu)
-    server, rng = Server(args.server), np.random.default_rng(1)
+    server = Server(args.server)
     rows = [r for r in server.ask("list") if not args.only or r["name"] in args.only]
     names = {r["name"] for r in server.ask("list")}
     if unknown := sorted((set(peer_functions.MLX) | set(peer_functions.NUMPY)) - names):
         sys.exit(f"peer_functions.py: no rows of the catalog: {', '.join(unknown)}")
     bandwidth = [server.ask("bandwidth")]
     results = []
-    print(f"{'row':32} {'zmlx us':>10} {'MLX us':>10} {'NumPy us':>10} {'x MLX':>7} {'x NumPy':>7} {'GB/s':>6}")
+    print(f"{'row':32} {'zmlx us':>10} {'MLX us':>10} {'NumPy us':>10} {'x MLX':>7} {'x NumPy':>7} {'GB/s':>6} difference")
     for row in rows:
-        r = run_row(server, row, args, rng, mx)
+        with tempfile.TemporaryDirectory() as folder:
+            r = run_row(server, row, args, folder, mx)
         results.append(r)
         if "error" in r:
             print(f"{r['name']:32} {r['error']}")
@@ -162,7 +185,8 @@ def main():
         cell = lambda v: f"{v * 1e6:10.1f}" if v else f"{'':>10}"
         ratio = lambda k: f"{r[k]:7.2f}" if k in r else f"{'':>7}"
         times = f"{cell(m['zmlx'])} {cell(mlx)} {cell(m.get('numpy'))}"
-        print(f"{r['name']:32} {times} {ratio('over_mlx')} {ratio('over_numpy')} {r['gb_s']:6.1f}", flush=True)
+        value = f"{r['difference']:.1e}" if "difference" in r else "not compared" if "not_compared" in r else ""
+        print(f"{r['name']:32} {times} {ratio('over_mlx')} {ratio('over_numpy')} {r['gb_s']:6.1f} {value}", flush=True)
     bandwidth.append(server.ask("bandwidth"))
     machine = server.ask("machine")
     server.close()
@@ -172,8 +196,12 @@ def main():
         "geomean_over_mlx": geomean(r["over_mlx"] for r in results if "over_mlx" in r),
         "geomean_over_numpy": geomean(r["over_numpy"] for r in results if "over_numpy" in r),
         "below_mlx": [r["name"] for r in results if r.get("over_mlx", 1) < 1],
+        "without_peer": [r["name"] for r in results if "over_mlx" not in r],
+        "other_values": [r["name"] for r in results if r.get("difference", 0) > r.get("tolerance", 0)],
     }
     print(json.dumps(summary, indent=1))
+    if summary["other_values"]:
+        sys.exit(f"values differ from MLX's: {', '.join(summary['other_values'])}")
     if not args.capsule:
         return
     from importlib.metadata import version

@@ -107,8 +107,115 @@ def _gated(mx, x, a, rhs, p, lhs=None):
 
 
 def _mmk(mx, a):
-    y = mx.gather_mm(a[0][..., None, :], a[1].swapaxes(-1, -2), rhs_indices=a[3])[..., 0, :]
+    y = mx.gather_mm(a[0][..., None, :], a[1], rhs_indices=a[3])[..., 0, :]
     return (y * a[2][..., None]).sum(-2)
+
+
+def _qmmk(mx, a, p):
+    y = _gather_qmm(mx, a[0][..., None, :], a[1:4], a[5], p)[..., 0, :]
+    return (y * a[4][..., None]).sum(-2)
+
+
+def _with(mx, cache, at, rows):
+    """The cache with other rows at some places, as a new array."""
+    cache = mx.stop_gradient(cache)
+    cache[at] = rows
+    return cache
+
+
+def _rope_update(mx, a):
+    q, k, v, c, s, keys, values, offset = a
+    c, s = c[offset][:, None], s[offset][:, None]
+    at = (mx.arange(q.shape[0]), offset)
+    return _rotate(mx, q, c, s), _with(mx, keys, at, _rotate(mx, k, c, s)), _with(mx, values, at, v)
+
+
+def _rope_update_paged(mx, a):
+    q, k, v, c, s, keys, values, offset, table = a
+    size = keys.shape[1]
+    c, s = c[offset][:, None], s[offset][:, None]
+    at = (table[mx.arange(q.shape[0]), offset // size], offset % size)
+    return _rotate(mx, q, c, s), _with(mx, keys, at, _rotate(mx, k, c, s)), _with(mx, values, at, v)
+
+
+def _rope_concat(mx, a, c, s):
+    q = mx.concatenate([a[0], _rotate_pairs(mx, a[1], c, s)], axis=-1)
+    return q, mx.concatenate([a[2], _rotate_pairs(mx, a[3], c, s)], axis=-1)
+
+
+def _nibbles(mx, x):
+    return mx.stack([x & 15, x >> 4], axis=-1).reshape(*x.shape[:-1], -1)
+
+
+def _int4(mx, a):
+    return ((_nibbles(mx, a[0]) ^ 8).astype(mx.float32) - 8) * a[1]
+
+
+_NF4 = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+]  # fmt: skip
+
+
+def _swiglu_quant(mx, a, block):
+    return _silu(mx, _blockwise(mx, a, block)) * _blockwise(mx, a[2:], block)
+
+
+def _bilinear(mx, x, height, width):
+    def between(n, to):
+        at = (mx.arange(to) + 0.5) * (n / to) - 0.5
+        low = mx.floor(at)
+        return mx.clip(low, 0, n - 1).astype(mx.int32), mx.clip(low + 1, 0, n - 1).astype(mx.int32), at - low
+
+    low, high, part = between(x.shape[1], height)
+    part = part[:, None, None]
+    x = x[:, low] * (1 - part) + x[:, high] * part
+    low, high, part = between(x.shape[2], width)
+    part = part[:, None]
+    return x[:, :, low] * (1 - part) + x[:, :, high] * part
+
+
+def _project_quantize(mx, a, bits, group):
+    c = (a[0].transpose(1, 0, 2) @ a[1]).transpose(1, 0, 2).reshape(-1, group)
+    low, high = c.min(-1, keepdims=True), c.max(-1, keepdims=True)
+    scale = mx.where(high > low, (high - low) / (2**bits - 1), 1)
+    q = mx.clip(mx.round((c - low) / scale), 0, 2**bits - 1).astype(mx.uint32)
+    words = (q.reshape(-1, 32 // bits) << mx.arange(0, 32, bits, dtype=mx.uint32)).sum(-1)
+    return words, scale[:, 0], low[:, 0]
+
+
+def _coefficients(mx, a, p):
+    bits, group = int(p["bits"]), int(p["group_size"])
+    q = (a[0][:, None] >> mx.arange(0, 32, bits, dtype=mx.uint32)) & (2**bits - 1)
+    c = q.reshape(-1, group).astype(mx.float32) * a[1][:, None] + a[2][:, None]
+    return c.reshape(int(p["S"]), int(p["H"]), int(p["R"]))
+
+
+def _unproject(mx, a, p):
+    return (_coefficients(mx, a, p).transpose(1, 0, 2) @ a[3].swapaxes(-1, -2)).transpose(1, 0, 2)
+
+
+def _compressed_attention(mx, a, p):
+    k = _coefficients(mx, a, p).transpose(1, 2, 0)
+    q = a[3].transpose(1, 0, 2).reshape(k.shape[0], -1, k.shape[1])
+    return p["scale"] * (q @ k).reshape(a[3].shape[1], a[3].shape[0], -1)
+
+
+def _ttt(mx, a):
+    xq, xk, xv, rate, token, last, w, b, wg, bg, weight, bias = a
+    f = xq.shape[-1]
+    z = (xk[:, None] @ w)[:, 0] + b
+    r = mx.rsqrt(mx.var(z, axis=-1, keepdims=True) + 1e-6)
+    h = (z - z.mean(-1, keepdims=True)) * r
+    d = (weight * h + bias - (xv - xk)) * weight
+    g = rate[:, None] * (f * d - d.sum(-1, keepdims=True) - h * (d * h).sum(-1, keepdims=True)) * r / f
+    wg, bg = wg + xk[:, :, None] * g[:, None], bg + g
+    w2, b2 = w - token * wg, b - token * bg
+    y = (xq[:, None] @ w2)[:, 0] + b2
+    out = xq + weight * mx.fast.layer_norm(y, None, None, 1e-6) + bias
+    done = last > 0
+    return out, mx.where(done, w2, w), mx.where(done, b2, b), mx.where(done, 0, wg), mx.where(done, 0, bg)
 
 
 def _blockwise(mx, a, block):
@@ -240,6 +347,23 @@ MLX = {
     "unpack_bits": lambda mx, a, p: mx.bitwise_and(mx.right_shift(a[0][:, None], mx.arange(8, dtype=mx.uint8)), 1).reshape(-1),
     "moe_dispatch": lambda mx, a, p: a[0][mx.argsort(a[1].reshape(-1)) // a[1].shape[-1]],
     "gather_mmk_combine": lambda mx, a, p: _mmk(mx, a),
+    "gather_qmm_combine": lambda mx, a, p: _mmk(mx, a),
+    "gather_qmmk_combine_quantized": _qmmk,
+    "gather_qmm_combine_quantized": _qmmk,
+    "rope_and_cache_update": lambda mx, a, p: _rope_update(mx, a),
+    "paged_rope_and_cache_update": lambda mx, a, p: _rope_update_paged(mx, a),
+    "rope_concat_qk_decode": lambda mx, a, p: _rope_concat(mx, a, a[4][int(p["offset"])], a[5][int(p["offset"])]),
+    "rope_concat_qk_decode_pos": lambda mx, a, p: _rope_concat(mx, a, a[4], a[5]),
+    "dequantize_int4": lambda mx, a, p: _int4(mx, a),
+    "dequantize_nf4": lambda mx, a, p: mx.array(_NF4)[_nibbles(mx, a[0])] * a[1],
+    "dequantize_affine_packed_hi2": lambda mx, a, p: _dequantize(mx, [a[0] & 0xCCCCCCCC, *a[1:]], p),
+    "dequantize_affine_packed_lo2_delta": lambda mx, a, p: _dequantize(mx, [a[0] & 0x33333333, a[1], mx.zeros_like(a[1])], p),
+    "fused_swiglu_quant": lambda mx, a, p: _swiglu_quant(mx, a, int(p["block_size"])),
+    "resize_bilinear": lambda mx, a, p: _bilinear(mx, a[0], int(p["height"]), int(p["width"])),
+    "skv_fused_project_quantize": lambda mx, a, p: _project_quantize(mx, a, int(p["bits"]), int(p["group_size"])),
+    "skv_fused_dequantize_unproject": lambda mx, a, p: _unproject(mx, a, p),
+    "skv_compressed_attention": lambda mx, a, p: _compressed_attention(mx, a, p),
+    "ttt_linear_decode": lambda mx, a, p: _ttt(mx, a),
     "depthwise_conv_3x3": lambda mx, a, p: _depthwise(mx, a),
     "fused_gather_add": lambda mx, a, p: a[0][a[1]] + a[2],
     "fused_scatter_add": lambda mx, a, p: mx.zeros((int(p["rows"]), *a[1].shape[1:])).at[a[0]].add(a[1]),
@@ -329,4 +453,32 @@ NUMPY = {
     "pack_bits": lambda np, a, p: np.packbits(a[0], bitorder="little"),
     "unpack_bits": lambda np, a, p: np.unpackbits(a[0], bitorder="little"),
     "grpo_advantage_norm": lambda np, a, p: _np_standardize(np, a[0], p["eps"]),
+}
+
+
+# ---- whether the values agree ----
+# MLX's results beside ours: the largest difference, relative to the largest magnitude of a result (of at least 1), is at most TOLERANCE,
+# or that of LOOSER. Rows of another order of the same values are sorted first.
+
+TOLERANCE = 2e-5
+LOOSER = {}
+
+# What is compared where results are not alike as they stand; a text says why nothing is.
+_RANDOM = "the dropped elements are chosen by another generator"
+_SORTED = lambda results: [r if r.ndim == 0 else __import__("numpy").sort(r, axis=-1) for r in results[:1]]
+COMPARE = {
+    "dropout": _RANDOM,
+    "layer_norm_dropout": _RANDOM,
+    "rms_norm_dropout": _RANDOM,
+    **{
+        name: _SORTED
+        for name in [
+            "topk_lastdim",
+            "top2_gating_softmax",
+            "topk_gating_softmax",
+            "router_argpartition_logits_topk",
+            "glm_topk_gating",
+            "deepseek_router_topk_sigmoid",
+        ]
+    },
 }

@@ -123,7 +123,8 @@ def run_row(server, row, args, folder, mx):
             del functions[who]
     if "mlx" in functions:
         made = peer(mx, on_device, p)
-        made = [np.array(m.astype(mx.float32) if m.dtype == mx.bfloat16 else m) for m in (made if isinstance(made, (tuple, list)) else [made])]
+        made = made if isinstance(made, (tuple, list)) else [made]
+        made = [np.array(m.astype(mx.float32) if m.dtype == mx.bfloat16 else m) for m in made]
         result |= compared(row["name"], saved(folder, "out"), made)
     runs = {who: [] for who in ["zmlx", *functions]}
     for r in range(args.rounds):

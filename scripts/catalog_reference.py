@@ -376,6 +376,25 @@ def paged_attention(q, kc, vc, table, lens, scale):
     return (out,)
 
 
+def scaled_dot_product_attention(q, k, v, *rest):
+    """rest: mask and sinks, if any, then scale and causal."""
+    *more, scale, causal = rest
+    share, rows, length = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
+    k, v = np.repeat(k, share, 1), np.repeat(v, share, 1)
+    x = (scale or q.shape[3] ** -0.5) * q @ np.swapaxes(k, -1, -2)
+    lowest = -np.finfo(np.float32).max
+    if more and more[0].dtype.kind in "iub":
+        x = np.where(more[0].astype(bool), x, lowest)
+    elif more:
+        x = x + more[0]
+    if causal:
+        x = np.where(np.arange(length) <= np.arange(rows)[:, None] + length - rows, x, lowest)
+    if len(more) > 1:
+        x = np.concatenate([np.broadcast_to(more[1][:, None, None], x.shape[:-1] + (1,)), x], -1)
+    p = softmax(x) if x.shape[-1] else x
+    return (p[..., p.shape[-1] - length:] @ v,)
+
+
 def turn(x, c, s, interleaved):
     y = np.empty_like(x)
     h = x.shape[-1] // 2

@@ -467,6 +467,18 @@ def moe_cases():
          [-1, 1]])], [4, 32], tol=4)
 
 
+def sequence_cases():
+    sdpa = "scaled_dot_product_attention"
+    case("attention", sdpa, [F(2, 4, 3, 5), F(2, 2, 4, 5), F(2, 2, 4, 2), F(4, 3, 4), F(4)], [0, 0], grad="11111", tol=4)
+    case("attention", sdpa, [F(1, 2, 4, 3), F(1, 1, 4, 3), F(1, 1, 4, 3), F(4, 4), F(2)], [0.5, 1], grad="11111", tol=4)
+    # More queries than keys: the first rows see nothing and take the mean.
+    case("attention", sdpa, [F(1, 2, 5, 3), F(1, 2, 3, 3), F(1, 2, 3, 4)], [0, 1], tol=4)
+    case("attention", sdpa, [F(2, 6, 33, 16), F(2, 3, 65, 16), F(2, 3, 65, 8), I(2, 1, 33, 65, t="bool")], [0, 0], tol=4)
+    case("attention", sdpa, [F(1, 2, 9, 8), F(1, 2, 9, 8), F(1, 2, 9, 8), I(9, t="bool"), F(2)], [0, 1], tol=4)
+    case("attention", sdpa, [F(1, 2, 0, 8), F(1, 2, 3, 8), F(1, 2, 3, 8)], [0, 1])
+    case("attention", sdpa, [F(1, 8, 1, 64), F(1, 2, 300, 64), F(1, 2, 300, 64)], [0, 1], tol=4)
+
+
 def main():
     activation_cases()
     row_cases()
@@ -476,6 +488,7 @@ def main():
     quant_cases()
     image_cases()
     moe_cases()
+    sequence_cases()
     folder = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data"
     for name, cases in groups.items():
         text = "[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "\n]\n"

@@ -44,6 +44,8 @@ static const struct {
     {"masked_softmax", "x [..., D], mask bool [..., D] -> [..., D]", NULL, "A", NULL},
     {"scale_mask_softmax", "x [..., D], mask bool [..., D] -> [..., D]", NULL, "A", NULL},
     {"attention_tile_proto", NULL, NULL, "", "16 rows, and no others"},
+    {"scaled_dot_product_attention", "q [B, 2G, L, D], k [B, G, S, D], v [B, G, S, E], mask [L, S], sinks [2G] -> [B, 2G, L, E]", NULL, "B",
+     NULL},
     {"paged_attention", "q [B, 2G, D], k [NB, BS, G, D], v [NB, BS, G, D], table int32 < 4 [B, MB], lens int32 < 9 [B] -> [B, 2G, D]", NULL,
      "B", NULL},
     {"apply_rope", "x [A, S, 2E], cos [S, E], sin [S, E] -> [A, S, 2E]", NULL, "A", NULL},

@@ -300,6 +300,7 @@ static const struct {
     {"logsumexp_lastdim", "D", 0, -INFINITY},
     {"softmax_cross_entropy", "V", 0, NAN},
     {"attention_tile_proto", "D", 0, 0},
+    {"scaled_dot_product_attention", "S", 0, 0},
     {"paged_attention", "NB", 0, 0},
     {"paged_attention", "BS", 0, 0},
     {"paged_attention", "MB", 0, 0},

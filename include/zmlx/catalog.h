@@ -72,6 +72,15 @@ ZM_API zm_status zm_fused_add_layernorm(zm_array *x, zm_array *residual, zm_arra
 ZM_API zm_array *zm_logsumexp_lastdim(zm_array *x);
 ZM_API zm_array *zm_masked_softmax(zm_array *x, zm_array *mask); // a row that sees nothing gives zeros
 ZM_API zm_array *zm_scale_mask_softmax(zm_array *x, zm_array *mask, double scale);
+// softmax(scale q k^T + mask) v: q [B, H, L, D], k [B, G, S, D], v [B, G, S, E], H a multiple of G -> [B, H, L, E], in float32 inside.
+// Memory grows with L and S, not with their product; gradients compute the scores again. A row that sees nothing gives the mean of v.
+typedef struct zm_attention_options {
+  double scale;    // 0: 1 / sqrt(D)
+  zm_array *mask;  // NULL: none. bool: true is seen; floats: added to the scaled scores. Broadcast to [B, H, L, S]
+  bool causal;     // query i sees keys up to i + S - L
+  zm_array *sinks; // NULL: none. [H]: a score of each head that takes part in the softmax and has no value
+} zm_attention_options;
+ZM_API zm_array *zm_scaled_dot_product_attention(zm_array *q, zm_array *k, zm_array *v, const zm_attention_options *options); // or NULL
 ZM_API zm_array *zm_attention_tile_proto(zm_array *q, zm_array *k); // [16, D], [16, D] -> q k^T [16, 16]
 // One query row a sequence over a cache in blocks: q [B, H, D], caches [NB, BS, HKV, D], block_table [B, MB], context_lens [B], integers.
 // Position t of sequence b is row t % BS of block block_table[b][t / BS]. Positions past the table, and those whose block is out of range,

@@ -100,6 +100,14 @@ CALL(scale_mask_softmax, in[0], in[1], params[0])
 CALL(attention_tile_proto, in[0], in[1])
 CALL(paged_attention, in[0], in[1], in[2], in[3], in[4], params[0])
 
+// q, k, v, then a mask and sinks if they are given.
+static zm_status attention_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+  const zm_attention_options o = {
+      .scale = params[0], .causal = params[1] != 0, .mask = nin > 3 ? in[3] : NULL, .sinks = nin > 4 ? in[4] : NULL};
+  out[0] = zm_scaled_dot_product_attention(in[0], in[1], in[2], &o);
+  return out[0] ? ZM_OK : zm_last_status();
+}
+
 static const zmi_entry entries[] = {
     {.name = "logsumexp_lastdim",
      .formula = "ln sum e^x",
@@ -122,6 +130,16 @@ static const zmi_entry entries[] = {
      .definition = &scale_mask_softmax_def,
      .sample = "x 1024 2048; mask 1024 2048 bool",
      .call = scale_mask_softmax_call},
+    {.name = "scaled_dot_product_attention",
+     .formula =
+         "softmax(scale q k^T + mask) v; query head h by head h / (H / G) of k and v; scale 0 stands for 1 / sqrt(D); causal: query i "
+         "sees keys up to i + S - L; a bool mask hides where it is false; sinks take part in the softmax without a value",
+     .shapes = "q [B, H, L, D], k [B, G, S, D], v [B, G, S, E], optional: mask, broadcast to [B, H, L, S], sinks [H] -> [B, H, L, E]",
+     .dtypes = "float16, bfloat16, float32; mask also bool",
+     .gradient = "q k v mask sinks",
+     .parameters = "scale=0 causal=0",
+     .sample = "q 1 16 256 64; k 1 4 256 64; v 1 4 256 64",
+     .call = attention_call},
     {.name = "attention_tile_proto",
      .formula = "q k^T of one tile: fma in float32, the dimensions in rising order",
      .shapes = "q [16, D], k [16, D] -> [16, 16]",

@@ -69,6 +69,9 @@ int zmi_entry_sample(const zmi_entry *e, zm_dtype dtype, int64_t elements, zm_ar
 // The whole table as the page docs/catalog.md.
 zm_status zmi_catalog_page(zmi_text *out);
 
+// zm_scaled_dot_product_attention with at most about `scores` scores at a time.
+zm_array *zmi_attention_in_pieces(zm_array *q, zm_array *k, zm_array *v, const zm_attention_options *options, int64_t scores);
+
 // Ops of the catalog that are written in C: tapes are parsed with them. NULL if unknown.
 const zmi_op *zmi_catalog_op_find(const char *name);
 size_t zmi_catalog_op_count(void);

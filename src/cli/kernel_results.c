@@ -1,4 +1,5 @@
-// Digests of what the rows of the catalog give for their samples: float32, float16, bfloat16. Made by scripts/make_kernel_results.py.
+// Digests of what the rows of the catalog give for their samples: float32, float16, bfloat16.
+// Made by scripts/make_kernel_results.py.
 #include "cli/kernel.h"
 
 // clang-format off
@@ -51,6 +52,7 @@ const cli_kernel_result cli_kernel_results[] = {
     {"logsumexp_lastdim", {0x3a2c4c5b8c90491b, 0xe962065fafb145ea, 0xb3814471f9122920}},
     {"masked_softmax", {0x28d5e037f2f23391, 0x4ad344d3120ce09d, 0xc769cb7c7c373407}},
     {"scale_mask_softmax", {0x1bad632b60551942, 0xa0d5e8f36ebae2d8, 0x205e314ca7d79054}},
+    {"scaled_dot_product_attention", {0x2f321347c8a36f96, 0x1b50cde430531e57, 0x8633a77a32dabc81}},
     {"attention_tile_proto", {0xad3fdafcd17f0673, 0x098992c31418cfb2, 0xe66bbbc9e9fe6b79}},
     {"paged_attention", {0x352379406123758c, 0x3ec038f1c8202074, 0x74e5d33796b83bdf}},
     {"apply_rope", {0x6147d91059a63c3c, 0x1b97dccc3972f079, 0xdd9f2f1844baa3c8}},

@@ -2,11 +2,11 @@
 // Reads commands from standard input, one a line, and answers each with one line of JSON:
 //   machine                  device, threads, dtype of nothing: what runs here
 //   bandwidth                {"read", "copy"} in GB/s (1e9 bytes; copy counts what is read and what is written)
-//   list                     the rows of the catalog
+//   list, list arrays        the rows of the catalog; those of arrays.c
 //   open NAME DTYPE ELEMENTS operands as the row's sample says, the largest of about ELEMENTS elements
 //   save FOLDER              writes the open row's operands and results, floats as float32: in.0.npy, ..., out.0.npy, ...
 //   time SECONDS             evaluates the open row again and again for that long: {"seconds": of one call, "calls"}
-#include "catalog/catalog.h"
+#include "arrays.h"
 #include "tools/tools.h"
 
 #include <stdio.h>
@@ -65,9 +65,18 @@ static void print_operands(const open_row *row) {
   printf("%lld}\n", bytes);
 }
 
+static const zmi_entry *find_array_row(const char *name) {
+  for (size_t i = 0; i < array_row_count(); i++) {
+    if (strcmp(array_row(i)->name, name) == 0) return array_row(i);
+  }
+  return NULL;
+}
+
+// Rows of arrays are asked for as "arrays.NAME".
 static void open_named(open_row *row, const char *name, const char *dtype, long long elements) {
+  const bool arrays = strncmp(name, "arrays.", 7) == 0;
   close_row(row);
-  row->entry = zmi_catalog_find(name);
+  row->entry = arrays ? find_array_row(name + 7) : zmi_catalog_find(name);
   row->scope = zm_scope_open();
   if (!row->entry || !row->scope) {
     printf("{\"error\": \"there is no such row\"}\n");
@@ -75,7 +84,7 @@ static void open_named(open_row *row, const char *name, const char *dtype, long 
     return;
   }
   zmi_entry_parameters(row->entry, row->params);
-  row->nin = zmi_entry_sample(row->entry, zm_dtype_from_name(dtype), elements, row->in);
+  row->nin = arrays ? array_row_operands(row->entry, row->in) : zmi_entry_sample(row->entry, zm_dtype_from_name(dtype), elements, row->in);
   if (row->nin < 0 || zm_eval(row->in, (size_t)row->nin) != ZM_OK || call(row) != ZM_OK || call(row) != ZM_OK) {
     complain(name);
     close_row(row);
@@ -167,6 +176,16 @@ static void print_bandwidth(void) {
   zmi_pool_free(pool);
 }
 
+static void print_arrays(void) {
+  printf("[");
+  for (size_t i = 0; i < array_row_count(); i++) {
+    const zmi_entry *e = array_row(i);
+    printf("%s{\"name\": \"arrays.%s\", \"group\": \"arrays\", \"parameters\": \"\", \"sample\": \"%s\"}", i ? ", " : "", e->name,
+           e->sample);
+  }
+  printf("]\n");
+}
+
 static void print_list(void) {
   const zmi_catalog_group *group;
   printf("[");
@@ -184,7 +203,9 @@ int main(void) {
   long long elements;
   double seconds;
   while (fgets(line, sizeof line, stdin)) {
-    if (strncmp(line, "list", 4) == 0)
+    if (strncmp(line, "list arrays", 11) == 0)
+      print_arrays();
+    else if (strncmp(line, "list", 4) == 0)
       print_list();
     else if (strncmp(line, "bandwidth", 9) == 0)
       print_bandwidth();
@@ -197,7 +218,7 @@ int main(void) {
     else if (sscanf(line, "time %lf", &seconds) == 1)
       time_row(&row, seconds);
     else
-      printf("{\"error\": \"commands: machine, bandwidth, list, open NAME DTYPE ELEMENTS, save FOLDER, time SECONDS\"}\n");
+      printf("{\"error\": \"commands: machine, bandwidth, list, list arrays, open NAME DTYPE ELEMENTS, save FOLDER, time SECONDS\"}\n");
     fflush(stdout);
   }
   close_row(&row);

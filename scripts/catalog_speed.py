@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/catalog-speed.md from the capsules of benchmarks/peers/beside_mlx.py (kind "catalog"). --check only compares.
+"""Writes docs/catalog-speed.md and docs/array-speed.md from the capsules of benchmarks/peers/beside_mlx.py. --check only compares.
 
 benchmarks/peers/reasons.txt says why a row is slower than MLX's: "name = reason". A row below 1x without a reason is an error.
 """
@@ -9,7 +9,6 @@ import os
 import sys
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PAGE = os.path.join(TOP, "docs", "catalog-speed.md")
 
 
 def reasons():
@@ -25,19 +24,20 @@ def micro(seconds):
 def row_of(r, why, copy):
     if "error" in r:
         return [r["name"], "", "", "", "", "", "", "", r["error"]]
-    m = r["median"]
+    m = r.get("best") or r["median"]
     mlx = min((v for k, v in m.items() if k.startswith("mlx")), default=None)
     ratio = lambda k: f"{r[k]:.2f}" if k in r else ""
     reason = why.get(r["name"], "") if r.get("over_mlx", 0) < 1 else ""
     share = f"{r['gb_s'] / copy:.0%}"
     value = f"{r['difference']:.0e}" if r.get("difference") else "0" if "difference" in r else r.get("not_compared", "")
-    return [r["name"], micro(m["zmlx"]), micro(mlx), micro(m.get("numpy")), ratio("over_mlx"), ratio("over_numpy"), share, value, reason]
+    times = [micro(m["zmlx"]), micro(mlx), micro(m.get("numpy"))]
+    return [r["name"].removeprefix("arrays."), *times, ratio("over_mlx"), ratio("over_numpy"), share, value, reason]
 
 
-def section(path, why):
+def section(path, kind, why):
     with open(path) as f:
         c = json.load(f)
-    if c["kind"] != "catalog":
+    if c["kind"] != kind:
         return None, []
     s, machine = c["summary"], c["machine"]
     copy = max(b["copy"] for b in c["bandwidth_gb_s"])
@@ -58,34 +58,46 @@ def section(path, why):
     return "\n".join(lines), [r["name"] for r in c["rows"] if r.get("over_mlx", 1) < 1 and r["name"] not in why]
 
 
-def page():
+ABOUT = """Made by `scripts/catalog_speed.py` from the capsules of `benchmarks/peers/beside_mlx.py`: the fastest of interleaved rounds of
+one run, all threads of each library; MLX plainly and under `mx.compile`, the faster counts. "Of a copy": bytes of operands and results a second
+beside what a plain copy of memory moves; above 100% what is used stays in the caches. "Difference": the largest of MLX's results from ours,
+relative to the largest magnitude; the tolerance is in the file of the peers, and a row beyond it is refused.
+"""
+
+PAGES = {
+    "catalog": "# Speed of the catalog\n\n" + ABOUT,
+    "arrays": "# Speed of array operations\n\nThe rows are in `benchmarks/arrays.c`, with their shapes. " + ABOUT,
+}
+
+
+def page_of(kind):
+    return os.path.join(TOP, "docs", {"catalog": "catalog-speed.md", "arrays": "array-speed.md"}[kind])
+
+
+def page(kind):
     why, parts, missing = reasons(), [], []
     for path in sorted(glob.glob(os.path.join(TOP, "benchmarks", "capsules", "*.json"))):
-        text, without = section(path, why)
+        text, without = section(path, kind, why)
         parts += [text] if text else []
         missing += without
     if missing:
         sys.exit(f"benchmarks/peers/reasons.txt: no reason for {', '.join(missing)}")
-    head = """# Speed of the catalog
-
-Made by `scripts/catalog_speed.py` from the capsules of `benchmarks/peers/beside_mlx.py`: medians of interleaved rounds in one run, all
-threads of each library; MLX plainly and under `mx.compile`, the faster counts. "Of a copy": bytes of operands and results a second
-beside what a plain copy of memory moves; above 100% what is used stays in the caches. "Difference": the largest of MLX's results from
-ours, relative to the largest magnitude; the tolerance is in `benchmarks/peers/peer_functions.py`, and a row beyond it is refused.
-"""
-    return head + "\n" + "\n\n".join(parts) + "\n"
+    return PAGES[kind] + "\n" + "\n\n".join(parts) + "\n" if parts else None
 
 
 def main():
-    new = page()
-    if "--check" in sys.argv[1:]:
-        with open(PAGE) as f:
-            if f.read() != new:
-                sys.exit("docs/catalog-speed.md is not what the capsules say: run scripts/catalog_speed.py")
-        return
-    with open(PAGE + ".part", "w") as f:
-        f.write(new)
-    os.rename(PAGE + ".part", PAGE)
+    for kind in PAGES:
+        new = page(kind)
+        if new is None:
+            continue
+        if "--check" in sys.argv[1:]:
+            with open(page_of(kind)) as f:
+                if f.read() != new:
+                    sys.exit(f"{os.path.relpath(page_of(kind), TOP)} is not what the capsules say: run scripts/catalog_speed.py")
+            continue
+        with open(page_of(kind) + ".part", "w") as f:
+            f.write(new)
+        os.rename(page_of(kind) + ".part", page_of(kind))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
 """Catalog kernels of zmlx beside MLX on the CPU and NumPy: same operands, same run, interleaved, all threads of each library.
 
-For each row of the catalog: operands as the row's sample says (--elements 0), or the largest of about --elements elements; each library's
-function is timed in turn (zmlx, MLX, NumPy, NumPy, MLX, zmlx, ...); medians over the rounds. MLX runs plainly and under mx.compile; the
-faster counts. The values are compared too: all work on the same operands, and MLX's results must be those of zmlx within the tolerance of
-peer_functions.py. Writes a capsule with all raw runs. Needs: pip install "mlx[cpu]" numpy, and the server:
+For each row of the catalog, or of benchmarks/arrays.c (operations of arrays): operands as the row's sample says (--elements 0), or the
+largest of about --elements elements; each library's function is timed in turn (zmlx, MLX, NumPy, NumPy, MLX, zmlx, ...). MLX runs plainly
+and under mx.compile; the faster counts. Of each the fastest round counts, as others disturb a machine and nobody speeds it up. The values
+are compared too: all work on the same operands, and MLX's results must be those of zmlx within the tolerance of peer_functions.py or
+array_functions.py. Writes a capsule with all raw runs. Needs: pip install "mlx[cpu]" numpy, and the server:
 ninja -C build benchmarks/bench_catalog
-  benchmarks/peers/beside_mlx.py --server build/benchmarks/bench_catalog --capsule benchmarks/capsules/catalog-mlx.json
+  benchmarks/peers/beside_mlx.py --capsule benchmarks/capsules/catalog-mlx.json
+  benchmarks/peers/beside_mlx.py --rows arrays --capsule benchmarks/capsules/arrays-mlx.json
 """
 import argparse
 import datetime
 import json
 import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ import time
 
 import numpy as np
 
+import array_functions
 import peer_functions
 
 
@@ -62,9 +64,9 @@ def saved(folder, kind):
     return arrays
 
 
-def compared(name, ours, theirs):
+def compared(peers, name, ours, theirs):
     """The largest difference relative to the largest magnitude of a result, or why nothing is compared."""
-    how = peer_functions.COMPARE.get(name, lambda results: results)
+    how = peers.COMPARE.get(name, lambda results: results)
     if isinstance(how, str):
         return {"not_compared": how}
     worst = 0.0
@@ -78,18 +80,14 @@ def compared(name, ours, theirs):
             with np.errstate(invalid="ignore"):
                 difference = float(np.abs(a - b)[~same].max() / magnitude)
             worst = max(worst, difference if difference == difference else math.inf)
-    return {"difference": worst, "tolerance": peer_functions.LOOSER.get(name, peer_functions.TOLERANCE)}
+    return {"difference": worst, "tolerance": peers.LOOSER.get(name, peers.TOLERANCE)}
 
 
 def parameters(text):
     return {k: float(v) for k, v in (word.split("=") for word in text.split())}
 
 
-def median_ratio(a, b):
-    return statistics.median(x / y for x, y in zip(a, b))
-
-
-def run_row(server, row, args, folder, mx):
+def run_row(server, row, args, peers, folder, mx):
     opened = server.ask(f"open {row['name']} {args.dtype} {args.elements}")
     result = {"name": row["name"], "group": row["group"]}
     if "error" in opened:
@@ -103,7 +101,7 @@ def run_row(server, row, args, folder, mx):
         return result | kept
     arrays = saved(folder, "in")
     functions = {}
-    peer = peer_functions.MLX.get(row["name"])
+    peer = peers.MLX.get(row["name"])
     if peer:
         dtypes = [getattr(mx, {"bool": "bool_"}.get(o["dtype"], o["dtype"])) for o in opened["operands"]]
         on_device = [mx.array(a).astype(d) for a, d in zip(arrays, dtypes)]
@@ -111,7 +109,7 @@ def run_row(server, row, args, folder, mx):
         compiled = mx.compile(lambda *a: peer(mx, list(a), p))
         functions["mlx"] = lambda: mx.eval(peer(mx, on_device, p))
         functions["mlx_compiled"] = lambda: mx.eval(compiled(*on_device))
-    peer_np = peer_functions.NUMPY.get(row["name"])
+    peer_np = peers.NUMPY.get(row["name"])
     if peer_np and args.dtype == "float32":
         functions["numpy"] = lambda: peer_np(np, arrays, p)
     for who in list(functions):
@@ -125,7 +123,7 @@ def run_row(server, row, args, folder, mx):
         made = peer(mx, on_device, p)
         made = made if isinstance(made, (tuple, list)) else [made]
         made = [np.array(m.astype(mx.float32) if m.dtype == mx.bfloat16 else m) for m in made]
-        result |= compared(row["name"], saved(folder, "out"), made)
+        result |= compared(peers, row["name"], saved(folder, "out"), made)
     runs = {who: [] for who in ["zmlx", *functions]}
     for r in range(args.rounds):
         order = list(runs)
@@ -135,15 +133,15 @@ def run_row(server, row, args, folder, mx):
             else:
                 runs[who].append(timed(functions[who], args.seconds))
     result["seconds"] = runs
-    result["median"] = {who: statistics.median(v) for who, v in runs.items()}
-    mlx = min((w for w in runs if w.startswith("mlx")), key=lambda w: result["median"][w], default=None)
+    best = result["best"] = {who: min(v) for who, v in runs.items()}
+    mlx = min((v for w, v in best.items() if w.startswith("mlx")), default=None)
     if mlx:
-        result["over_mlx"] = median_ratio(runs[mlx], runs["zmlx"])
-    if "numpy" in runs:
-        result["over_numpy"] = median_ratio(runs["numpy"], runs["zmlx"])
+        result["over_mlx"] = mlx / best["zmlx"]
+    if "numpy" in best:
+        result["over_numpy"] = best["numpy"] / best["zmlx"]
     size = {"bool": 1, "uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "float16": 2, "bfloat16": 2, "uint64": 8, "int64": 8}
     moved = opened["bytes_out"] + sum(math.prod(o["shape"]) * size.get(o["dtype"], 4) for o in opened["operands"])
-    result["gb_s"] = moved / result["median"]["zmlx"] / 1e9
+    result["gb_s"] = moved / best["zmlx"] / 1e9
     return result
 
 
@@ -155,6 +153,7 @@ def geomean(values):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default="build/benchmarks/bench_catalog")
+    parser.add_argument("--rows", default="catalog", choices=["catalog", "arrays"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--elements", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=6)
@@ -167,21 +166,22 @@ def main():
 
     mx.set_default_device(mx.cpu)
     server = Server(args.server)
-    rows = [r for r in server.ask("list") if not args.only or r["name"] in args.only]
-    names = {r["name"] for r in server.ask("list")}
-    if unknown := sorted((set(peer_functions.MLX) | set(peer_functions.NUMPY)) - names):
-        sys.exit(f"peer_functions.py: no rows of the catalog: {', '.join(unknown)}")
+    peers = array_functions if args.rows == "arrays" else peer_functions
+    rows = server.ask("list arrays" if args.rows == "arrays" else "list")
+    if unknown := sorted((set(peers.MLX) | set(peers.NUMPY)) - {r["name"] for r in rows}):
+        sys.exit(f"{peers.__name__}.py: the server has no rows {', '.join(unknown)}")
+    rows = [r for r in rows if not args.only or r["name"].removeprefix("arrays.") in args.only]
     bandwidth = [server.ask("bandwidth")]
     results = []
     print(f"{'row':32} {'zmlx us':>10} {'MLX us':>10} {'NumPy us':>10} {'x MLX':>7} {'x NumPy':>7} {'GB/s':>6} difference")
     for row in rows:
         with tempfile.TemporaryDirectory() as folder:
-            r = run_row(server, row, args, folder, mx)
+            r = run_row(server, row, args, peers, folder, mx)
         results.append(r)
         if "error" in r:
             print(f"{r['name']:32} {r['error']}")
             continue
-        m = r["median"]
+        m = r["best"]
         mlx = min((v for k, v in m.items() if k.startswith("mlx")), default=None)
         cell = lambda v: f"{v * 1e6:10.1f}" if v else f"{'':>10}"
         ratio = lambda k: f"{r[k]:7.2f}" if k in r else f"{'':>7}"
@@ -210,7 +210,7 @@ def main():
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "unknown")
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
     capsule = {
-        "kind": "catalog",
+        "kind": args.rows,
         "date": datetime.date.today().isoformat(),
         "commit": commit,
         "command": " ".join(["benchmarks/peers/beside_mlx.py", *[a for a in sys.argv[1:]]]),

@@ -1,0 +1,144 @@
+// The rows of the speed table of array operations (docs/array-speed.md): name, operands, call. The same functions in MLX and NumPy:
+// benchmarks/peers/array_functions.py.
+#include "arrays.h"
+
+#include <string.h>
+#include <zmlx/zmlx.h>
+
+#define ROW(word, call)                                                                                                                    \
+  static zm_status word(zm_array *const *in, int nin, const double *params, zm_array **out) {                                              \
+    (void)in, (void)nin, (void)params;                                                                                                     \
+    out[0] = call;                                                                                                                         \
+    return out[0] ? ZM_OK : zm_last_status();                                                                                              \
+  }
+
+static const int first_axis[] = {0}, middle_axis[] = {1}, both_axes[] = {0, 1}, heads[] = {0, 2, 1, 3};
+static const zm_quant affine4 = {ZM_AFFINE, 4, 64};
+
+ROW(small_add, zm_add(in[0], in[1]))
+ROW(small_matmul, zm_matmul(in[0], in[1]))
+ROW(small_softmax, zm_softmax(in[0]))
+ROW(add, zm_add(in[0], in[1]))
+ROW(where, zm_where(in[0], in[1], in[2]))
+ROW(sort_last, zm_sort(in[0], -1))
+ROW(sort_first, zm_sort(in[0], 0))
+ROW(argsort_last, zm_argsort(in[0], -1))
+ROW(partition_last, zm_partition(in[0], 8000, -1))
+ROW(topk_last, zm_topk(in[0], 40, -1, NULL))
+ROW(search, zm_searchsorted(in[0], in[1], false))
+ROW(cumsum_last, zm_cumsum(in[0], -1, false, true))
+ROW(cumsum_first, zm_cumsum(in[0], 0, false, true))
+ROW(cumsum_reverse, zm_cumsum(in[0], -1, true, true))
+ROW(cummax_last, zm_cummax(in[0], -1, false, true))
+ROW(cummax_first, zm_cummax(in[0], 0, false, true))
+ROW(sum_all, zm_sum_axes(in[0], both_axes, 2, false))
+ROW(sum_last, zm_sum(in[0], -1, false))
+ROW(sum_first, zm_sum_axes(in[0], first_axis, 1, false))
+ROW(sum_middle, zm_sum_axes(in[0], middle_axis, 1, false))
+ROW(max_first, zm_max_axes(in[0], first_axis, 1, false))
+ROW(argmax_last, zm_argmax(in[0], -1, false))
+ROW(argmax_first, zm_argmax(in[0], 0, false))
+ROW(concatenate_first, zm_concatenate(in, 2, 0))
+ROW(concatenate_last, zm_concatenate(in, 2, -1))
+ROW(transpose_copy, zm_contiguous(zm_transpose(in[0], NULL)))
+ROW(heads_copy, zm_contiguous(zm_transpose(in[0], heads)))
+ROW(take_rows, zm_take(in[0], in[1]))
+ROW(take_along, zm_take_along_axis(in[0], in[1], -1))
+ROW(gather_elements, zm_gather(in[0], in + 1, both_axes, 2))
+ROW(scatter_add, zm_scatter(in[0], in + 1, first_axis, 1, in[2], ZM_SCATTER_ADD))
+ROW(einsum_scores, zm_einsum("bqhd,bkhd->bhqk", in, 2))
+ROW(einsum_mix, zm_einsum("bhqk,bkhd->bqhd", in, 2))
+ROW(matmul, zm_matmul(in[0], in[1]))
+ROW(matmul_turned, zm_matmul(in[0], zm_transpose(in[1], NULL)))
+ROW(conv1d, zm_conv1d(in[0], in[1], 1, 2, 1, 1))
+ROW(conv2d, zm_conv2d(in[0], in[1], NULL, (int64_t[]){1, 1}, NULL, 1))
+ROW(random_normal, zm_random_normal(zm_random_key(7), NULL, NULL, ZM_F32, (int64_t[]){1024, 1024}, 2))
+ROW(random_uniform, zm_random_uniform(zm_random_key(7), NULL, NULL, ZM_F32, (int64_t[]){1024, 1024}, 2))
+ROW(dequantize, zm_dequantize(in[0], in[1], in[2], &affine4, NULL, ZM_DTYPE_DEFAULT))
+ROW(quantized, zm_quantized_matmul(in[0], in[1], in[2], in[3], &affine4, true))
+ROW(gather_mm, zm_gather_mm(in[0], in[1], NULL, in[2], false))
+ROW(gather_qmm, zm_gather_qmm(in[0], in[1], in[2], in[3], NULL, in[4], &affine4, true, false))
+
+static zm_status quantize(zm_array *const *in, int nin, const double *params, zm_array **out) {
+  (void)nin, (void)params;
+  return zm_quantize(in[0], &affine4, NULL, &out[0], &out[1], &out[2]);
+}
+
+// clang-format off
+#define MATMUL(m, dtype)                                                                                                                   \
+  {.name = "matmul_" #m "_" #dtype, .sample = "a " #m " 1024 " #dtype "; b 1024 1024 " #dtype, .call = matmul}, \
+  {.name = "matmul_turned_" #m "_" #dtype, .sample = "a " #m " 1024 " #dtype "; b 1024 1024 " #dtype, .call = matmul_turned}
+
+static const zmi_entry rows[] = {
+    {.name = "small_add", .sample = "a 16 16; b 16 16", .call = small_add},
+    {.name = "small_matmul", .sample = "a 16 16; b 16 16", .call = small_matmul},
+    {.name = "small_softmax", .sample = "a 16 16", .call = small_softmax},
+    {.name = "add", .sample = "a 2048 2048; b 2048 2048", .call = add},
+    {.name = "where", .sample = "c 1024 1024 bool; a 1024 1024; b 1024 1024", .call = where},
+    {.name = "sort_last", .sample = "a 64 16384", .call = sort_last},
+    {.name = "sort_first", .sample = "a 4096 128", .call = sort_first},
+    {.name = "argsort_last", .sample = "a 64 16384", .call = argsort_last},
+    {.name = "partition_last", .sample = "a 64 16384", .call = partition_last},
+    {.name = "topk_last", .sample = "a 64 32000", .call = topk_last},
+    {.name = "searchsorted", .sample = "a 65536; b 262144", .parameters = "sorted=1", .call = search},
+    {.name = "cumsum_last", .sample = "a 1024 1024", .call = cumsum_last},
+    {.name = "cumsum_long", .sample = "a 1 4194304", .call = cumsum_last},
+    {.name = "cumsum_first", .sample = "a 1024 1024", .call = cumsum_first},
+    {.name = "cumsum_reverse", .sample = "a 1024 1024", .call = cumsum_reverse},
+    {.name = "cummax_last", .sample = "a 1024 1024", .call = cummax_last},
+    {.name = "cummax_first", .sample = "a 1024 1024", .call = cummax_first},
+    {.name = "sum_all", .sample = "a 2048 2048", .call = sum_all},
+    {.name = "sum_last", .sample = "a 2048 2048", .call = sum_last},
+    {.name = "sum_first", .sample = "a 2048 2048", .call = sum_first},
+    {.name = "sum_middle", .sample = "a 64 512 128", .call = sum_middle},
+    {.name = "max_first", .sample = "a 2048 2048", .call = max_first},
+    {.name = "argmax_last", .sample = "a 1024 4096", .call = argmax_last},
+    {.name = "argmax_first", .sample = "a 4096 1024", .call = argmax_first},
+    {.name = "concatenate_first", .sample = "a 1024 1024; b 1024 1024", .call = concatenate_first},
+    {.name = "concatenate_last", .sample = "a 1024 1024; b 1024 1024", .call = concatenate_last},
+    {.name = "transpose_copy", .sample = "a 2048 2048", .call = transpose_copy},
+    {.name = "heads_copy", .sample = "a 4 512 16 64", .call = heads_copy},
+    {.name = "take_rows", .sample = "a 32000 512; i 2048 int32 < 32000", .call = take_rows},
+    {.name = "take_along_axis", .sample = "a 1024 1024; i 1024 512 int32 < 1024", .call = take_along},
+    {.name = "gather", .sample = "a 1024 1024; i 262144 int32 < 1024; j 262144 int32 < 1024", .call = gather_elements},
+    {.name = "scatter_add", .sample = "a 4096 256; i 8192 int32 < 4096; u 8192 256", .call = scatter_add},
+    {.name = "einsum_scores", .sample = "q 2 128 8 64; k 2 128 8 64", .call = einsum_scores},
+    {.name = "einsum_mix", .sample = "p 2 8 128 128; v 2 128 8 64", .call = einsum_mix},
+    MATMUL(1, float32), MATMUL(2, float32), MATMUL(4, float32), MATMUL(16, float32), MATMUL(256, float32), MATMUL(1024, float32),
+    MATMUL(1, bfloat16), MATMUL(2, bfloat16), MATMUL(4, bfloat16), MATMUL(16, bfloat16), MATMUL(256, bfloat16),
+    {.name = "matmul_batched", .sample = "a 64 32 32; b 64 32 32", .call = matmul},
+    {.name = "matmul_narrow", .sample = "a 4096 64; b 64 16", .call = matmul},
+    {.name = "conv1d", .sample = "x 8 512 64; w 64 5 64", .call = conv1d},
+    {.name = "conv2d", .sample = "x 4 64 64 32; w 64 3 3 32", .call = conv2d},
+    {.name = "random_normal", .sample = "none 1", .call = random_normal},
+    {.name = "random_uniform", .sample = "none 1", .call = random_uniform},
+    {.name = "quantize", .sample = "w 1024 2048", .outputs = 3, .call = quantize},
+    {.name = "dequantize", .sample = "w 1024 256 uint32; s 1024 32; b 1024 32", .call = dequantize},
+    {.name = "quantized_matmul_1", .sample = "x 1 2048; w 2048 256 uint32; s 2048 32; b 2048 32", .call = quantized},
+    {.name = "quantized_matmul_64", .sample = "x 64 2048; w 2048 256 uint32; s 2048 32; b 2048 32", .call = quantized},
+    {.name = "gather_mm", .sample = "x 16 1 512; w 16 512 512; i 16 int32 < 16", .call = gather_mm},
+    {.name = "gather_qmm", .sample = "x 16 1 1024; w 16 512 128 uint32; s 16 512 16; b 16 512 16; i 16 int32 < 16", .call = gather_qmm},
+};
+// clang-format on
+
+size_t array_row_count(void) {
+  return ZMI_COUNT(rows);
+}
+
+const zmi_entry *array_row(size_t i) {
+  return i < ZMI_COUNT(rows) ? &rows[i] : NULL;
+}
+
+int array_row_operands(const zmi_entry *row, zm_array **in) {
+  const int nin = zmi_entry_sample(row, ZM_F32, 0, in);
+  for (int i = 0; i < nin; i++) {
+    const zm_dtype dtype = zm_array_dtype(in[i]);
+    int64_t shape[ZM_MAX_RANK];
+    if (dtype != ZM_F32 && dtype != ZM_BF16) continue;
+    for (int k = 0; k < zm_array_rank(in[i]); k++) shape[k] = zm_array_dim(in[i], k);
+    in[i] = zm_random_uniform(zm_random_key((uint64_t)i + 1), zm_full(-1, ZM_F32, NULL, 0), NULL, ZM_F32, shape, zm_array_rank(in[i]));
+    if (i == 0 && row->parameters) in[i] = zm_sort(in[i], -1);
+    if (!(in[i] = zm_astype(in[i], dtype))) return -1;
+  }
+  return nin;
+}

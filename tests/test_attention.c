@@ -203,7 +203,8 @@ static void messages(void **state) {
   refused(zm_scaled_dot_product_attention(q, k, k, &(zm_attention_options){.mask = flat}), "mask: float32[4, 8] does not fit");
   refused(zm_scaled_dot_product_attention(q, k, k, &(zm_attention_options){.mask = zm_zeros(ZM_I32, SHAPE(3, 5))}),
           "mask: expected a float dtype, found int32");
-  refused(zm_scaled_dot_product_attention(q, k, k, &(zm_attention_options){.sinks = zm_zeros(ZM_F32, SHAPE(2))}), "sinks: expected shape [4]");
+  refused(zm_scaled_dot_product_attention(q, k, k, &(zm_attention_options){.sinks = zm_zeros(ZM_F32, SHAPE(2))}),
+          "sinks: expected shape [4]");
   zm_scope_close(scope);
 }
 

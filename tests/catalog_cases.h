@@ -1,4 +1,4 @@
-// The stored cases of the catalog (scripts/make_catalog_cases.py): the operands that they describe.
+// The stored cases of the catalog (scripts/make_catalog_cases.py, and make_catalog_mlx_cases.py): the operands that they describe.
 #ifndef ZMLX_TEST_CATALOG_CASES_H
 #define ZMLX_TEST_CATALOG_CASES_H
 
@@ -13,7 +13,8 @@
 #include <string.h>
 #include <cmocka.h>
 
-static const char *const files[] = {"activations", "rows", "transformer", "reductions", "attention", "quant", "image", "moe"};
+static const char *const files[] = {"activations", "rows", "transformer", "reductions", "attention", "quant", "image", "moe", "mlx"};
+enum { MLX_FILE = 8 }; // of scripts/make_catalog_mlx_cases.py
 static json_t *roots[ZMI_COUNT(files)];
 
 static bool is_float(zm_dtype t) {

@@ -1,157 +1,7 @@
 // The catalog against results stored by scripts/make_catalog_cases.py (NumPy, float64), in every float dtype: results, gradients, ties,
 // NaN, empty and odd shapes. Every row has cases, and a stored gradient for every operand that it claims one for. Below: rounding points,
 // bits that are promised, and errors.
-#include "catalog_cases.h"
-
-static const zm_dtype floats[] = {ZM_F32, ZM_F16, ZM_BF16};
-
-// ---- comparing ----
-
-static double value_at(const void *data, zm_dtype dtype, int64_t i) {
-  switch (dtype) {
-  case ZM_F32:
-    return ((const float *)data)[i];
-  case ZM_BF16:
-    return zmi_bf16_to_f32(((const uint16_t *)data)[i]);
-  case ZM_F16:
-    return zmi_f16_to_f32(((const uint16_t *)data)[i]);
-  case ZM_U8:
-  case ZM_BOOL:
-    return ((const uint8_t *)data)[i];
-  case ZM_U32:
-    return ((const uint32_t *)data)[i];
-  default:
-    fail_msg("a result of dtype %s", zm_dtype_name(dtype));
-    return 0;
-  }
-}
-
-static double tolerance_of(zm_dtype worst) {
-  return worst == ZM_F32 ? 1e-5 : worst == ZM_F16 ? 3e-3 : 2e-2;
-}
-
-typedef struct place {
-  const char *file, *row;
-  size_t index;
-  zm_dtype dtype;
-} place;
-
-// expected: the stored values, every `pick`-th element.
-static void compare(const place *at, const char *what, int which, zm_array *found, const json_t *values, int64_t pick, double tol) {
-  const void *data = zm_array_data(found);
-  if (!data) fail_msg("%s %zu %s (%s): %s %d: %s", at->file, at->index, at->row, zm_dtype_name(at->dtype), what, which, zm_last_error());
-  double largest = 0;
-  for (size_t i = 0; i < json_array_size(values); i++) {
-    double v = fabs(number(json_array_get(values, i)));
-    if (isfinite(v) && v > largest) largest = v;
-  }
-  for (size_t i = 0; i < json_array_size(values); i++) {
-    double want = number(json_array_get(values, i)), got = value_at(data, found->type.dtype, (int64_t)i * pick);
-    bool same = isnan(want) ? isnan(got) : isinf(want) ? got == want : fabs(got - want) <= tol * (fabs(want) + 0.2 * largest) + 1e-30;
-    if (!same) {
-      fail_msg("%s %zu %s (%s): %s %d, element %lld: found %.9g, expected %.9g", at->file, at->index, at->row, zm_dtype_name(at->dtype),
-               what, which, (long long)i * (long long)pick, got, want);
-    }
-  }
-}
-
-// ---- one case ----
-
-typedef struct call {
-  const zmi_entry *entry;
-  double params[ZMI_CATALOG_PARAMS];
-  int nin, count, index[ZMI_CATALOG_IN]; // the operands that are differentiated by
-  zm_array *in[ZMI_CATALOG_IN];
-} call;
-
-static zm_status apply(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
-  const call *c = user;
-  zm_array *all[ZMI_CATALOG_IN];
-  (void)nin, (void)nout;
-  memcpy(all, c->in, sizeof all);
-  for (int i = 0; i < c->count; i++) all[c->index[i]] = in[i];
-  return zmi_entry_call(c->entry, all, c->nin, c->params, out);
-}
-
-static void check_gradients(const place *at, call *c, const json_t *gradients, zm_array **out, int nout, double tol) {
-  zm_array *in[ZMI_CATALOG_IN], *cotangents[ZMI_CATALOG_OUT], *again[ZMI_CATALOG_OUT], *made[ZMI_CATALOG_IN];
-  for (int i = 0; i < c->nin; i++) {
-    if (!json_is_array(json_array_get(gradients, (size_t)i))) continue;
-    in[c->count] = c->in[i];
-    c->index[c->count++] = i;
-  }
-  for (int o = 0; o < nout; o++) {
-    int64_t n = zm_array_size(out[o]);
-    double *x = calloc((size_t)n + 1, sizeof *x);
-    for (int64_t i = 0; i < n && is_float(out[o]->type.dtype); i++)
-      x[i] = (double)((int64_t)(hashed(1000 + (uint32_t)o, (uint32_t)i) % 65) - 32) / 32;
-    cotangents[o] = floats_of(x, out[o]->type.dtype, out[o]->type.shape, out[o]->type.rank, n);
-    free(x);
-  }
-  if (zm_vjp(apply, c, in, c->count, cotangents, again, nout, made) != ZM_OK) {
-    fail_msg("%s %zu %s (%s): %s", at->file, at->index, at->row, zm_dtype_name(at->dtype), zm_last_error());
-  }
-  for (int i = 0; i < c->count; i++) {
-    assert_int_equal(made[i]->type.dtype, in[i]->type.dtype);
-    assert_int_equal(zm_array_size(made[i]), zm_array_size(in[i]));
-    compare(at, "gradient", c->index[i], made[i], json_array_get(gradients, (size_t)c->index[i]), 1, tol);
-  }
-}
-
-static void check_case(const place *at, const json_t *json) {
-  call c = {.entry = zmi_catalog_find(at->row)};
-  zm_array *out[ZMI_CATALOG_OUT];
-  if (!c.entry) fail_msg("%s %zu: there is no row %s", at->file, at->index, at->row);
-  const json_t *in = json_object_get(json, "in"), *outs = json_object_get(json, "out"), *params = json_object_get(json, "p"), *v;
-  zm_scope *scope = zm_scope_open();
-  assert_true(json_array_size(params) == (size_t)zmi_entry_parameters(c.entry, c.params));
-  for (size_t i = 0; i < json_array_size(params); i++) c.params[i] = json_number_value(json_array_get(params, i));
-  for (; c.nin < (int)json_array_size(in); c.nin++) c.in[c.nin] = operand_of(json_array_get(in, (size_t)c.nin), at->dtype);
-  zm_clear_error();
-  if (zmi_entry_call(c.entry, c.in, c.nin, c.params, out) != ZM_OK) {
-    fail_msg("%s %zu %s (%s): %s", at->file, at->index, at->row, zm_dtype_name(at->dtype), zm_last_error());
-  }
-  int nout = c.entry->outputs ? c.entry->outputs : 1;
-  assert_int_equal(nout, json_array_size(outs));
-  double factor = (v = json_object_get(json, "tol")) ? json_number_value(v) : 1, tol = tolerance_of(at->dtype) * factor;
-  for (int o = 0; o < nout; o++) {
-    const json_t *want = json_array_get(outs, (size_t)o);
-    int64_t shape[ZM_MAX_RANK];
-    int rank = (int)json_array_size(json_object_get(want, "s"));
-    int64_t n = shape_of(json_object_get(want, "s"), shape), pick = field(want, "pick") ? field(want, "pick") : 1;
-    bool same = out[o]->type.rank == rank;
-    for (int i = 0; same && i < rank; i++) same = out[o]->type.shape[i] == shape[i];
-    char found[128];
-    if (!same) fail_msg("%s %zu %s: result %d is %s", at->file, at->index, at->row, o, zmi_type_text(&out[o]->type, found));
-    assert_int_equal(is_float(out[o]->type.dtype), field(want, "i") == 0);
-    if (n > 0)
-      compare(at, "result", o, out[o], json_object_get(want, "v"), pick, field(want, "i") ? 0 : tol);
-    else
-      assert_non_null(zm_array_data(out[o]));
-  }
-  const json_t *gradients = json_object_get(json, "grad");
-  if (gradients) check_gradients(at, &c, gradients, out, nout, tol * 4);
-  zm_scope_close(scope);
-}
-
-static bool wanted(const json_t *json, zm_dtype dtype) {
-  const json_t *types = json_object_get(json, "types");
-  for (size_t i = 0; i < json_array_size(types); i++) {
-    if (strcmp(json_string_value(json_array_get(types, i)), zm_dtype_name(dtype)) == 0) return true;
-  }
-  return !types;
-}
-
-static void check_file(size_t f) {
-  assert_true(json_array_size(roots[f]) > 0);
-  for (size_t i = 0; i < json_array_size(roots[f]); i++) {
-    const json_t *json = json_array_get(roots[f], i);
-    for (size_t t = 0; t < ZMI_COUNT(floats); t++) {
-      place at = {files[f], json_string_value(json_object_get(json, "row")), i, floats[t]};
-      if (wanted(json, floats[t])) check_case(&at, json);
-    }
-  }
-}
+#include "catalog_check.h"
 
 #define FILE_TEST(name, index)                                                                                                             \
   static void test_##name(void **state) {                                                                                                  \
@@ -169,48 +19,19 @@ FILE_TEST(moe, 7)
 
 // ---- the table ----
 
-// How many operands of a row have a stored gradient in one of its cases; whether there are cases.
-static int covered(const char *row, int *cases) {
-  int most = 0;
-  *cases = 0;
-  for (size_t f = 0; f < ZMI_COUNT(files); f++) {
-    for (size_t i = 0; i < json_array_size(roots[f]); i++) {
-      const json_t *json = json_array_get(roots[f], i), *gradients = json_object_get(json, "grad");
-      if (strcmp(json_string_value(json_object_get(json, "row")), row) != 0) continue;
-      int count = 0;
-      for (size_t k = 0; k < json_array_size(gradients); k++) count += json_is_array(json_array_get(gradients, k));
-      most = count > most ? count : most;
-      ++*cases;
-    }
-  }
-  return most;
-}
-
-static int words(const char *s) {
-  int n = 0;
-  for (; *s; s++) n += *s != ' ' && (s[1] == ' ' || !s[1]);
-  return n;
-}
-
 static void test_table(void **state) {
   (void)state;
   const zmi_entry *e;
   const zmi_catalog_group *group;
   for (size_t i = 0; (e = zmi_catalog_at(i, &group)); i++) {
-    int cases, gradients = covered(e->name, &cases);
     if (zmi_catalog_find(e->name) != e) fail_msg("%s: two rows of that name", e->name);
-    if (cases == 0) fail_msg("%s: no cases", e->name);
     if (!e->formula || !e->shapes || !e->gradient || !e->sample) fail_msg("%s: the row is not complete", e->name);
-    bool none = strncmp(e->gradient, "none: ", 6) == 0;
-    // Scales and biases of quantized matrices count once in the text and once for each matrix in the case.
-    if (!none && gradients < words(e->gradient))
-      fail_msg("%s: gradients of %d operands are stored, claimed: %s", e->name, gradients, e->gradient);
-    if (none && gradients) fail_msg("%s: gradients are stored, claimed: %s", e->name, e->gradient);
     FILE *f = fopen(group->file, "r");
     if (!f) fail_msg("%s: %s is not there", e->name, group->file);
     fclose(f);
   }
   assert_null(zmi_catalog_find("nonsense"));
+  check_coverage(0, MLX_FILE);
 }
 
 // docs/catalog.md is what the table gives (make docs).

@@ -1,6 +1,6 @@
 // Every row of the catalog, in every float dtype, over shapes: strided operands against contiguous ones, dims of 0 and 1, more than a
-// million elements whole and in pieces, one worker and several, a NaN in one row. All of it bit by bit; a row that is new takes part by
-// its text of shapes, and fails here if that text cannot be read.
+// million elements whole and in pieces, one worker and several, a NaN in one row. All of it bit by bit; a row that is new takes part by its
+// text of shapes, and fails here if that text cannot be read.
 #include "catalog_shapes.h"
 
 #include <zmlx/zmlx.h>

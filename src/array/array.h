@@ -184,6 +184,7 @@ zm_array *zmi_combine(zm_array *y, zm_array *weights); // [R, S, D], [R, S] -> [
 // ---- kernels as operations (ops/kernel*.c): nodes of kernel_elements, kernel_rows, kernel_tiles ----
 // The code of such a node; NULL of others.
 const zmi_code *zmi_node_code(const zmi_node *n);
+const double *zmi_node_params(const zmi_node *n); // of such a node
 // Applies typed code of the form ELEMENTS or ROWS to operands whose shapes are as it wants them: one shape, without its last axis where the
 // code says in_per_row.
 zm_status zmi_apply_code(const zmi_code *code, int nin, zm_array *const *in, const double *params, zm_array **out);

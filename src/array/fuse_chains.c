@@ -1,5 +1,6 @@
 // Fusion of elementwise operations: connected operations of one shape become one kernel that reads its operands and writes its results
-// once. What passes between them is rounded as before, so no bit changes.
+// once. One kernel of rows may be among them: what stands in front of it is computed where it reads an element, what stands behind it where
+// it gives one. What passes between them is rounded as before, so no bit changes.
 //
 // An operation joins the group of its readers if all of them are in one group: then nothing outside stands on a way from it into the
 // group, and no cycle can arise. Nodes are visited from the last to the first, so each looks at its readers' groups only: linear time.
@@ -7,16 +8,19 @@
 
 #include <string.h>
 
-enum { PIECES = 32, OPERANDS = 24, RESULTS = 8, INSTRUCTIONS = 400, NO_GROUP = -1, SEVERAL = -2 };
+enum { PIECES = 32, OPERANDS = 24, RESULTS = 8, INSTRUCTIONS = 400, NO_GROUP = -1, SEVERAL = -2, AGAIN = 4 };
 
 typedef struct member {
   const zmi_code *code; // NULL: cannot be fused
   int group;            // of its readers so far, then its own: the index of the group's last node
   bool wanted;          // a result of it is an output of the graph
+  bool feeds;           // the kernel of rows of its group reads it, or what reads it
 } member;
 
 typedef struct group {
   int pieces, operands, results, instructions; // operands: at most so many
+  bool rows, control;                          // has a kernel of rows; something with loops, branches or variables
+  int blocks, again;                           // of the kernel of rows; functions that are computed once more because of it
 } group;
 
 typedef struct fusion {
@@ -36,21 +40,46 @@ static bool asks_for_place(const zmi_code *code) {
   return false;
 }
 
+// Of the results; of a kernel of rows that of its rows.
 static const zmi_type *shape_of(const zmi_node *n) {
-  return &n->in[0]->type;
+  const zmi_code *code = zmi_node_code(n);
+  int k = 0;
+  while (code && code->form == ZMI_FORM_ROWS && k + 1 < code->nin && code->in_per_row[k]) k++;
+  return &n->in[k]->type;
 }
 
 static bool same_shape(const zmi_type *a, const zmi_type *b) {
   return a->rank == b->rank && memcmp(a->shape, b->shape, (size_t)a->rank * sizeof *a->shape) == 0;
 }
 
-// All operands are there and of the shape of the results; nothing depends on a parameter or a place.
+// All operands are there and of the shape of the results; nothing elementwise depends on a parameter or a place.
 static const zmi_code *code_of(const zmi_node *n) {
   for (int k = 0; k < n->nin; k++) {
     if (!n->in[k]) return NULL;
   }
-  const zmi_code *code = n->nin > 0 ? zmi_elementwise_code(n) : NULL;
+  const zmi_code *code = n->nin > 0 ? zmi_node_code(n) : NULL;
+  if (code && code->form == ZMI_FORM_ROWS) return code->count < INSTRUCTIONS && zmi_fuse_tail(code) >= 0 ? code : NULL;
+  code = n->nin > 0 ? zmi_elementwise_code(n) : NULL;
   return code && code->nparams == 0 && !asks_for_place(code) && code->count < INSTRUCTIONS ? code : NULL;
+}
+
+static bool is_rows(const zmi_code *code) {
+  return code->form == ZMI_FORM_ROWS;
+}
+
+static int count_ops(const zmi_code *code, zmi_cop from, zmi_cop to) {
+  int count = 0;
+  for (size_t i = 0; i < code->count; i++) count += code->insts[i].op >= from && code->insts[i].op <= to;
+  return count;
+}
+
+static bool has_control(const zmi_code *code) {
+  return !is_rows(code) && count_ops(code, ZMI_K_VAR, ZMI_K_END) > 0;
+}
+
+// Functions that are computed once more for each block of rows but one, if the kernel of rows reads what the code gives.
+static int again(const member *m, const group *g) {
+  return m->feeds && g->blocks > 1 ? (g->blocks - 1) * count_ops(m->code, ZMI_K_EXP, ZMI_K_POW) : 0;
 }
 
 static void meet(member *m, int reader) {
@@ -65,6 +94,9 @@ static bool joins(const fusion *f, int i) {
   const zmi_node *n = f->graph->nodes[i];
   if (m->group < 0) return false;
   const group *g = &f->groups[m->group];
+  const bool rows = is_rows(m->code);
+  if (rows && (g->rows || g->control)) return false;
+  if (g->rows && (has_control(m->code) || g->again + again(m, g) > AGAIN)) return false;
   return same_shape(shape_of(n), shape_of(f->graph->nodes[m->group])) && g->pieces < PIECES && g->operands + n->nin - 1 <= OPERANDS &&
          g->results + (m->wanted ? n->nout : 0) <= RESULTS && g->instructions + (int)m->code->count <= INSTRUCTIONS;
 }
@@ -82,9 +114,16 @@ static void form_groups(fusion *f) {
       g->operands += n->nin - join;
       g->results += !join || m->wanted ? n->nout : 0;
       g->instructions += (int)m->code->count;
+      g->rows |= is_rows(m->code);
+      g->control |= has_control(m->code);
+      g->again += again(m, g);
+      if (is_rows(m->code)) g->blocks = count_ops(m->code, ZMI_K_ELEMENTS, ZMI_K_ELEMENTS);
     }
     for (int k = 0; k < n->nin; k++) {
-      if (n->in[k] && n->in[k]->node) meet(&f->members[n->in[k]->node->mark], m->code ? m->group : SEVERAL);
+      if (!n->in[k] || !n->in[k]->node) continue;
+      member *in = &f->members[n->in[k]->node->mark];
+      meet(in, m->code ? m->group : SEVERAL);
+      in->feeds |= m->code && (m->feeds || is_rows(m->code));
     }
   }
 }
@@ -162,13 +201,18 @@ static zm_status build_group(fusion *f, int last, const int *nodes, int count, z
     if (!add_piece(f, m, n, &w, &pieces[i]) || !add_results(m, n, nodes[i] == last, &pieces[i], &w)) return ZM_OK;
   }
   if (w.nout == 0) return ZM_OK;
+  const double *params = NULL;
+  for (int i = 0; i < count; i++) {
+    const zmi_node *n = f->graph->nodes[nodes[i]];
+    if (is_rows(f->members[nodes[i]].code)) params = zmi_node_params(n);
+  }
   zmi_code *code = zmi_code_compose(pieces, count, w.nin, w.in, w.results, w.nout);
   if (!code) {
     if (zm_last_status() == ZM_ERROR_MEMORY) return ZM_ERROR_MEMORY;
     zmi_error_clear();
     return ZM_OK;
   }
-  zm_status status = zmi_apply_code(code, w.nin, w.operand, NULL, out);
+  zm_status status = zmi_apply_code(code, w.nin, w.operand, params, out);
   zmi_code_free(code);
   for (int o = 0; o < w.nout && status == ZM_OK; o++) status = remember(f, w.result[o], out[o]);
   return status;

@@ -1,27 +1,14 @@
-// Composition: one elementwise code from several. A result that another piece reads is rounded to its dtype in between, as if it had been
+// Composition: one code from several that are elementwise; one of them may be of rows (fuse_rows.c). A result that another piece reads is rounded to its dtype in between, as if it had been
 // stored, so that no bit changes; whether it is stored too is up to the caller.
-#include "kernel/derive.h"
+#include "kernel/fuse.h"
 
 #include <string.h>
 
-enum { VALUES = 4096 }; // numbers of values are below this
-
-typedef struct value {
-  int at; // in the whole code; -1: not made yet
-  zm_dtype dtype;
-} value;
-
-typedef struct whole {
-  zmi_code *c;
-  value *values;
-} whole;
-
-static zm_status wrong(int piece, const char *what) {
+zm_status zmi_fuse_wrong(int piece, const char *what) {
   return zmi_fail(ZM_ERROR_ARGUMENT, "fusing kernels: piece %d: %s", piece, what);
 }
 
-// A value as it would be read back from memory of its dtype.
-static int reread(zmi_code *c, int v, zm_dtype dtype) {
+int zmi_fuse_reread(zmi_code *c, int v, zm_dtype dtype) {
   static const struct {
     zm_dtype dtype;
     int bits;
@@ -35,24 +22,24 @@ static int reread(zmi_code *c, int v, zm_dtype dtype) {
   return v;
 }
 
-static zm_status add_operand(whole *w, zmi_derive *d, const zmi_piece *p, int piece, int i) {
+static zm_status add_operand(zmi_whole *w, zmi_derive *d, const zmi_piece *p, int piece, int i) {
   const zmi_inst *x = &d->from->insts[i];
   int from = p->in[x->index];
   if (from >= 0) {
     if (from >= w->c->nin || w->c->in[from] != d->from->in[x->index])
-      return wrong(piece, "an operand is not of the dtype that it was made for");
+      return zmi_fuse_wrong(piece, "an operand is not of the dtype that it was made for");
     d->map[i] = zmi_code_leaf(w->c, ZMI_K_INPUT, x->type, from, 0);
   } else {
-    if (~from >= VALUES || w->values[~from].at < 0) return wrong(piece, "it reads a value that no earlier piece makes");
-    if (w->values[~from].dtype != d->from->in[x->index]) return wrong(piece, "a value is not of the dtype that it was made for");
+    if (~from >= ZMI_FUSE_VALUES || w->values[~from].at < 0) return zmi_fuse_wrong(piece, "it reads a value that no earlier piece makes");
+    if (w->values[~from].dtype != d->from->in[x->index]) return zmi_fuse_wrong(piece, "a value is not of the dtype that it was made for");
     d->map[i] = w->values[~from].at;
   }
   return d->map[i] < 0 ? zm_last_status() : ZM_OK;
 }
 
-static zm_status add_piece(whole *w, const zmi_piece *p, int piece) {
+static zm_status add_piece(zmi_whole *w, const zmi_piece *p, int piece) {
   const zmi_code *code = p->code;
-  if (code->form != ZMI_FORM_ELEMENTS) return wrong(piece, "it is not elementwise");
+  if (code->form != ZMI_FORM_ELEMENTS) return zmi_fuse_wrong(piece, "it is not elementwise");
   zmi_derive d = {.from = code, .to = w->c, .map = zmi_malloc((code->count ? code->count : 1) * sizeof(int))};
   if (!d.map) return zm_last_status();
   zm_status status = ZM_OK;
@@ -64,12 +51,12 @@ static zm_status add_piece(whole *w, const zmi_piece *p, int piece) {
       d.map[i] = zmi_code_leaf(w->c, ZMI_K_PARAM, x->type, x->index + w->c->nparams, 0);
     } else if (x->op != ZMI_K_OUTPUT) {
       zmi_derive_copy(&d, i);
-    } else if (p->out[x->index] < 0 || p->out[x->index] >= VALUES) {
-      status = wrong(piece, "the number of a value is out of range");
+    } else if (p->out[x->index] < 0 || p->out[x->index] >= ZMI_FUSE_VALUES) {
+      status = zmi_fuse_wrong(piece, "the number of a value is out of range");
       continue;
     } else {
-      d.map[i] = reread(w->c, d.map[x->a], code->out[x->index]);
-      w->values[p->out[x->index]] = (value){d.map[i], code->out[x->index]};
+      d.map[i] = zmi_fuse_reread(w->c, d.map[x->a], code->out[x->index]);
+      w->values[p->out[x->index]] = (zmi_fuse_value){d.map[i], piece, code->out[x->index]};
     }
     if (status == ZM_OK && d.map[i] < 0) status = zm_last_status();
   }
@@ -78,14 +65,18 @@ static zm_status add_piece(whole *w, const zmi_piece *p, int piece) {
   return status;
 }
 
-static zm_status compose(whole *w, const zmi_piece *pieces, int count, const int *results, int nout) {
-  for (int v = 0; v < VALUES; v++) w->values[v].at = -1;
+static zm_status compose(zmi_whole *w, const zmi_piece *pieces, int count, const int *results, int nout) {
+  for (int v = 0; v < ZMI_FUSE_VALUES; v++) w->values[v].at = w->values[v].piece = -1;
+  for (int p = 0; p < count; p++) {
+    if (pieces[p].code->form == ZMI_FORM_ROWS) return zmi_fuse_rows(w, pieces, count, p, results, nout);
+  }
   for (int p = 0; p < count; p++) {
     if (add_piece(w, &pieces[p], p) != ZM_OK) return zm_last_status();
   }
   for (int o = 0; o < nout; o++) {
-    if (results[o] < 0 || results[o] >= VALUES || w->values[results[o]].at < 0) return wrong(count, "a result is no value of any piece");
-    const value *v = &w->values[results[o]];
+    if (results[o] < 0 || results[o] >= ZMI_FUSE_VALUES || w->values[results[o]].at < 0)
+      return zmi_fuse_wrong(count, "a result is no value of any piece");
+    const zmi_fuse_value *v = &w->values[results[o]];
     w->c->out[o] = v->dtype;
     zmi_inst x = {.op = ZMI_K_OUTPUT, .a = v->at, .b = -1, .c = -1, .index = o};
     if (zmi_code_emit(w->c, &x) < 0) return zm_last_status();
@@ -98,7 +89,9 @@ zmi_code *zmi_code_compose(const zmi_piece *pieces, int count, int nin, const zm
     zmi_fail(ZM_ERROR_LIMIT, "fusing kernels: %d operands and %d results: at most %d each", nin, nout, ZMI_CODE_MAX);
     return NULL;
   }
-  whole w = {zmi_code_new(ZMI_FORM_ELEMENTS, "fused"), zmi_malloc(VALUES * sizeof(value))};
+  int form = ZMI_FORM_ELEMENTS;
+  for (int p = 0; p < count; p++) form = pieces[p].code->form == ZMI_FORM_ROWS ? ZMI_FORM_ROWS : form;
+  zmi_whole w = {zmi_code_new(form, "fused"), zmi_malloc(ZMI_FUSE_VALUES * sizeof(zmi_fuse_value))};
   zm_status status = w.c && w.values ? ZM_OK : zm_last_status();
   if (status == ZM_OK) {
     w.c->nin = nin, w.c->nout = nout;

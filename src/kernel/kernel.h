@@ -77,7 +77,8 @@ zmi_code *zmi_code_vjp(const zmi_code *code, const bool *given, const bool *want
 zmi_code *zmi_code_vjp_traced(const zmi_code *code, const bool *given, const bool *wanted, zmi_code **traces);
 
 // ---- composition (fuse.c) ----
-// One elementwise code from several, parameters one piece after another: a result of one becomes an operand of the next, rounded to its
+// One elementwise code from several, parameters one piece after another; or one of rows, if one piece is of rows and the others, without
+// parameters, loops, branches and places, are computed at its elements: a result of one becomes an operand of the next, rounded to its
 // dtype in between so that no bit changes.
 typedef struct zmi_piece {
   const zmi_code *code;
@@ -85,6 +86,8 @@ typedef struct zmi_piece {
   int out[ZMI_CODE_MAX]; // for each result: the number of the value that it is
 } zmi_piece;
 zmi_code *zmi_code_compose(const zmi_piece *pieces, int count, int nin, const zm_dtype *in, const int *results, int nout);
+// The block of rows at whose end elements of results can be given (its ELEMENTS); -1: there is none.
+int zmi_fuse_tail(const zmi_code *code);
 
 // ---- instances (instance.c): shared by content; refcounted ----
 // Calls are of classes of size, rows also of classes of their length: each class may have its own way to run, see tuning.

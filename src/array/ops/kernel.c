@@ -303,6 +303,10 @@ const zmi_code *zmi_node_code(const zmi_node *n) {
   return zmi_instance_code(zmi_bound_of(n->owner)->instance);
 }
 
+const double *zmi_node_params(const zmi_node *n) {
+  return ((const zmi_kernel_attrs *)(const void *)n->attrs.bytes)->param;
+}
+
 zm_status zmi_bound_apply(zmi_bound *b, int nin, zm_array *const *in, const double *params, const zmi_kernel_attrs *tiles, zm_array **out) {
   const zmi_code *code = zmi_instance_code(b->instance);
   zmi_kernel_attrs a = attrs_of(code, params);

@@ -1,5 +1,5 @@
-// Composition: one code from several that are elementwise; one of them may be of rows (fuse_rows.c). A result that another piece reads is rounded to its dtype in between, as if it had been
-// stored, so that no bit changes; whether it is stored too is up to the caller.
+// Composition: one code from several that are elementwise; one of them may be of rows (fuse_rows.c). A result that another piece reads is
+// rounded to its dtype in between, as if it had been stored, so that no bit changes; whether it is stored too is up to the caller.
 #include "kernel/fuse.h"
 
 #include <string.h>

@@ -142,6 +142,7 @@ def exact_cases():
         a, b = sample(a_type, (4, 3)), sample(b_type, (3,))
         case("logical_and", [a, b], mx.logical_and(a, b))
         case("logical_or", [a, b], mx.logical_or(a, b))
+        case("logical_xor", [a, b], mx.logical_xor(a, b))
 
 
 def pair_cases():

@@ -69,5 +69,11 @@ while len(cases) < 50:
 
 target = pathlib.Path(__file__).resolve().parent.parent / "tests/data/linear_cases.json"
 lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
-target.write_text('{"conv":[\n' + lines + "\n]}\n")
+convolved = []
+for n, m in ((1, 1), (7, 3), (3, 8), (6, 6), (40, 5), (1, 4)):
+    a, v = (mx.array(np.random.default_rng(n).standard_normal(k).astype(np.float32)) for k in (n, m))
+    for mode in ("full", "same", "valid"):
+        convolved.append({"mode": mode, "in": [pack(a), pack(v)], "out": pack(mx.convolve(a, v, mode=mode)), "tol": 1e-6})
+more = ",\n".join(json.dumps(c, separators=(",", ":")) for c in convolved)
+target.write_text('{"conv":[\n' + lines + '\n],"convolve":[\n' + more + "\n]}\n")
 print(f"{target}: {len(cases)} cases, {target.stat().st_size} bytes")

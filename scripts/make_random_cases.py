@@ -76,6 +76,15 @@ for seed in (0, 1, 7, (1 << 40) + 12345):
     p = mx.array([0.0, 1.0, 0.5, 0.01])
     case("bernoulli", seed, mx.random.bernoulli(p, (9, 4), key=key), (p,))
 
+for seed in (3, 19):
+    key = mx.random.key(seed)
+    mean, means = mx.array([1.0, -2.0, 0.5]), mx.array([[0.0, 1.0, 2.0], [5.0, 5.0, 5.0]])
+    cov = mx.array([[2.0, 0.3, -0.5], [0.3, 1.0, 0.2], [-0.5, 0.2, 4.0]])
+    covs = mx.stack([cov, mx.eye(3), mx.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])])[:, None]
+    for m, c, shape in ((mean, cov, []), (mean, cov, [7]), (means, cov, [3, 2]), (means, covs, []), (means, covs, [2, 3, 2]),
+                        (mx.array([3.0]), mx.array([[4.0]]), [5])):
+        case("multivariate_normal", seed, mx.random.multivariate_normal(m, c, shape, key=key), (m, c), tol=1e-5)
+
 target = pathlib.Path(__file__).resolve().parent.parent / "tests/data/random_cases.json"
 lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
 target.write_text('{"cases":[\n' + lines + "\n]}\n")

@@ -86,7 +86,8 @@ static int int_arg(const json_t *args, const char *name) {
 // clang-format off
 #define TWO_LIST(X) X(add) X(subtract) X(multiply) X(divide) X(maximum) X(minimum) X(equal) X(not_equal) X(less) X(less_equal) \
   X(greater) X(greater_equal) X(take) X(matmul) \
-  X(power) X(remainder) X(floor_divide) X(arctan2) X(logaddexp) X(logical_and) X(logical_or) X(bitwise_and) X(bitwise_or) X(bitwise_xor) \
+  X(power) X(remainder) X(floor_divide) X(arctan2) X(logaddexp) X(logical_and) X(logical_or) X(logical_xor) \
+  X(bitwise_and) X(bitwise_or) X(bitwise_xor) \
   X(left_shift) X(right_shift)
 #define ONE_LIST(X) X(negative) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(sigmoid) X(silu) X(tanh) X(softmax) \
   X(square) X(reciprocal) X(sign) X(floor) X(ceil) X(trunc) X(degrees) X(radians) X(exp2) X(expm1) X(log2) X(log10) X(log1p) X(sin) X(cos) \

@@ -198,6 +198,30 @@ static void convolutions_of_mlx(void **state) {
   assert_true(gradients > 8);
 }
 
+static void convolve_as_mlx(void **state) {
+  (void)state;
+  const json_t *cases = json_object_get(root, "convolve");
+  assert_true(json_array_size(cases) >= 18);
+  for (size_t i = 0; i < json_array_size(cases); i++) {
+    const json_t *c = json_array_get(cases, i), *in = json_object_get(c, "in");
+    const char *mode = json_string_value(json_object_get(c, "mode"));
+    char what[64];
+    snprintf(what, sizeof what, "convolve %zu (%s)", i, mode);
+    zm_scope *scope = zm_scope_open();
+    const zm_convolve_mode m = mode[0] == 'f' ? ZM_CONVOLVE_FULL : mode[0] == 's' ? ZM_CONVOLVE_SAME : ZM_CONVOLVE_VALID;
+    zm_array *y = zm_convolve(cases_array(json_array_get(in, 0)), cases_array(json_array_get(in, 1)), m);
+    cases_compare(what, y, json_object_get(c, "out"), 1e-6, 1);
+    zm_scope_close(scope);
+  }
+  zm_scope *scope = zm_scope_open();
+  zm_array *none = zm_zeros(ZM_F32, SHAPE(0)), *one = zm_ones(ZM_F32, SHAPE(1));
+  assert_null(zm_convolve(none, one, ZM_CONVOLVE_FULL));
+  assert_non_null(strstr(zm_last_error(), "convolve: expected vectors of one element or more, found float32[0]"));
+  assert_null(zm_convolve(one, one, (zm_convolve_mode)7));
+  assert_non_null(strstr(zm_last_error(), "mode 7 is none"));
+  zm_scope_close(scope);
+}
+
 // Element x of an image, channel c, or zero: one axis at a time.
 static bool inside(const zm_conv_options *o, int d, int64_t out, int64_t k, int64_t size, int64_t *at) {
   int64_t p = out * o->stride[d] + k * o->dilation[d] - o->padding_low[d];
@@ -285,6 +309,7 @@ int main(void) {
       cmocka_unit_test(convolutions_of_mlx),
       cmocka_unit_test(convolutions_in_the_written_order),
       cmocka_unit_test(conv_refuses),
+      cmocka_unit_test(convolve_as_mlx),
       cmocka_unit_test(the_written_order),
       cmocka_unit_test(batches),
       cmocka_unit_test(addmm_adds_before_rounding),

@@ -32,6 +32,15 @@ F(f_columns, zm_quantized_matmul(in[0], some_codes(SHAPE(3, 4)), in[1], in[2], &
 F(f_gather_qmm, zm_gather_qmm(in[0], some_codes(SHAPE(2, 3, 2)), in[1], in[2], in[3], in[4], &two_bits, true, true))
 F(f_fp8, zm_from_fp8(zm_to_fp8(in[0]), ZM_F32))
 
+static zm_array *positive(zm_array *a) { // definite
+  return zm_add(zm_matmul(a, zmi_matrix_transpose(a)), zm_eye(3, 3, 0, ZM_F32));
+}
+
+F(f_root, zmi_symmetric_root(positive(in[0])))
+F(f_solve, zmi_symmetric_solve(positive(in[0]), in[1]))
+F(f_convolve, zm_add(zm_convolve(in[0], in[1], ZM_CONVOLVE_FULL), zm_convolve(in[1], in[0], ZM_CONVOLVE_FULL)))
+F(f_normal, zm_random_multivariate_normal(zm_random_key(5), in[0], positive(in[1]), ZM_F32, SHAPE(4)))
+
 static zm_status f_quantize(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
   zm_array *biases;
   (void)user, (void)nin, (void)nout;
@@ -50,6 +59,10 @@ static const check_case cases[] = {
     {"gather_qmm", "quantized_matmul", f_gather_qmm,
      .in = {FLOATS(3, 2, 2, 32), FLOATS(3, 2, 3, 1), FLOATS(3, 2, 3, 1), {ZM_U32, 1, {4}, 0, 3}, {ZM_I32, 1, {4}, -1, 2}},
      .tolerance = 2e-2},
+    {"symmetric_root", "symmetric_root", f_root, .in = {FLOATS(2, 3, 3)}, .tolerance = 4e-3},
+    {"symmetric_solve", "symmetric_solve", f_solve, .in = {FLOATS(2, 3, 3), FLOATS(2, 3, 3)}, .tolerance = 4e-3},
+    {"convolve", "conv", f_convolve, .in = {FLOATS(1, 5), FLOATS(1, 3)}, .tolerance = 4e-3},
+    {"multivariate_normal", "symmetric_root", f_normal, .in = {FLOATS(1, 3), FLOATS(2, 3, 3)}, .tolerance = 1e-2},
     {"quantize", "quantize", f_quantize, .nout = 2, .flat = true, .in = {FLOATS(2, 2, 64)}},
     {"float8", "from_fp8", f_fp8, .flat = true, .in = {FLOATS(2, 2, 3)}},
     {"float8 codes", "to_fp8", f_fp8, .flat = true, .in = {FLOATS(2, 2, 3)}},

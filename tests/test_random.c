@@ -33,6 +33,7 @@ static zm_array *apply(const char *op, zm_array *key, zm_array **in, const json_
   const bool shaped = json_object_get(args, "shaped") != NULL;
   if (strcmp(op, "normal") == 0) return zm_random_normal(key, in[0], in[1], dtype, shape, rank);
   if (strcmp(op, "truncated_normal") == 0) return zm_random_truncated_normal(key, in[0], in[1], dtype, shape, rank);
+  if (strcmp(op, "multivariate_normal") == 0) return zm_random_multivariate_normal(key, in[0], in[1], dtype, shape, rank - 1);
   if (strcmp(op, "laplace") == 0) return zm_random_laplace(key, loc, scale, dtype, shape, rank);
   if (strcmp(op, "categorical") == 0) return zm_random_categorical(key, in[0], axis, shaped ? shape : NULL, rank);
   if (strcmp(op, "categorical_many") == 0)

@@ -15,6 +15,7 @@ ZM_API zm_array *zm_power(zm_array *a, zm_array *b);
 ZM_API zm_array *zm_remainder(zm_array *a, zm_array *b);    // of the sign of b, as in Python
 ZM_API zm_array *zm_floor_divide(zm_array *a, zm_array *b); // toward minus infinity
 ZM_API zm_status zm_divmod(zm_array *a, zm_array *b, zm_array **quotient, zm_array **rest);
+ZM_API zm_array *zm_positive(zm_array *a); // as it is
 ZM_API zm_array *zm_square(zm_array *a);
 ZM_API zm_array *zm_reciprocal(zm_array *a);
 ZM_API zm_array *zm_sign(zm_array *a); // -1, 0 or 1; 0 of NaN
@@ -58,6 +59,7 @@ ZM_API zm_array *zm_isneginf(zm_array *a);
 ZM_API zm_array *zm_isposinf(zm_array *a);
 ZM_API zm_array *zm_logical_and(zm_array *a, zm_array *b); // of any dtypes: not zero is true
 ZM_API zm_array *zm_logical_or(zm_array *a, zm_array *b);
+ZM_API zm_array *zm_logical_xor(zm_array *a, zm_array *b);
 ZM_API zm_array *zm_logical_not(zm_array *a);
 // |a - b| <= atol + rtol |b|; infinities are close to themselves, NaN to NaN if equal_nan.
 ZM_API zm_array *zm_isclose(zm_array *a, zm_array *b, double rtol, double atol, bool equal_nan);

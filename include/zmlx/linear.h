@@ -36,6 +36,10 @@ ZM_API zm_array *zm_conv2d(zm_array *x, zm_array *weight, const int64_t *stride,
                            int64_t groups);
 ZM_API zm_array *zm_conv3d(zm_array *x, zm_array *weight, const int64_t *stride, const int64_t *padding, const int64_t *dilation,
                            int64_t groups);
+// The convolution of two vectors, none empty, as NumPy's and MLX's: the shorter one is turned around and slides over the longer one.
+// FULL: n + m - 1 places, SAME: as many as the longer one, VALID: those where they overlap whole.
+typedef enum zm_convolve_mode { ZM_CONVOLVE_FULL, ZM_CONVOLVE_SAME, ZM_CONVOLVE_VALID } zm_convolve_mode;
+ZM_API zm_array *zm_convolve(zm_array *a, zm_array *v, zm_convolve_mode mode);
 
 #ifdef __cplusplus
 }

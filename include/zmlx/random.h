@@ -36,6 +36,10 @@ ZM_API zm_array *zm_random_normal(zm_array *key, zm_array *loc, zm_array *scale,
 // Of the standard normal distribution what lies in [lower, upper], which broadcast to the shape.
 ZM_API zm_array *zm_random_truncated_normal(zm_array *key, zm_array *lower, zm_array *upper, zm_dtype dtype, const int64_t *shape,
                                             int rank);
+// Normal numbers with a mean [..., n] and a covariance [..., n, n], symmetric and without negative eigenvalues: mean + z R, with R R the
+// covariance. The result is [shape and the leading dimensions of both, broadcast to each other, n]; takes one key.
+ZM_API zm_array *zm_random_multivariate_normal(zm_array *key, zm_array *mean, zm_array *covariance, zm_dtype dtype, const int64_t *shape,
+                                               int rank);
 ZM_API zm_array *zm_random_laplace(zm_array *key, double loc, double scale, zm_dtype dtype, const int64_t *shape, int rank);
 // Indices along `axis` (uint32), drawn with the probabilities softmax(logits): the argmax of logits plus Gumbel numbers in float32. The
 // result is of the shape to which the logits without that axis broadcast; shape NULL: just that shape.

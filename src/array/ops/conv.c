@@ -3,6 +3,7 @@
 // at each place, in the order of matmul; places outside of x are zeros. Patches are cut out while panels are packed (gemm.c), never stored.
 #include "array/ops/product.h"
 #include <zmlx/linear.h>
+#include <zmlx/ops.h>
 
 #include <string.h>
 
@@ -489,4 +490,29 @@ zm_array *zm_conv2d(zm_array *x, zm_array *weight, const int64_t *stride, const 
 
 zm_array *zm_conv3d(zm_array *x, zm_array *weight, const int64_t *stride, const int64_t *padding, const int64_t *dilation, int64_t groups) {
   return plain("conv3d", 3, x, weight, stride, padding, dilation, groups);
+}
+
+zm_array *zm_convolve(zm_array *a, zm_array *v, zm_convolve_mode mode) {
+  zm_array *in[2] = {a, v};
+  char text[128];
+  if (!zmi_present("convolve", 2, in)) return NULL;
+  for (int i = 0; i < 2; i++) {
+    if (in[i]->type.rank == 1 && in[i]->type.shape[0] > 0) continue;
+    zmi_fail(ZM_ERROR_ARGUMENT, "convolve: expected vectors of one element or more, found %s", zmi_type_text(&in[i]->type, text));
+    return NULL;
+  }
+  if ((unsigned)mode > ZM_CONVOLVE_VALID) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "convolve: mode %d is none of full, same and valid", (int)mode);
+    return NULL;
+  }
+  const zm_dtype dtype = zmi_at_least_float(zm_dtype_promote(a->type.dtype, v->type.dtype));
+  zm_array *x = a->type.shape[0] < v->type.shape[0] ? v : a, *w = x == a ? v : a;
+  const int64_t n = w->type.shape[0];
+  zm_conv_options o = {.flip = true};
+  o.padding_low[0] = mode == ZM_CONVOLVE_FULL ? n - 1 : mode == ZM_CONVOLVE_SAME ? n / 2 : 0;
+  o.padding_high[0] = mode == ZM_CONVOLVE_FULL ? n - 1 : mode == ZM_CONVOLVE_SAME ? (n - 1) / 2 : 0;
+  x = zm_expand_dims_axes(zm_astype(x, dtype), (int[]){0, 2}, 2);
+  w = zm_expand_dims_axes(zm_astype(w, dtype), (int[]){0, 2}, 2);
+  zm_array *y = x && w ? zm_conv_general(x, w, &o) : NULL;
+  return y ? zm_squeeze_axes(y, (int[]){0, 2}, 2) : NULL;
 }

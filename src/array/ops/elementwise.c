@@ -295,6 +295,10 @@ BUILD_QUESTION(isfinite, zm_equal)
 BUILD_QUESTION(isneginf, zm_not_equal)
 BUILD_QUESTION(isposinf, zm_not_equal)
 
+zm_array *zm_positive(zm_array *a) {
+  return zmi_present("positive", 1, &a) ? zm_astype(a, a->type.dtype) : NULL;
+}
+
 static zm_array *truth(zm_array *a) {
   return zm_astype(a, ZM_BOOL);
 }
@@ -305,6 +309,10 @@ zm_array *zm_logical_and(zm_array *a, zm_array *b) {
 
 zm_array *zm_logical_or(zm_array *a, zm_array *b) {
   return two(&zmi_op_logical_or, truth(a), truth(b), false);
+}
+
+zm_array *zm_logical_xor(zm_array *a, zm_array *b) {
+  return zm_not_equal(truth(a), truth(b));
 }
 
 zm_array *zm_logical_not(zm_array *a) {

@@ -31,6 +31,8 @@
   X(sum) X(mean) X(max) X(min) X(argmax) X(softmax)                                                                   \
   /* what gradients need besides: place.c, take_add.c, linear_back.c */                                               \
   X(place) X(take_add) X(linear_back)                                                                                 \
+  /* symmetric matrices: symmetric.c */                                                                               \
+  X(symmetric_root) X(symmetric_solve)                                                                                \
   /* products, convolutions, random numbers, quantization: matmul.c, random.c */                                      \
   X(matmul) X(addmm) X(gather_mm) X(gather_outer) X(conv) X(random_bits)                                                  \
   X(quantize) X(dequantize) X(quantized_matmul) X(to_fp8) X(from_fp8)
@@ -75,6 +77,9 @@ zm_array *zmi_place(zm_array *a, const zmi_type *whole, const int64_t *start, co
 // Zeros [rows, ...] to whose rows indices[r] the rows of a [indices..., ...] are added in rising order: what takes zm_take back. Indices
 // out of range add nothing. (take_add.c)
 zm_array *zmi_take_add(zm_array *a, zm_array *indices, int64_t rows);
+// Of symmetric float32 matrices [..., n, n]: R with R R = a (negative eigenvalues count as 0), X with r X + X r = g. (symmetric.c)
+zm_array *zmi_symmetric_root(zm_array *a);
+zm_array *zmi_symmetric_solve(zm_array *r, zm_array *g);
 // Indices [size, ...] (batched: they have that axis) into `size` arrays of `rows` rows that lie one after another; -1 for those out of
 // range. (take.c)
 zm_array *zmi_shift_rows(zm_array *indices, bool batched, int64_t size, int64_t rows);

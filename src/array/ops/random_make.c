@@ -157,6 +157,40 @@ zm_array *zm_random_truncated_normal(zm_array *key, zm_array *lower, zm_array *u
   return y ? zm_maximum(zm_minimum(limit[1], y), limit[0]) : NULL;
 }
 
+zm_array *zm_random_multivariate_normal(zm_array *key, zm_array *mean, zm_array *covariance, zm_dtype dtype, const int64_t *shape,
+                                        int rank) {
+  static const char name[] = "random_multivariate_normal";
+  zm_array *in[3] = {key, mean, covariance};
+  char found[128], other[128];
+  if (!want_float(name, dtype) || !zmi_present(name, 3, in) || !one_key(name, key)) return NULL;
+  const zmi_type *m = &mean->type, *c = &covariance->type;
+  const int64_t n = m->rank ? m->shape[m->rank - 1] : 0;
+  if (m->rank < 1 || c->rank < 2 || c->shape[c->rank - 1] != n || c->shape[c->rank - 2] != n) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "%s: expected a mean [..., n] and a covariance [..., n, n], found %s and %s", name, zmi_type_text(m, found),
+             zmi_type_text(c, other));
+    return NULL;
+  }
+  if (rank < 0 || rank >= ZM_MAX_RANK || (rank > 0 && !shape)) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "%s: a shape of rank %d, expected 0 to %d dimensions", name, rank, ZM_MAX_RANK - 1);
+    return NULL;
+  }
+  zmi_type of_mean = *m, of_covariance = *c, both = {0}, wanted = {.rank = rank};
+  of_mean.rank--;
+  of_covariance.rank -= 2;
+  for (int i = 0; i < rank; i++) wanted.shape[i] = shape[i];
+  int64_t whole[ZM_MAX_RANK + 1];
+  if (!zmi_broadcast_shape(name, &of_mean, &of_covariance, &both.rank, both.shape)) return NULL;
+  if (!zmi_broadcast_shape(name, &both, &wanted, &rank, whole)) return NULL;
+  if (rank >= ZM_MAX_RANK) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "%s: a result of more than %d dimensions", name, ZM_MAX_RANK);
+    return NULL;
+  }
+  whole[rank] = n;
+  zm_array *root = zmi_symmetric_root(zm_astype(covariance, ZM_F32)), *z = zm_random_normal(key, NULL, NULL, ZM_F32, whole, rank + 1);
+  zm_array *scaled = root && z ? zm_squeeze(zm_matmul(zm_expand_dims(z, -2), root), -2) : NULL;
+  return scaled ? zm_astype(zm_add(zm_astype(mean, ZM_F32), scaled), dtype) : NULL;
+}
+
 zm_array *zm_random_laplace(zm_array *key, double loc, double scale, zm_dtype dtype, const int64_t *shape, int rank) {
   zm_array *u = signed_uniform("random_laplace", key, dtype, shape, rank);
   if (!u) return NULL;

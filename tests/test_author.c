@@ -279,7 +279,7 @@ static void authors_gradients_are_used(void **state) {
   same("of a", gradient[0], zm_full(3, ZM_F32, SHAPE(2, 5)));
   same("of b", gradient[1], zm_sum(zm_add(zm_multiply(in[0], in[1]), in[0]), 0, false));
   zm_scope_close(scope);
-  op = must(zm_reduce(&(zm_reduce_options){.update = "acc + v * v", .gradient = "g * v + y + acc"}));
+  op = must(zm_reduce(&(zm_reduce_options){.update = "acc + v * v", .gradient = {"g * v + y + acc"}}));
   scope = zm_scope_open();
   zm_array *x = noise(ZM_F32, SHAPE(3, 8));
   if (zm_vjp(apply_op, op, &x, 1, NULL, out, 1, gradient) != ZM_OK) fail_msg("%s", zm_last_error());
@@ -287,6 +287,54 @@ static void authors_gradients_are_used(void **state) {
   same("of a sum of squares", gradient[0], zm_add(zm_add(x, norm), norm));
   zm_op_free(op);
   zm_scope_close(scope);
+}
+
+// Reductions and two passes: gradients of any input, per place or by statements; those not given are taken from the source.
+static void authors_gradients_of_reductions(void **state) {
+  (void)state;
+  zm_op *dot = must(zm_reduce(
+      &(zm_reduce_options){.inputs = "v w", .update = "acc + v * w", .finalize = "acc * acc", .gradient = {NULL, "3 * g * v + 0 * acc"}}));
+  zm_scope *scope = zm_scope_open();
+  zm_array *in[2] = {noise(ZM_F32, SHAPE(3, 8)), noise(ZM_F32, SHAPE(8))}, *out[1], *gradient[2];
+  if (zm_vjp(apply_op, dot, in, 2, NULL, out, 1, gradient) != ZM_OK) fail_msg("%s", zm_last_error());
+  zm_array *sum = zm_sum(zm_multiply(in[0], in[1]), -1, true);
+  same("of v, symbolically", gradient[0], zm_multiply(zm_add(sum, sum), zm_broadcast_to(in[1], (int64_t[]){3, 8}, 2)));
+  same("of w", gradient[1], zm_sum(zm_multiply(zm_full(3, ZM_F32, NULL, 0), in[0]), 0, false));
+  zm_scope_close(scope);
+  zm_op_free(dot);
+  zm_op *marked =
+      must(zm_map_reduce(&(zm_map_reduce_options){.inputs = "x w",
+                                                  .pass1 = {.update = "acc + x"},
+                                                  .write = "x * s1 * w",
+                                                  .gradient = {"g * 2 + s1", "let n = sum(g); elements { gradient = n * y; }"}}));
+  scope = zm_scope_open();
+  in[0] = noise(ZM_F32, SHAPE(3, 8)), in[1] = noise(ZM_F32, SHAPE(8));
+  if (zm_vjp(apply_op, marked, in, 2, NULL, out, 1, gradient) != ZM_OK) fail_msg("%s", zm_last_error());
+  zm_array *two = zm_full(2, ZM_F32, SHAPE(3, 8)), *eight = zm_full(8, ZM_F32, NULL, 0);
+  same("of x", gradient[0], zm_add(two, zm_sum(in[0], -1, true)));
+  same("by statements", gradient[1], zm_sum(zm_multiply(eight, out[0]), 0, false));
+  zm_scope_close(scope);
+  zm_op_free(marked);
+  // The true ones, to the second order.
+  zm_op *softmax = must(zm_map_reduce(&(zm_map_reduce_options){.pass1 = {.init = "-INFINITY", .update = "max(acc, x)"},
+                                                               .pass2 = {.update = "acc + exp(x - s1)"},
+                                                               .write = "exp(x - s1) / s2",
+                                                               .gradient = {"let t = sum(g * y); elements { gradient = y * (g - t); }"}}));
+  zm_op *norm =
+      must(zm_reduce(&(zm_reduce_options){.inputs = "v w",
+                                          .update = "acc + v * v * w",
+                                          .finalize = "sqrt(acc)",
+                                          .gradient = {"g * v * w / y", "let h = 0.5f / y; elements { gradient = g * h * v * v; }"}}));
+  const check_input row = {ZM_F32, 2, {2, 6}, 0.3f, 1.3f}, weight = {ZM_F32, 1, {6}, 0.3f, 1.3f};
+  check_all(&(check_case){.name = "softmax by hand", .op = "kernel_rows", .f = apply_op, .user = softmax, .in = {row}});
+  check_all(&(check_case){.name = "a norm by hand", .op = "kernel_rows", .f = apply_op, .user = norm, .in = {row, weight}});
+  zm_op_free(softmax);
+  zm_op_free(norm);
+  assert_null(zm_reduce(&(zm_reduce_options){.update = "acc + v", .gradient = {"g * u"}}));
+  assert_non_null(strstr(zm_last_error(), "gradient of v"));
+  assert_non_null(strchr(zm_last_error(), '^'));
+  assert_null(zm_map_reduce(&(zm_map_reduce_options){.pass1 = {.update = "acc + x"}, .write = "x", .gradient = {"g", "g"}}));
+  assert_non_null(strstr(zm_last_error(), "gradient 1 is given, but there are 1 inputs"));
 }
 
 static zm_status apply_by(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
@@ -417,6 +465,7 @@ int main(void) {
       cmocka_unit_test(errors_name_what_is_wrong),
       cmocka_unit_test(tapes_name_kernels_by_content),
       cmocka_unit_test(authors_gradients_are_used),
+      cmocka_unit_test(authors_gradients_of_reductions),
       cmocka_unit_test(serial_rows_have_gradients),
       cmocka_unit_test(lanes_and_loops_have_gradients),
       cmocka_unit_test(memory_may_run_out),

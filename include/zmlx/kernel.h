@@ -52,7 +52,10 @@ typedef struct zm_reduce_options {
   const char *combine;  // "a + b"; may be NULL
   const char *finalize; // "sqrt(acc)"; NULL: "acc"
   zm_dtype result;
-  const char *gradient; // of the first input per element, sees v, i, D, acc, y, g; NULL: symbolic
+  // Gradients by the author; NULL: taken symbolically. gradient[i] is that of input i at each place: an expression that sees the inputs, i,
+  // D, acc (at the end), the result y (as computed, not yet rounded) and its cotangent g. Or, with a `;` in it, statements of the ROWS form
+  // that assign `gradient`, so that it may reduce once more: "let n = sum(v * w); elements { gradient = g * w * n; }".
+  const char *gradient[ZM_MAX_OPERANDS];
 } zm_reduce_options;
 ZM_API zm_op *zm_reduce(const zm_reduce_options *options);
 
@@ -69,6 +72,9 @@ typedef struct zm_map_reduce_options {
   zm_pass pass1, pass2; // pass2.update NULL: there is none
   const char *write;
   zm_dtype result;
+  // The same. Expressions see the inputs, i, D, s1, s2, the result y (as stored) and its cotangent g at this place. What g of all places
+  // contribute takes statements: of a softmax "let t = sum(g * y); elements { gradient = y * (g - t); }".
+  const char *gradient[ZM_MAX_OPERANDS];
 } zm_map_reduce_options;
 ZM_API zm_op *zm_map_reduce(const zm_map_reduce_options *options);
 

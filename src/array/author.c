@@ -79,7 +79,10 @@ static bool is_input(const zmi_kernel_facts *f, const char *name) {
 // Names that a gradient sees: inputs, results, cotangents. A name that an input has already gets another: an input goes first.
 static void gradient_inputs(const zmi_kernel_facts *f, zmi_text *names) {
   for (int i = 0; i < f->nin; i++) zmi_text_add(names, i ? " %s" : "%s", f->in[i]);
-  for (int o = 0; o < f->nout; o++) zmi_text_add(names, is_input(f, f->out[o]) ? " result_%s" : " %s", f->out[o]);
+  for (int o = 0; o < f->nout; o++) {
+    const bool taken = is_input(f, f->out[o]) || f->per_row[o]; // a number of the row is computed once more, and goes by the name
+    zmi_text_add(names, taken ? " result_%s" : " %s", f->out[o]);
+  }
   for (int o = 0; o < f->nout; o++) {
     if (f->nout == 1 && !is_input(f, "g"))
       zmi_text_add(names, " g");
@@ -88,9 +91,31 @@ static void gradient_inputs(const zmi_kernel_facts *f, zmi_text *names) {
   }
 }
 
-static zm_status define_gradients(zm_op *op, const char *const *sources) {
+// `before`: NULL for elementwise ops; of rows what computes the numbers of the row that gradients see. There a gradient is an expression
+// for each place, or statements that assign `gradient`.
+static zm_op *define_gradient(const zmi_kernel_facts *f, int i, const char *names, const char *before, const char *gradient) {
+  zmi_text name = {0}, source = {0};
+  zmi_text_add(&name, "%s_gradient_%s", f->name, f->in[i]);
+  if (!before)
+    zmi_text_add(&source, "%s", gradient);
+  else if (strchr(gradient, ';'))
+    zmi_text_add(&source, "%s\n%s", before, gradient);
+  else
+    zmi_text_add(&source, "%s\nelements { gradient =\n%s\n; }", before, gradient);
+  const zmi_kernel_text text = {.name = zmi_text_str(&name),
+                                .form = before ? ZMI_FORM_ROWS : ZMI_FORM_ELEMENTS,
+                                .inputs = names,
+                                .outputs = before ? "gradient" : NULL,
+                                .source = zmi_text_str(&source)};
+  zm_op *op = name.failed || source.failed ? NULL : define(&text);
+  zmi_text_release(&source);
+  zmi_text_release(&name);
+  return op;
+}
+
+static zm_status define_gradients(zm_op *op, const char *before, const char *const *sources) {
   const zmi_kernel_facts *f = facts_of(op);
-  zmi_text names = {0}, name = {0};
+  zmi_text names = {0};
   zm_status status = ZM_OK;
   bool any = false;
   for (int i = 0; i < ZM_MAX_OPERANDS && status == ZM_OK; i++) {
@@ -104,16 +129,10 @@ static zm_status define_gradients(zm_op *op, const char *const *sources) {
   gradient_inputs(f, &names);
   for (int i = 0; i < f->nin && status == ZM_OK; i++) {
     if (!sources[i]) continue;
-    zmi_text_release(&name);
-    name = (zmi_text){0};
-    zmi_text_add(&name, "%s_gradient_%s", f->name, f->in[i]);
-    const zmi_kernel_text text = {
-        .name = zmi_text_str(&name), .form = ZMI_FORM_ELEMENTS, .inputs = zmi_text_str(&names), .source = sources[i]};
-    op->author->gradient[i] = names.failed || name.failed ? NULL : define(&text);
+    op->author->gradient[i] = names.failed ? NULL : define_gradient(f, i, zmi_text_str(&names), before, sources[i]);
     if (!op->author->gradient[i]) status = zmi_fail_within("%s: gradient of %s", f->name, f->in[i]);
   }
   zmi_text_release(&names);
-  zmi_text_release(&name);
   return status;
 }
 
@@ -128,30 +147,9 @@ zm_op *zm_elementwise(const char *source, const zm_elementwise_options *options)
       .name = options->name, .form = ZMI_FORM_ELEMENTS, .inputs = options->inputs, .outputs = options->outputs, .source = source};
   memcpy(text.result, options->result, sizeof text.result);
   zm_op *op = define(&text);
-  if (!op || define_gradients(op, options->gradient) == ZM_OK) return op;
+  if (!op || define_gradients(op, NULL, options->gradient) == ZM_OK) return op;
   zm_op_free(op);
   return NULL;
-}
-
-// The author's gradient of a reduction: the reduction once more, then the expression per element.
-static zm_status define_reduce_gradient(zm_op *op, const zm_reduce_options *options, const char *inputs, const char *reduction) {
-  const zmi_kernel_facts *f = facts_of(op);
-  zmi_text source = {0}, names = {0}, name = {0};
-  if (!author_of(op)) return ZM_ERROR_MEMORY;
-  op->author->has_gradient = true;
-  zmi_text_add(&name, "%s_gradient", f->name);
-  zmi_text_add(&names, "%s result_y g", inputs);
-  zmi_text_add(&source, "float y = 0.0f;\n%s\nelements { gradient = %s; }", reduction, options->gradient);
-  const zmi_kernel_text text = {.name = zmi_text_str(&name),
-                                .form = ZMI_FORM_ROWS,
-                                .inputs = zmi_text_str(&names),
-                                .outputs = "gradient",
-                                .source = zmi_text_str(&source)};
-  op->author->gradient[0] = source.failed || names.failed || name.failed ? NULL : define(&text);
-  zmi_text_release(&source);
-  zmi_text_release(&names);
-  zmi_text_release(&name);
-  return op->author->gradient[0] ? ZM_OK : zmi_fail_within("%s: gradient", f->name);
 }
 
 static zm_op *define_rows(const char *name, const char *inputs, zm_dtype result, zm_status status, const zmi_text *source) {
@@ -169,13 +167,15 @@ zm_op *zm_reduce(const zm_reduce_options *options) {
   }
   const char *inputs = options->inputs ? options->inputs : "v";
   const zmi_pass_text pass = {options->init, options->update, options->combine, options->finalize};
-  zmi_text source = {0};
+  zmi_text source = {0}, before = {0};
   zm_op *op = define_rows(options->name, inputs, options->result,
                           zmi_reduce_source(options->name ? options->name : "reduce", &pass, &source), &source);
-  if (op && options->gradient && define_reduce_gradient(op, options, inputs, zmi_text_str(&source)) != ZM_OK) {
+  zmi_text_add(&before, "float y = 0.0f;\n%s", zmi_text_str(&source)); // the reduction once more
+  if (op && (before.failed || define_gradients(op, zmi_text_str(&before), options->gradient) != ZM_OK)) {
     zm_op_free(op);
     op = NULL;
   }
+  zmi_text_release(&before);
   zmi_text_release(&source);
   return op;
 }
@@ -190,9 +190,16 @@ zm_op *zm_map_reduce(const zm_map_reduce_options *options) {
     return NULL;
   }
   const zmi_pass_text passes[2] = {pass_of(&options->pass1), pass_of(&options->pass2)};
-  zmi_text source = {0};
-  zm_status status = zmi_map_reduce_source(options->name ? options->name : "map_reduce", passes, options->write, &source);
+  const char *name = options->name ? options->name : "map_reduce";
+  zmi_text source = {0}, before = {0};
+  zm_status status = zmi_map_reduce_source(name, passes, options->write, &source);
   zm_op *op = define_rows(options->name, options->inputs ? options->inputs : "x", options->result, status, &source);
+  if (op && (zmi_map_reduce_source(name, passes, NULL, &before) != ZM_OK ||
+             define_gradients(op, zmi_text_str(&before), options->gradient) != ZM_OK)) {
+    zm_op_free(op);
+    op = NULL;
+  }
+  zmi_text_release(&before);
   zmi_text_release(&source);
   return op;
 }

@@ -56,7 +56,7 @@ typedef struct zmi_pass_text {
 } zmi_pass_text;
 // Result `y`, one value a row, from the inputs at places i of D.
 zm_status zmi_reduce_source(const char *name, const zmi_pass_text *pass, zmi_text *source);
-// Result `y` per element: write sees s1 and s2; pass 2 is left out if its update is NULL.
+// Result `y` per element: write sees s1 and s2; NULL: only these are computed. Pass 2 is left out if its update is NULL.
 zm_status zmi_map_reduce_source(const char *name, const zmi_pass_text pass[2], const char *write, zmi_text *source);
 
 // Typed code for operands of these dtypes. The caller frees it. result[o]: in: wanted dtype or ZM_DTYPE_DEFAULT; out: what it is.

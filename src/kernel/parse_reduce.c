@@ -99,12 +99,11 @@ zm_status zmi_reduce_source(const char *name, const zmi_pass_text *pass, zmi_tex
 
 zm_status zmi_map_reduce_source(const char *name, const zmi_pass_text pass[2], const char *write, zmi_text *source) {
   if (!name) name = "map_reduce";
-  if (!write) return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: write is not given", name);
   for (int i = 0; i < 2; i++) {
     if (i == 1 && !pass[i].update) break;
     if (add_pass(name, &pass[i], i + 1, source) != ZM_OK) return zm_last_status();
     zmi_text_add(source, "let s%d =\n%s\n;\n", i + 1, pass[i].finalize ? pass[i].finalize : "acc");
   }
-  zmi_text_add(source, "elements {\ny =\n%s\n;\n}\n", write);
+  if (write) zmi_text_add(source, "elements {\ny =\n%s\n;\n}\n", write);
   return finished(name, source);
 }

@@ -94,8 +94,8 @@ static zm_status result_types(const zmi_node *n, zmi_type *types) {
   return n->op->infer(n->attrs.bytes, n->nin, in, &nout, types);
 }
 
-// The author's gradient of input i for the cotangents, which are all there.
-static zm_array *author_gradient(const zmi_author *a, int i, const zmi_node *n, zm_array *const *out, zm_array *const *cotangents) {
+// The author's gradient of input i for the cotangents, which are all there; as its kernel gives it.
+static zm_array *apply_gradient(const zmi_author *a, int i, const zmi_node *n, zm_array *const *out, zm_array *const *cotangents) {
   zm_array *operands[ZMI_MAX_IN], *result = NULL;
   int count = 0;
   for (int k = 0; k < n->nin; k++) operands[count++] = n->in[k];
@@ -103,8 +103,12 @@ static zm_array *author_gradient(const zmi_author *a, int i, const zmi_node *n, 
   const bool rows = code->form == ZMI_FORM_ROWS;
   for (int o = 0; o < n->nout; o++) operands[count++] = rows && code->per_row[o] ? zm_expand_dims(out[o], -1) : out[o];
   for (int o = 0; o < n->nout; o++) operands[count++] = rows && code->per_row[o] ? zm_expand_dims(cotangents[o], -1) : cotangents[o];
-  const zm_status status = zm_op_apply_with(a->gradient[i], operands, count, NULL, 0, &result, 1);
-  return status == ZM_OK ? zm_broadcast_to(zm_astype(result, n->in[i]->type.dtype), n->in[i]->type.shape, n->in[i]->type.rank) : NULL;
+  return zm_op_apply_with(a->gradient[i], operands, count, NULL, 0, &result, 1) == ZM_OK ? result : NULL;
+}
+
+static zm_array *author_gradient(const zmi_author *a, int i, const zmi_node *n, zm_array *const *out, zm_array *const *cotangents) {
+  zm_array *result = apply_gradient(a, i, n, out, cotangents);
+  return result ? zm_broadcast_to(zm_astype(result, n->in[i]->type.dtype), n->in[i]->type.shape, n->in[i]->type.rank) : NULL;
 }
 
 static zm_status author_vjp(const zmi_author *a, const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient,
@@ -207,6 +211,32 @@ static zm_status author_jvp(const zmi_author *a, const zmi_node *n, zm_array *co
   return ZM_OK;
 }
 
+// Rows: the gradient is linear in the cotangents, so that what they receive from a tangent is the tangent of the results.
+static zm_status author_jvp_rows(const zmi_author *a, const zmi_node *n, zm_array *const *tangent, const zmi_type *types,
+                                 zm_array **result) {
+  zm_array *out[ZMI_MAX_OUT] = {NULL}, *cotangents[ZMI_MAX_OUT];
+  zm_status status = results_of(n, out);
+  for (int o = 0; o < n->nout && status == ZM_OK; o++) {
+    if (!(cotangents[o] = zeros_like(&types[o]))) status = zm_last_status();
+  }
+  for (int i = 0; i < n->nin && status == ZM_OK; i++) {
+    bool wanted[ZMI_MAX_IN] = {false};
+    zm_array *received[ZMI_MAX_IN] = {NULL}, *made = tangent[i] ? apply_gradient(a, i, n, out, cotangents) : NULL;
+    if (!tangent[i]) continue;
+    zm_array *given = made ? zm_broadcast_to(zm_astype(tangent[i], made->type.dtype), made->type.shape, made->type.rank) : NULL;
+    if (!given) return zm_last_status();
+    for (int o = 0; o < n->nout; o++) wanted[n->nin + n->nout + o] = zmi_dtype_is_float(types[o].dtype);
+    status = kernel_vjp(made->node, &given, wanted, received);
+    for (int o = 0; o < n->nout && status == ZM_OK; o++) {
+      zm_array *part = received[n->nin + n->nout + o];
+      if (part && zmi_node_code(n)->per_row[o]) part = zm_sum(part, -1, false);
+      if (part) result[o] = result[o] ? zm_add(result[o], part) : part;
+      if (part && !result[o]) status = zm_last_status();
+    }
+  }
+  return status;
+}
+
 static zm_status kernel_jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
   zmi_bound *b = zmi_bound_of(n->owner);
   zm_array *tangents[ZMI_CODE_MAX], *results[ZMI_MAX_OUT] = {NULL};
@@ -219,6 +249,7 @@ static zm_status kernel_jvp(const zmi_node *n, zm_array *const *tangent, zm_arra
   for (int i = 0; i < n->nin; i++) {
     if (tangent[i] && !(by_author && i < ZMI_KERNEL_IN && b->author->gradient[i])) by_author = false;
   }
+  if (by_author && zmi_node_code(n)->form == ZMI_FORM_ROWS) return author_jvp_rows(b->author, n, tangent, types, result);
   if (by_author) return author_jvp(b->author, n, tangent, types, result);
   for (int i = 0; i < n->nin && count < ZMI_CODE_MAX; i++) {
     if (!tangent[i]) continue;

@@ -32,8 +32,8 @@ enum { ZM_NO_AXIS = 127 };
 ZM_API zm_status zm_vmap(zm_function f, void *user, zm_array *const *in, int nin, const int *in_axes, zm_array **out, int nout,
                          const int *out_axes);
 
-// A compiled function: its graph is built once per types of inputs, chains of elementwise operations become one kernel each, with a kernel of
-// rows that stands among them, and the tape is kept. Under another transform it behaves as f.
+// A compiled function: its graph is built once per types of inputs, chains of elementwise operations become one kernel each, with a kernel
+// of rows that stands among them, and the tape is kept. Under another transform it behaves as f.
 typedef struct zm_compiled zm_compiled;
 ZM_API zm_compiled *zm_compile(zm_function f, void *user, int nout);
 ZM_API void zm_compiled_free(zm_compiled *c);

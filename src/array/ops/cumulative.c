@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { SUB = 64, PIECE = 1024, BLOCK = 16384, WIDTH = 1024, LEAST = 512, NARROW = 16, ROWS = 64 };
+enum { SUB = 64, PIECE = 1024, BLOCK = 16384, WIDTH = 1024, LEAST = 512, NARROW = 16, ROWS = 64, AHEAD = 6 };
 
 typedef enum scan_kind { SUM, PROD, MAX, MIN, LOG, KIND_COUNT } scan_kind;
 
@@ -104,6 +104,30 @@ static inline float smaller(float a, float b) {
     memcpy(s->chain.bytes, &chain, sizeof chain);                                                                                          \
   }
 
+// The block's result after n more positions, as the row function leaves it: eight stretches side by side, nothing is written.
+#define SCAN_TOTAL(T, name, JOIN, CLEAN)                                                                                                   \
+  static void name##_total_##T(const void *from, int64_t n, state *s) {                                                                    \
+    const T *x = from;                                                                                                                     \
+    T chain;                                                                                                                               \
+    memcpy(&chain, s->chain.bytes, sizeof chain);                                                                                          \
+    for (int64_t at = 0; at < n; at += 8 * SUB) {                                                                                          \
+      T p[8];                                                                                                                              \
+      const int64_t whole = at + 8 * SUB <= n ? 8 : 0, stretches = whole ? 8 : (n - at + SUB - 1) / SUB;                                   \
+      for (int j = 0; j < whole; j++) p[j] = CLEAN(x[at + j * SUB]);                                                                       \
+      for (int i = 1; i < SUB && whole; i++) {                                                                                             \
+        for (int j = 0; j < 8; j++) p[j] = JOIN(T, p[j], CLEAN(x[at + i + j * SUB]));                                                      \
+      }                                                                                                                                    \
+      for (int64_t j = 0; j < stretches; j++) {                                                                                            \
+        const int64_t first = at + j * SUB, last = ZMI_MIN(n, first + SUB);                                                                \
+        T q = whole ? p[j] : CLEAN(x[first]);                                                                                              \
+        for (int64_t i = first + 1; i < last && !whole; i++) q = JOIN(T, q, CLEAN(x[i]));                                                  \
+        chain = s->begun ? JOIN(T, chain, q) : q;                                                                                          \
+        s->begun = true;                                                                                                                   \
+      }                                                                                                                                    \
+    }                                                                                                                                      \
+    memcpy(s->chain.bytes, &chain, sizeof chain);                                                                                          \
+  }
+
 // One position of `width` columns. The result of the block, without the carry, stays in chain where the position ends a stretch or `last`.
 #define SCAN_LINE(T, name, JOIN, CLEAN)                                                                                                    \
   static void name##_line_##T(const void *from, void *to, int64_t width, bool last, columns *s) {                                          \
@@ -138,7 +162,8 @@ static inline float smaller(float a, float b) {
     memcpy(a->bytes, &x, sizeof x);                                                                                                        \
   }
 
-#define SCAN(T, name, JOIN) SCAN_ROW(T, name, JOIN) SCAN_LINE(T, name, JOIN, AS_IT_IS) SCAN_JOIN(T, name, JOIN)
+#define SCAN(T, name, JOIN)                                                                                                                \
+  SCAN_ROW(T, name, JOIN) SCAN_TOTAL(T, name, JOIN, AS_IT_IS) SCAN_LINE(T, name, JOIN, AS_IT_IS) SCAN_JOIN(T, name, JOIN)
 #define INTEGER_SCANS(T) SCAN(T, sum, WRAP_ADD) SCAN(T, prod, WRAP_MULTIPLY) SCAN(T, max, MORE) SCAN(T, min, LESS)
 INTEGER_SCANS(uint8_t)
 INTEGER_SCANS(uint16_t)
@@ -157,6 +182,18 @@ SCAN_ROW(float, plain_min, LESS)
 SCAN_ROW(float, safe_max, FLOAT_MORE)
 SCAN_ROW(float, safe_min, FLOAT_LESS)
 
+// Whether some element is a NaN or a denormal, or a zero, which stands where a denormal may.
+static bool is_plain_row(const float *x, int64_t n) {
+  int other = 0;
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t u;
+    memcpy(&u, x + i, sizeof u);
+    u = (u & 0x7fffffffu) - 0x00800000u; // of a zero or a denormal it wraps around
+    other |= u > 0x7f000000u;
+  }
+  return !other;
+}
+
 static bool flush_row(const float *x, float *y, int64_t n) {
   int nan = 0;
   for (int64_t i = 0; i < n; i++) {
@@ -166,13 +203,17 @@ static bool flush_row(const float *x, float *y, int64_t n) {
   return nan;
 }
 
-static void max_row_float(const void *from, void *to, int64_t n, state *s) {
-  (flush_row(from, to, n) ? safe_max_row_float : plain_max_row_float)(to, to, n, s);
-}
-
-static void min_row_float(const void *from, void *to, int64_t n, state *s) {
-  (flush_row(from, to, n) ? safe_min_row_float : plain_min_row_float)(to, to, n, s);
-}
+#define FLOAT_ROW(name)                                                                                                                    \
+  static void name##_row_float(const void *from, void *to, int64_t n, state *s) {                                                          \
+    if (is_plain_row(from, n))                                                                                                             \
+      plain_##name##_row_float(from, to, n, s);                                                                                            \
+    else                                                                                                                                   \
+      (flush_row(from, to, n) ? safe_##name##_row_float : plain_##name##_row_float)(to, to, n, s);                                         \
+  }
+FLOAT_ROW(max)
+FLOAT_ROW(min)
+SCAN_TOTAL(float, max, FLOAT_MORE, zmi_flush)
+SCAN_TOTAL(float, min, FLOAT_LESS, zmi_flush)
 SCAN_LINE(float, max, FLOAT_MORE, zmi_flush)
 SCAN_LINE(float, min, FLOAT_LESS, zmi_flush)
 SCAN_JOIN(float, max, FLOAT_MORE)
@@ -238,22 +279,23 @@ static void log_join(value *a, const value *b) {
 
 typedef struct scan {
   void (*row)(const void *x, void *y, int64_t n, state *s);
+  void (*total)(const void *x, int64_t n, state *s); // NULL: by row
   void (*line)(const void *x, void *y, int64_t width, bool last, columns *s);
   void (*join)(value *a, const value *b);
 } scan;
 
 #define ENTRIES(dtype, T)                                                                                                                  \
-  [dtype] = {{sum_row_##T, sum_line_##T, sum_join_##T},                                                                                    \
-             {prod_row_##T, prod_line_##T, prod_join_##T},                                                                                 \
-             {max_row_##T, max_line_##T, max_join_##T},                                                                                    \
-             {min_row_##T, min_line_##T, min_join_##T}}
+  [dtype] = {{sum_row_##T, sum_total_##T, sum_line_##T, sum_join_##T},                                                                     \
+             {prod_row_##T, prod_total_##T, prod_line_##T, prod_join_##T},                                                                 \
+             {max_row_##T, max_total_##T, max_line_##T, max_join_##T},                                                                     \
+             {min_row_##T, min_total_##T, min_line_##T, min_join_##T}}
 
 // By dtype; all floats are worked on as float32.
 static const scan scans[ZM_DTYPE_COUNT][KIND_COUNT] = {
     ENTRIES(ZM_BOOL, uint8_t), ENTRIES(ZM_U8, uint8_t),  ENTRIES(ZM_U16, uint16_t), ENTRIES(ZM_U32, uint32_t), ENTRIES(ZM_U64, uint64_t),
     ENTRIES(ZM_I8, int8_t),    ENTRIES(ZM_I16, int16_t), ENTRIES(ZM_I32, int32_t),  ENTRIES(ZM_I64, int64_t),  ENTRIES(ZM_F32, float),
 };
-static const scan log_scan = {log_row, log_line, log_join};
+static const scan log_scan = {log_row, NULL, log_line, log_join};
 
 static const scan *scan_of(zm_dtype dtype, scan_kind kind) {
   return kind == LOG ? &log_scan : &scans[zmi_dtype_is_float(dtype) ? ZM_F32 : dtype][kind];
@@ -337,12 +379,29 @@ static int64_t step_of(const plan *p) {
   return p->reverse ? -p->inner : p->inner;
 }
 
+// n words backwards, from x[0], x[-1], ...
+#define TURN(bits)                                                                                                                         \
+  static void turn##bits(const void *src, int64_t n, void *dst) {                                                                          \
+    typedef uint##bits##_t __attribute__((may_alias)) word;                                                                                \
+    const word *x = (const word *)src - (n - 1);                                                                                           \
+    word *y = dst;                                                                                                                         \
+    for (int64_t i = 0; i < n; i++) y[i] = x[n - 1 - i];                                                                                   \
+  }
+TURN(8)
+TURN(16)
+TURN(32)
+TURN(64)
+static void (*const turn[])(const void *src, int64_t n, void *dst) = {[1] = turn8, [2] = turn16, [4] = turn32, [8] = turn64};
+
 // n positions of a row to the work type.
 static void load_row(const plan *p, int64_t outer, int64_t position, int64_t col, int64_t n, void *x) {
   uint64_t raw[PIECE];
   const zmi_walk w = {.rank = 1, .size = {n}, .stride = {step_of(p)}};
   const void *src = source(p, outer, position, col);
-  if (w.stride[0] != 1) {
+  if (w.stride[0] == -1 && n > 0) {
+    turn[p->size](src, n, p->converts ? raw : x);
+    src = raw;
+  } else if (w.stride[0] != 1) {
     zmi_gather(&w, src, p->size, 0, n, p->converts ? raw : x);
     src = raw;
   } else if (!p->converts) {
@@ -376,7 +435,10 @@ static void store_row(const plan *p, int64_t outer, int64_t position, int64_t co
   } else if (step == 1) {
     memcpy(dst, x, (size_t)n * p->size);
   }
-  if (step != 1) spread[p->size](x, n, dst, step);
+  if (step == -1)
+    turn[p->size]((const char *)x + (size_t)(n - 1) * p->size, n, dst - (size_t)(n - 1) * p->size);
+  else if (step != 1)
+    spread[p->size](x, n, dst, step);
 }
 
 // Results of positions [position, position + n) go one place on if the scan is exclusive.
@@ -403,6 +465,10 @@ static void row_block(const plan *p, int64_t line, int64_t block, bool total) {
   for (int64_t at = block * BLOCK; at < last; at += PIECE) {
     const int64_t n = ZMI_MIN(PIECE, last - at);
     if (!direct) load_row(p, outer, at, col, n, x);
+    if (total && p->scan->total) {
+      p->scan->total(direct ? (const void *)source(p, outer, at, col) : x, n, &s);
+      continue;
+    }
     p->scan->row(direct ? (const void *)source(p, outer, at, col) : x, gives ? (void *)target(p, outer, at, col) : x, n, &s);
     if (!total && !gives) give_row(p, outer, at, col, n, x);
   }
@@ -438,6 +504,10 @@ static void column_block(const plan *p, int64_t line, int64_t block, bool total)
   }
   for (int64_t at = block * BLOCK; at < last; at++) {
     const void *src = source(p, outer, at, col);
+    if (at + AHEAD < last) { // runs of a row are too short for the processor to see them coming
+      const char *soon = source(p, outer, at + AHEAD, col);
+      for (size_t byte = 0; byte < (size_t)width * p->size; byte += 64) __builtin_prefetch(soon + byte);
+    }
     const int64_t to = at + !p->inclusive; // results go one place on if the scan is exclusive
     const bool gives = !total && to < p->k;
     void *dst = gives ? target(p, outer, to, col) : NULL, *y = gives && !p->converts ? dst : x;

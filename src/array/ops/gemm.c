@@ -14,8 +14,11 @@ enum {
   ENOUGH = 16,
   LEAST_WORK = 1 << 15, // multiply-adds of a tile that is not cut any more
   FEW = 2,              // tiles that pack the same operand each for themselves
-  FEW_ROWS = 1,         // a product of so few rows is bound by memory: packing b costs more than it helps (from 2 on it helps)
-  FEW_COLS = 64         // least columns of these, and of their tiles
+  FEW_ROWS = 2,         // a product of so few rows is bound by memory: packing b costs more than it helps
+  FEW_COLS = 64,        // least columns of these
+  FEW_RUN = 256,        // least columns of their tiles: memory likes to be read in long runs
+  MOST_RUN = 1024,
+  AHEAD = 8 // rows of b that are asked for before they are read: their runs are too short for the processor to see
 };
 
 static int64_t tiles_down(const zmi_gemm *g) {
@@ -34,8 +37,8 @@ static bool is_few(const zmi_gemm *g) {
 
 static void cut_few(zmi_gemm *g) {
   g->mc = FEW_ROWS;
-  g->nc = NC;
-  while (g->nc > FEW_COLS && (double)tiles_across(g) * (double)g->p.batches < ENOUGH &&
+  g->nc = MOST_RUN;
+  while (g->nc > FEW_RUN && (double)tiles_across(g) * (double)g->p.batches < ENOUGH &&
          (double)g->p.a.lines * (double)g->nc * (double)g->p.k > LEAST_WORK)
     g->nc /= 2;
   g->down = 1;
@@ -134,6 +137,11 @@ static const float *line_of(const zmi_kernels *kn, const zmi_side *s, int64_t li
   return buffer;
 }
 
+// Asks for n elements of a row that is read soon.
+static inline void ask(const void *row, size_t bytes) {
+  for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)row + at);
+}
+
 // Lines [first, first + lines) are neighbours in memory: a row of them for each k, cut into panels of `width`.
 static void pack_rows(const zmi_kernels *kn, const zmi_side *s, int64_t first, int64_t lines, int64_t k, int64_t n, int64_t width,
                       float *out) {
@@ -141,6 +149,7 @@ static void pack_rows(const zmi_kernels *kn, const zmi_side *s, int64_t first, i
   for (int64_t q = 0; q < n; q++) {
     const void *from = s->load ? NULL : element(s, first + (k + q) * s->by_k);
     const float *row = from;
+    if (from && q + AHEAD < n) ask(element(s, first + (k + q + AHEAD) * s->by_k), (size_t)lines * zm_dtype_size(s->dtype));
     if (s->load) {
       s->load(kn, s, first, k + q, lines, buffer);
       row = buffer;
@@ -183,7 +192,7 @@ static float *panel_at(const void *base, int64_t matrix, int64_t panels, int64_t
 }
 
 // Lines packed by one tile of the packing stage.
-enum { PACK_ROWS = 16 * ZMI_GEMM_ROWS, PACK_COLS = 4 * ZMI_GEMM_COLS };
+enum { PACK_ROWS = 16 * ZMI_GEMM_ROWS, PACK_COLS = 4 * ZMI_GEMM_COLS, PACK_WIDE = 16 * ZMI_GEMM_COLS };
 
 typedef struct packing {
   const zmi_side *side;
@@ -192,7 +201,8 @@ typedef struct packing {
 } packing;
 
 static packing packing_of(const zmi_gemm *g, bool b) {
-  if (b) return (packing){&g->p.b, g->packed_b, g->matrices_b, g->panels_b, ZMI_GEMM_COLS, PACK_COLS};
+  // Columns that are neighbours in memory are read in long runs.
+  if (b) return (packing){&g->p.b, g->packed_b, g->matrices_b, g->panels_b, ZMI_GEMM_COLS, g->p.b.by_line == 1 ? PACK_WIDE : PACK_COLS};
   return (packing){&g->p.a, g->packed_a, g->matrices_a, g->panels_a, ZMI_GEMM_ROWS, PACK_ROWS};
 }
 
@@ -244,10 +254,10 @@ typedef struct work {
 // n results of one row of the tile to their places; `first` counts elements of the result, `step` from one to the next.
 static void store(const zmi_gemm_out *o, float *x, int64_t n, int64_t first, int64_t step) {
   const size_t size = zm_dtype_size(o->dtype);
-  char *dst = (char *)o->dst + (size_t)first * size, raw[NC * sizeof(float)];
+  char *dst = (char *)o->dst + (size_t)first * size, raw[MOST_RUN * sizeof(float)];
   if (o->more) {
-    uint64_t buffer[NC];
-    float more[NC];
+    uint64_t buffer[MOST_RUN];
+    float more[MOST_RUN];
     for (int64_t j = 0; j < n;) { // row by row of the result: one element of each if it is written transposed
       int64_t run = step == 1 ? n : 1;
       o->kernels->load(zmi_read(o->more, first + j * step, run, buffer), o->more_dtype, run, more);
@@ -267,18 +277,26 @@ static void store(const zmi_gemm_out *o, float *x, int64_t n, int64_t first, int
 static void few_range(const zmi_kernels *kn, const zmi_side *a, int64_t rows, const zmi_side *b, int64_t col, int64_t cols, int64_t k,
                       int64_t n, float *y, int64_t ldy, work *w) {
   const float *x[FEW_ROWS];
-  float *part = w->b;
+  float *part = w->b, *wide = w->b + FEW_ROWS * MOST_RUN;
+  const size_t bytes = (size_t)cols * zm_dtype_size(b->dtype);
   for (int64_t i = 0; i < rows; i++) {
     x[i] = line_of(kn, a, i, k, n, w->a + i * ZMI_RANGE);
-    memset(part + i * NC, 0, (size_t)cols * sizeof *part);
+    memset(part + i * MOST_RUN, 0, (size_t)cols * sizeof *part);
   }
   for (int64_t q = 0; q < n; q++) {
     const void *from = element(b, col + (k + q) * b->by_k);
-    for (int64_t i = 0; i < rows; i++) kn->axpy(x[i][q], from, b->dtype, cols, part + i * NC);
+    zm_dtype dtype = b->dtype;
+    if (q + AHEAD < n) ask(element(b, col + (k + q + AHEAD) * b->by_k), bytes);
+    if (rows > 1 && dtype != ZM_F32) {
+      kn->load(from, dtype, cols, wide);
+      from = wide;
+      dtype = ZM_F32;
+    }
+    for (int64_t i = 0; i < rows; i++) kn->axpy(x[i][q], from, dtype, cols, part + i * MOST_RUN);
   }
   for (int64_t i = 0; i < rows; i++) {
-    if (k == 0) memcpy(y + i * ldy, part + i * NC, (size_t)cols * sizeof *y);
-    for (int64_t j = 0; j < cols && k > 0; j++) y[i * ldy + j] += part[i * NC + j];
+    if (k == 0) memcpy(y + i * ldy, part + i * MOST_RUN, (size_t)cols * sizeof *y);
+    for (int64_t j = 0; j < cols && k > 0; j++) y[i * ldy + j] += part[i * MOST_RUN + j];
   }
 }
 

@@ -388,6 +388,42 @@ static void serial_rows_have_gradients(void **state) {
   zm_op_free(softmax);
 }
 
+static zm_status product_gradient(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  zm_array *y;
+  (void)nin, (void)nout;
+  return user ? zm_vjp(apply_op, user, in, 1, NULL, &y, 1, out) : ZM_ERROR_ARGUMENT;
+}
+
+// Zeros in a product: each second derivative is the product of what two places leave over.
+static void products_have_second_derivatives_at_zeros(void **state) {
+  (void)state;
+  zm_op *op = must(zm_reduce(&(zm_reduce_options){.init = "1", .update = "acc * v"}));
+  for (int pattern = 0; pattern < 32; pattern++) {
+    enum { D = 5 };
+    float x[D];
+    for (int i = 0; i < D; i++) x[i] = pattern >> i & 1 ? 0 : (float)(i - 2) + 0.5f;
+    for (int k = 0; k < D; k++) {
+      zm_scope *scope = zm_scope_open();
+      float unit[D] = {0}, tangent_row[D];
+      unit[k] = 1;
+      zm_array *in = zm_array_from_data(x, ZM_F32, SHAPE(D)), *g = zm_array_from_data(unit, ZM_F32, SHAPE(D)), *first, *second, *forward;
+      MUST(zm_vjp(product_gradient, op, &in, 1, &g, &first, 1, &second), "the second gradient of a product");
+      MUST(zm_jvp(product_gradient, op, &in, 1, &g, &first, 1, &forward), "the tangent of its gradient");
+      memcpy(tangent_row, zm_array_data(forward), sizeof tangent_row);
+      for (int j = 0; j < D; j++) {
+        double wanted = j != k, slope = 1;
+        for (int i = 0; i < D; i++) wanted *= i == j || i == k ? 1 : (double)x[i], slope *= i == j ? 1 : (double)x[i];
+        const double found = ((const float *)zm_array_data(second))[j], one = ((const float *)zm_array_data(first))[j];
+        if (fabs(found - wanted) > 1e-5 || fabs((double)tangent_row[j] - wanted) > 1e-5 || fabs(one - slope) > 1e-5)
+          fail_msg("zeros %d: second derivative by %d and %d: %g, %g forwards, wanted %g; first %g, wanted %g", pattern, k, j, found,
+                   (double)tangent_row[j], wanted, one, slope);
+      }
+      zm_scope_close(scope);
+    }
+  }
+  zm_op_free(op);
+}
+
 // Joined lanes, each with several places or none, loops in serial blocks, loops and branches between blocks: to the second order.
 static void lanes_and_loops_have_gradients(void **state) {
   (void)state;
@@ -468,6 +504,7 @@ int main(void) {
       cmocka_unit_test(authors_gradients_of_reductions),
       cmocka_unit_test(serial_rows_have_gradients),
       cmocka_unit_test(lanes_and_loops_have_gradients),
+      cmocka_unit_test(products_have_second_derivatives_at_zeros),
       cmocka_unit_test(memory_may_run_out),
       cmocka_unit_test(memory_may_run_out_on_the_way_back),
   };

@@ -166,10 +166,49 @@ static void products_with_zeros(void **state) {
   zm_scope_close(scope);
 }
 
+static zm_status gradient_of_scatter(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  zm_array *y, *gradient[3];
+  (void)user, (void)nout;
+  const zm_status status = zm_vjp(f_scatter_prod, NULL, in, nin, NULL, &y, 1, gradient);
+  for (int i = 0; i < 2 && status == ZM_OK; i++) out[i] = gradient[i];
+  return status;
+}
+
+// One place and three updates that it is multiplied with, each zero or not: all second derivatives.
+static void products_have_second_derivatives_at_zeros(void **state) {
+  (void)state;
+  enum { N = 4 };
+  for (int pattern = 0; pattern < 1 << N; pattern++) {
+    float v[N];
+    for (int i = 0; i < N; i++) v[i] = pattern >> i & 1 ? 0 : (float)(i + 2);
+    for (int k = 0; k < N; k++) {
+      zm_scope *scope = zm_scope_open();
+      const int32_t at[N - 1] = {0};
+      float unit[N] = {0}, found[N];
+      unit[k] = 1;
+      zm_array *in[] = {zm_array_from_data(v, ZM_F32, LONG(1, 1, 1), 3), zm_array_from_data(v + 1, ZM_F32, LONG(1, N - 1, 1), 3),
+                        zm_array_from_data(at, ZM_I32, LONG(N - 1), 1)};
+      zm_array *g[] = {zm_array_from_data(unit, ZM_F32, LONG(1, 1, 1), 3), zm_array_from_data(unit + 1, ZM_F32, LONG(1, N - 1, 1), 3)};
+      zm_array *first[2], *second[3];
+      MUST(zm_vjp(gradient_of_scatter, NULL, in, 3, g, first, 2, second), "the second gradient of a product");
+      memcpy(found, zm_array_data(second[0]), sizeof *found);
+      memcpy(found + 1, zm_array_data(second[1]), (N - 1) * sizeof *found);
+      for (int j = 0; j < N; j++) {
+        float wanted = j != k;
+        for (int i = 0; i < N; i++) wanted *= i == j || i == k ? 1 : v[i];
+        if (fabsf(found[j] - wanted) > 1e-4f)
+          fail_msg("zeros %d: by %d and %d: %g, wanted %g", pattern, k, j, (double)found[j], (double)wanted);
+      }
+      zm_scope_close(scope);
+    }
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_case),
       cmocka_unit_test(products_with_zeros),
+      cmocka_unit_test(products_have_second_derivatives_at_zeros),
   };
   return cmocka_run_group_tests_name("ops_rules", tests, NULL, NULL);
 }

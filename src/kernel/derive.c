@@ -85,7 +85,11 @@ zm_status zmi_derive_aux(zmi_derive *d, int reduction) {
   bool product = x->op == ZMI_K_PROD;
   int a = d->map[x->a], hit = zmi_code_op(d->to, ZMI_K_EQ, a, product ? number(d, 0) : d->map[reduction], -1);
   int hits = emit(d, ZMI_K_SUM, ZMI_C_FLOAT, zmi_code_op(d->to, ZMI_K_SELECT, hit, number(d, 1), number(d, 0)), 0), rest = 0;
-  if (product) rest = emit(d, ZMI_K_PROD, ZMI_C_FLOAT, zmi_code_op(d->to, ZMI_K_SELECT, hit, number(d, 1), a), 0);
+  if (product) {
+    rest = emit(d, ZMI_K_PROD, ZMI_C_FLOAT, zmi_code_op(d->to, ZMI_K_SELECT, hit, number(d, 1), a), 0);
+    int zeros = zmi_code_op(d->to, ZMI_K_SELECT, hit, a, number(d, 0));
+    if ((d->zeros[reduction] = emit(d, ZMI_K_SUM, ZMI_C_FLOAT, zeros, 0)) < 0) return zm_last_status();
+  }
   if (hits < 0 || rest < 0 || emit(d, ZMI_K_END, ZMI_C_NONE, -1, 0) < 0) return zm_last_status();
   if (!product) { // shares of a place that is the extreme and of one that is not: 0, or NaN if there is none
     rest = zmi_code_op(d->to, ZMI_K_DIV, number(d, 0), hits, -1);
@@ -105,11 +109,18 @@ zmi_factor zmi_derive_share(zmi_derive *d, int reduction) {
     int hit = zmi_code_op(d->to, ZMI_K_EQ, a, y, -1);
     return (zmi_factor){ZMI_F_TIMES, zmi_code_op(d->to, ZMI_K_SELECT, hit, count, rest)};
   }
-  // without zeros y / a; the one zero gets the product of the others
-  int zero = zmi_code_op(d->to, ZMI_K_EQ, a, number(d, 0), -1), none = zmi_code_op(d->to, ZMI_K_EQ, count, number(d, 0), -1);
-  int only = zmi_code_op(d->to, ZMI_K_AND, zero, zmi_code_op(d->to, ZMI_K_EQ, count, number(d, 1), -1), -1);
-  int others = zmi_code_op(d->to, ZMI_K_SELECT, only, rest, number(d, 0));
-  return (zmi_factor){ZMI_F_TIMES, zmi_code_op(d->to, ZMI_K_SELECT, none, zmi_code_op(d->to, ZMI_K_DIV, y, a, -1), others)};
+  // The product of the others: without zeros y / a; for the one zero that of the rest. With one zero among the others it is that zero times
+  // the rest: 0, but with a slope. `zeros` is the sum of the places that are zero, which is that one or, of two, that one and this.
+  zmi_code *c = d->to;
+  int nothing = number(d, 0), zero = zmi_code_op(c, ZMI_K_EQ, a, nothing, -1), none = zmi_code_op(c, ZMI_K_EQ, count, nothing, -1);
+  int one = zmi_code_op(c, ZMI_K_EQ, count, number(d, 1), -1), two = zmi_code_op(c, ZMI_K_EQ, count, number(d, 2), -1);
+  int other = zmi_code_op(c, ZMI_K_SUB, d->zeros[reduction], a, -1);
+  int of_zero =
+      zmi_code_op(c, ZMI_K_SELECT, one, rest, zmi_code_op(c, ZMI_K_SELECT, two, zmi_code_op(c, ZMI_K_MUL, rest, other, -1), nothing));
+  int apart = zmi_code_op(c, ZMI_K_MUL, zmi_code_op(c, ZMI_K_DIV, rest, a, -1), d->zeros[reduction], -1);
+  int of_other = zmi_code_op(c, ZMI_K_SELECT, one, apart, nothing);
+  int others = zmi_code_op(c, ZMI_K_ADD, zmi_code_op(c, ZMI_K_SELECT, zero, of_zero, of_other), nothing, -1); // no negative zero
+  return (zmi_factor){ZMI_F_TIMES, zmi_code_op(c, ZMI_K_SELECT, none, zmi_code_op(c, ZMI_K_DIV, y, a, -1), others)};
 }
 
 // ---- tangents ----

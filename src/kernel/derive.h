@@ -30,7 +30,7 @@ typedef struct zmi_derive {
   int *around;            // the ELEMENTS instruction around each instruction, -1
   bool *active;           // depends on a wanted input
   int *count;             // aux of reductions: how many places share the extreme; PROD: how many zeros
-  int *rest;              // PROD: the product without zeros
+  int *rest, *zeros;      // PROD: the product without zeros; the sum of those that are zero
   int seed[ZMI_CODE_MAX]; // operand of `to` with the tangent of each input, -1
   int inside;             // partial derivatives of a block's places: its ELEMENTS, whose variables of outside are leaves; -1
   int leaf;               // partial derivatives: the instruction whose tangent is one; ZMI_NO_LEAF: tangents of inputs by seed

@@ -40,7 +40,7 @@ zm_status zmi_derive_start(zmi_derive *d, const zmi_code *from, const char *suff
   strcpy(name + length, suffix);
   *d = (zmi_derive){.from = from, .leaf = ZMI_NO_LEAF, .inside = -1};
   memset(d->seed, -1, sizeof d->seed);
-  int **arrays[] = {&d->map, &d->tangent, &d->var, &d->around, &d->count, &d->rest, &d->trace};
+  int **arrays[] = {&d->map, &d->tangent, &d->var, &d->around, &d->count, &d->rest, &d->zeros, &d->trace};
   for (size_t i = 0; i < ZMI_COUNT(arrays); i++) {
     if (!(*arrays[i] = zmi_malloc(n * sizeof(int)))) return zm_last_status();
     memset(*arrays[i], -1, n * sizeof(int));
@@ -59,8 +59,8 @@ zm_status zmi_derive_start(zmi_derive *d, const zmi_code *from, const char *suff
 }
 
 void zmi_derive_end(zmi_derive *d) {
-  zmi_free(d->map), zmi_free(d->tangent), zmi_free(d->var), zmi_free(d->around), zmi_free(d->count), zmi_free(d->rest), zmi_free(d->trace),
-      zmi_free(d->active);
+  zmi_free(d->map), zmi_free(d->tangent), zmi_free(d->var), zmi_free(d->around), zmi_free(d->count), zmi_free(d->rest), zmi_free(d->zeros),
+      zmi_free(d->trace), zmi_free(d->active);
 }
 
 // ---- copying ----

@@ -275,19 +275,25 @@ static zm_array *stayed(const zmi_node *n) {
   return zm_equal(gathered(n, scattered(n, none, number, 2, ZM_SCATTER_SET), 2), number);
 }
 
-// Of a product: the updates' own gradient is the product of everything else at the place.
+// Of a product: the updates' own gradient is the product of everything else at the place. With one zero in that it is the zero times the
+// rest, which has a slope; the zero is the sum of those that are zero.
 static zm_array *others(const zmi_node *n, zm_array *x, zm_array *updates, zm_array *own, bool at_updates) {
-  zm_array *zero = zm_full(0, own ? own->type.dtype : ZM_F32, NULL, 0), *one = zm_full(1, own ? own->type.dtype : ZM_F32, NULL, 0);
+  const zm_dtype dtype = own ? own->type.dtype : ZM_F32;
+  zm_array *zero = zm_full(0, dtype, NULL, 0), *one = zm_full(1, dtype, NULL, 0), *single = zm_full(1, ZM_I32, NULL, 0);
   zm_array *x_zero = zm_equal(x, zero), *u_zero = zm_equal(updates, zero), *own_zero = zm_equal(own, zero);
   zm_array *rest = scattered(n, zm_where(x_zero, one, x), zm_where(u_zero, one, updates), 2, ZM_SCATTER_PROD);
   zm_array *zeros = scattered(n, zm_astype(x_zero, ZM_I32), zm_astype(u_zero, ZM_I32), 2, ZM_SCATTER_ADD);
+  zm_array *sum = scattered(n, zm_where(x_zero, x, zero), zm_where(u_zero, updates, zero), 2, ZM_SCATTER_ADD);
   if (at_updates) {
     rest = gathered(n, rest, 2);
     zeros = gathered(n, zeros, 2);
+    sum = gathered(n, sum, 2);
   }
   rest = zm_divide(rest, zm_where(own_zero, one, own));
-  zm_array *alone = zm_equal(zeros, zm_astype(own_zero, ZM_I32)); // no zero but perhaps its own
-  return zm_where(alone, rest, zero);
+  zeros = zm_subtract(zeros, zm_astype(own_zero, ZM_I32)); // but its own
+  zm_array *other = zm_subtract(sum, zm_where(own_zero, own, zero));
+  zm_array *with_one = zm_add(zm_multiply(rest, other), zero); // no negative zero
+  return zm_where(zm_equal(zeros, zm_full(0, ZM_I32, NULL, 0)), rest, zm_where(zm_equal(zeros, single), with_one, zero));
 }
 
 static zm_status scatter_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {

@@ -118,6 +118,9 @@ static bool read_source(zmi_parser *p, const zmi_kernel_text *text) {
       }
       for (last = s; k->nodes[last].next >= 0; last = k->nodes[last].next) continue;
     }
+    if (k->body >= 0 && p->token.kind == ZMI_T_END)
+      zmi_parse_fail(p, p->token.begin, p->token.end,
+                     "a value is expected, not the end: without names for the results (outputs) the source ends with the expression");
     k->value = zmi_parse_expression(p);
     zmi_take(p, ";");
     if (!p->failed && p->token.kind != ZMI_T_END) {
@@ -131,7 +134,8 @@ static bool read_source(zmi_parser *p, const zmi_kernel_text *text) {
     if (y->assigned_in < 0) zmi_parse_fail(p, p->size, p->size, "the result '%.*s' is never assigned", (int)y->size, y->name);
     k->facts.per_row[y->index] = k->facts.form == ZMI_FORM_ROWS && y->assigned_in == 0;
   }
-  if (k->facts.nin == 0 && k->facts.form < ZMI_FORM_TILES) zmi_parse_fail(p, 0, 0, "the source reads no inputs");
+  if (k->facts.nin == 0 && k->facts.form < ZMI_FORM_TILES)
+    zmi_parse_fail(p, 0, 0, "the source reads no inputs: names that it assigns are variables of its own");
   return !p->failed;
 }
 

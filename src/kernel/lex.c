@@ -1,6 +1,7 @@
 // Tokens of the kernel language, and messages that show a place of the source.
 #include "kernel/parse.h"
 
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,6 +84,9 @@ static void real_suffix(zmi_parser *p) {
   char c = peek(p, 0);
   if (c == 'f' || c == 'F' || c == 'h' || c == 'H') p->at++;
   p->token.type = ZMI_C_FLOAT;
+  if (p->token.real > FLT_MAX)
+    zmi_parse_fail(p, p->token.begin, p->at,
+                   "too large for a float, the largest of which is 3.4028235e38: write INFINITY if that is meant");
 }
 
 static int exponent(zmi_parser *p) { // after its letter

@@ -218,7 +218,7 @@ static void consider(nearest *best, const char *wanted, uint32_t wanted_size, co
 void zmi_unknown_name(zmi_parser *p, uint32_t begin, uint32_t end, bool function) {
   const char *wanted = p->source + begin;
   uint32_t size = end - begin;
-  nearest best = {NULL, 0, size > 3 ? 3 : 2};
+  nearest best = {NULL, 0, size > 3 ? 3 : size > 1 ? 2 : 1}; // one letter is like any other
   for (size_t i = 0; i < ZMI_COUNT(functions) && function; i++) {
     consider(&best, wanted, size, functions[i].name, (uint32_t)strlen(functions[i].name));
   }

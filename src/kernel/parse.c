@@ -29,7 +29,7 @@ void zmi_node_adopt(zmi_parser *p, int32_t node, int32_t child) {
   if (node < 0 || child < 0) return;
   zmi_node *n = at(p, node), *c = at(p, child);
   if (c->depth + 1 > n->depth) n->depth = (uint16_t)(c->depth + 1);
-  if (n->depth > ZMI_TREE_DEPTH) zmi_parse_fail(p, n->begin, n->begin + 1, "nested deeper than %d", ZMI_TREE_DEPTH);
+  if (n->depth > ZMI_TREE_DEPTH) zmi_parse_fail(p, n->begin, n->begin + 1, ZMI_TOO_DEEP, ZMI_TREE_DEPTH);
   n->reduces |= c->reduces;
   n->loads |= c->loads;
   n->element |= c->element;
@@ -258,11 +258,19 @@ static int32_t member(zmi_parser *p, int32_t symbol, uint32_t begin) { // after 
   return -1;
 }
 
+static void no_other_place(zmi_parser *p, uint32_t begin, uint32_t end, const char *name, uint32_t size) {
+  const int shown = (int)ZMI_MIN(size, 40u);
+  zmi_parse_fail(p, begin, end, "'%.*s' alone is its element at this place, and other places cannot be read: in tiles (zm_kernel) they can",
+                 shown, name);
+}
+
 static int32_t indexed(zmi_parser *p, int32_t symbol, uint32_t begin) { // after "["
   const zmi_symbol *s = &p->k->symbols[symbol];
   bool buffer = s->kind == ZMI_Y_INPUT && p->k->facts.form == ZMI_FORM_TILES;
   if (s->kind == ZMI_Y_OUTPUT) {
     zmi_parse_fail(p, begin, p->last_end, "results can only be written");
+  } else if (s->kind == ZMI_Y_INPUT && !buffer) {
+    no_other_place(p, begin, p->last_end, s->name, s->size);
   } else if (!buffer && s->kind != ZMI_Y_SHARED) {
     zmi_parse_fail(p, begin, p->last_end, "'%.*s' has no elements to choose from", (int)ZMI_MIN(s->size, 40u), s->name);
   }
@@ -427,6 +435,10 @@ static int32_t name_expression(zmi_parser *p) {
     return e >= 0 && zmi_expect(p, ")", "the value") ? cast(p, ZMI_N_CAST, type, e, name.begin) : -1;
   }
 #undef IS
+  if (symbol < 0 && zmi_token_is(p, "[") && p->infer) {
+    no_other_place(p, name.begin, p->token.end, text, size);
+    return -1;
+  }
   if (symbol < 0) return unknown(p, name);
   if (zmi_take(p, "[")) return indexed(p, symbol, name.begin);
   if (zmi_take(p, ".")) return member(p, symbol, name.begin);
@@ -471,7 +483,7 @@ static int32_t primary(zmi_parser *p) {
 
 static bool too_deep(zmi_parser *p) {
   if (p->depth < ZMI_TREE_DEPTH) return false;
-  zmi_parse_fail(p, p->token.begin, p->token.end, "nested deeper than %d", ZMI_TREE_DEPTH);
+  zmi_parse_fail(p, p->token.begin, p->token.end, ZMI_TOO_DEEP, ZMI_TREE_DEPTH);
   return true;
 }
 

@@ -10,6 +10,7 @@ enum {
   ZMI_SYMBOL_LIMIT = 4096,    // names
   ZMI_TREE_DEPTH = 200        // nodes inside each other: lowering walks down by recursion
 };
+#define ZMI_TOO_DEEP "expressions and statements are nested deeper than %d: give parts of it names with 'let'"
 
 typedef enum zmi_token_kind { ZMI_T_END, ZMI_T_NUMBER, ZMI_T_NAME, ZMI_T_SIGN } zmi_token_kind;
 

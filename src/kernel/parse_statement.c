@@ -101,8 +101,9 @@ static bool may_assign(zmi_parser *p, int32_t symbol, zmi_token name, bool reduc
     return !p->failed;
   }
   if (s->kind != ZMI_Y_OUTPUT || p->k->facts.form >= ZMI_FORM_TILES) {
-    zmi_parse_fail(p, name.begin, name.end, "'%.*s' is %s: it cannot be assigned", size, s->name,
-                   s->fixed ? "a loop's counter" : kinds[s->kind]);
+    zmi_parse_fail(p, name.begin, name.end, "'%.*s' is %s: it cannot be assigned%s", size, s->name,
+                   s->fixed ? "a loop's counter" : kinds[s->kind],
+                   s->kind == ZMI_Y_INPUT && p->k->facts.form < ZMI_FORM_TILES ? "; 'let' declares a name of your own" : "");
     return false;
   }
   int32_t where = reduces ? 0 : p->within;
@@ -559,7 +560,7 @@ static int32_t inner_statement(zmi_parser *p) {
 }
 
 int32_t zmi_parse_statement(zmi_parser *p) {
-  if (p->depth >= ZMI_TREE_DEPTH) zmi_parse_fail(p, p->token.begin, p->token.end, "nested deeper than %d", ZMI_TREE_DEPTH);
+  if (p->depth >= ZMI_TREE_DEPTH) zmi_parse_fail(p, p->token.begin, p->token.end, ZMI_TOO_DEEP, ZMI_TREE_DEPTH);
   if (p->failed) return -1;
   p->depth++;
   int32_t n = inner_statement(p);

@@ -268,6 +268,48 @@ static void refused(const void *result, const char *words_of_message) {
   zm_clear_error();
 }
 
+// AdamW with options that are zero, left out, or of no use, against the same steps in double.
+static void test_adamw_options(void **state) {
+  (void)state;
+  static const struct {
+    zm_adamw_options given;
+    double beta1, beta2, eps, decay;
+  } cases[] = {
+      {{0}, 0.9, 0.999, 1e-8, 0.01},
+      {{.beta1 = ZM_NONE}, 0, 0.999, 1e-8, 0.01},
+      {{.beta2 = ZM_NONE, .eps = 0.5}, 0.9, 0, 0.5, 0.01},
+      {{.eps = ZM_NONE, .weight_decay = 0.25}, 0.9, 0.999, 0, 0.25},
+      {{.beta1 = 0.5, .beta2 = 0.75, .weight_decay = ZM_NONE}, 0.5, 0.75, 1e-8, 0},
+      {{.weight_decay = 0.25, .no_decay = true}, 0.9, 0.999, 1e-8, 0},
+      {{ZM_NONE, ZM_NONE, ZM_NONE, ZM_NONE, false}, 0, 0, 0, 0},
+  };
+  const float p[] = {1, -2, 0.5f, 3}, g[] = {0.25f, -1, 2, -0.125f}, m[] = {0.5f, 0.25f, -1, 0}, v[] = {1, 0.5f, 2, 0.25f};
+  const float *const from[] = {p, g, m, v};
+  zm_scope *scope = zm_scope_open();
+  zm_array *in[4], *out[3], *lr = zm_full(0.125, ZM_F32, NULL, 0), *step = zm_full(2, ZM_F32, NULL, 0);
+  for (int i = 0; i < 4; i++) in[i] = zm_array_from_data(from[i], ZM_F32, (int64_t[]){4}, 1);
+  for (size_t c = 0; c < ZMI_COUNT(cases); c++) {
+    const double b1 = cases[c].beta1, b2 = cases[c].beta2;
+    if (zm_adamw_step(in[0], in[1], in[2], in[3], lr, step, &cases[c].given, &out[0], &out[1], &out[2]) != ZM_OK)
+      fail_msg("%zu: %s", c, zm_last_error());
+    for (int i = 0; i < 4; i++) {
+      const double a = b1 * m[i] + (1 - b1) * g[i], b = b2 * v[i] + (1 - b2) * g[i] * g[i];
+      const double wanted[] = {p[i] - 0.125 * (a / (1 - b1 * b1) / (sqrt(b / (1 - b2 * b2)) + cases[c].eps) + cases[c].decay * p[i]), a, b};
+      for (int o = 0; o < 3; o++) {
+        const double found = ((const float *)zm_array_data(out[o]))[i];
+        if (fabs(found - wanted[o]) > 2e-6 * (1 + fabs(wanted[o])))
+          fail_msg("%zu: result %d of %d is %.9g, not %.9g", c, o, i, found, wanted[o]);
+      }
+    }
+  }
+  static const zm_adamw_options useless[] = {{.beta1 = 1}, {.beta2 = -0.5}, {.eps = -1e-8}, {.weight_decay = NAN}, {.eps = INFINITY}};
+  for (size_t i = 0; i < ZMI_COUNT(useless); i++) {
+    assert_int_equal(zm_adamw_step(in[0], in[1], in[2], in[3], lr, step, &useless[i], &out[0], &out[1], &out[2]), ZM_ERROR_ARGUMENT);
+    assert_non_null(strstr(zm_last_error(), "expected 0 for the usual value, ZM_NONE, or a positive number"));
+  }
+  zm_scope_close(scope);
+}
+
 static void test_errors(void **state) {
   (void)state;
   zm_scope *scope = zm_scope_open();
@@ -300,7 +342,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_attention),   cmocka_unit_test(test_quant),        cmocka_unit_test(test_image),
       cmocka_unit_test(test_moe),         cmocka_unit_test(test_samples),      cmocka_unit_test(test_sources),
       cmocka_unit_test(test_swiglu_bits), cmocka_unit_test(test_combine_bits), cmocka_unit_test(test_dispatch_and_back),
-      cmocka_unit_test(test_decode_bits), cmocka_unit_test(test_errors),
+      cmocka_unit_test(test_decode_bits), cmocka_unit_test(test_errors),       cmocka_unit_test(test_adamw_options),
   };
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, open_files, close_files);

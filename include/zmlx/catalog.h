@@ -179,10 +179,13 @@ ZM_API zm_array *zm_fused_scatter_add(zm_array *indices, zm_array *updates, cons
 ZM_API zm_array *zm_cumsum_lastdim(zm_array *x);
 ZM_API zm_array *zm_cumsum_grad(zm_array *g);
 
-// ---- optimizers. Zero in the options stands for the usual value: 0.9, 0.999, 1e-8, 0.01 ----
+// ---- optimizers ----
+// A field that is left 0 stands for the usual value (0.9, 0.999, 1e-8, 0.01), ZM_NONE for 0 itself: {.beta1 = ZM_NONE} keeps no momentum.
+// Others are taken as they are: beta1 and beta2 below 1.
+#define ZM_NONE (-1.0)
 typedef struct zm_adamw_options {
   double beta1, beta2, eps, weight_decay;
-  bool no_decay;
+  bool no_decay; // as weight_decay = ZM_NONE
 } zm_adamw_options;
 // lr and step (1, 2, ...): one number each, float.
 ZM_API zm_status zm_adamw_step(zm_array *p, zm_array *g, zm_array *m, zm_array *v, zm_array *lr, zm_array *step,

@@ -1,6 +1,8 @@
 // One step of AdamW.
 #include "catalog/catalog.h"
 
+#include <float.h>
+
 // One number for all elements.
 static zmi_definition adamw_rest_def = {.name = "adamw_rest",
                                         .form = ZMI_FORM_ELEMENTS,
@@ -23,13 +25,33 @@ static zmi_definition adamw_def = {.name = "adamw_step",
                                              "m_new = a;\n"
                                              "v_new = b;"};
 
+// 0 is what was not said, ZM_NONE is 0. False where the number is of no use.
+static bool option(double given, double usual, double below, double *value) {
+  *value = given == 0 ? usual : given == ZM_NONE ? 0 : given;
+  return *value >= 0 && *value < below;
+}
+
+static zm_status read_options(const zm_adamw_options *options, double params[4]) {
+  const zm_adamw_options o = options ? *options : (zm_adamw_options){0};
+  const struct {
+    const char *name;
+    double given, usual, below;
+  } rows[] = {{"beta1", o.beta1, 0.9, 1},
+              {"beta2", o.beta2, 0.999, 1},
+              {"eps", o.eps, 1e-8, DBL_MAX},
+              {"weight_decay", o.no_decay ? ZM_NONE : o.weight_decay, 0.01, DBL_MAX}};
+  for (size_t i = 0; i < ZMI_COUNT(rows); i++) {
+    if (option(rows[i].given, rows[i].usual, rows[i].below, &params[i])) continue;
+    return zmi_fail(ZM_ERROR_ARGUMENT, "adamw_step: %s is %g: expected 0 for the usual value, ZM_NONE, or a positive number%s",
+                    rows[i].name, rows[i].given, rows[i].below == 1 ? " below 1" : "");
+  }
+  return ZM_OK;
+}
+
 zm_status zm_adamw_step(zm_array *p, zm_array *g, zm_array *m, zm_array *v, zm_array *lr, zm_array *step, const zm_adamw_options *options,
                         zm_array **p_new, zm_array **m_new, zm_array **v_new) {
-  zm_adamw_options o = options ? *options : (zm_adamw_options){0};
-  double params[] = {o.beta1 != 0 ? o.beta1 : 0.9, o.beta2 != 0 ? o.beta2 : 0.999, o.eps != 0 ? o.eps : 1e-8,
-                     o.no_decay            ? 0
-                     : o.weight_decay != 0 ? o.weight_decay
-                                           : 0.01};
+  double params[4];
+  if (read_options(options, params) != ZM_OK) return zm_last_status();
   zm_array *in[7] = {p, g, m, v, lr, step}, *out[3];
   static const char *const names[] = {"p", "g", "m", "v", "lr", "step"};
   for (int i = 0; i < 6; i++) {
@@ -50,7 +72,9 @@ zm_status zm_adamw_step(zm_array *p, zm_array *g, zm_array *m, zm_array *v, zm_a
 
 static zm_status adamw_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
   (void)nin;
-  zm_adamw_options o = {.beta1 = params[2], .beta2 = params[3], .eps = params[4], .weight_decay = params[5], .no_decay = params[5] == 0};
+#define EXACT(v) ((v) == 0 ? ZM_NONE : (v))
+  zm_adamw_options o = {.beta1 = EXACT(params[2]), .beta2 = EXACT(params[3]), .eps = EXACT(params[4]), .weight_decay = EXACT(params[5])};
+#undef EXACT
   return zm_adamw_step(in[0], in[1], in[2], in[3], zmi_cat_scalar(params[0]), zmi_cat_scalar(params[1]), &o, &out[0], &out[1], &out[2]);
 }
 

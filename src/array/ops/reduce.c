@@ -8,7 +8,8 @@
 
 #include <string.h>
 
-enum { WIDTH = 64, LANES = 16 };
+// Wide blocks read memory in long runs; they are narrower where there would be too few of them for the workers.
+enum { WIDTH = 256, NARROW = 64, ENOUGH = 8, LANES = 16, AHEAD = 8 /* rows asked for before they are read */ };
 
 typedef struct reduce_attrs {
   int64_t axis, keepdims;
@@ -43,13 +44,25 @@ static const void *row_of(const block *b, int64_t k) {
   return b->src + (size_t)(k * b->inner) * zm_dtype_size(b->dtype);
 }
 
+// n floats from position k of a row, or the block's floats at k: where they are, or in `buffer`.
+static const float *floats_at(const block *b, int64_t k, int64_t n, float *buffer) {
+  const void *from = row_of(b, k);
+  if (b->inner != 1 && k + AHEAD < b->k) {
+    const char *soon = row_of(b, k + AHEAD);
+    for (size_t at = 0; at < (size_t)n * zm_dtype_size(b->dtype); at += 64) __builtin_prefetch(soon + at);
+  }
+  if (b->dtype == ZM_F32) return from;
+  b->kernels->load(from, b->dtype, n, buffer);
+  return buffer;
+}
+
 // ---- floats: sums ----
 
 static void sum_of_row(const block *b, float *sum) {
-  float lane[LANES] = {0}, part[ZMI_CHUNK];
+  float lane[LANES] = {0}, buffer[ZMI_CHUNK];
   for (int64_t at = 0; at < b->k; at += ZMI_CHUNK) {
     int64_t n = ZMI_MIN(b->k - at, ZMI_CHUNK), i = 0;
-    b->kernels->load(row_of(b, at), b->dtype, n, part);
+    const float *part = floats_at(b, at, n, buffer);
     for (; i + LANES <= n; i += LANES) {
       for (int l = 0; l < LANES; l++) lane[l] += part[i + l];
     }
@@ -62,10 +75,11 @@ static void sum_of_row(const block *b, float *sum) {
 }
 
 static void sum_of_columns(const block *b, float *sum) {
-  float lane[LANES][WIDTH] = {{0}}, part[WIDTH];
+  _Alignas(64) float lane[LANES][WIDTH], buffer[WIDTH];
+  for (int l = 0; l < LANES; l++) memset(lane[l], 0, (size_t)b->width * sizeof(float));
   for (int64_t k = 0; k < b->k; k++) {
-    float *to = lane[k % LANES];
-    b->kernels->load(row_of(b, k), b->dtype, b->width, part);
+    float *restrict to = lane[k % LANES];
+    const float *restrict part = floats_at(b, k, b->width, buffer);
     for (int64_t j = 0; j < b->width; j++) to[j] += part[j];
   }
   for (int h = LANES / 2; h > 0; h /= 2) {
@@ -96,40 +110,90 @@ static void float_mean(const block *b) {
   b->kernels->store(sum, b->width, b->dst, b->to);
 }
 
-// ---- floats: winners ----
+// ---- floats: winners. In lanes or columns side by side, without branches, for vector compilers ----
 
-static inline bool beats(float v, float best, bool least) {
-  return (least ? v < best : v > best) || (v != v && best == best);
-}
-
-// K values next to each other (step 1, one result) or one value for each of `width` results.
-static void compete(const block *b, bool least, float *best, int64_t *index) {
-  float part[ZMI_CHUNK];
-  int64_t step = b->inner == 1 ? ZMI_CHUNK : 1;
-  for (int64_t at = 0; at < b->k; at += step) {
-    int64_t n = b->inner == 1 ? ZMI_MIN(b->k - at, step) : b->width;
-    b->kernels->load(row_of(b, at), b->dtype, n, part);
-    if (at == 0) {
-      for (int64_t j = 0; j < b->width; j++) best[j] = part[j], index[j] = 0;
-    }
-    for (int64_t i = 0; i < n; i++) {
-      int64_t j = b->inner == 1 ? 0 : i;
-      if (beats(part[i], best[j], least)) best[j] = part[i], index[j] = at + i - j;
-    }
+// The larger (or smaller) of each place of n values and what was there; nan: whether there was a NaN.
+#define EXTREME(name, sign)                                                                                                                \
+  static void name(const float *restrict x, int64_t n, float *restrict best, int32_t *restrict nan) {                                      \
+    for (int64_t j = 0; j < n; j++) {                                                                                                      \
+      best[j] = x[j] sign best[j] ? x[j] : best[j];                                                                                        \
+      nan[j] |= x[j] != x[j];                                                                                                              \
+    }                                                                                                                                      \
   }
+EXTREME(larger, >)
+EXTREME(smaller, <)
+
+static void extremes(const block *b, bool least, float *best, int32_t *nan) {
+  float buffer[ZMI_CHUNK];
+  void (*const step)(const float *, int64_t, float *, int32_t *) = least ? smaller : larger;
+  if (b->inner != 1) {
+    memcpy(best, floats_at(b, 0, b->width, buffer), (size_t)b->width * sizeof *best);
+    memset(nan, 0, (size_t)b->width * sizeof *nan);
+    for (int64_t k = 0; k < b->k; k++) step(floats_at(b, k, b->width, buffer), b->width, best, nan);
+    return;
+  }
+  for (int l = 0; l < NARROW; l++) best[l] = *floats_at(b, 0, 1, buffer), nan[l] = 0;
+  for (int64_t at = 0; at < b->k; at += ZMI_CHUNK) {
+    const int64_t n = ZMI_MIN(b->k - at, ZMI_CHUNK);
+    const float *x = floats_at(b, at, n, buffer);
+    for (int64_t i = 0; i < n; i += NARROW) step(x + i, ZMI_MIN(NARROW, n - i), best, nan);
+  }
+  for (int l = 1; l < NARROW; l++) step(best + l, 1, best, nan), nan[0] |= nan[l];
 }
 
 static void float_winner(const block *b, bool least) {
   static const union {
     uint32_t u;
     float f;
-  } nan = {.u = 0x7fc00000u};
+  } one_nan = {.u = 0x7fc00000u};
   float best[WIDTH];
-  int64_t index[WIDTH];
-  compete(b, least, best, index);
+  int32_t nan[WIDTH];
+  extremes(b, least, best, nan);
   // One NaN and one zero, whichever there were.
-  for (int64_t j = 0; j < b->width; j++) best[j] = best[j] == best[j] ? best[j] + 0.0f : nan.f;
+  for (int64_t j = 0; j < b->width; j++) best[j] = nan[j] ? one_nan.f : best[j] + 0.0f;
   b->kernels->store(best, b->width, b->dst, b->to);
+}
+
+// Places of the largest so far: the first of equals, a NaN beats everything.
+static inline __attribute__((always_inline)) void compete(const float *restrict x, int64_t n, uint32_t k, float *restrict best,
+                                                          uint32_t *restrict place) {
+  for (int64_t j = 0; j < n; j++) {
+    const int wins = (x[j] > best[j]) | ((x[j] != x[j]) & (best[j] == best[j]));
+    best[j] = wins ? x[j] : best[j];
+    place[j] = wins ? k : place[j];
+  }
+}
+
+static void places_of_columns(const block *b, uint32_t *place) {
+  float best[WIDTH], buffer[WIDTH];
+  memcpy(best, floats_at(b, 0, b->width, buffer), (size_t)b->width * sizeof *best);
+  memset(place, 0, (size_t)b->width * sizeof *place);
+  for (int64_t k = 1; k < b->k; k++) compete(floats_at(b, k, b->width, buffer), b->width, (uint32_t)k, best, place);
+}
+
+// Lane l sees places l, l + LANES, ...; `place` counts turns until the end.
+static uint32_t place_in_row(const block *b) {
+  float best[LANES], buffer[ZMI_CHUNK];
+  uint32_t turn[LANES] = {0};
+  const int lanes = (int)ZMI_MIN(b->k, LANES);
+  for (int64_t at = 0; at < b->k; at += ZMI_CHUNK) {
+    const int64_t n = ZMI_MIN(b->k - at, ZMI_CHUNK);
+    const float *x = floats_at(b, at, n, buffer);
+    if (at == 0) memcpy(best, x, (size_t)lanes * sizeof *best);
+    for (int64_t i = 0; i + LANES <= n; i += LANES) compete(x + i, LANES, (uint32_t)((at + i) / LANES), best, turn);
+    if (n % LANES) compete(x + n / LANES * LANES, n % LANES, (uint32_t)((at + n) / LANES), best, turn);
+  }
+  uint64_t found = (uint64_t)turn[0] * LANES;
+  float most = best[0];
+  for (int l = 1; l < lanes; l++) {
+    const uint64_t place = (uint64_t)turn[l] * LANES + (uint64_t)l;
+    const bool more = best[l] > most || (best[l] != best[l] && most == most);
+    const bool equal = best[l] == most || (best[l] != best[l] && most != most);
+    if (!more && !(equal && place < found)) continue;
+    found = place;
+    most = best[l];
+  }
+  return (uint32_t)found;
 }
 
 static void float_max(const block *b) {
@@ -140,16 +204,13 @@ static void float_min(const block *b) {
   float_winner(b, true);
 }
 
-static void store_indices(const block *b, const int64_t *index) {
-  uint32_t *dst = (uint32_t *)(void *)b->dst;
-  for (int64_t j = 0; j < b->width; j++) dst[j] = (uint32_t)index[j];
-}
-
 static void float_argmax(const block *b) {
-  float best[WIDTH];
-  int64_t index[WIDTH];
-  compete(b, false, best, index);
-  store_indices(b, index);
+  uint32_t place[WIDTH];
+  if (b->inner == 1)
+    place[0] = place_in_row(b);
+  else
+    places_of_columns(b, place);
+  memcpy(b->dst, place, (size_t)b->width * sizeof *place);
 }
 
 // ---- integers and bool ----
@@ -218,6 +279,11 @@ static void integer_min(const block *b) {
   integer_winner(b, true);
 }
 
+static void store_indices(const block *b, const int64_t *index) {
+  uint32_t *dst = (uint32_t *)(void *)b->dst;
+  for (int64_t j = 0; j < b->width; j++) dst[j] = (uint32_t)index[j];
+}
+
 static void integer_argmax(const block *b) {
   int64_t index[WIDTH];
   integers[b->dtype].winners(b, false, index);
@@ -231,9 +297,15 @@ static int64_t tile_rows(const layout *l) {
   return l->k >= ZMI_TILE ? 1 : ZMI_TILE / ZMI_MAX(l->k, 1);
 }
 
+static int64_t width_of(const layout *l) {
+  int64_t width = WIDTH;
+  while (width > NARROW && l->outer * zmi_tiles_of(l->inner, width) < ENOUGH) width /= 2;
+  return width;
+}
+
 static int64_t tiles(const zmi_call *c) {
   layout l = layout_of(c);
-  return l.inner == 1 ? zmi_tiles_of(l.outer, tile_rows(&l)) : l.outer * zmi_tiles_of(l.inner, WIDTH);
+  return l.inner == 1 ? zmi_tiles_of(l.outer, tile_rows(&l)) : l.outer * zmi_tiles_of(l.inner, width_of(&l));
 }
 
 typedef void (*block_fn)(const block *b);
@@ -252,10 +324,10 @@ static void run(const zmi_call *c, block_fn floats, block_fn ints, int64_t begin
     }
     return;
   }
-  int64_t blocks = zmi_tiles_of(l.inner, WIDTH);
+  int64_t width = width_of(&l), blocks = zmi_tiles_of(l.inner, width);
   for (int64_t tile = begin; tile < end; tile++) {
-    int64_t o = tile / blocks, col = tile % blocks * WIDTH;
-    b.width = ZMI_MIN(l.inner - col, WIDTH);
+    int64_t o = tile / blocks, col = tile % blocks * width;
+    b.width = ZMI_MIN(l.inner - col, width);
     b.src = (const char *)c->src[0] + (size_t)(o * l.k * l.inner + col) * size;
     b.dst = (char *)c->dst[0] + (size_t)(o * l.inner + col) * to_size;
     fn(&b);

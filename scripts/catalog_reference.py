@@ -656,6 +656,34 @@ def ttt_linear_decode(xq, xk, xv, lr, token, last, W, b, WG, bG, lw, lb):
     return out, W, b, WG, bG
 
 
+def ttt_linear(x, proj, W0, b0, lw, lb, lr_bias, token_bias, pw, pb, out, *rest):
+    """rest: the state, if any, then heads, base_lr and position. One token after another."""
+    *state, heads, base, position = rest
+    heads, m, position = int(heads), token_bias.size, int(position) if state else 0
+    a, n, d = x.shape
+    f = d // heads
+    rows = x @ proj.T
+
+    def split(first):
+        return rows[..., first:first + d].reshape(a, n, heads, f).transpose(0, 2, 1, 3).reshape(a * heads, n, f)
+
+    q, k, v = split(0), split(d), split(2 * d)
+    lr = (base / f * sigmoid(rows[..., 3 * d:] + lr_bias)).transpose(0, 2, 1).reshape(a * heads, n)
+    if state:
+        W, b, WG, bG = (s.reshape((a * heads,) + s.shape[2:]) for s in state)
+    else:
+        W, b = np.tile(W0, (a, 1, 1)), np.tile(b0, (a, 1))
+        WG, bG = W * 0, b * 0
+    y = np.zeros_like(q)
+    for t in range(n):
+        at = (position + t) % m
+        token = max(0, 1 / (at + 1) + token_bias[at])
+        y[:, t], W, b, WG, bG = ttt_linear_decode(q[:, t], k[:, t], v[:, t], lr[:, t], token, [at == m - 1], W, b, WG, bG,
+                                                  np.tile(lw, (a, 1)), np.tile(lb, (a, 1)))
+    y = ln(y.reshape(a, heads, n, f).transpose(0, 2, 1, 3).reshape(a, n, d), 1e-5) * pw + pb
+    return (y @ out.T,) + tuple(s.reshape((a, heads) + s.shape[1:]) for s in (W, b, WG, bG))
+
+
 # ---- mixture of experts ----
 
 

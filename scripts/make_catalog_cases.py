@@ -464,6 +464,13 @@ def moe_cases():
          [-1, 1]])], [4, 32])
 
 
+def layer(a, n, h, f, m):
+    """Operands of ttt_linear: h heads of f, small batches of m tokens."""
+    d = h * f
+    return [F(a, n, d, d=64), F(3 * d + h, d, d=128), F(h, f, f, d=64), F(h, f), F(h, f, m=32, add=33), F(h, f), F(h), F(m, d=256),
+            F(d), F(d), F(d, d, d=64)]
+
+
 def sequence_cases():
     sdpa = "scaled_dot_product_attention"
     case("attention", sdpa, [F(2, 4, 3, 5), F(2, 2, 4, 5), F(2, 2, 4, 2), F(4, 3, 4), F(4)], [0, 0], grad="11111")
@@ -474,6 +481,12 @@ def sequence_cases():
     case("attention", sdpa, [F(1, 2, 9, 8), F(1, 2, 9, 8), F(1, 2, 9, 8), I(9, t="bool"), F(2)], [0, 1])
     case("attention", sdpa, [F(1, 2, 0, 8), F(1, 2, 3, 8), F(1, 2, 3, 8)], [0, 1])
     case("attention", sdpa, [F(1, 8, 1, 64), F(1, 2, 300, 64), F(1, 2, 300, 64)], [0, 1])
+
+    case("image", "ttt_linear", layer(1, 5, 2, 3, 3), [2, 1, 0], grad="1" * 11)
+    state = [F(2, 1, 4, 4, d=64), F(2, 1, 4), F(2, 1, 4, 4, d=64), F(2, 1, 4)]
+    case("image", "ttt_linear", layer(2, 2, 1, 4, 4) + state, [1, 0.5, 7], grad="1" * 15)
+    case("image", "ttt_linear", layer(1, 0, 2, 4, 4), [2, 1, 0])
+    case("image", "ttt_linear", layer(2, 37, 4, 8, 16), [4, 1, 0])
 
 
 def main():

@@ -234,6 +234,21 @@ def ttt(xq, xk, xv, lr, token, last, W, b, WG, bG, lw, lb):
     return (out, W2, b2, WG * 0, bG * 0) if int(last[0]) > 0 else (out, W, b, WG, bG)
 
 
+def ttt_layer(x, proj, W, b, lw, lb, lr_bias, token_bias, pw, pb, out, heads, base_lr, position):
+    (a, n, d), h, m = x.shape, int(heads), token_bias.size
+    rows = x @ proj.T
+    q, k, v = (rows[..., i * d : i * d + d].reshape(a, n, h, -1).swapaxes(1, 2).reshape(a * h, n, -1) for i in range(3))
+    lr = (base_lr * h / d * mx.sigmoid(rows[..., 3 * d :] + lr_bias)).swapaxes(1, 2).reshape(a * h, n)
+    W, b, lw, lb = mx.tile(W, (a, 1, 1)), mx.tile(b, (a, 1)), mx.tile(lw, (a, 1)), mx.tile(lb, (a, 1))
+    state, y = [W, b, W * 0, b * 0], []
+    for t in range(n):
+        token = mx.maximum(1 / (t % m + 1) + token_bias[t % m], 0)
+        one, *state = ttt(q[:, t], k[:, t], v[:, t], lr[:, t], token, [t % m == m - 1], *state, lw, lb)
+        y.append(one)
+    y = mx.stack(y, 1).reshape(a, h, n, -1).swapaxes(1, 2).reshape(a, n, d)
+    return (mx.fast.layer_norm(y, pw, pb, 1e-5) @ out.T, *(s.reshape(a, h, *s.shape[1:]) for s in state))
+
+
 EPS = {"eps": 1}
 OWN = {
     "elu": lambda x, alpha: (mx.where(x > 0, x, alpha * (mx.exp(mx.minimum(x, 0)) - 1)),),
@@ -291,6 +306,7 @@ OWN = {
     "gather_qmm_swiglu": gathered,
     "fused_swiglu_gather_qmv": decoded,
     "ttt_linear_decode": ttt,
+    "ttt_linear": ttt_layer,
 }
 PARAMETERS = {"depth_gate_sigmoid": {"k_max": 1}}
 # Instead of MLX's fast functions, whose gradients are not differentiable there.
@@ -624,6 +640,8 @@ def main():
     attention_cases()
     quant_cases()
     other_cases()
+    case("ttt_linear", base.layer(2, 5, 2, 3, 3), [2, 1, 0], grad="1" * 11, types=["float32"])
+    case("ttt_linear", base.layer(2, 40, 4, 16, 16), [4, 1, 0], types=["float32"])
     text = "[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "\n]\n"
     (HERE.parent / "tests" / "data" / "catalog_mlx.json").write_text(text)
     print(f"{len(cases)} cases, {len(text) // 1024} KB")

@@ -101,6 +101,10 @@ static const struct {
      NULL},
     {"fused_swiglu_gather_qmv", "x [R, 32W], " MATRIX("E, ") MATRIX("E, ") "experts int32 < 4 [R, S] -> [R, S, N]", "4 32", "R", NULL},
     {"ttt_linear_decode", "xq " TTT "lw [B, F], lb [B, F] -> [B, F], [B, F, F], [B, F], [B, F, F], [B, F]", NULL, "B", NULL},
+    {"ttt_linear",
+     "x [A, N, 2F], proj [6F + 2, 2F], W1 [2, F, F], b1 [2, F], lw [2, F], lb [2, F], lr [2], tb [M], pw [2F], pb [2F], out [2F, 2F] -> "
+     "[A, N, 2F], float32 [A, 2, F, F], float32 [A, 2, F], float32 [A, 2, F, F], float32 [A, 2, F]",
+     "2 1 0", "A", NULL},
     {"dropout", NULL, NULL, "", "what is dropped depends on the place in the whole"},
     {"layer_norm_dropout", NULL, NULL, "", "what is dropped depends on the place in the whole"},
     {"rms_norm_dropout", NULL, NULL, "", "what is dropped depends on the place in the whole"},

@@ -280,6 +280,7 @@ static const struct {
     {"topk_gating_softmax", "E", 1, "k: expected 1 to the"},
     {"router_argpartition_logits_topk", "E", 1, "k: expected 1 to the"},
     {"glm_topk_gating", "E", 1, "k: expected 1 to the"},
+    {"ttt_linear", "M", 0, "token_bias: a small batch has one token"},
     {"deepseek_router_topk_sigmoid", "E", 0, "k: expected 1 to the"},
 };
 

@@ -19,7 +19,7 @@ extern "C" {
 ZM_API zm_array *zm_relu(zm_array *x);
 ZM_API zm_array *zm_relu2(zm_array *x); // max(x, 0)^2
 ZM_API zm_array *zm_gelu_tanh(zm_array *x);
-ZM_API zm_array *zm_mish(zm_array *x);     // x tanh(softplus(x))
+ZM_API zm_array *zm_mish(zm_array *x); // x tanh(softplus(x))
 ZM_API zm_array *zm_elu(zm_array *x, double alpha);
 // The gradient by x for a cotangent g.
 ZM_API zm_array *zm_exp_grad(zm_array *x, zm_array *g);
@@ -272,6 +272,24 @@ typedef struct zm_ttt {
 } zm_ttt;
 // Results: the answer [B, F], then the new W1, b1, W1_grad, b1_grad.
 ZM_API zm_status zm_ttt_linear_decode(const zm_ttt *t, zm_array *results[5]);
+// The whole layer over x [A, N, D], D = heads F: many tokens at once or one after another give the same up to rounding.
+typedef struct zm_ttt_layer {
+  int64_t heads;
+  zm_array *projection;              // [3 D + heads, D]: rows that make q, k, v and the learning rates
+  zm_array *W1, *b1;                 // [heads, F, F], [heads, F]: where learning starts
+  zm_array *ln_weight, *ln_bias;     // [heads, F]
+  zm_array *lr_bias;                 // [heads]
+  zm_array *token_bias;              // [M]: tokens of a small batch
+  zm_array *post_weight, *post_bias; // [D]
+  zm_array *output;                  // [D, D]
+  double base_lr, eps;               // 0: 1 and 1e-6
+} zm_ttt_layer;
+typedef struct zm_ttt_state { // float32: [A, heads, F, F], [A, heads, F], and their gradients so far
+  zm_array *W1, *b1, *W1_grad, *b1_grad;
+  int64_t position; // tokens before
+} zm_ttt_state;
+// before NULL: from the start; after may be NULL.
+ZM_API zm_status zm_ttt_linear(const zm_ttt_layer *layer, zm_array *x, const zm_ttt_state *before, zm_array **y, zm_ttt_state *after);
 
 #ifdef __cplusplus
 }

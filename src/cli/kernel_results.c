@@ -131,5 +131,6 @@ const cli_kernel_result cli_kernel_results[] = {
     {"glm_rmsnorm", {0xd38863d6e8bd44b0, 0x2a8ea6f0cb57280f, 0x42e66c3656264238}},
     {"glm_topk_gating", {0x146222968e9269d7, 0x146222968e9269d7, 0x146222968e9269d7}},
     {"ttt_linear_decode", {0xf6ba919cafbbcfd5, 0x1045ff1ff805e380, 0x12866ac1f7e0381a}},
+    {"ttt_linear", {0xee2294d331457ace, 0x4d219a3f7f5f6761, 0x3c72a679d91d5b6c}},
     {.name = NULL},
 };

@@ -235,6 +235,7 @@ void zmi_program_end(zmi_program *p);                  // gives back the arena a
 // zm_op_source(), `full` or without the functions that the source calls.
 struct zm_op;
 char *zmi_op_source(const struct zm_op *op, const zm_dtype *dtypes, int nin, const char *target, bool full);
+struct zmi_code *zmi_op_code(const struct zm_op *op, const zm_dtype *dtypes); // of as many operands as the op has; zmi_code_free() it
 
 // ---- the default device (eval.c): made at its first use, kept until the process ends ----
 zm_status zmi_device(zmi_pool **pool, const zmi_kernels **kernels);

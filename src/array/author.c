@@ -495,6 +495,12 @@ size_t zm_kernel_list(zm_kernel_facts *facts, size_t room) {
 
 // ---- sources ----
 
+zmi_code *zmi_op_code(const zm_op *op, const zm_dtype *dtypes) {
+  zm_dtype result[ZMI_KERNEL_OUT];
+  memcpy(result, op->result, sizeof result);
+  return zmi_kernel_code(op->kernel, dtypes, result);
+}
+
 char *zmi_op_source(const zm_op *op, const zm_dtype *dtypes, int nin, const char *target, bool full) {
   if (!op || !dtypes || !target || nin != facts_of(op)->nin) {
     zmi_fail(ZM_ERROR_ARGUMENT, "zm_op_source: an op, a dtype for each of its operands and a target must be given");
@@ -512,9 +518,7 @@ char *zmi_op_source(const zm_op *op, const zm_dtype *dtypes, int nin, const char
     if (!raw) zmi_fail(ZM_ERROR_ARGUMENT, "%s: has no source for %s", facts_of(op)->name, target);
     return raw ? zmi_strdup(raw) : NULL;
   }
-  zm_dtype result[ZMI_KERNEL_OUT];
-  memcpy(result, op->result, sizeof result);
-  zmi_code *code = zmi_kernel_code(op->kernel, dtypes, result);
+  zmi_code *code = zmi_op_code(op, dtypes);
   if (!code) return NULL;
   zmi_text text = {0};
   zm_status status = ir ? zmi_code_print(code, &text) : zmi_emit(code, (zmi_target)which, !full, &text);

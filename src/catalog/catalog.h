@@ -63,6 +63,7 @@ zm_status zmi_entry_call(const zmi_entry *e, zm_array *const *in, int nin, const
 // The source of the definition, `dtype` for floats, for "c", "cuda", "metal" or "ir"; `full`: with the functions that it calls in front.
 // zm_free_text() it. NULL with a message.
 char *zmi_entry_source(const zmi_entry *e, zm_dtype dtype, const char *target, bool full);
+zmi_code *zmi_entry_code(const zmi_entry *e, zm_dtype dtype); // what the source is made from; zmi_code_free() it
 // Operands in the current scope as the row's sample says, floats of `dtype`, dims multiplied down to at most about `elements` an operand
 // (0: as they stand). Returns their number, -1 with a message.
 int zmi_entry_sample(const zmi_entry *e, zm_dtype dtype, int64_t elements, zm_array **in);

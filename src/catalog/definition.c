@@ -79,16 +79,14 @@ static const struct {
     {"mask", ZM_BOOL}, {"there", ZM_BOOL}, {"last", ZM_BOOL}, {"start", ZM_U32}, {"seed", ZM_U32}, {"target", ZM_I32}, {"ignored", ZM_I32},
 };
 
-char *zmi_entry_source(const zmi_entry *e, zm_dtype dtype, const char *target, bool full) {
+// The op of the row's definition and the dtypes of its operands, `dtype` for floats; NULL with a message.
+static const zm_op *operands_of(const zmi_entry *e, zm_dtype dtype, zm_dtype dtypes[ZMI_CATALOG_IN], int *count) {
   const zmi_definition *d = e->definition;
-  zm_dtype dtypes[ZMI_CATALOG_IN];
+  int n = 0;
   if (!d) {
     zmi_fail(ZM_ERROR_UNSUPPORTED, "%s has no source to show: it is made of operations in C, and computes %s", e->name, e->formula);
     return NULL;
   }
-  const zm_op *op = zmi_definition_op(e->definition);
-  if (!op) return NULL;
-  int n = 0;
   const char *list[2] = {d->inputs, d->form == ZMI_FORM_ELEMENTS ? d->parameters : NULL};
   for (int l = 0; l < 2; l++) {
     for (const char *s = list[l]; s && *s && n < ZMI_CATALOG_IN;) {
@@ -102,5 +100,20 @@ char *zmi_entry_source(const zmi_entry *e, zm_dtype dtype, const char *target, b
       s += size + (s[size] == ' ');
     }
   }
-  return zmi_op_source(op, dtypes, n, target, full);
+  *count = n;
+  return zmi_definition_op(e->definition);
+}
+
+char *zmi_entry_source(const zmi_entry *e, zm_dtype dtype, const char *target, bool full) {
+  zm_dtype dtypes[ZMI_CATALOG_IN];
+  int n = 0;
+  const zm_op *op = operands_of(e, dtype, dtypes, &n);
+  return op ? zmi_op_source(op, dtypes, n, target, full) : NULL;
+}
+
+zmi_code *zmi_entry_code(const zmi_entry *e, zm_dtype dtype) {
+  zm_dtype dtypes[ZMI_CATALOG_IN];
+  int n = 0;
+  const zm_op *op = operands_of(e, dtype, dtypes, &n);
+  return op ? zmi_op_code(op, dtypes) : NULL;
 }

@@ -704,6 +704,8 @@ static void tiles(zmi_emit_state *e) {
   zmi_emit_top(e, "const zk_int n = (zk_int)threads;");
   zmi_emit_top(e, "for (zk_long g = first; g < last; g++) {");
   e->depth++;
+  for (int i = 0; i < count; i++)
+    if (c->insts[i].op == ZMI_K_SHARED) zmi_emit_top(e, "for (zk_long k = 0; k < %d; k++) s%d[k] = 0;", c->insts[i].extra, i);
   e->in_lanes = true;
   walk(e, 0, count);
   flush(e);

@@ -453,6 +453,18 @@ static void declare_shared(zmi_emit_state *e) {
   }
 }
 
+// Memory of the threadgroup starts from zeros.
+static void clear_shared(zmi_emit_state *e) {
+  const zmi_code *c = e->code;
+  bool any = false;
+  for (int i = 0; i < (int)c->count; i++) {
+    if (at(e, i)->op != ZMI_K_SHARED) continue;
+    zmi_emit_top(e, "for (zk_int k = t; k < %d; k += n) s%d[k] = 0;", at(e, i)->extra, i);
+    any = true;
+  }
+  if (any) barrier(e);
+}
+
 static void open_kernel(zmi_emit_state *e, const char *name) {
   const zmi_code *c = e->code;
   const struct gpu_row *row = &gpu_rows[e->target];
@@ -471,6 +483,7 @@ static void open_kernel(zmi_emit_state *e, const char *name) {
   zmi_text_add(e->out, "  %s", row->ids);
   e->depth = 1;
   declare_shared(e);
+  clear_shared(e);
 }
 
 static void walk(zmi_emit_state *e) {

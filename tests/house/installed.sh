@@ -29,6 +29,13 @@ expect_found "it writes a story" "$(sed -n 1p "$root/log" | grep -E '([[:alpha:]
 expect_found "it says how fast" "$(grep -E '^\[[0-9]+ tokens, [0-9]+ a second\]' "$root/log")"
 first=$(sed '$d' "$root/log")
 
+for name in activation norm quantized train patch; do
+  # shellcheck disable=SC2046 # lists of words
+  step "examples/$name builds as the tutorial says" \
+    "$compiler" -std=c17 "examples/$name/$name.c" $(pkg-config --cflags --libs zmlx) -lm -o "$root/$name"
+done
+step "and examples/activation runs" "$root/activation"
+
 # shellcheck disable=SC2046 # lists of words
 step "the example builds against the static library" \
   "$compiler" -std=c17 $(pkg-config --cflags zmlx) -o "$root/embed/static" "$root/embed/embed.c" "$library/libzmlx.a" \

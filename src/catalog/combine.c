@@ -12,6 +12,8 @@ typedef struct combine_attrs {
   int64_t kind; // zm_combine
 } combine_attrs;
 
+enum { PIECE = 2048 }; // elements of one tile: long runs of memory
+
 static const zmi_field fields[] = {{"kind", ZMI_FIELD_WORD, offsetof(combine_attrs, kind), kinds}, {0}};
 
 enum { Y, WEIGHTS };
@@ -39,20 +41,33 @@ static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout
 }
 
 static int64_t pieces(const zmi_call *c) {
-  return (c->in[Y]->type.shape[2] + ZMI_COMBINE - 1) / ZMI_COMBINE;
+  return (c->in[Y]->type.shape[2] + PIECE - 1) / PIECE;
 }
 
 static int64_t tiles(const zmi_call *c) {
   return c->in[Y]->type.shape[0] * pieces(c);
 }
 
+// sum += value w, the product and the sum rounded each (this file is compiled without contraction).
+static void add_product(float *restrict sum, const float *restrict value, float w, int64_t n) {
+  for (int64_t i = 0; i < n; i++) sum[i] += value[i] * w;
+}
+
+static void add_rounded(const zmi_kernels *kn, float *restrict sum, float *restrict value, float w, int64_t n, zm_dtype dtype) {
+  for (int64_t i = 0; i < n; i++) value[i] *= w;
+  kn->round(value, n, dtype);
+  for (int64_t i = 0; i < n; i++) sum[i] += value[i];
+  kn->round(sum, n, dtype);
+}
+
 static void piece(const zmi_call *c, int64_t kind, int64_t row, int64_t first, int64_t n) {
-  _Alignas(64) float sum[ZMI_COMBINE], value[ZMI_COMBINE];
+  _Alignas(64) float sum[PIECE], value[PIECE];
   const zmi_kernels *kn = c->kernels;
   const zmi_type *t = &c->in[Y]->type;
   int64_t slots = t->shape[1], width = t->shape[2];
   zm_dtype wt = c->in[WEIGHTS]->type.dtype;
   void *dst = zmi_at(c->dst[0], c->out[0]->type.dtype, row * width + first);
+  const bool exact = kind == ZM_COMBINE_EXACT && t->dtype != ZM_F32; // float32 is rounded as it is computed
   memset(sum, 0, (size_t)n * sizeof *sum);
   for (int64_t s = 0; s < slots; s++) {
     float w;
@@ -62,11 +77,11 @@ static void piece(const zmi_call *c, int64_t kind, int64_t row, int64_t first, i
       kn->axpy(w, y, t->dtype, n, sum);
       continue;
     }
-    kn->load(y, t->dtype, n, value);
-    for (int64_t i = 0; i < n; i++) value[i] *= w;
-    if (kind == ZM_COMBINE_EXACT) kn->round(value, n, t->dtype);
-    for (int64_t i = 0; i < n; i++) sum[i] += value[i];
-    if (kind == ZM_COMBINE_EXACT) kn->round(sum, n, t->dtype);
+    if (t->dtype != ZM_F32) kn->load(y, t->dtype, n, value);
+    if (exact)
+      add_rounded(kn, sum, value, w, n, t->dtype);
+    else
+      add_product(sum, t->dtype == ZM_F32 ? (const float *)y : value, w, n);
   }
   kn->store(sum, n, dst, c->out[0]->type.dtype);
 }
@@ -74,8 +89,8 @@ static void piece(const zmi_call *c, int64_t kind, int64_t row, int64_t first, i
 static void run(const zmi_call *c, int64_t begin, int64_t end) {
   int64_t count = pieces(c), width = c->in[Y]->type.shape[2];
   for (int64_t t = begin; t < end; t++) {
-    int64_t first = t % count * ZMI_COMBINE;
-    piece(c, ((const combine_attrs *)c->attrs)->kind, t / count, first, ZMI_MIN(width - first, ZMI_COMBINE));
+    int64_t first = t % count * PIECE;
+    piece(c, ((const combine_attrs *)c->attrs)->kind, t / count, first, ZMI_MIN(width - first, PIECE));
   }
 }
 

@@ -17,6 +17,21 @@ TO_FLOAT(dequantize_affine_packed_gelu, "q s b", 1, "y = gelu_tanh(fma(float(q),
 TO_FLOAT(dequantize_affine_packed_hi2, "q s b", 1, "y = fma(float(int(q) & 12), s, b);")
 TO_FLOAT(dequantize_affine_packed_lo2_delta, "q s", 1, "y = float(int(q) & 3) * s;")
 TO_FLOAT(dequantize_table, "v scale", 0, "y = v * scale;")
+// The same of rows that have a scale each.
+static zmi_definition scaled_rows_def = {.name = "scaled_rows",
+                                         .form = ZMI_FORM_ROWS,
+                                         .inputs = "q scale",
+                                         .outputs = "y",
+                                         .source = "elements { y = float(q) * scale; }",
+                                         .result = {ZM_F32},
+                                         .codes = 1};
+static zmi_definition scaled_gates_def = {.name = "scaled_gates",
+                                          .form = ZMI_FORM_ROWS,
+                                          .inputs = "a s b t",
+                                          .outputs = "y",
+                                          .source = "elements { y = silu(float(a) * s) * (float(b) * t); }",
+                                          .result = {ZM_F32},
+                                          .codes = 5};
 TO_FLOAT(fused_swiglu_quant, "a s b t", 5, "y = silu(float(a) * s) * (float(b) * t);")
 
 static bool one_number(const char *name, zm_array **scale) {
@@ -86,7 +101,7 @@ zm_array *zm_dequantize_blockwise(zm_array *x, zm_array *scales, int64_t block_s
   if (!s) return NULL;
   if (bits == 8 && n % block_size == 0) { // scales need not be written out
     zm_array *in[] = {zmi_cat_reshape(x, 2, n / block_size, block_size), zm_expand_dims(scales, -1)};
-    return zmi_cat_like(zmi_definition_apply1(&dequantize_int8_def, in, 2, NULL, 0), x, 0, 0);
+    return zmi_cat_like(zmi_definition_apply1(&scaled_rows_def, in, 2, NULL, 0), x, 0, 0);
   }
   if (bits == 8) return zmi_definition_apply1(&dequantize_int8_def, (zm_array *[]){x, zmi_cat_like(s, x, 0, 0)}, 2, NULL, 0);
   static const float value[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -109,7 +124,7 @@ zm_array *zm_fused_swiglu_quant(zm_array *x1, zm_array *scales1, zm_array *x2, z
     const int64_t blocks = n / block_size;
     zm_array *in[] = {zmi_cat_reshape(x1, 2, blocks, block_size), zm_expand_dims(scales1, -1), zmi_cat_reshape(x2, 2, blocks, block_size),
                       zm_expand_dims(scales2, -1)};
-    return zmi_cat_like(zmi_definition_apply1(&fused_swiglu_quant_def, in, 4, NULL, 0), x1, 0, 0);
+    return zmi_cat_like(zmi_definition_apply1(&scaled_gates_def, in, 4, NULL, 0), x1, 0, 0);
   }
   zm_array *in[] = {x1, zmi_cat_like(s, x1, 0, 0), zmi_cat_like(x2, x1, 0, 0), zmi_cat_like(t, x1, 0, 0)};
   return zmi_definition_apply1(&fused_swiglu_quant_def, in, 4, NULL, 0);

@@ -90,6 +90,38 @@ typedef void (*pack_fn)(const uint8_t *source, int64_t units, uint32_t *lane);
 static const pack_fn pack_codes[9] = {WIDTHS(X)};
 #undef X
 
+// ---- whole blocks of 4 and 8 bits: a word of all lanes at a time, in loops for vector compilers ----
+
+// Eight codes of 4 bits in their order to the order of a packed word: byte j holds code j and, above it, code j + 4.
+static inline uint32_t turn_nibbles(uint32_t x) {
+  const uint32_t even = x & 0x0f0f0f0fu, odd = x >> 4 & 0x0f0f0f0fu;
+  const uint32_t u = (even & 0xfu) | (even & 0xf00u) << 8 | (even >> 12 & 0xf0u) | (even >> 4 & 0xf00000u);
+  const uint32_t v = (odd & 0xfu) | (odd & 0xf00u) << 8 | (odd >> 12 & 0xf0u) | (odd >> 4 & 0xf00000u);
+  return u | v << 8;
+}
+
+static void pack_lanes(int64_t bits, const uint8_t *source, size_t row_bytes, int64_t words, uint32_t *out) {
+  for (int64_t w = 0; w < words; w++, out += ZMI_LANES) {
+    uint32_t x[ZMI_LANES];
+    for (int lane = 0; lane < ZMI_LANES; lane++) memcpy(&x[lane], source + (size_t)lane * row_bytes + 4 * w, 4);
+    if (bits == 4) {
+      for (int lane = 0; lane < ZMI_LANES; lane++) x[lane] = turn_nibbles(x[lane]);
+    }
+    memcpy(out, x, sizeof x);
+  }
+}
+
+// Scales or biases of one group; `at`: of lane 0, the next lane's is `step` further.
+static void pack_scales(const zmi_format *f, const void *from, zm_dtype stored, size_t at, size_t step, int64_t lanes, char *out) {
+  if (stored == ZM_F32 && f->dtype == ZM_F32) {
+    for (int64_t lane = 0; lane < lanes; lane++, at += step) memcpy(out + 4 * lane, (const char *)from + 4 * at, 4);
+  } else if (stored == ZM_BF16 && f->dtype == ZM_BF16) {
+    for (int64_t lane = 0; lane < lanes; lane++, at += step) memcpy(out + 2 * lane, (const char *)from + 2 * at, 2);
+  } else {
+    for (int64_t lane = 0; lane < lanes; lane++, at += step) put_element(out, (zm_dtype)f->dtype, (size_t)lane, element(from, stored, at));
+  }
+}
+
 // ---- blocks ----
 
 static void pack_affine(const zmi_format *f, const zmi_stored_matrix *m, void *block, int64_t first) {
@@ -99,18 +131,15 @@ static void pack_affine(const zmi_format *f, const zmi_stored_matrix *m, void *b
   if (rows < ZMI_LANES) memset(block, 0, zmi_packed_block_bytes(f, m->k));
   for (int64_t g = 0; g < groups; g++) {
     char *out = (char *)block + (size_t)g * (code_bytes + 2 * scale_bytes);
-    for (int64_t lane = 0; lane < rows; lane++) {
-      size_t row = (size_t)(first + lane), at = row * (size_t)groups + (size_t)g;
-      const uint8_t *source = (const uint8_t *)m->weight + row * row_bytes + (size_t)g * group_bytes;
+    const uint8_t *source = (const uint8_t *)m->weight + (size_t)first * row_bytes + (size_t)g * group_bytes;
+    const bool whole = rows == ZMI_LANES && (f->bits == 4 || f->bits == 8);
+    if (whole) pack_lanes(f->bits, source, row_bytes, f->group * f->bits / 32, (uint32_t *)(void *)out);
+    for (int64_t lane = 0; lane < rows && !whole; lane++, source += row_bytes) {
       pack_codes[f->bits](source, f->group / 32, (uint32_t *)(void *)out + lane);
-      if (m->stored == (zm_dtype)f->dtype && m->stored == ZM_BF16) {
-        memcpy(out + code_bytes + 2 * lane, (const char *)m->scales + 2 * at, 2);
-        memcpy(out + code_bytes + scale_bytes + 2 * lane, (const char *)m->biases + 2 * at, 2);
-      } else {
-        put_element(out + code_bytes, (zm_dtype)f->dtype, (size_t)lane, element(m->scales, m->stored, at));
-        put_element(out + code_bytes + scale_bytes, (zm_dtype)f->dtype, (size_t)lane, element(m->biases, m->stored, at));
-      }
     }
+    const size_t at = (size_t)first * (size_t)groups + (size_t)g;
+    pack_scales(f, m->scales, m->stored, at, (size_t)groups, rows, out + code_bytes);
+    pack_scales(f, m->biases, m->stored, at, (size_t)groups, rows, out + code_bytes + scale_bytes);
   }
 }
 

@@ -1,5 +1,6 @@
 // What has gone wrong in kernels of this kind before, each as one thing that must hold: against plain loops, on operands that show it.
-// (That tuning never gives another kernel's choice is in test_kernel_cache.)
+// (That tuning never gives another kernel's choice is in test_kernel_cache, that the pairs of rotated keys are not taken for each other in
+// test_kvtc.)
 #include "array/array.h"
 
 #include <math.h>
@@ -107,6 +108,35 @@ static void a_kernel_without_a_name_has_the_same_one_in_every_process(void) {
     assert_int_equal(pclose(f), 0);
     assert_string_equal(line[i], zm_op_name(op));
   }
+  zm_op_free(op);
+}
+
+// Tuning measures every way on the operands that it is given, more of them take longer, and no bit changes.
+static void tuning_is_no_empty_word(void) {
+  static const int64_t rows[] = {8, 4096};
+  double fastest[2];
+  zm_op *op = zm_map_reduce(&(zm_map_reduce_options){.pass1 = {.init = "0", .update = "acc + x * x"}, .write = "x / sqrt(s1)"});
+  if (!op) fail_msg("%s", zm_last_error());
+  for (int r = 0; r < 2; r++) {
+    zm_autotune_report report;
+    zm_array *x = noise(SHAPE(rows[r], 257)), *before = zm_op_apply1(op, x, NULL);
+    const float *kept = floats(before);
+    if (zm_autotune(op, &x, 1, NULL, 0, true, &report) != ZM_OK) {
+      print_message("# skipped: %s\n", zm_last_error());
+      zm_clear_error();
+      zm_op_free(op);
+      return;
+    }
+    assert_true(report.count > 1 && !report.remembered && !report.empty);
+    assert_in_range(report.chosen, 0, report.count - 1);
+    fastest[r] = HUGE_VAL;
+    for (int i = 0; i < report.count; i++) {
+      assert_true(report.candidates[i].seconds > 0);
+      fastest[r] = fmin(fastest[r], report.candidates[i].seconds);
+    }
+    assert_memory_equal(floats(zm_op_apply1(op, x, NULL)), kept, (size_t)rows[r] * 257 * sizeof(float));
+  }
+  assert_true(fastest[1] > 4 * fastest[0]); // 512 times the work
   zm_op_free(op);
 }
 
@@ -449,6 +479,7 @@ static void one_bound_of_both_tolerances_must_hold(void) {
   X(an_elementwise_kernel_writes_every_element)                                                                                            \
   X(kernels_of_one_name_are_told_apart_by_their_source)                                                                                    \
   X(a_kernel_without_a_name_has_the_same_one_in_every_process)                                                                             \
+  X(tuning_is_no_empty_word)                                                                                                               \
   X(dispatch_follows_the_indices)                                                                                                          \
   X(gating_of_ten_thousand_rows_is_that_of_a_plain_loop)                                                                                   \
   X(an_expert_of_a_masked_group_is_never_chosen)                                                                                           \

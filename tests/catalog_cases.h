@@ -61,7 +61,7 @@ static zm_array *floats_of(const double *x, zm_dtype dtype, const int64_t *shape
   return a;
 }
 
-static zm_array *operand_of(const json_t *spec, zm_dtype dtype) {
+static inline zm_array *operand_of(const json_t *spec, zm_dtype dtype) {
   int64_t shape[ZM_MAX_RANK];
   const json_t *dims = json_object_get(spec, "s"), *given = json_object_get(spec, "x");
   const char *type = json_string_value(json_object_get(spec, "t"));
@@ -94,7 +94,7 @@ static zm_array *operand_of(const json_t *spec, zm_dtype dtype) {
 
 // ---- files ----
 
-static int open_files(void **state) {
+static inline int open_files(void **state) {
   (void)state;
   for (size_t f = 0; f < ZMI_COUNT(files); f++) {
     char path[64];
@@ -108,7 +108,7 @@ static int open_files(void **state) {
   return 0;
 }
 
-static int close_files(void **state) {
+static inline int close_files(void **state) {
   (void)state;
   for (size_t f = 0; f < ZMI_COUNT(files); f++) json_decref(roots[f]);
   return 0;

@@ -323,8 +323,9 @@ static zm_array *build(const char *op, zm_array *x, zm_array *const *w, zm_array
     if (w[i] && !(parts[i] = flat(w[i]))) return NULL;
   }
   if (plain) { // all rows meet the one matrix
-    const int64_t k = x->type.shape[x->type.rank - 1];
-    rows = zm_reshape(rows, (int64_t[]){1, k ? zmi_type_count(&x->type) / k : 0, k}, 3);
+    int64_t count = 1;
+    for (int i = 0; i < x->type.rank - 1; i++) count *= x->type.shape[i];
+    rows = zm_reshape(rows, (int64_t[]){1, count, x->type.shape[x->type.rank - 1]}, 3);
     lhs = rhs = zm_full(0, ZM_I32, (int64_t[]){1}, 1);
     rank = x->type.rank - 2;
     memcpy(shape, x->type.shape, sizeof shape);

@@ -1,6 +1,6 @@
-// Checks that know nothing of a row but its text of shapes (catalog_shapes.h), bit by bit: strided operands against contiguous ones, dims of
-// 0, 1 and odd, more than a million elements whole and in pieces, one worker and several, a NaN in one row. The catalog's rows go through
-// them, and operations of the array room that are written as such rows.
+// Checks that know nothing of a row but its text of shapes (catalog_shapes.h), bit by bit: strided operands against contiguous ones, dims
+// of 0, 1 and odd, more than a million elements whole and in pieces, one worker and several, a NaN in one row. The catalog's rows go
+// through them, and operations of the array room that are written as such rows.
 #ifndef ZMLX_TEST_SHAPE_CHECKS_H
 #define ZMLX_TEST_SHAPE_CHECKS_H
 

@@ -12,6 +12,8 @@ typedef struct place {
   zm_dtype dtype;
 } place;
 
+static const zmi_entry *(*find_row)(const char *name) = zmi_catalog_find;
+
 // ---- bounds ----
 
 // A number may be off by one rounding to its dtype, by 5e-6 of itself, and by 1e-6 of the largest beside it (the float32 inside). That
@@ -119,6 +121,12 @@ static double value_at(const void *data, zm_dtype dtype, int64_t i) {
     return ((const uint8_t *)data)[i];
   case ZM_U32:
     return ((const uint32_t *)data)[i];
+  case ZM_I32:
+    return ((const int32_t *)data)[i];
+  case ZM_I16:
+    return ((const int16_t *)data)[i];
+  case ZM_U16:
+    return ((const uint16_t *)data)[i];
   default:
     fail_msg("a result of dtype %s", zm_dtype_name(dtype));
     return 0;
@@ -227,7 +235,7 @@ static void check_gradients(const place *at, call *c, const json_t *gradients, c
 }
 
 static void check_case(const place *at, const json_t *json) {
-  call c = {.entry = zmi_catalog_find(at->row)};
+  call c = {.entry = find_row(at->row)};
   zm_array *out[ZMI_CATALOG_OUT];
   if (!c.entry) fail_msg("%s %zu: there is no row %s", at->file, at->index, at->row);
   const json_t *in = json_object_get(json, "in"), *outs = json_object_get(json, "out"), *params = json_object_get(json, "p");
@@ -268,21 +276,25 @@ static bool wanted(const json_t *json, zm_dtype dtype) {
   return !types;
 }
 
-static void check_file(size_t f) {
-  assert_true(json_array_size(roots[f]) > 0);
-  for (size_t i = 0; i < json_array_size(roots[f]); i++) {
-    const json_t *json = json_array_get(roots[f], i);
+static void check_cases(const char *file, const json_t *cases) {
+  assert_true(json_array_size(cases) > 0);
+  for (size_t i = 0; i < json_array_size(cases); i++) {
+    const json_t *json = json_array_get(cases, i);
     for (size_t t = 0; t < ZMI_COUNT(floats); t++) {
-      place at = {files[f], json_string_value(json_object_get(json, "row")), i, floats[t]};
+      place at = {file, json_string_value(json_object_get(json, "row")), i, floats[t]};
       if (wanted(json, floats[t])) check_case(&at, json);
     }
   }
 }
 
+static inline void check_file(size_t f) {
+  check_cases(files[f], roots[f]);
+}
+
 // ---- the table ----
 
 // How many operands of a row have a stored gradient in one of its cases in files [first, last); how many cases there are.
-static int covered(const char *row, size_t first, size_t last, int *cases) {
+static inline int covered(const char *row, size_t first, size_t last, int *cases) {
   int most = 0;
   *cases = 0;
   for (size_t f = first; f < last; f++) {
@@ -298,14 +310,14 @@ static int covered(const char *row, size_t first, size_t last, int *cases) {
   return most;
 }
 
-static int words(const char *s) {
+static inline int words(const char *s) {
   int n = 0;
   for (; *s; s++) n += *s != ' ' && (s[1] == ' ' || !s[1]);
   return n;
 }
 
 // Each row has cases in those files, and stored gradients for all operands that it claims one for.
-static void check_coverage(size_t first, size_t last) {
+static inline void check_coverage(size_t first, size_t last) {
   const zmi_entry *e;
   for (size_t i = 0; (e = zmi_catalog_at(i, NULL)); i++) {
     int cases, gradients = covered(e->name, first, last, &cases);

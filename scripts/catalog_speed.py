@@ -59,7 +59,7 @@ def section(path, kind, why):
 
 
 ABOUT = """\
-Made by `scripts/catalog_speed.py` from the capsules of `benchmarks/peers/beside_mlx.py`: the fastest of interleaved rounds of one run,
+Made by `scripts/catalog_speed.py` from the capsules of `benchmarks/peers/beside_mlx.py`: the fastest call of interleaved rounds of one run,
 all threads of each library; MLX plainly and under `mx.compile`, the faster counts. "Of a copy": bytes of operands and results a second
 beside what a plain copy of memory moves; above 100% what is used stays in the caches. "Difference": the largest of MLX's results from
 ours, relative to the largest magnitude; the tolerance is in the file of the peers, and a row beyond it is refused.

@@ -3,7 +3,7 @@
 
 For each row of the catalog, or of benchmarks/arrays.c (operations of arrays): operands as the row's sample says (--elements 0), or the
 largest of about --elements elements; each library's function is timed in turn (zmlx, MLX, NumPy, NumPy, MLX, zmlx, ...). MLX runs plainly
-and under mx.compile; the faster counts. Of each the fastest round counts, as others disturb a machine and nobody speeds it up. The values
+and under mx.compile; the faster counts. Of each the fastest call counts, as others disturb a machine and nobody speeds it up. The values
 are compared too: all work on the same operands, and MLX's results must be those of zmlx within the tolerance of peer_functions.py or
 array_functions.py. Writes a capsule with all raw runs. Needs: pip install "mlx[cpu]" numpy, and the server:
 ninja -C build benchmarks/bench_catalog
@@ -46,14 +46,15 @@ class Server:
 
 
 def timed(f, seconds):
-    """Seconds of one call of f, called again and again for about `seconds`."""
+    """Seconds of the fastest call of f, called again and again for about `seconds`."""
     start = now = time.perf_counter()
-    calls = 0
-    while now - start < seconds or calls == 0:
+    best = math.inf
+    while now - start < seconds or best == math.inf:
+        before = now
         f()
-        calls += 1
         now = time.perf_counter()
-    return (now - start) / calls
+        best = min(best, now - before)
+    return best
 
 
 def saved(folder, kind):
@@ -112,10 +113,14 @@ def run_row(server, row, args, peers, folder, mx):
     peer_np = peers.NUMPY.get(row["name"])
     if peer_np and args.dtype == "float32":
         functions["numpy"] = lambda: peer_np(np, arrays, p)
+    slow = set()
     for who in list(functions):
         try:
             functions[who]()
+            start = time.perf_counter()
             functions[who]()
+            if time.perf_counter() - start > 0.5:
+                slow.add(who)
         except Exception as e:  # a peer without this function says so; the row stays
             result.setdefault("refused", {})[who] = f"{type(e).__name__}: {str(e)[:200]}"
             del functions[who]
@@ -128,6 +133,8 @@ def run_row(server, row, args, peers, folder, mx):
     for r in range(args.rounds):
         order = list(runs)
         for who in order if r % 2 == 0 else reversed(order):
+            if who in slow and r > 0:
+                continue  # one round says enough
             if who == "zmlx":
                 runs[who].append(server.ask(f"time {args.seconds}")["seconds"])
             else:
@@ -158,7 +165,7 @@ def main():
     parser.add_argument("--elements", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=0.05)
-    parser.add_argument("--only", nargs="*", help="names of rows")
+    parser.add_argument("--only", nargs="*", help="names of rows; in a capsule that exists they take the places of the old ones")
     parser.add_argument("--capsule")
     args = parser.parse_args()
 
@@ -168,7 +175,8 @@ def main():
     server = Server(args.server)
     peers = array_functions if args.rows == "arrays" else peer_functions
     rows = server.ask("list arrays" if args.rows == "arrays" else "list")
-    if unknown := sorted((set(peers.MLX) | set(peers.NUMPY)) - {r["name"] for r in rows}):
+    names = [r["name"] for r in rows]
+    if unknown := sorted((set(peers.MLX) | set(peers.NUMPY)) - set(names)):
         sys.exit(f"{peers.__name__}.py: the server has no rows {', '.join(unknown)}")
     rows = [r for r in rows if not args.only or r["name"].removeprefix("arrays.") in args.only]
     bandwidth = [server.ask("bandwidth")]
@@ -191,6 +199,14 @@ def main():
     bandwidth.append(server.ask("bandwidth"))
     machine = server.ask("machine")
     server.close()
+    if args.only and args.capsule and os.path.exists(args.capsule):
+        with open(args.capsule) as f:
+            old = json.load(f)
+        fresh = {r["name"]: r for r in results}
+        kept = [fresh.pop(r["name"], r) for r in old["rows"]]
+        places = {name: i for i, name in enumerate(names)}
+        results = sorted([r for r in kept + list(fresh.values()) if r["name"] in places], key=lambda r: places[r["name"]])
+        bandwidth = old["bandwidth_gb_s"] + bandwidth
     summary = {
         "rows": len(results),
         "rows_beside_mlx": sum("over_mlx" in r for r in results),

@@ -48,6 +48,16 @@ TAKE(64)
 static void (*const takes[])(const void *src, const int64_t *at, int64_t n,
                              void *dst) = {[1] = take8, [2] = take16, [4] = take32, [8] = take64};
 
+// The usual case in one go: rows of four-byte elements, indices of 32 bits, negative ones from the end; out of range gives zero.
+typedef uint32_t __attribute__((may_alias)) any32;
+
+static void take_row(const any32 *x, int64_t k, const int32_t *at, int64_t n, any32 *y) {
+  for (int64_t i = 0; i < n; i++) {
+    const int64_t place = at[i] < 0 ? at[i] + k : at[i];
+    y[i] = (uint64_t)place < (uint64_t)k ? x[place] : 0;
+  }
+}
+
 // n indices from element `begin` of the index array on become offsets within an outer part; all of them belong to one line of `inner`.
 static void offsets(const layout *l, const void *src, int64_t begin, int64_t n, int64_t *at) {
   zmi_read_indices(src, l->index, begin, n, l->k, at);
@@ -60,7 +70,13 @@ static void take_run(const zmi_call *c, int64_t begin, int64_t end) {
   layout l = layout_of(c, 1);
   int64_t at[CHUNK];
   const int64_t last = ZMI_MIN(end * ZMI_TILE, zmi_type_count(&c->out[0]->type)), part = l.m * l.inner;
-  for (int64_t i = begin * ZMI_TILE; i < last;) {
+  // Only a view of other elements could lie between words.
+  const bool words = l.inner == 1 && l.size == 4 && l.index == ZM_I32 && ((uintptr_t)c->src[0] | (uintptr_t)c->src[1]) % 4 == 0;
+  for (int64_t i = begin * ZMI_TILE, n; i < last && words; i += n) {
+    n = ZMI_MIN(part - i % part, last - i);
+    take_row((const any32 *)c->src[0] + i / part * l.k, l.k, (const int32_t *)c->src[1] + i, n, (any32 *)c->dst[0] + i);
+  }
+  for (int64_t i = begin * ZMI_TILE; i < last && !words;) {
     const int64_t line = l.inner == 1 ? part - i % part : l.inner - i % l.inner, n = ZMI_MIN(ZMI_MIN(line, last - i), CHUNK);
     offsets(&l, c->src[1], i, n, at);
     takes[l.size]((const char *)c->src[0] + (size_t)(i / part * l.k * l.inner) * l.size, at, n, (char *)c->dst[0] + (size_t)i * l.size);

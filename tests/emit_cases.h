@@ -382,13 +382,63 @@ static zmi_code *case_tiles(int variant) {
   return finish(c);
 }
 
+// The same operands and results as above, from the language: arrays of threads, simdgroups, grids of two dims, memory that starts as zeros.
+static const char *const tile_sources[] = {
+    "float acc[5]; int n[3] = {0}; for (int j = 0; j < 12; j++) { let at = j % 5; acc[at] += x[group * 64 + thread + j] * (at + 1); n[at % "
+    "4] += "
+    "at; }"
+    "float s = 0; for (int j = -1; j < 6; j++) s = s * 0.5f + acc[j]; sums[group * threads + thread] = s + acc[thread % 6];"
+    "counts[group * threads + thread] = n[0] + n[1] * 10 + n[2] * 100 + n[3]; copies[group] = acc[0];",
+    "float v = x[group * threads + thread]; int q = k[group * threads + thread] & 1023;"
+    "float s = simd_sum(v) + 2 * simd_max(v) - simd_min(v * 3) + simd_product(0.5f + 0.001f * v);"
+    "s += simd_prefix_inclusive_sum(v) + simd_prefix_exclusive_sum(v) * 0.25f + simd_shuffle_xor(v, 5) + simd_shuffle_up(v, 3);"
+    "s -= simd_shuffle_down(v, 7) + simd_broadcast(v, 9) + simd_broadcast_first(v) + simd_shuffle(v, (thread * 7 + p) % 40 - 3);"
+    "copies[group * threads + thread] = s; let all = simd_all(q > 2), any = metal::simd_any(v > 9);"
+    "counts[group * threads + thread] = simd_sum(q) + simd_and(q | 7) + simd_or(q) * 2 + simd_xor(q) * 3 + simd_max(q) + (all ? 100 : 0) + "
+    "(any ? 1000 : 0);"
+    "shared float parts[32]; if (simd_lane == 0) parts[simd_group] = s; barrier();"
+    "let total = simd_sum(thread_index_in_simdgroup < simdgroups_per_threadgroup ? parts[simd_lane] : 0.0f);"
+    "if (thread == 0) sums[group] = total + simd_width;",
+    "let r = thread.y, c = thread.x; let row = group.y * threads.y + r, col = thread_position_in_grid.x;"
+    "shared float tile[64]; float before = tile[(c + r * 5) % 64]; barrier(); tile[r * threads.x + c] = x[row * 11 + col]; barrier();"
+    "copies[row * threads_per_threadgroup.x * threadgroups_per_grid.x + col] = tile[c * threads.y + r] + before;"
+    "counts[group * threads + thread] = r * 100 + c * 10 + threads.y + thread_position_in_threadgroup.z + groups.z; sums[group] = group.x "
+    "* 10 + group.y;",
+};
+static const char *const tile_groups[] = {"3", "3", "1, 3"}, *const tile_threads[] = {"64", "64", "16, 4"};
+
+static zmi_code *case_tile_sources(int variant) {
+  const zmi_kernel_text text = {.name = "tile_source",
+                                .form = ZMI_FORM_TILES,
+                                .inputs = "x k",
+                                .outputs = "sums counts copies",
+                                .parameters = "int p",
+                                .source = tile_sources[variant],
+                                .shape = {"x.0", "x.0", "x.0"},
+                                .groups = tile_groups[variant],
+                                .threads = tile_threads[variant]};
+  zm_dtype result[ZMI_KERNEL_OUT] = {ZM_F32, ZM_I32, ZM_F32};
+  zmi_kernel *k = zmi_kernel_define(&text);
+  zmi_code *c = k ? zmi_kernel_code(k, (zm_dtype[]){ZM_BF16, ZM_I32}, result) : NULL;
+  if (!c) fprintf(stderr, "%s\n", zm_last_error());
+  zmi_kernel_release(k);
+  return c;
+}
+
 static const emit_case emit_cases[] = {
-    {"floats", case_floats, 2},       {"integers", case_integers, 4},
-    {"bools", case_bools, 1},         {"dtypes", case_dtypes, ZM_DTYPE_COUNT - ZM_BOOL},
-    {"constants", case_constants, 1}, {"loops", case_loops, 1},
-    {"softmax", case_softmax, 3},     {"reductions", case_reductions, 5},
-    {"serial", case_serial, 1},       {"join", case_join, 2},
-    {"row loops", case_row_loops, 1}, {"tiles", case_tiles, 1},
+    {"floats", case_floats, 2},
+    {"integers", case_integers, 4},
+    {"bools", case_bools, 1},
+    {"dtypes", case_dtypes, ZM_DTYPE_COUNT - ZM_BOOL},
+    {"constants", case_constants, 1},
+    {"loops", case_loops, 1},
+    {"softmax", case_softmax, 3},
+    {"reductions", case_reductions, 5},
+    {"serial", case_serial, 1},
+    {"join", case_join, 2},
+    {"row loops", case_row_loops, 1},
+    {"tiles", case_tiles, 1},
+    {"tile sources", case_tile_sources, 3},
 };
 
 #endif

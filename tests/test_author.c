@@ -190,6 +190,59 @@ static void tiles_reverse_with_shared_memory(void **state) {
   zm_op_free(op);
 }
 
+// Simdgroups of 32, the last one of fewer; arrays of threads; grids of two dims: against the same in C.
+static void tiles_have_simdgroups_arrays_and_grids(void **state) {
+  (void)state;
+  enum { N = 75 };
+  zm_op *simd = must(zm_kernel(
+      &(zm_kernel_options){.form = ZM_KERNEL_TILES,
+                           .inputs = "x",
+                           .outputs = "total most running before turned moved",
+                           .source = "float v = x[thread]; total[thread] = simd_sum(v); most[thread] = simd_max(v);"
+                                     "running[thread] = simd_prefix_inclusive_sum(v); before[thread] = simd_prefix_exclusive_sum(v);"
+                                     "turned[thread] = simd_shuffle_xor(v, 1); moved[thread] = metal::simd_shuffle_down(v, 4u);",
+                           .shape = {"x.0", "x.0", "x.0", "x.0", "x.0", "x.0"},
+                           .groups = "1",
+                           .threads = "x.0"}));
+  zm_scope *scope = zm_scope_open();
+  float x[N], wanted[6][N];
+  for (int i = 0; i < N; i++) x[i] = (float)(i * 37 % 101 - 50); // whole numbers: sums are exact
+  for (int i = 0; i < N; i++) {
+    const int first = i / 32 * 32, end = first + 32 < N ? first + 32 : N;
+    wanted[0][i] = wanted[2][i] = wanted[3][i] = 0, wanted[1][i] = -1e9f;
+    for (int k = first; k < end; k++) {
+      wanted[0][i] += x[k];
+      wanted[1][i] = fmaxf(wanted[1][i], x[k]);
+      if (k <= i) wanted[2][i] += x[k];
+      if (k < i) wanted[3][i] += x[k];
+    }
+    wanted[4][i] = (i ^ 1) < N ? x[i ^ 1] : x[i];
+    wanted[5][i] = i + 4 < end ? x[i + 4] : x[i];
+  }
+  zm_array *in = zm_array_from_data(x, ZM_F32, SHAPE(N)), *out[6];
+  if (zm_op_apply(simd, &in, 1, out, 6) != ZM_OK) fail_msg("%s", zm_last_error());
+  for (int o = 0; o < 6; o++) same("a function of simdgroups", out[o], zm_array_from_data(wanted[o], ZM_F32, SHAPE(N)));
+  zm_scope_close(scope);
+  zm_op_free(simd);
+  // A transposition with a tile of 4 rows of 8, in a grid of two dims, and each thread's own array of what it read.
+  zm_op *turn =
+      must(zm_kernel(&(zm_kernel_options){.form = ZM_KERNEL_TILES,
+                                          .inputs = "x",
+                                          .outputs = "y",
+                                          .source = "float own[2]; own[0] = x[thread_position_in_grid.y * x.1 + thread_position_in_grid.x];"
+                                                    "own[1] = own[0] * 2; let col = group.x * threads.x + thread.x;"
+                                                    "let row = group.y * threads.y + thread.y;"
+                                                    "if (row < x.0 && col < x.1) y[col * x.0 + row] = own[1] + own[2] + own[-1];",
+                                          .shape = {"x.1 x.0"},
+                                          .groups = "(x.1 + 7) / 8, (x.0 + 3) / 4",
+                                          .threads = "8, 4"}));
+  scope = zm_scope_open();
+  zm_array *a = noise(ZM_F32, SHAPE(10, 21));
+  same("turned", zm_op_apply1(turn, a, NULL), zm_transpose(zm_add(a, a), (int[]){1, 0}));
+  zm_scope_close(scope);
+  zm_op_free(turn);
+}
+
 // ---- errors ----
 
 static void errors_name_what_is_wrong(void **state) {
@@ -498,6 +551,7 @@ int main(void) {
       cmocka_unit_test(map_reduce_normalizes),
       cmocka_unit_test(parameters_are_given_to_each_application),
       cmocka_unit_test(tiles_reverse_with_shared_memory),
+      cmocka_unit_test(tiles_have_simdgroups_arrays_and_grids),
       cmocka_unit_test(errors_name_what_is_wrong),
       cmocka_unit_test(tapes_name_kernels_by_content),
       cmocka_unit_test(authors_gradients_are_used),

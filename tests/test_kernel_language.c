@@ -186,8 +186,7 @@ static void errors_show_the_place(void **state) {
       {ZMI_FORM_TILES, "x", "y", "y[thread] = x;",
        "kernel k:1:13: 'x' is a buffer: give a place, as in x[0]\n  y[thread] = x;\n              ^"},
       {ZMI_FORM_TILES, "x", "y", "float a[4] = 0;",
-       "kernel k:1:7: there are no arrays of a thread; 'shared float name[n];' is memory of the threadgroup\n  float a[4] = 0;\n        "
-       "^~"},
+       "kernel k:1:14: '{' is expected after '=', as in '= {0}', not '0'\n  float a[4] = 0;\n               ^"},
       {ZMI_FORM_ELEMENTS, "x x", "y", "y = x;", "kernel k:1:3: this name was used before\n  x x\n    ^"},
       {ZMI_FORM_ELEMENTS, "for", "y", "y = x;", "kernel k:1:1: this word is part of the language\n  for\n  ^~~"},
   };

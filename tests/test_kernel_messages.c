@@ -95,11 +95,60 @@ static void too_deep(void **state) {
   refused(zm_elementwise(source, &(zm_elementwise_options){.name = "k", .inputs = "x", .outputs = "y"}), &braces);
 }
 
+static void tiles_say_what_is_wrong(void **state) {
+  (void)state;
+  static const message_case cases[] = {
+      {"float a[0]; y[0] = a[0];", "the number of elements is a constant, 1 to 128", 1, 9},
+      {"float a[129]; y[0] = a[0];", "the number of elements is a constant, 1 to 128", 1, 9},
+      {"float a[x.0]; y[0] = a[0];", "the number of elements is a constant, 1 to 128", 1, 9},
+      {"let a[4]; y[0] = a[0];", "an array has a written type, as in 'float name[8];'", 1, 5},
+      {"for (int k = 0; k < 2; k++) { float a[4]; }", "arrays of a thread are declared outside of loops and branches", 1, 37},
+      {"float a[4] = {1};", "an array starts with zeros: '= {0}' is all that can be said", 1, 15},
+      {"float a[4]; y[0] = a;", "'a' is a buffer: give a place, as in a[0]", 1, 20},
+      {"y[0] = simd_sum(x[0], 1);", "simd_sum takes 1 operand, not 2", 1, 8},
+      {"y[0] = simd_sun(x[0]);", "unknown function 'simd_sun'", 1, 8},
+      {"y[0] = simd_sum((long)thread);", "threads of a simdgroup tell each other float, int, uint and bool, not long", 1, 8},
+      {"y[0] = simd_xor(x[0]);", "this is for integers, not float", 1, 8},
+      {"if (thread < 4) { y[0] = simd_sum(x[thread]); }", "all threads of the group take part", 1, 26},
+      {"for (int k = thread; k < 4; k++) { y[k] = simd_sum(x[k]); }", "all threads of the group take part", 1, 43},
+      {"y[0] = thread.w;", "grids have up to 3 dims: .x, .y and .z", 1, 8},
+  };
+  for (size_t i = 0; i < ZMI_COUNT(cases); i++) {
+    zm_op *op = zm_kernel(&(zm_kernel_options){.name = "k",
+                                               .form = ZM_KERNEL_TILES,
+                                               .inputs = "x",
+                                               .outputs = "y",
+                                               .source = cases[i].source,
+                                               .shape = {"x.0"},
+                                               .groups = "1",
+                                               .threads = "8, 4"});
+    const zm_dtype dtype = ZM_F32;
+    char *text = op ? zm_op_source(op, &dtype, 1, "ir") : NULL; // types are known here only
+    if (text) fail_msg("%s was taken", cases[i].source);
+    zm_op_free(op);
+    refused(NULL, &cases[i]);
+  }
+  static const message_case grid = {"1, 2, 3, 4", "a grid has up to 3 dims", 1, 10};
+  assert_null(zm_kernel(&(zm_kernel_options){.name = "k",
+                                             .form = ZM_KERNEL_TILES,
+                                             .inputs = "x",
+                                             .outputs = "y",
+                                             .source = "y[0] = x[0];",
+                                             .shape = {"x.0"},
+                                             .groups = grid.source,
+                                             .threads = "1"}));
+  assert_non_null(strstr(zm_last_error(), grid.says));
+  assert_non_null(strchr(zm_last_error(), '^'));
+  const message_case rows = {"y = sum(simd_sum(x));", "simd_sum is for threads: only tiles have them", 1, 9};
+  refused(zm_kernel(&(zm_kernel_options){.name = "k", .inputs = "x", .outputs = "y", .source = rows.source}), &rows);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(numbers_that_no_float_holds),
       cmocka_unit_test(elements_of_other_places),
       cmocka_unit_test(too_deep),
+      cmocka_unit_test(tiles_say_what_is_wrong),
   };
   return cmocka_run_group_tests_name("kernel_messages", tests, NULL, NULL);
 }

@@ -89,7 +89,7 @@ typedef struct zm_kernel_options {
   // RAW: one function body for each backend; NULL where there is none
   const char *source_c, *source_cuda, *source_metal;
   // TILES and RAW: shape of result o, "x.0 x.1 k": dims of inputs and parameters; dtypes; the grid in threadgroups and threads of one
-  // group, as expressions of the same names.
+  // group, as expressions of the same names, or lists of up to 3 of them, "x.1 / 8, x.0".
   const char *shape[ZM_MAX_RESULTS];
   zm_dtype result[ZM_MAX_RESULTS];
   const char *groups, *threads;

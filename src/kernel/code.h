@@ -67,7 +67,8 @@ typedef enum zmi_ctype { // type of a value while it is computed
   X(LOAD, 1, M) /* element of buffer `index` (operand) at a flat place (INT or LONG); TILES */                                             \
   X(STORE, 2, M) /* place (INT or LONG), value: to result `index` */                                                                       \
   X(ATOMIC_ADD, 2, M)                                                                                                                      \
-  X(SHARED, 0, X) /* threadgroup memory: `extra` elements of the instruction's type; its number is this instruction */                     \
+  X(SHARED, 0, X) /* threadgroup memory: `extra` elements of the instruction's type, zeros at first; its number is this instruction. */    \
+  /* `index` 1: each thread has its own; 2: written before it is read, so that nothing need be zero */                                     \
   X(SHARED_LOAD, 1, M) X(SHARED_STORE, 2, M) /* `index`: the SHARED instruction */                                                         \
   X(BARRIER, 0, X)                                                                                                                         \
   X(OUTPUT, 1, X) /* result `index`: per element, or per row outside ELEMENTS; rounded to its dtype */

@@ -238,7 +238,7 @@ static void print_inst(const zmi_code *c, size_t i, zmi_text *out) {
     zmi_text_add(out, " #%d.%d", (int)x->index, (int)x->extra);
     break;
   case ZMI_K_SHARED:
-    zmi_text_add(out, " [%d]", (int)x->extra);
+    zmi_text_add(out, x->index == 1 ? " [%d] of a thread" : " [%d]", (int)x->extra);
     break;
   case ZMI_K_ELEMENTS:
     zmi_text_add(out, "%s", x->extra ? " falling" : "");

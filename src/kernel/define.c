@@ -187,10 +187,15 @@ static bool read_sizes(zmi_parser *p, const zmi_kernel_text *text) {
       return false;
     }
     start(p, grid[i]);
-    int32_t n = size_expression(p);
-    if (n >= 0 && p->token.kind != ZMI_T_END) zmi_parse_fail(p, p->token.begin, p->token.end, "the expression ends before this");
+    do {
+      int32_t n = size_expression(p);
+      if (n >= 0 && k->grid_rank[i] == ZMI_GRID_RANK)
+        zmi_parse_fail(p, k->nodes[n].begin, k->nodes[n].end, "a grid has up to %d dims", ZMI_GRID_RANK);
+      if (p->failed) return false;
+      k->grid[i][k->grid_rank[i]++] = n;
+    } while (zmi_take(p, ","));
+    if (p->token.kind != ZMI_T_END) zmi_parse_fail(p, p->token.begin, p->token.end, "the expression ends before this");
     if (p->failed) return false;
-    *(i ? &k->threads : &k->groups) = n;
   }
   p->name = k->facts.name;
   return !p->failed;
@@ -280,8 +285,16 @@ zm_status zmi_kernel_shapes(const zmi_kernel *k, const zmi_type *in, const doubl
 
 zm_status zmi_kernel_grid(const zmi_kernel *k, const zmi_type *in, const double *params, int64_t *groups, int64_t *threads) {
   if (k->facts.form < ZMI_FORM_TILES) return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: it has no grid", k->facts.name);
-  int64_t g, t;
-  if (!eval_size(k, k->groups, in, params, &g) || !eval_size(k, k->threads, in, params, &t)) return zm_last_status();
+  int64_t whole[2] = {1, 1};
+  for (int i = 0; i < 2; i++) {
+    for (int d = 0; d < k->grid_rank[i]; d++) {
+      int64_t size;
+      if (!eval_size(k, k->grid[i][d], in, params, &size)) return zm_last_status();
+      if (size < 0 || __builtin_mul_overflow(whole[i], size, &whole[i])) whole[i] = size < 0 ? size : INT64_MAX; // out of range
+      if (size < 0) break;
+    }
+  }
+  const int64_t g = whole[0], t = whole[1];
   if (g < 0 || g > INT_MAX || t < 1 || t > 1024) {
     return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: a grid of %lld groups of %lld threads: groups are 0 to 2^31 - 1, threads 1 to 1024",
                     k->facts.name, (long long)g, (long long)t);

@@ -272,7 +272,7 @@ static void output(zmi_emit_state *e, int i) {
 
 static void memory_access(zmi_emit_state *e, int i) {
   const zmi_inst *x = &e->code->insts[i];
-  char at[48], value[48] = "", place[64];
+  char at[48], value[48] = "", place[96];
   zmi_text t = {0}, stored = {0};
   const bool shared = x->op == ZMI_K_SHARED_LOAD || x->op == ZMI_K_SHARED_STORE;
   zmi_emit_ref(e, x->a, at);
@@ -283,7 +283,13 @@ static void memory_access(zmi_emit_state *e, int i) {
     snprintf(limit, sizeof limit, "%du", e->code->insts[x->index].extra);
   else
     snprintf(limit, sizeof limit, "counts[%d]", x->op == ZMI_K_LOAD ? x->index : e->code->nin + x->index);
-  snprintf(place, sizeof place, shared ? "s%d[%s]" : x->op == ZMI_K_LOAD ? "p%d[%s]" : "q%d[%s]", x->index, at);
+  const bool own = shared && e->code->insts[x->index].index == 1; // of a thread: its elements stand between those of the others
+  snprintf(place, sizeof place,
+           own                   ? "s%d[%s * %d + t]"
+           : shared              ? "s%d[%s]"
+           : x->op == ZMI_K_LOAD ? "p%d[%s]"
+                                 : "q%d[%s]",
+           x->index, at, e->capacity);
   if (x->op == ZMI_K_LOAD || x->op == ZMI_K_SHARED_LOAD) {
     if (shared)
       zmi_text_add(&stored, "%s", place);
@@ -683,6 +689,18 @@ static void atomics(zmi_emit_state *e) {
   }
 }
 
+// Memory of groups and arrays of threads are zeros at first, in each group.
+static void zero_shared(zmi_emit_state *e) {
+  for (int i = 0; i < (int)e->code->count; i++) {
+    const zmi_inst *x = &e->code->insts[i];
+    if (x->op != ZMI_K_SHARED || x->index == 2) continue;
+    if (x->index == 0)
+      zmi_emit_top(e, "for (zk_int k = 0; k < %d; k++) s%d[k] = 0;", x->extra, i);
+    else
+      zmi_emit_top(e, "for (zk_int k = 0; k < %d; k++) for (zk_int t = 0; t < n; t++) s%d[k * %d + t] = 0;", x->extra, i, e->capacity);
+  }
+}
+
 static void tiles(zmi_emit_state *e) {
   const zmi_code *c = e->code;
   const int count = (int)c->count;
@@ -699,13 +717,15 @@ static void tiles(zmi_emit_state *e) {
   for (int k = 0; k < c->nout; k++)
     zmi_emit_top(e, "%s *q%d = (%s *)out[%d];", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
   declare_arrays(e, 0, count, true);
-  for (int i = 0; i < count; i++)
-    if (c->insts[i].op == ZMI_K_SHARED) zmi_emit_top(e, "%s s%d[%d];", zmi_emit_type(c->insts[i].type), i, c->insts[i].extra);
+  for (int i = 0; i < count; i++) {
+    const zmi_inst *x = &c->insts[i];
+    const int each = x->index == 1 ? e->capacity : 1;
+    if (x->op == ZMI_K_SHARED) zmi_emit_top(e, "%s s%d[%d];", zmi_emit_type(x->type), i, x->extra * each);
+  }
   zmi_emit_top(e, "const zk_int n = (zk_int)threads;");
   zmi_emit_top(e, "for (zk_long g = first; g < last; g++) {");
   e->depth++;
-  for (int i = 0; i < count; i++)
-    if (c->insts[i].op == ZMI_K_SHARED) zmi_emit_top(e, "for (zk_long k = 0; k < %d; k++) s%d[k] = 0;", c->insts[i].extra, i);
+  zero_shared(e);
   e->in_lanes = true;
   walk(e, 0, count);
   flush(e);

@@ -440,7 +440,10 @@ static void declare_shared(zmi_emit_state *e) {
   const char *shared = gpu_rows[e->target].shared;
   for (int i = 0; i < (int)c->count; i++) {
     const zmi_inst *x = at(e, i);
-    if (x->op == ZMI_K_SHARED) zmi_emit_top(e, "%s %s s%d[%d];", shared, zmi_emit_type(x->type), i, x->extra);
+    if (x->op == ZMI_K_SHARED && x->index == 1) // of a thread
+      zmi_emit_top(e, "%s s%d[%d] = {0};", zmi_emit_type(x->type), i, x->extra);
+    else if (x->op == ZMI_K_SHARED)
+      zmi_emit_top(e, "%s %s s%d[%d];", shared, zmi_emit_type(x->type), i, x->extra);
     if (c->form != ZMI_FORM_ROWS) continue;
     if (is_reduction(x->op)) zmi_emit_top(e, "%s %s r%d[%d];", shared, zmi_emit_type(at(e, x->a)->type), i, e->capacity);
     if (is_arg(x->op)) zmi_emit_top(e, "%s zk_int i%d[16];", shared, i);
@@ -453,14 +456,14 @@ static void declare_shared(zmi_emit_state *e) {
   }
 }
 
-// Memory of the threadgroup starts from zeros.
-static void clear_shared(zmi_emit_state *e) {
-  const zmi_code *c = e->code;
+// Memory of groups is zeros at first.
+static void zero_shared(zmi_emit_state *e) {
   bool any = false;
-  for (int i = 0; i < (int)c->count; i++) {
-    if (at(e, i)->op != ZMI_K_SHARED) continue;
-    zmi_emit_top(e, "for (zk_int k = t; k < %d; k += n) s%d[k] = 0;", at(e, i)->extra, i);
+  for (int i = 0; i < (int)e->code->count; i++) {
+    const zmi_inst *x = at(e, i);
+    if (x->op != ZMI_K_SHARED || x->index != 0) continue;
     any = true;
+    zmi_emit_top(e, "for (zk_int k = t; k < %d; k += n) s%d[k] = 0;", x->extra, i);
   }
   if (any) barrier(e);
 }
@@ -483,7 +486,7 @@ static void open_kernel(zmi_emit_state *e, const char *name) {
   zmi_text_add(e->out, "  %s", row->ids);
   e->depth = 1;
   declare_shared(e);
-  clear_shared(e);
+  zero_shared(e);
 }
 
 static void walk(zmi_emit_state *e) {

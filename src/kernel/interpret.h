@@ -47,7 +47,7 @@ typedef enum zmi_step_kind {
   ZMI_ST_LOAD,   // x: operand, a: place, y: type of the place
   ZMI_ST_STORE,  // x: result, a: place, b: value, y: type of the place
   ZMI_ST_ATOMIC,
-  ZMI_ST_SHARED_LOAD, // x: first byte in the memory of the group, imm: elements, a: place, y: its type
+  ZMI_ST_SHARED_LOAD, // x: first byte in the memory of the group, imm: elements, a: place, y: its type; flag: each thread has its own
   ZMI_ST_SHARED_STORE
 } zmi_step_kind;
 

@@ -326,6 +326,7 @@ static void emit_memory(builder *b, int32_t i) {
   t->y = lane_type(b->c->insts[x->a].type);
   t->x = shared ? b->aux[x->index] : x->index;
   t->imm = shared ? b->c->insts[x->index].extra : 0;
+  t->flag = shared && b->c->insts[x->index].index == 1;
 }
 
 // ---- branches and loops ----
@@ -513,11 +514,11 @@ static void emit_special(builder *b, int32_t i) {
     return;
   case ZMI_K_SHARED:
     b->aux[i] = (int32_t)b->p->shared_bytes;
-    if (x->extra < 0 || (size_t)x->extra > ZMI_INTERPRET_BIG / 8) {
+    if (x->extra < 0 || (size_t)x->extra > ZMI_INTERPRET_BIG / 8 / (x->index == 1 ? ZMI_INTERPRET_THREADS : 1)) {
       b->status = zmi_fail(ZM_ERROR_LIMIT, "kernel %s: shared memory of %d elements is too large", b->c->name, (int)x->extra);
       return;
     }
-    b->p->shared_bytes += ((size_t)x->extra * (is_wide(x->type) ? 8 : 4) + 63) / 64 * 64;
+    b->p->shared_bytes += ((size_t)x->extra * (x->index == 1 ? ZMI_INTERPRET_THREADS : 1) * (is_wide(x->type) ? 8 : 4) + 63) / 64 * 64;
     return;
   default:
     if (is_reduction(x->op)) {

@@ -71,6 +71,7 @@ static void play_shared(zmi_play *s, const zmi_step *t) {
   for (int64_t i = 0; i < s->n; i++) {
     int64_t place = place_at(s->at[t->a], (uint8_t)t->y, i);
     bool inside = place >= 0 && place < t->imm;
+    if (t->flag) place = place * ZMI_INTERPRET_THREADS + i;
     if (t->kind == ZMI_ST_SHARED_LOAD) {
       char *to = (char *)s->at[t->out] + (size_t)i * width;
       if (inside)

@@ -291,6 +291,10 @@ static int lower_inner(zmi_lower *l, int32_t node) {
     return lower_inline(l, n);
   case ZMI_N_INDEX:
     return lower_index(l, n);
+  case ZMI_N_GRID:
+    return zmi_lower_grid(l, n);
+  case ZMI_N_SIMD:
+    return zmi_lower_simd(l, node);
   case ZMI_N_DIM:
     return zmi_code_leaf(l->c, ZMI_K_DIM, ZMI_C_INT, l->k->symbols[n->symbol].index, n->op);
   default:

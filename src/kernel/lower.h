@@ -24,6 +24,7 @@ typedef struct zmi_lower {
   bool again;    // some symbol turned out to be wider: lower once more
   int depth;
   bool failed, falling;
+  int told[2]; // threadgroup memory of floats and of ints through which threads of simdgroups tell each other values
 } zmi_lower;
 
 int zmi_lower_fail(zmi_lower *l, int32_t node, const char *format, ...) __attribute__((format(printf, 3, 4))); // -1
@@ -39,6 +40,10 @@ zm_status zmi_lower_row(zmi_lower *l, int32_t node);        // the same at row l
 void zmi_lower_close(zmi_lower *l, int opener);             // values made since are not seen any more
 zm_status zmi_lower_statements(zmi_lower *l, int32_t first);
 zm_status zmi_lower_program(zmi_lower *l);
+// ---- lower_tiles.c ----
+int zmi_lower_grid(zmi_lower *l, const zmi_node *n);
+zm_status zmi_lower_simd_memory(zmi_lower *l);
+int zmi_lower_simd(zmi_lower *l, int32_t node);
 int zmi_emit_x(zmi_lower *l, zmi_cop op, zmi_ctype type, int a, int b, int index, int extra);
 
 #endif

@@ -309,19 +309,20 @@ static zm_status lower_elements(zmi_lower *l, int32_t node) {
 }
 
 // ---- tiles ----
-enum { SHARED_LIMIT = 1 << 20 };
+enum { SHARED_LIMIT = 1 << 20, THREAD_LIMIT = 128 };
 
 static zm_status lower_shared(zmi_lower *l, int32_t node) {
   const zmi_node *n = at(l, node);
   int count = zmi_lower_whole(l, n->a, false);
   if (count < 0) return zm_last_status();
   const zmi_inst *x = &l->c->insts[count];
-  if (x->op != ZMI_K_CONST || x->imm.i <= 0 || x->imm.i > SHARED_LIMIT) {
-    zmi_lower_fail(l, n->a, "the number of elements is a constant, 1 to %d", SHARED_LIMIT);
+  const int most = n->op2 ? THREAD_LIMIT : SHARED_LIMIT;
+  if (x->op != ZMI_K_CONST || x->imm.i <= 0 || x->imm.i > most) {
+    zmi_lower_fail(l, n->a, "the number of elements is a constant, 1 to %d", most);
     return zm_last_status();
   }
   zmi_ctype t = n->type >= ZMI_W_HALF ? ZMI_C_FLOAT : (zmi_ctype)n->type;
-  int v = zmi_emit_x(l, ZMI_K_SHARED, t, -1, -1, 0, (int)x->imm.i);
+  int v = zmi_emit_x(l, ZMI_K_SHARED, t, -1, -1, n->op2, (int)x->imm.i);
   l->slots[n->symbol] = (zmi_held){.value = -1, .var = v, .type = (uint8_t)t, .written = n->type};
   return v < 0 ? zm_last_status() : ZM_OK;
 }
@@ -392,6 +393,7 @@ zm_status zmi_lower_program(zmi_lower *l) {
     l->slots[s] = (zmi_held){.value = -1, .var = -1};
     if (y->kind == ZMI_Y_OUTPUT && y->assigned_in == 0) declare_output(l, (int32_t)s);
   }
+  if (k->simd && zmi_lower_simd_memory(l) != ZM_OK) return zm_last_status();
   if (zmi_lower_statements(l, k->body) != ZM_OK) return zm_last_status();
   if (k->value >= 0) return write_output(l, 0, zmi_lower_expression(l, k->value));
   return k->facts.form < ZMI_FORM_TILES ? write_outputs(l, 0, -1) : ZM_OK;

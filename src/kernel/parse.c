@@ -204,6 +204,8 @@ static int32_t call(zmi_parser *p, zmi_token name) {
       zmi_parse_fail(p, e->begin, e->end, "this has a value at each place: it stands in a block 'elements { }' or a reduction");
   }
   const zmi_function *f = zmi_function_find(p->source + name.begin, name.end - name.begin, n, &known);
+  int32_t told;
+  if (!known && zmi_tiles_call(p, name, list, n, &told)) return told;
   if (!known) {
     zmi_unknown_name(p, name.begin, name.end, true);
     return -1;
@@ -245,15 +247,8 @@ static int32_t member(zmi_parser *p, int32_t symbol, uint32_t begin) { // after 
   zmi_lex(p);
   if (which.kind == ZMI_T_NUMBER) return dimension(p, symbol, begin, which);
   const zmi_symbol *s = &p->k->symbols[symbol];
-  if (s->kind == ZMI_Y_LEAF && which.kind == ZMI_T_NAME && which.end - which.begin == 1) {
-    if (p->source[which.begin] != 'x') {
-      zmi_parse_fail(p, begin, which.end, "grids have one dimension: only .x");
-      return -1;
-    }
-    int32_t n = zmi_node_new(p, ZMI_N_NAME, begin);
-    if (n >= 0) at(p, n)->symbol = symbol;
-    return n;
-  }
+  if (s->kind == ZMI_Y_LEAF && which.kind == ZMI_T_NAME && p->k->facts.form == ZMI_FORM_TILES)
+    return zmi_grid_member(p, (zmi_cop)s->index, begin, which);
   zmi_parse_fail(p, which.begin, which.end, "nothing has a member of this name");
   return -1;
 }
@@ -339,22 +334,6 @@ static int32_t unknown(zmi_parser *p, zmi_token name) {
   return value_of_name(p, symbol, name);
 }
 
-static int32_t grid_place(zmi_parser *p, zmi_token name) { // thread_position_in_grid[.x] = group * threads + thread
-  if (zmi_take(p, ".")) zmi_expect(p, "x", "thread_position_in_grid.");
-  static const char *const parts[] = {"group", "threads", "thread"};
-  int32_t n[3];
-  for (int i = 0; i < 3; i++) {
-    n[i] = zmi_node_new(p, ZMI_N_NAME, name.begin);
-    if (n[i] < 0) return -1;
-    at(p, n[i])->symbol = -1;
-    for (size_t s = 0; s < p->k->symbol_count; s++) { // the built-in one, whatever hides it
-      const zmi_symbol *y = &p->k->symbols[s];
-      if (y->kind == ZMI_Y_LEAF && y->size == strlen(parts[i]) && memcmp(y->name, parts[i], y->size) == 0) at(p, n[i])->symbol = (int32_t)s;
-    }
-  }
-  return zmi_binary(p, '+', zmi_binary(p, '*', n[0], n[1]), n[2]);
-}
-
 static int32_t dim_call(zmi_parser *p, uint32_t begin) { // after "dim": (x, 0)
   zmi_lex(p);
   zmi_token name = p->token;
@@ -424,7 +403,8 @@ static int32_t name_expression(zmi_parser *p) {
   if (symbol < 0 && (IS("true") || IS("false"))) return number_node(p, ZMI_C_BOOL, IS("true"), 0, name.begin);
   if (symbol < 0 && IS("static_cast") && zmi_token_is(p, "<")) return angle_cast(p, name, ZMI_N_CAST);
   if (symbol < 0 && IS("as_type") && zmi_token_is(p, "<")) return angle_cast(p, name, ZMI_N_BITCAST);
-  if (symbol < 0 && IS("thread_position_in_grid") && p->k->facts.form == ZMI_FORM_TILES) return grid_place(p, name);
+  int32_t node;
+  if (symbol < 0 && zmi_tiles_name(p, name, &node)) return node;
   if (symbol < 0 && p->joining && IS("right") && zmi_take(p, ".")) return right_lane(p, name.begin);
   if (zmi_token_is(p, "(")) {
     int type = zmi_type_find(text, size);

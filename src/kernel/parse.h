@@ -44,6 +44,8 @@ typedef enum zmi_node_kind {
   ZMI_N_INLINE,  // a function that is text: first = declarations of its parameters, a = its body
   ZMI_N_INDEX,   // symbol[a]
   ZMI_N_DIM,     // symbol, op: which
+  ZMI_N_GRID,    // op: THREAD, GROUP, THREADS or GROUPS; op2: dim
+  ZMI_N_SIMD,    // op: zmi_simd; a b
   // statements
   ZMI_S_DECLARE,  // symbol, type (0: of the value), a
   ZMI_S_ASSIGN,   // symbol, a (compound ones have the operation inside a)
@@ -52,7 +54,7 @@ typedef enum zmi_node_kind {
   ZMI_S_FOR,      // symbol, a first, b bound, c step; op: sign of the comparison; op2: '+', '-', or '*', '/', '<', '>' for steps that scale
   ZMI_S_IF,       // a; first: the branch, second: the other
   ZMI_S_ELEMENTS, // first: statements, second: of the join, if c is 1; op: 1 if places fall
-  ZMI_S_SHARED,   // symbol, type, a elements
+  ZMI_S_SHARED,   // symbol, type, a elements; op2: 1 if each thread has its own
   ZMI_S_BARRIER
 } zmi_node_kind;
 
@@ -95,6 +97,8 @@ typedef struct zmi_symbol {
   float value;
 } zmi_symbol;
 
+enum { ZMI_GRID_RANK = 3 };
+
 struct zmi_kernel {
   zmi_kernel_facts facts;
   char *source, *lists[3], *names; // names: of facts, each terminated
@@ -106,7 +110,9 @@ struct zmi_kernel {
   int32_t *assigned;
   size_t assigned_count, assigned_capacity;
   int32_t body, value; // first statement; the expression that is result 0, or -1
-  int32_t shape[ZMI_KERNEL_OUT][ZM_MAX_RANK], rank[ZMI_KERNEL_OUT], groups, threads;
+  int32_t shape[ZMI_KERNEL_OUT][ZM_MAX_RANK], rank[ZMI_KERNEL_OUT];
+  int32_t grid[2][ZMI_GRID_RANK], grid_rank[2]; // sizes of groups and of threads
+  bool simd;                                    // threads of simdgroups tell each other something
   zm_dtype result[ZMI_KERNEL_OUT];
   int param_type[ZMI_KERNEL_PARAMS]; // written: 0 = by use
   int references;
@@ -166,5 +172,29 @@ void zmi_node_adopt(zmi_parser *p, int32_t node, int32_t child);  // takes over 
 int32_t zmi_binary(zmi_parser *p, int op, int32_t a, int32_t b);
 size_t zmi_scope_open(zmi_parser *p);
 void zmi_scope_close(zmi_parser *p, size_t scope);
+
+// ---- parse_tiles.c ----
+typedef enum zmi_simd { // functions of the threads of a simdgroup
+  ZMI_SIMD_SUM,
+  ZMI_SIMD_PRODUCT,
+  ZMI_SIMD_MAX,
+  ZMI_SIMD_MIN,
+  ZMI_SIMD_AND,
+  ZMI_SIMD_OR,
+  ZMI_SIMD_XOR,
+  ZMI_SIMD_ALL,
+  ZMI_SIMD_ANY,
+  ZMI_SIMD_INCLUSIVE,
+  ZMI_SIMD_EXCLUSIVE,
+  ZMI_SIMD_FIRST,
+  ZMI_SIMD_SHUFFLE,
+  ZMI_SIMD_SHUFFLE_XOR,
+  ZMI_SIMD_SHUFFLE_UP,
+  ZMI_SIMD_SHUFFLE_DOWN
+} zmi_simd;
+bool zmi_tiles_name(zmi_parser *p, zmi_token name, int32_t *node); // whether it is such a name
+bool zmi_tiles_call(zmi_parser *p, zmi_token name, const int32_t *list, int n, int32_t *node);
+int32_t zmi_grid_member(zmi_parser *p, zmi_cop op, uint32_t begin, zmi_token which);
+int32_t zmi_thread_array(zmi_parser *p, int type, zmi_token name);
 
 #endif

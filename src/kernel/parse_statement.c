@@ -258,11 +258,12 @@ static int32_t declarations(zmi_parser *p, int type) { // name = e, name = e
     }
     zmi_lex(p);
     if (zmi_token_is(p, "[")) {
-      zmi_parse_fail(p, name.begin, p->token.end, "there are no arrays of a thread; 'shared float name[n];' is memory of the threadgroup");
+      if (type <= 0) zmi_parse_fail(p, name.begin, p->token.end, "an array has a written type, as in 'float name[8];'");
+    } else if (!zmi_expect(p, "=", "the name of a new variable")) {
       return -1;
     }
-    if (!zmi_expect(p, "=", "the name of a new variable")) return -1;
-    int32_t n = declare(p, type, name, zmi_parse_expression(p));
+    if (p->failed) return -1;
+    int32_t n = zmi_token_is(p, "[") ? zmi_thread_array(p, type, name) : declare(p, type, name, zmi_parse_expression(p));
     if (n < 0) return -1;
     if (first < 0) {
       first = n;

@@ -45,6 +45,11 @@ const char *zm_op_name(const zm_op *op) {
 // ---- definitions ----
 
 static zm_op *define(const zmi_kernel_text *text) {
+  for (int o = 0; o < ZMI_KERNEL_OUT; o++) {
+    if ((unsigned)text->result[o] < ZM_DTYPE_COUNT) continue;
+    zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: result %d: %d is no dtype", text->name ? text->name : "", o + 1, (int)text->result[o]);
+    return NULL;
+  }
   zm_op *op = zmi_calloc(1, sizeof *op);
   if (!op) return NULL;
   if (pthread_mutex_init(&op->lock, NULL) != 0) {

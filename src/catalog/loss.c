@@ -25,7 +25,8 @@ static zmi_definition cross_entropy_grad_def = {
 
 static bool good(const char *name, zm_array *logits, zm_array *targets) {
   char found[128];
-  if (!zmi_cat_want_float(name, "logits", logits) || !zmi_cat_want_rank(name, "logits", logits, 1) || !targets) return false;
+  if (!zmi_cat_want_float(name, "logits", logits) || !zmi_cat_want_rank(name, "logits", logits, 1)) return false;
+  if (!zmi_cat_want_rank(name, "targets", targets, 0)) return false;
   bool same = targets->type.rank == logits->type.rank - 1;
   for (int i = 0; same && i < targets->type.rank; i++) same = targets->type.shape[i] == logits->type.shape[i];
   if (!same) {

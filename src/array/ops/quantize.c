@@ -33,10 +33,17 @@ static bool same_front(const zmi_type *a, const zmi_type *b) {
   return true;
 }
 
-zm_status zmi_want_codes(const zmi_format *f, const zmi_type *codes, const zmi_type *scales, const zmi_type *biases, int64_t *k) {
-  char tc[128], ts[128], tb[128];
+// Builders give whole formats; a tape read from text may not.
+static zm_status want_whole(const zmi_format *f) {
   zmi_format complete = *f;
   zm_status status = zmi_codes_complete(&complete);
+  if (status != ZM_OK || (complete.bits == f->bits && complete.group == f->group)) return status;
+  return zmi_fail(ZM_ERROR_ARGUMENT, "%lld bits in groups of %lld are no format of quantization", (long long)f->bits, (long long)f->group);
+}
+
+zm_status zmi_want_codes(const zmi_format *f, const zmi_type *codes, const zmi_type *scales, const zmi_type *biases, int64_t *k) {
+  char tc[128], ts[128], tb[128];
+  zm_status status = want_whole(f);
   if (status != ZM_OK) return status;
   const bool affine = f->mode == ZMI_QUANT_AFFINE;
   if (codes->dtype != ZM_U32 || codes->rank < 1) {
@@ -103,9 +110,8 @@ static void quantize_run(const zmi_call *c, int64_t begin, int64_t end) {
 static zm_status quantize_infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
   const zmi_format *f = &((const attributes *)attrs)->format;
   char text[128];
-  zmi_format complete = *f;
   zm_status status = zmi_want_operands(nin, in, 1, 2);
-  if (status == ZM_OK) status = zmi_codes_complete(&complete);
+  if (status == ZM_OK) status = want_whole(f);
   if (status == ZM_OK && !zmi_absent(in, nin, 1)) status = want_global(f, &in[1]);
   if (status != ZM_OK) return status;
   const int last = in[0].rank - 1;

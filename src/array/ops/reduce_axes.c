@@ -153,11 +153,14 @@ zm_array *zm_median(zm_array *a, const int *axes, int count, bool keepdims) {
   return middle ? shaped(&m, zm_mean(middle, m.at, false), keepdims) : NULL;
 }
 
+enum { MOST_DIFFERENCES = 1 << 16 };
+
 zm_array *zm_diff(zm_array *a, int n, int axis) {
   int at;
   if (!zmi_present("diff", 1, &a) || !zmi_axis("diff", axis, a->type.rank, &at)) return NULL;
-  if (n < 0) {
-    zmi_fail(ZM_ERROR_ARGUMENT, "diff: %d times", n);
+  n = (int)ZMI_MIN((int64_t)n, a->type.shape[at] + 1); // nothing is left sooner or later
+  if (n < 0 || n > MOST_DIFFERENCES) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "diff: %d times, expected 0 to %d", n, MOST_DIFFERENCES);
     return NULL;
   }
   for (; n > 0 && a; n--) {

@@ -410,6 +410,10 @@ zm_array *zm_slice(zm_array *a, const int64_t *start, const int64_t *stop, const
   if (!zmi_present("slice", 1, &a)) return NULL;
   slice_attrs attrs = {.rank = a->type.rank};
   bool whole = true;
+  if (a->type.rank > 0 && (!start || !stop)) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "slice: a start and a stop for each of %d axes must be given", a->type.rank);
+    return NULL;
+  }
   for (int i = 0; i < a->type.rank; i++) {
     int64_t width = step ? step[i] : 1;
     if (width == 0) {

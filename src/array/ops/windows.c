@@ -28,7 +28,8 @@ static zm_array *window(const char *op, int64_t n, window_fn fn) {
     zmi_fail(ZM_ERROR_ARGUMENT, "%s: %lld is no number of points", op, (long long)n);
     return NULL;
   }
-  float *w = zmi_malloc(n ? (size_t)n * sizeof *w : 1);
+  const size_t bytes = (size_t)n * sizeof(float);
+  float *w = zmi_buffer_alloc(bytes); // what the memory limit does not allow is not begun
   if (!w) return NULL;
   for (int64_t i = 0; i < n; i++) {
     const double place = n > 1 ? (double)i / (double)(n - 1) : 0.5;
@@ -38,8 +39,9 @@ static zm_array *window(const char *op, int64_t n, window_fn fn) {
     w[i] = (float)fn(cosine, twice, place);
     if (w[i] < 1e-16f && w[i] > -1e-16f) w[i] = 0; // the ends, where terms cancel
   }
-  zm_array *a = zm_array_from_data(w, ZM_F32, &n, 1);
-  zmi_free(w);
+  const zmi_type type = zmi_type_of(ZM_F32, 1, &n);
+  zm_array *a = zmi_buffer_leaf(&type, w);
+  if (!a) zmi_buffer_free(w, bytes);
   return a;
 }
 

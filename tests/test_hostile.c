@@ -124,7 +124,8 @@ typedef struct given {
 // clang-format off
 #define ONE_LIST(X) \
   X(negative) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(sigmoid) X(silu) X(tanh) X(contiguous) X(softmax) X(positive) X(square) \
-  X(reciprocal) X(sign) X(floor) X(ceil) X(trunc) X(degrees) X(radians) X(exp2) X(expm1) X(log2) X(log10) X(log1p) X(sin) X(cos) X(tan) X(arcsin) \
+  X(reciprocal) X(sign) X(floor) X(ceil) X(trunc) X(degrees) X(radians) X(exp2) X(expm1) X(log2) X(log10) X(log1p) X(sin) X(cos) \
+  X(tan) X(arcsin) \
   X(arccos) X(arctan) X(sinh) X(cosh) X(arcsinh) X(arccosh) X(arctanh) X(erf) X(erfinv) X(softplus) X(isnan) X(isinf) X(isfinite) \
   X(isneginf) X(isposinf) X(logical_not) X(bitwise_invert) X(full_like_) X(zeros_like) X(ones_like) X(argmax_all) X(argmin_all) X(to_fp8) \
   X(stop_gradient) X(relu) X(relu2) X(gelu_tanh) X(mish) X(softmax_lastdim) X(log_softmax_lastdim) X(swiglu) X(geglu) \

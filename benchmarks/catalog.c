@@ -3,11 +3,14 @@
 //   machine                  device, threads, dtype of nothing: what runs here
 //   bandwidth                {"read", "copy"} in GB/s (1e9 bytes; copy counts what is read and what is written)
 //   list, list arrays        the rows of the catalog; those of arrays.c
-//   open NAME DTYPE ELEMENTS operands as the row's sample says, the largest of about ELEMENTS elements
+//   open NAME DTYPE ELEMENTS operands as the row's sample says, the largest of about ELEMENTS elements (0: as it stands there)
+//   chains                   the chains of chains.c
+//   chain NAME DTYPE ELEMENTS opens one of them, compiled by zm_compile
 //   save FOLDER              writes the open row's operands and results, floats as float32: in.0.npy, ..., out.0.npy, ...
-//   time SECONDS             evaluates the open row again and again for that long: {"seconds": of the fastest call, "calls"}
+//   time SECONDS             evaluates what is open again and again for that long: {"seconds": of the fastest call, "calls"}
+//   stream READS WRITES      {"plain", "past"}: GB/s of reading and writing so many arrays, with stores of both kinds (streams.c)
 #include "arrays.h"
-#include "tools/tools.h"
+#include "bench.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +19,9 @@
 
 typedef struct open_row {
   const zmi_entry *entry;
+  zm_compiled *chain; // instead of an entry
+  const char *name;
+  int nout;
   zm_scope *scope; // holds the operands
   zm_array *in[ZMI_CATALOG_IN];
   int nin;
@@ -31,18 +37,23 @@ static void complain(const char *what) {
   printf("\"}\n");
 }
 
+static zm_status results(const open_row *row, zm_array **out) {
+  if (row->chain) return zm_compiled_call(row->chain, row->in, row->nin, out, row->nout);
+  return zmi_entry_call(row->entry, row->in, row->nin, row->params, out);
+}
+
 static zm_status call(const open_row *row) {
   zm_scope *scope = zm_scope_open();
   zm_array *out[ZMI_CATALOG_OUT] = {NULL};
-  zm_status status = scope ? zmi_entry_call(row->entry, row->in, row->nin, row->params, out) : ZM_ERROR_MEMORY;
-  int nout = row->entry->outputs ? row->entry->outputs : 1;
-  if (status == ZM_OK) status = zm_eval(out, (size_t)nout);
+  zm_status status = scope ? results(row, out) : ZM_ERROR_MEMORY;
+  if (status == ZM_OK) status = zm_eval(out, (size_t)row->nout);
   zm_scope_close(scope);
   return status;
 }
 
 static void close_row(open_row *row) {
   zm_scope_close(row->scope);
+  zm_compiled_free(row->chain);
   *row = (open_row){0};
 }
 
@@ -57,9 +68,8 @@ static void print_operands(const open_row *row) {
   zm_scope *scope = zm_scope_open();
   zm_array *out[ZMI_CATALOG_OUT] = {NULL};
   long long bytes = 0;
-  if (zmi_entry_call(row->entry, row->in, row->nin, row->params, out) == ZM_OK) {
-    for (int o = 0; o < (row->entry->outputs ? row->entry->outputs : 1); o++)
-      bytes += (long long)zm_array_size(out[o]) * (long long)zm_dtype_size(zm_array_dtype(out[o]));
+  if (results(row, out) == ZM_OK) {
+    for (int o = 0; o < row->nout; o++) bytes += (long long)zm_array_size(out[o]) * (long long)zm_dtype_size(zm_array_dtype(out[o]));
   }
   zm_scope_close(scope);
   printf("%lld}\n", bytes);
@@ -84,6 +94,8 @@ static void open_named(open_row *row, const char *name, const char *dtype, long 
     return;
   }
   zmi_entry_parameters(row->entry, row->params);
+  row->name = row->entry->name;
+  row->nout = row->entry->outputs ? row->entry->outputs : 1;
   row->nin = arrays ? array_row_operands(row->entry, row->in) : zmi_entry_sample(row->entry, zm_dtype_from_name(dtype), elements, row->in);
   if (row->nin < 0 || zm_eval(row->in, (size_t)row->nin) != ZM_OK || call(row) != ZM_OK || call(row) != ZM_OK) {
     complain(name);
@@ -93,8 +105,44 @@ static void open_named(open_row *row, const char *name, const char *dtype, long 
   print_operands(row);
 }
 
+// Numbers from -2 to 2, each a multiple of 2^-6 that follows from its place.
+static zm_array *filled(int64_t rows, int64_t columns, int seed, zm_dtype dtype) {
+  const int64_t shape[2] = {rows, columns};
+  float *x = zmi_malloc((size_t)(rows * columns) * sizeof *x);
+  if (!x) return NULL;
+  for (int64_t i = 0; i < rows * columns; i++) x[i] = (float)((uint32_t)(i + seed) * 2654435761u >> 24) / 64 - 2;
+  zm_array *a = zm_array_from_data(x, ZM_F32, rows > 1 ? shape : shape + 1, rows > 1 ? 2 : 1);
+  zmi_free(x);
+  return zm_astype(a, dtype);
+}
+
+static void open_chain(open_row *row, const char *name, const char *dtype, long long elements) {
+  enum { COLUMNS = 4096 };
+  const bench_chain *c = bench_chain_find(name);
+  close_row(row);
+  row->scope = zm_scope_open();
+  if (!c || !row->scope) {
+    printf("{\"error\": \"there is no such chain\"}\n");
+    close_row(row);
+    return;
+  }
+  row->name = c->name;
+  row->nout = c->nout;
+  for (; row->nin < c->whole + c->vectors; row->nin++) {
+    const bool whole = row->nin < c->whole;
+    row->in[row->nin] = filled(whole ? ZMI_MAX(2, elements / COLUMNS) : 1, COLUMNS, row->nin, zm_dtype_from_name(dtype));
+  }
+  row->chain = zm_compile(c->f, NULL, c->nout);
+  if (!row->chain || zm_eval(row->in, (size_t)row->nin) != ZM_OK || call(row) != ZM_OK || call(row) != ZM_OK) {
+    complain(name);
+    close_row(row);
+    return;
+  }
+  print_operands(row);
+}
+
 static void time_row(const open_row *row, double seconds) {
-  if (!row->entry) {
+  if (!row->scope) {
     printf("{\"error\": \"no row is open\"}\n");
     return;
   }
@@ -104,7 +152,7 @@ static void time_row(const open_row *row, double seconds) {
   while (now - start < seconds || calls == 0) {
     const double before = now;
     if (call(row) != ZM_OK) {
-      complain(row->entry->name);
+      complain(row->name);
       return;
     }
     calls++;
@@ -188,6 +236,21 @@ static void print_arrays(void) {
   printf("]\n");
 }
 
+static void print_stream(zmi_pool *pool, int reads, int writes) {
+  const bench_rates r = pool ? bench_stream(pool, reads, writes) : (bench_rates){0, 0};
+  if (r.plain > 0)
+    printf("{\"plain\": %.4g, \"past\": %.4g}\n", r.plain, r.past);
+  else
+    printf("{\"error\": \"no streams of %d reads and %d writes\"}\n", reads, writes);
+}
+
+static void print_chains(void) {
+  printf("[");
+  for (size_t i = 0; i < bench_chain_count; i++)
+    printf("%s{\"name\": \"%s\", \"formula\": \"%s\"}", i ? ", " : "", bench_chains[i].name, bench_chains[i].formula);
+  printf("]\n");
+}
+
 static void print_list(void) {
   const zmi_catalog_group *group;
   printf("[");
@@ -202,6 +265,8 @@ static void print_list(void) {
 int main(void) {
   open_row row = {0};
   char line[512], name[64], dtype[32], folder[400];
+  zmi_pool *pool = zmi_pool_new(0);
+  int reads, writes;
   long long elements;
   double seconds;
   while (fgets(line, sizeof line, stdin)) {
@@ -217,12 +282,19 @@ int main(void) {
       open_named(&row, name, dtype, elements);
     else if (sscanf(line, "save %399s", folder) == 1)
       save_row(&row, folder);
+    else if (sscanf(line, "chain %63s %31s %lld", name, dtype, &elements) == 3)
+      open_chain(&row, name, dtype, elements);
+    else if (strncmp(line, "chains", 6) == 0)
+      print_chains();
+    else if (sscanf(line, "stream %d %d", &reads, &writes) == 2)
+      print_stream(pool, reads, writes);
     else if (sscanf(line, "time %lf", &seconds) == 1)
       time_row(&row, seconds);
     else
-      printf("{\"error\": \"commands: machine, bandwidth, list, list arrays, open NAME DTYPE ELEMENTS, save FOLDER, time SECONDS\"}\n");
+      printf("{\"error\": \"there is no such command\"}\n");
     fflush(stdout);
   }
   close_row(&row);
+  zmi_pool_free(pool);
   return 0;
 }

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Writes docs/catalog-speed.md and docs/array-speed.md from the capsules of benchmarks/peers/beside_mlx.py. --check only compares.
+"""Writes docs/catalog-speed.md and docs/array-speed.md from the capsules of benchmarks/peers/beside_mlx.py, and of benchmarks/memory.py
+(kind "memory") for the former. --check only compares.
 
-benchmarks/peers/reasons.txt says why a row is slower than MLX's: "name = reason". A row below 1x without a reason is an error.
+benchmarks/peers/reasons.txt says why a row is slower than MLX's: "name = reason". A row below 1x without a reason is an error, and so is
+one of the other kind below 85% of the bandwidth without "memory name = reason".
 """
 import glob
 import json
@@ -37,6 +39,8 @@ def row_of(r, why, copy):
 def section(path, kind, why):
     with open(path) as f:
         c = json.load(f)
+    if c["kind"] == "memory" and kind == "catalog":
+        return memory_section(path, c, why)
     if c["kind"] != kind:
         return None, []
     s, machine = c["summary"], c["machine"]
@@ -56,6 +60,44 @@ def section(path, kind, why):
     ]
     lines += ["| " + " | ".join(row_of(r, why, copy)) + " |" for r in c["rows"]]
     return "\n".join(lines), [r["name"] for r in c["rows"] if r.get("over_mlx", 1) < 1 and r["name"] not in why]
+
+
+ENOUGH = 0.85  # of the bandwidth
+
+
+def memory_row(r, why):
+    if "error" in r:
+        return [r["name"], "", "", "", "", "", r["error"]]
+    s = r["streams"]
+    against = f"{s['reads']} : {s['writes']}" if s["writes"] else "reading"
+    moved = (r["bytes_read"] + r["bytes_written"]) / 1e6
+    reason = why.get("memory " + r["name"], "") if r["share"] < ENOUGH else ""
+    figures = [f"{moved:,.0f}", f"{r['gb_s']:.1f}", f"{against}, {s['best']:.1f}", f"{r['share']:.0%}", f"{r['cycles']:.2f}"]
+    return [r["name"], *figures, reason]
+
+
+def memory_section(path, c, why):
+    machine = c["machine"]
+    cycles = 8 / max(r["streams"]["best"] for r in c["rows"] if "streams" in r) * machine["cores"] * machine["ghz"]
+    lines = [
+        f"## `{os.path.basename(path)}`: beyond the caches",
+        "",
+        f"{c['dtype']}, {c['elements']:,} elements in the first operand; {machine['cpu']}, {machine['cores']} cores, {machine['isa']}; "
+        f"commit {c['commit']}. Made by `benchmarks/memory.py`. GB/s: bytes of operands and results, each once. \"Of\": what all cores",
+        "reach in the same process, measured in turns with the row, with as many arrays read and written (the nearest such pair) and no",
+        "arithmetic, by stores past the caches or plain ones, whichever is faster. Cycles: of one core's time stamp counter an element,",
+        f"of the same kernel on operands inside the caches, calls included; memory takes {cycles:.1f} for a float read and one written.",
+        "",
+    ]
+    for kind, title in (("chain", "chains, compiled by `zm_compile`"), ("row", "rows of the catalog")):
+        lines += [
+            f"| {title} | MB | GB/s | of (read : written) | share | cycles | why not more |",
+            "|---|---:|---:|---:|---:|---:|---|",
+            *("| " + " | ".join(memory_row(r, why)) + " |" for r in c["rows"] if r["kind"] == kind),
+            "",
+        ]
+    low = [r["name"] for r in c["rows"] if r.get("share", 1) < ENOUGH and "memory " + r["name"] not in why]
+    return "\n".join(lines[:-1]), ["memory " + n for n in low]
 
 
 ABOUT = """\

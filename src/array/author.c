@@ -386,6 +386,7 @@ static zm_status lay_out_whole(const zmi_code *code, zm_array *const *in, zm_arr
     const zmi_type *own = &in[i]->type;
     const int64_t count = zmi_type_count(own);
     const bool one = count == 1, row = rows && count == d && own->rank > 0 && own->shape[own->rank - 1] == d;
+    t->in_type[i] = *own;
     t->step[i] = !one && !(rows && d <= 1);
     t->row_stride[i] = one || row ? 0 : d;
     operands[i] = zm_contiguous(one || row ? in[i] : operands[i]);
@@ -423,6 +424,15 @@ static zm_status make_results(const zmi_code *code, tuned_call *t) {
   return ZM_OK;
 }
 
+static uint64_t tuned_bytes(const tuned_call *t, int nin, int nout) {
+  uint64_t bytes = 0;
+  for (int k = 0; k < nin + nout; k++) {
+    const zmi_type *type = k < nin ? &t->in_type[k] : &t->out_type[k - nin];
+    bytes += (uint64_t)zmi_type_count(type) * zm_dtype_size(type->dtype);
+  }
+  return bytes;
+}
+
 static void tell(const zmi_tune_report *found, zm_autotune_report *report) {
   *report = (zm_autotune_report){.count = found->count, .chosen = found->chosen, .remembered = found->remembered, .empty = found->empty};
   for (int i = 0; i < found->count; i++)
@@ -450,6 +460,7 @@ static zm_status tune(const zm_op *op, zmi_instance *x, zm_array *const *in, con
     t->work.row_stride = t->row_stride;
     t->work.params = params;
     t->work.out = t->out;
+    t->work.stream = tuned_bytes(t, code->nin, code->nout) > zmi_cache_bytes();
     status = zmi_instance_tune(x, &t->work, again, found);
   }
   for (int o = 0; o < code->nout; o++) zmi_free(t->out[o]);

@@ -106,6 +106,7 @@ void zmi_float_rule_leave(unsigned saved);
 // ---- time and machine (machine.c) ----
 double zmi_now(void);                // monotonic seconds
 uint64_t zmi_peak_memory(void);      // bytes: largest resident set of this process so far
+uint64_t zmi_cache_bytes(void);      // of the largest cache that CPUs share; 32 MiB when unknown
 uint64_t zmi_memory_available(void); // bytes that can be had now, cgroup limit respected; 0 when unknown
 // What the control groups of this process allow; `root` is "" outside of tests, which give a folder with proc/ and sys/ of their own.
 typedef struct zmi_limits {

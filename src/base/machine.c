@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,4 +181,21 @@ uint64_t zmi_memory_available(void) {
   zmi_limits limits = zmi_group_limits("");
   if (!known) return limits.memory_left;
   return limits.memory_limited ? ZMI_MIN(kib << 10, limits.memory_left) : kib << 10;
+}
+
+uint64_t zmi_cache_bytes(void) {
+  static _Atomic uint64_t known; // found once; two threads at once find the same
+  uint64_t bytes = atomic_load_explicit(&known, memory_order_relaxed);
+  if (bytes) return bytes;
+  for (int level = 0; level < 8; level++) { // "32768K": the last one is the largest
+    char path[80], text[32], *end;
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", level);
+    if (!read_small(path, text, sizeof text)) break;
+    uint64_t size = strtoull(text, &end, 10);
+    size <<= *end == 'K' ? 10 : *end == 'M' ? 20 : 0;
+    bytes = ZMI_MAX(bytes, size);
+  }
+  if (bytes < (uint64_t)1 << 16) bytes = (uint64_t)32 << 20;
+  atomic_store_explicit(&known, bytes, memory_order_relaxed);
+  return bytes;
 }

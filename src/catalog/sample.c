@@ -1,6 +1,6 @@
 // Operands for a row of the catalog, as its sample says: operands are separated by semicolons, each a name, its dims, then words: a dtype
-// (none: the float dtype that was asked for), `positive`, `fixed` (its dims are what the kernel insists on), or `< n` for integers below n.
-// Numbers follow from their place alone.
+// (none: the float dtype that was asked for), `positive`, `fixed` (its dims are what the kernel insists on), `grows` (its first dim may
+// grow where operands do not share it), or `< n` for integers below n. Numbers follow from their place alone.
 #include "catalog/catalog.h"
 
 #include <ctype.h>
@@ -18,7 +18,7 @@ typedef struct operand {
   zm_dtype dtype;
   int rank;
   int64_t shape[ZM_MAX_RANK], below;
-  bool positive, fixed;
+  bool positive, fixed, grows;
 } operand;
 
 static bool word_of(const char **s, char word[32]) {
@@ -43,6 +43,8 @@ static bool parse(const char **s, zm_dtype dtype, operand *o) {
       o->positive = true;
     else if (strcmp(word, "fixed") == 0)
       o->fixed = true;
+    else if (strcmp(word, "grows") == 0)
+      o->grows = true;
     else if (strcmp(word, "<") == 0 && word_of(s, word))
       o->below = strtoll(word, NULL, 10);
     else if ((o->dtype = zm_dtype_from_name(word)) == ZM_DTYPE_DEFAULT)
@@ -78,6 +80,30 @@ static zm_array *fill(const operand *o, uint64_t seed) {
   return a;
 }
 
+// Smaller or larger by the first dimension where all operands share it, or are vectors of the last axis; larger also where the row says so.
+static void fit(operand *all, int count, int64_t elements) {
+  const int64_t first = all[0].rank > 1 ? all[0].shape[0] : 0, last = all[0].rank > 0 ? all[0].shape[all[0].rank - 1] : 0;
+  int64_t size = 1, halves = first;
+  bool shared = first > 0, grows[ZMI_CATALOG_IN]; // not: vectors of the last axis, whose length may be the first one's on the way
+  if (elements <= 0) return;
+  for (int i = 0; i < count; i++) {
+    grows[i] = !(all[i].rank == 1 && all[i].shape[0] == last);
+    shared = shared && !all[i].fixed && all[i].rank > 0 && (all[i].shape[0] == first || !grows[i]);
+  }
+  for (int i = 0; i < all[0].rank; i++) size *= all[0].shape[i];
+  for (; shared && size > elements && halves % 2 == 0; size /= 2, halves /= 2) {
+    for (int i = 0; i < count; i++) {
+      if (grows[i]) all[i].shape[0] /= 2;
+    }
+  }
+  for (int i = 0; i < count && !shared; i++) grows[i] = all[i].grows;
+  for (; size > 0 && (shared || all[0].grows) && size <= elements / 2; size *= 2) {
+    for (int i = 0; i < count; i++) {
+      if (grows[i]) all[i].shape[0] *= 2;
+    }
+  }
+}
+
 int zmi_entry_sample(const zmi_entry *e, zm_dtype dtype, int64_t elements, zm_array **in) {
   operand all[ZMI_CATALOG_IN];
   int count = 0;
@@ -87,19 +113,7 @@ int zmi_entry_sample(const zmi_entry *e, zm_dtype dtype, int64_t elements, zm_ar
     zmi_fail(ZM_ERROR_ARGUMENT, "%s: the row has no sample operands", e->name);
     return -1;
   }
-  // Made smaller by the first dimension where all operands share it, or are vectors of the last axis.
-  int64_t first = all[0].rank > 1 ? all[0].shape[0] : 0, last = all[0].rank > 0 ? all[0].shape[all[0].rank - 1] : 0, size = 1;
-  bool shared = first > 0, vector[ZMI_CATALOG_IN]; // of the last axis, whose length may be the first one's on the way down
-  for (int i = 0; i < count; i++) {
-    shared = shared && !all[i].fixed && all[i].rank > 0 && (all[i].shape[0] == first || (all[i].rank == 1 && all[i].shape[0] == last));
-    vector[i] = all[i].rank == 1 && all[i].shape[0] == last;
-  }
-  for (int i = 0; i < all[0].rank; i++) size *= all[0].shape[i];
-  for (; shared && elements && size > elements && first % 2 == 0; size /= 2, first /= 2) {
-    for (int i = 0; i < count; i++) {
-      if (!vector[i]) all[i].shape[0] /= 2;
-    }
-  }
+  fit(all, count, elements);
   for (int i = 0; i < count; i++) {
     if (!(in[i] = fill(&all[i], (uint64_t)i + 1))) return -1;
   }

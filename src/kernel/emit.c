@@ -280,14 +280,17 @@ static zm_status find_blocks(zmi_emit_state *e) {
 static zm_status make_state(zmi_emit_state *e, const zmi_code *code, zmi_target target, zmi_text *out) {
   const size_t n = code->count ? code->count : 1;
   *e = (zmi_emit_state){.code = code, .target = target, .out = out, .block = -1};
-  e->place = zmi_calloc(n, 4);
-  e->segment = zmi_calloc(n, 3 * sizeof(int));
+  e->place = zmi_calloc(n, 5);
+  e->segment = zmi_calloc(n, 4 * sizeof(int));
   if (!e->place || !e->segment) return ZM_ERROR_MEMORY;
   e->uniform = e->place + n;
   e->lifted = e->uniform + n;
   e->risky = e->lifted + n;
   e->match = e->segment + n;
   e->outer = e->match + n;
+  e->kept = e->outer + n;
+  for (size_t i = 0; i < n; i++) e->kept[i] = -1;
+  e->keeps = e->risky + n;
   zm_status status = find_blocks(e);
   if (status != ZM_OK) return status;
   find_risky(e);

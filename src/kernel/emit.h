@@ -5,6 +5,9 @@
 #include "kernel/kernel.h"
 
 enum { ZMI_EMIT_THREADS = 1024 }; // most threads of a group in emitted C
+// Elements that emitted C computes at a time where it can: vectors of them stay in registers, and compilers make vectors of the loop before
+// they think of unrolling it, which at 16 turns they do first.
+enum { ZMI_EMIT_BLOCK = 32 };
 
 extern const char *const zmi_emit_before[ZMI_TARGET_COUNT], *const zmi_emit_after[ZMI_TARGET_COUNT]; // around the prelude: emit_text.c
 extern const char zmi_emit_lanes_c[];
@@ -16,6 +19,8 @@ typedef enum zmi_place {
   ZMI_PLACE_LANES  // x7l[l]: one of the 16 copies of a JOIN block
 } zmi_place;
 
+typedef enum zmi_keeping { ZMI_FORGETS, ZMI_WANTED, ZMI_KEEPS } zmi_keeping;
+
 typedef struct zmi_emit_state {
   const zmi_code *code;
   zmi_target target;
@@ -24,18 +29,23 @@ typedef struct zmi_emit_state {
   int depth;      // of indentation of out
   int inner;      // blocks open inside `lanes`
   unsigned char *place, *uniform, *lifted, *risky;
+  unsigned char *keeps; // C, rows: whether a later pass wants the value, or has it (zmi_keeping)
+  int *kept;            // C, rows: the value of an earlier pass that this one is; -1
+  bool use_kept;
   int *segment, *match, *outer; // of each instruction: segment, END of its block, enclosing block (-1: none)
   bool in_lanes;                // C: instructions go to `lanes`
   bool threads;                 // TILES
   bool serial;                  // inside a serial block
+  bool blocks;                  // C: ZMI_EMIT_BLOCK elements at a time
+  int pass, passes;             // C: which ELEMENTS block of a row this is, of how many
   int block;                    // the ELEMENTS instruction being written; -1
   int capacity;                 // entries of arrays
-  int chunk;                    // C: elements that are computed together where no arrays are needed
+  int chunk;                    // C: elements that are computed together where no arrays are needed; ZMI_EMIT_BLOCK: where possible
   zm_status status;
 } zmi_emit_state;
 
 // ---- emit.c ----
-zm_status zmi_emit_c_tuned(const zmi_code *code, int chunk, zmi_text *out); // chunk: a multiple of 16; 0: the usual
+zm_status zmi_emit_c_tuned(const zmi_code *code, int chunk, zmi_text *out); // chunk: a multiple of 16; 0: the usual, 32
 void zmi_emit_head(zmi_target target, zmi_text *out);                       // what `bare` leaves out
 void zmi_emit_line(zmi_emit_state *e, const char *format, ...) __attribute__((format(printf, 2, 3))); // to lanes or out, indented
 void zmi_emit_top(zmi_emit_state *e, const char *format, ...) __attribute__((format(printf, 2, 3)));  // to out
@@ -50,6 +60,17 @@ bool zmi_emit_expression(const zmi_emit_state *e, int i, zmi_text *t);          
 void zmi_emit_load(zm_dtype d, const char *place, zmi_text *t);                   // an element of memory, widened
 void zmi_emit_stored(zm_dtype d, zmi_ctype from, const char *value, zmi_text *t); // a value as an element of memory
 const char *zmi_emit_identity(zmi_cop op, zmi_ctype type);                        // what a reduction starts from
+
+// ---- emit_plan.c: C ----
+bool zmi_emit_opens(zmi_cop op); // a block
+bool zmi_emit_reduces(zmi_cop op);
+bool zmi_emit_has(const zmi_emit_state *e, int begin, int end, zmi_cop op);
+void zmi_emit_plan(zmi_emit_state *e, int begin, int end);
+bool zmi_emit_find_kept(zmi_emit_state *e); // false: nothing is to be kept
+bool zmi_emit_fits_block(const zmi_emit_state *e, int begin, int end);
+static inline bool zmi_emit_is_byte(zm_dtype d) {
+  return zm_dtype_size(d) == 1;
+}
 
 // ---- instance.c, for tune.c ----
 // The kernel of one way, compiled if it is not yet; it stays as long as the instance. NULL: `why` says the reason.

@@ -5,97 +5,11 @@
 
 #include <stdio.h>
 
-enum { CHUNK = 512, CHUNK_ARRAYS = 128 };
+enum { CHUNK = 512, CHUNK_ARRAYS = 128, BLOCK = ZMI_EMIT_BLOCK, KEPT = 8192 /* places of a row */ };
 
-// ---- what can be done outside of the loop over lanes ----
-
-static bool opens(zmi_cop op) {
-  return op == ZMI_K_FOR || op == ZMI_K_IF || op == ZMI_K_ELEMENTS;
-}
-
-static bool is_reduction(zmi_cop op) {
-  return op >= ZMI_K_SUM && op <= ZMI_K_ARGMIN;
-}
-
-static bool has(const zmi_emit_state *e, int begin, int end, zmi_cop op) {
-  for (int i = begin; i < end; i++)
-    if (e->code->insts[i].op == op) return true;
-  return false;
-}
-
-static bool leaf_is_uniform(const zmi_emit_state *e, const zmi_inst *x) {
-  switch (x->op) {
-  case ZMI_K_CONST:
-  case ZMI_K_PARAM:
-  case ZMI_K_LENGTH:
-  case ZMI_K_GROUP:
-  case ZMI_K_THREADS:
-  case ZMI_K_GROUPS:
-  case ZMI_K_DIM:
-    return true;
-  case ZMI_K_INPUT:
-    return e->code->in_per_row[x->index];
-  default:
-    return false;
-  }
-}
-
-// Values of [begin, end) that all lanes share. What stands before `begin` is shared by definition.
-static void find_uniform(zmi_emit_state *e, int begin, int end) {
-  const zmi_code *c = e->code;
-  for (int i = begin; i < end; i++) {
-    const zmi_inst *x = &c->insts[i];
-    const char kind = zmi_cop_rows[x->op].kind;
-    const int operands[3] = {x->a, x->b, x->c};
-    bool shared = x->op == ZMI_K_FOR || (kind != 'X' && kind != 'M' && kind != 'P');
-    for (int k = 0; k < 3; k++)
-      if (operands[k] >= begin && !e->uniform[operands[k]]) shared = false;
-    e->uniform[i] = (unsigned char)(kind == 'P' ? leaf_is_uniform(e, x) : shared);
-  }
-}
-
-// Loops and branches that all lanes go through together stand outside of the loop over lanes.
-static void find_lifted(zmi_emit_state *e, int begin, int end) {
-  const zmi_code *c = e->code;
-  for (int i = begin; i < end; i++) {
-    const zmi_cop op = c->insts[i].op;
-    if (op != ZMI_K_FOR && op != ZMI_K_IF) continue;
-    const bool around = e->outer[i] < begin || e->lifted[e->outer[i]];
-    const bool wanted = e->threads ? has(e, i, e->match[i], ZMI_K_BARRIER) : op == ZMI_K_FOR && e->uniform[i];
-    e->lifted[i] = around && wanted && !e->serial;
-  }
-}
-
-// Numbers the pieces between cuts; what is used in another piece than its own gets an array.
-static void find_segments(zmi_emit_state *e, int begin, int end) {
-  const zmi_code *c = e->code;
-  int segment = 1;
-  for (int i = begin; i < end; i++) {
-    const zmi_cop op = c->insts[i].op;
-    int block = op == ZMI_K_END || op == ZMI_K_ELSE ? -2 : i;
-    if (block == -2)
-      for (block = i - 1; block >= begin && !(opens(c->insts[block].op) && e->match[block] >= i); block--) {
-      }
-    const bool cut = op == ZMI_K_BARRIER || (block >= begin && opens(c->insts[block].op) && e->lifted[block]);
-    e->segment[i] = cut ? ++segment : segment;
-    if (cut) segment++;
-  }
-  for (int i = begin; i < end; i++) {
-    const zmi_inst *x = &c->insts[i];
-    const int operands[4] = {x->a, x->b, x->c, x->op == ZMI_K_GET || x->op == ZMI_K_SET ? x->index : -1};
-    for (int k = 0; k < 4; k++) {
-      const int v = operands[k];
-      if (v < begin || e->segment[v] == e->segment[i] || e->uniform[v]) continue;
-      e->place[v] = ZMI_PLACE_ARRAY;
-    }
-  }
-}
-
-static void plan(zmi_emit_state *e, int begin, int end) {
-  find_uniform(e, begin, end);
-  find_lifted(e, begin, end);
-  find_segments(e, begin, end);
-}
+//
+// Where elements do nothing but arithmetic, 32 are computed at a time (`blocks`): values stay in registers up to the reductions and the
+// results, which may then go to memory past the caches. Missing elements of the last 32 are made up: operands are copied, results cut.
 
 static bool declare_arrays(zmi_emit_state *e, int begin, int end, bool write) {
   bool any = false;
@@ -114,7 +28,9 @@ static void flush(zmi_emit_state *e) {
   if (!e->lanes.size) return;
   const bool falling = e->serial && e->block >= 0 && e->code->insts[e->block].extra == 1;
   if (!e->threads && !e->serial) zmi_emit_top(e, "ZK_LANES");
-  zmi_emit_top(e, falling ? "for (zk_int t = n - 1; t >= 0; t--) {" : "for (zk_int t = 0; t < n; t++) {");
+  zmi_emit_top(e, falling     ? "for (zk_int t = n - 1; t >= 0; t--) {"
+                  : e->blocks ? "for (zk_int t = 0; t < 32; t++) {"
+                              : "for (zk_int t = 0; t < n; t++) {");
   zmi_text_add_bytes(e->out, zmi_text_str(&e->lanes), e->lanes.size);
   zmi_emit_top(e, "}");
   e->lanes.failed = e->lanes.failed || e->out->failed;
@@ -220,8 +136,8 @@ static void leaf(zmi_emit_state *e, int i) {
     if (rows && (e->block < 0 || e->code->in_per_row[x->index])) {
       snprintf(place, sizeof place, "w%d[0]", x->index);
       zmi_emit_load(e->code->in[x->index], place, &t);
-    } else if (e->code->in[x->index] == ZM_F16) { // widened for the whole chunk
-      zmi_text_add(&t, "h%d[t]", x->index);
+    } else if (e->code->in[x->index] == ZM_F16 || (e->blocks && zmi_emit_is_byte(e->code->in[x->index]))) { // widened before the loop
+      zmi_text_add(&t, x->type == ZMI_C_BOOL ? "h%d[t] != 0" : "h%d[t]", x->index);
     } else {
       snprintf(place, sizeof place, "p%d[t]", x->index);
       zmi_emit_load(e->code->in[x->index], place, &t);
@@ -266,7 +182,7 @@ static void output(zmi_emit_state *e, int i) {
   if (!row && e->code->out[x->index] == ZM_F16)
     zmi_emit_line(e, "g%d[t] = %s;", x->index, value);
   else
-    zmi_emit_line(e, row ? "y%d[r] = %s;" : "q%d[t] = %s;", x->index, zmi_text_str(&t));
+    zmi_emit_line(e, row ? "y%d[r] = %s;" : e->blocks ? "z%d[t] = %s;" : "q%d[t] = %s;", x->index, zmi_text_str(&t));
   zmi_text_release(&t);
 }
 
@@ -342,8 +258,12 @@ static void one(zmi_emit_state *e, int i) {
   const char kind = zmi_cop_rows[x->op].kind;
   char value[48];
   zmi_text t = {0};
-  if (zmi_emit_expression(e, i, &t)) {
+  if (e->use_kept && e->kept[i] >= 0 && e->keeps[e->kept[i]] == ZMI_KEEPS) {
+    zmi_text_add(&t, "k%d[at + t]", e->kept[i]);
     zmi_emit_value(e, i, zmi_text_str(&t));
+  } else if (zmi_emit_expression(e, i, &t)) {
+    zmi_emit_value(e, i, zmi_text_str(&t));
+    if (e->blocks && e->keeps[i]) zmi_emit_line(e, "k%d[(at & kept) + t] = v%d;", i, i);
   } else if (kind == 'P') {
     leaf(e, i);
   } else if (kind == 'M' || x->op == ZMI_K_SHARED_LOAD || x->op == ZMI_K_SHARED_STORE) {
@@ -352,7 +272,7 @@ static void one(zmi_emit_state *e, int i) {
     variable(e, i);
   } else if (x->op == ZMI_K_OUTPUT) {
     output(e, i);
-  } else if (is_reduction(x->op)) {
+  } else if (zmi_emit_reduces(x->op)) {
     zmi_emit_ref(e, x->a, value);
     zmi_emit_line(e, "r%d[t] = %s;", i, value);
   } else if (x->op == ZMI_K_SCAN_SUM) {
@@ -376,12 +296,16 @@ static void start_reductions(zmi_emit_state *e, int begin, int end) {
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &e->code->insts[i];
     if (x->op == ZMI_K_SCAN_SUM) zmi_emit_top(e, "%s c%d = 0;", zmi_emit_type(x->type), i);
-    if (!is_reduction(x->op)) continue;
+    if (!zmi_emit_reduces(x->op)) continue;
     const zmi_ctype type = e->code->insts[x->a].type;
     const char *name = zmi_emit_type(type), *first = zmi_emit_identity(x->op, type);
     if (x->op == ZMI_K_ARGMAX || x->op == ZMI_K_ARGMIN) {
       zmi_emit_top(e, "%s a%d = %s;", name, i, first);
       zmi_emit_top(e, "zk_int at%d = 0;", i);
+      continue;
+    }
+    if (e->blocks) {
+      zmi_emit_top(e, "ze_lanes_%s a%d = ze_first_%s(%s);", zmi_emit_word(type), i, zmi_emit_word(type), first);
       continue;
     }
     const bool floats = type == ZMI_C_FLOAT, flags = floats && (x->op == ZMI_K_MAXIMUM || x->op == ZMI_K_MINIMUM);
@@ -399,10 +323,12 @@ static const char *reduction_word(zmi_cop op) {
 static void reductions(zmi_emit_state *e, int begin, int end, bool last) {
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &e->code->insts[i];
-    if (!is_reduction(x->op)) continue;
+    if (!zmi_emit_reduces(x->op)) continue;
     const char *word = reduction_word(x->op), *type = zmi_emit_word(e->code->insts[x->a].type);
     const bool arg = x->op == ZMI_K_ARGMAX || x->op == ZMI_K_ARGMIN;
-    if (!last && arg)
+    if (e->blocks)
+      zmi_emit_top(e, "const %s v%d = ze_total_%s_%s(&a%d);", zmi_emit_type(x->type), i, word, type, i);
+    else if (!last && arg)
       zmi_emit_top(e, "ze_%s_%s(&a%d, &at%d, r%d, n, (zk_int)at);", word, type, i, i, i);
     else if (!last)
       zmi_emit_top(e, "ze_%s_%s(a%d, r%d, n);", word, type, i, i);
@@ -421,18 +347,152 @@ static bool sets_outside(const zmi_emit_state *e, int begin, int end, int v) {
   return false;
 }
 
-// float16 operands and results of a chunk have buffers of float32.
+// float16 operands and results of a chunk have buffers of float32. Bytes of a block are widened first too: loops over them and
+// floats at once would have few vectors.
 static void widen(zmi_emit_state *e, int k) {
-  if (e->code->in[k] != ZM_F16) return;
-  zmi_emit_top(e, "float h%d[%d];", k, e->capacity);
-  zmi_emit_top(e, "ze_widen(h%d, p%d, n);", k, k);
+  const zm_dtype d = e->code->in[k];
+  char place[32];
+  if (d == ZM_F16) {
+    zmi_emit_top(e, "float h%d[%d];", k, e->capacity);
+    zmi_emit_top(e, e->blocks ? "ze_widen(h%d, p%d, 32);" : "ze_widen(h%d, p%d, n);", k, k);
+  } else if (e->blocks && zmi_emit_is_byte(d)) {
+    zmi_text t = {0};
+    snprintf(place, sizeof place, "p%d[t]", k);
+    zmi_emit_load(d, place, &t);
+    zmi_emit_top(e, "%s h%d[%d];", d == ZM_BOOL ? "zk_int" : zmi_emit_type(zmi_ctype_of(d)), k, BLOCK);
+    zmi_emit_top(e, "ZK_LANES");
+    zmi_emit_top(e, "for (zk_int t = 0; t < %d; t++) h%d[t] = %s;", BLOCK, k, zmi_text_str(&t));
+    zmi_text_release(&t);
+  }
 }
 
 static void narrow(zmi_emit_state *e, int begin, int end) {
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &e->code->insts[i];
-    if (x->op == ZMI_K_OUTPUT && e->code->out[x->index] == ZM_F16) zmi_emit_top(e, "ze_narrow(q%d, g%d, n);", x->index, x->index);
+    if (x->op != ZMI_K_OUTPUT || e->code->out[x->index] != ZM_F16) continue;
+    zmi_emit_top(e, e->blocks ? "ze_narrow(z%d, g%d, 32);" : "ze_narrow(q%d, g%d, n);", x->index, x->index);
   }
+}
+
+// ---- 32 elements at a time ----
+
+static bool uses(const zmi_emit_state *e, int begin, int end, zmi_cop op, int index) {
+  for (int i = begin; i < end; i++)
+    if (e->code->insts[i].op == op && e->code->insts[i].index == index) return true;
+  return false;
+}
+
+// What all elements share is computed once, in front of the loop.
+static void shared_values(zmi_emit_state *e, int begin, int end) {
+  for (int i = begin; i < end; i++)
+    if (e->uniform[i] && e->code->insts[i].op != ZMI_K_OUTPUT) one(e, i);
+}
+
+// Where the operands of a block are. Their lines are asked for some time before: those of the next row by each of the passes over this one
+// in turn.
+static void block_pointers(zmi_emit_state *e, int begin, int end, bool last) {
+  const zmi_code *c = e->code;
+  for (int k = 0; k < c->nin; k++) {
+    if (c->in_per_row[k] || !uses(e, begin, end, ZMI_K_INPUT, k)) continue;
+    zmi_emit_top(e, "const %s *p%d = s%d + (at & m%d);", zmi_emit_memory(c->in[k]), k, k, k);
+    if (last) {
+      zmi_emit_top(e, "for (zk_int t = 0; t < %d && m%d; t++) b%d[t] = p%d[t < n ? t : n - 1];", BLOCK, k, k, k);
+      zmi_emit_top(e, "p%d = b%d;", k, k);
+    } else if (e->passes <= 1) {
+      zmi_emit_top(e, "ZE_AHEAD(p%d, 1024);", k);
+    } else {
+      zmi_emit_top(e, "if ((zk_uint)(at / %d) %% %du == %du) ZE_AHEAD(p%d, f%d);", BLOCK, e->passes, e->pass, k, k);
+    }
+    widen(e, k);
+  }
+  for (int k = 0; k < c->nout; k++) {
+    if (!uses(e, begin, end, ZMI_K_OUTPUT, k)) continue;
+    zmi_emit_top(e, "%s z%d[%d];", zmi_emit_memory(c->out[k]), k, BLOCK);
+    if (c->out[k] == ZM_F16) zmi_emit_top(e, "float g%d[%d];", k, BLOCK);
+  }
+  for (int i = begin; i < end; i++)
+    if (zmi_emit_reduces(c->insts[i].op)) zmi_emit_top(e, "%s r%d[%d];", zmi_emit_type(c->insts[c->insts[i].a].type), i, BLOCK);
+}
+
+static void block_results(zmi_emit_state *e, int begin, int end, bool last) {
+  const bool rows = e->code->form == ZMI_FORM_ROWS;
+  narrow(e, begin, end);
+  for (int k = 0; k < e->code->nout; k++) {
+    if (!uses(e, begin, end, ZMI_K_OUTPUT, k)) continue;
+    zmi_emit_top(e,
+                 last ? "__builtin_memcpy(y%d + %sat, z%d, (unsigned long)n * sizeof z%d[0]);"
+                      : "ze_put(y%d + %sat, z%d, (int)sizeof z%d[0], stream);",
+                 k, rows ? "r * d + " : "", k, k);
+  }
+  for (int i = begin; i < end; i++) {
+    const zmi_inst *x = &e->code->insts[i];
+    if (!zmi_emit_reduces(x->op)) continue;
+    const zmi_ctype type = e->code->insts[x->a].type;
+    if (last) zmi_emit_top(e, "for (zk_int t = n; t < %d; t++) r%d[t] = %s;", BLOCK, i, zmi_emit_identity(x->op, type));
+    zmi_emit_top(e, "ze_block_%s_%s(&a%d, r%d);", reduction_word(x->op), zmi_emit_word(type), i, i);
+  }
+}
+
+// The loop over all that is whole, then what is left over, by the same text.
+static void block_loops(zmi_emit_state *e, int begin, int end, const char *count) {
+  shared_values(e, begin, end);
+  e->in_lanes = true;
+  e->depth++; // where the loops will be
+  walk(e, begin, end);
+  e->depth--;
+  e->in_lanes = false;
+  zmi_emit_top(e, "zk_long at%d = 0;", e->pass);
+  for (int last = 0; last < 2; last++) {
+    if (last)
+      zmi_emit_top(e, "if (at%d < %s) {", e->pass, count);
+    else
+      zmi_emit_top(e, "for (; at%d + %d <= %s; at%d += %d) {", e->pass, BLOCK, count, e->pass, BLOCK);
+    e->depth++;
+    zmi_emit_top(e, "const zk_long at = at%d;", e->pass);
+    if (last) zmi_emit_top(e, "const zk_int n = (zk_int)(%s - at);", count);
+    block_pointers(e, begin, end, last);
+    const size_t size = e->lanes.size;
+    flush(e);
+    if (!last) e->lanes.size = size;
+    block_results(e, begin, end, last);
+    e->depth--;
+    zmi_emit_top(e, "}");
+  }
+}
+
+// What a later pass over the row would compute again (exp of a softmax) is kept, if the row is not too long for that.
+static void blocks(zmi_emit_state *e, int begin, int end, const char *count) {
+  bool again = false;
+  for (int i = begin; i < end; i++) {
+    again = again || (e->kept[i] >= 0 && e->keeps[e->kept[i]] == ZMI_KEEPS);
+    if (!e->keeps[i]) continue;
+    zmi_emit_top(e, "zk_float k%d[%d];", i, KEPT + BLOCK);
+    e->keeps[i] = ZMI_KEEPS;
+  }
+  if (again) {
+    zmi_emit_top(e, "if (kept) {");
+    e->depth++;
+    e->use_kept = true;
+    block_loops(e, begin, end, count);
+    e->use_kept = false;
+    e->depth--;
+    zmi_emit_top(e, "} else {");
+    e->depth++;
+  }
+  block_loops(e, begin, end, count);
+  if (!again) return;
+  e->depth--;
+  zmi_emit_top(e, "}");
+}
+
+// The operand itself, or one element again and again.
+static void block_source(zmi_emit_state *e, int k, const char *from) {
+  zmi_emit_top(e, "const %s *s%d = step[%d] ? %s : b%d;", zmi_emit_memory(e->code->in[k]), k, k, from, k);
+  zmi_emit_top(e, "const zk_long m%d = step[%d] ? -1 : 0;", k, k);
+}
+
+static int chunk_of(const zmi_emit_state *e) {
+  return e->chunk == BLOCK ? CHUNK : e->chunk;
 }
 
 static void use_pointers(zmi_emit_state *e, int begin, int end) {
@@ -453,7 +513,7 @@ static void use_pointers(zmi_emit_state *e, int begin, int end) {
   }
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &c->insts[i];
-    if (is_reduction(x->op)) zmi_emit_top(e, "%s r%d[%d];", zmi_emit_type(c->insts[x->a].type), i, e->chunk);
+    if (zmi_emit_reduces(x->op)) zmi_emit_top(e, "%s r%d[%d];", zmi_emit_type(c->insts[x->a].type), i, chunk_of(e));
   }
 }
 
@@ -478,7 +538,7 @@ static void join_pairs(zmi_emit_state *e, int begin, int join, int end) {
   zmi_emit_top(e, "  for (int l = 0; l < h; l++) {");
   e->depth += 2;
   for (int i = begin; i < join; i++) // shared values that stand in front of JOIN may be used behind it
-    if (e->uniform[i] && e->outer[i] == e->block && !opens(e->code->insts[i].op)) one(e, i);
+    if (e->uniform[i] && e->outer[i] == e->block && !zmi_emit_opens(e->code->insts[i].op)) one(e, i);
   walk(e, join + 1, end);
   e->depth -= 2;
   zmi_emit_top(e, "  }");
@@ -498,7 +558,7 @@ static int find_join(const zmi_emit_state *e, int begin, int end) {
 
 static void chunks(zmi_emit_state *e, int begin, int end, int join) {
   const bool falling = (e->serial || join >= 0) && e->code->insts[e->block].extra == 1;
-  e->capacity = declare_arrays(e, begin, end, false) ? CHUNK_ARRAYS : e->chunk;
+  e->capacity = declare_arrays(e, begin, end, false) ? CHUNK_ARRAYS : chunk_of(e);
   declare_arrays(e, begin, end, true);
   if (falling)
     zmi_emit_top(e, "for (zk_long at = (d - 1) / %d * %d; at >= 0 && d > 0; at -= %d) {", e->capacity, e->capacity, e->capacity);
@@ -524,7 +584,7 @@ static void chunks(zmi_emit_state *e, int begin, int end, int join) {
 static void elements_block(zmi_emit_state *e, int block) {
   const int begin = block + 1, end = e->match[block], join = find_join(e, begin, end);
   e->block = block;
-  e->serial = has(e, begin, end, ZMI_K_SCAN_SUM);
+  e->serial = zmi_emit_has(e, begin, end, ZMI_K_SCAN_SUM);
   for (int v = 0; v < begin; v++) {
     if (!sets_outside(e, begin, end, v)) continue;
     if (join < 0) {
@@ -537,14 +597,20 @@ static void elements_block(zmi_emit_state *e, int block) {
   }
   const bool serial = e->serial;
   e->serial = serial || join >= 0; // nothing is lifted
-  plan(e, begin, end);
+  zmi_emit_plan(e, begin, end);
   e->serial = serial;
+  e->blocks = !e->serial && join < 0 && zmi_emit_fits_block(e, begin, end);
   start_reductions(e, begin, join >= 0 ? join : end);
-  chunks(e, begin, end, join);
+  if (e->blocks)
+    blocks(e, begin, end, "d");
+  else
+    chunks(e, begin, end, join);
   if (join >= 0) join_pairs(e, begin, join, end);
   e->block = -1;
   e->serial = false;
   reductions(e, begin, end, true);
+  e->blocks = false;
+  e->pass++;
 }
 
 // ---- the walk ----
@@ -565,7 +631,7 @@ static void walk(zmi_emit_state *e, int begin, int end) {
       structure(e, i, stack, &top);
     } else if (op == ZMI_K_BARRIER) {
       flush(e);
-    } else if (op != ZMI_K_SHARED && !(op == ZMI_K_INPUT && c->form == ZMI_FORM_ELEMENTS)) {
+    } else if (op != ZMI_K_SHARED && !(op == ZMI_K_INPUT && c->form == ZMI_FORM_ELEMENTS && !e->blocks) && !(e->blocks && e->uniform[i])) {
       one(e, i);
     }
   }
@@ -578,36 +644,8 @@ static void fill(zmi_emit_state *e, int k, const char *count, const char *from) 
   zmi_emit_top(e, "for (zk_long k = 0; k < %s && k < %d; k++) b%d[k] = %s;", count, e->capacity, k, from);
 }
 
-static void elements(zmi_emit_state *e) {
+static void chunk_pointers(zmi_emit_state *e) {
   const zmi_code *c = e->code;
-  const int count = (int)c->count;
-  char from[48];
-  plan(e, 0, count);
-  // Operands are read before any result is written, wherever they stand: a result may lie where an operand was.
-  for (int i = 0; i < count; i++)
-    if (c->insts[i].op == ZMI_K_INPUT && e->outer[i] < 0) e->segment[i] = 0;
-  for (int i = 0; i < count; i++) {
-    const int operands[3] = {c->insts[i].a, c->insts[i].b, c->insts[i].c};
-    for (int k = 0; k < 3; k++)
-      if (operands[k] >= 0 && c->insts[operands[k]].op == ZMI_K_INPUT && e->segment[i] > 1) e->place[operands[k]] = ZMI_PLACE_ARRAY;
-  }
-  e->capacity = declare_arrays(e, 0, count, false) ? CHUNK_ARRAYS : e->chunk;
-  zmi_emit_top(e, "void zk_elements(zk_long count, const void *const *in, const int *step, const double *params, void *const *out) {");
-  e->depth++;
-  zmi_emit_top(e, "(void)in, (void)step, (void)params, (void)out;");
-  for (int k = 0; k < c->nin; k++) {
-    const char *m = zmi_emit_memory(c->in[k]);
-    zmi_emit_top(e, "%s b%d[%d];", m, k, e->capacity);
-    zmi_emit_top(e, "if (!step[%d])", k);
-    e->depth++;
-    snprintf(from, sizeof from, "*(const %s *)in[%d]", m, k);
-    fill(e, k, "count", from);
-    e->depth--;
-  }
-  declare_arrays(e, 0, count, true);
-  zmi_emit_top(e, "for (zk_long at = 0; at < count; at += %d) {", e->capacity);
-  e->depth++;
-  zmi_emit_top(e, "const zk_int n = count - at < %d ? (zk_int)(count - at) : %d;", e->capacity, e->capacity);
   for (int k = 0; k < c->nin; k++)
     zmi_emit_top(e, "const %s *p%d = step[%d] ? (const %s *)in[%d] + at : b%d;", zmi_emit_memory(c->in[k]), k, k, zmi_emit_memory(c->in[k]),
                  k, k);
@@ -616,15 +654,65 @@ static void elements(zmi_emit_state *e) {
     zmi_emit_top(e, "%s *q%d = (%s *)out[%d] + at;", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
     if (c->out[k] == ZM_F16) zmi_emit_top(e, "float g%d[%d];", k, e->capacity);
   }
+}
+
+static void element_chunks(zmi_emit_state *e) {
+  const zmi_code *c = e->code;
+  const int count = (int)c->count;
+  zmi_emit_top(e, "for (zk_long at = 0; at < count; at += %d) {", e->capacity);
+  e->depth++;
+  zmi_emit_top(e, "const zk_int n = count - at < %d ? (zk_int)(count - at) : %d;", e->capacity, e->capacity);
+  chunk_pointers(e);
   e->in_lanes = true;
   for (int i = 0; i < count; i++)
     if (c->insts[i].op == ZMI_K_INPUT) one(e, i);
   walk(e, 0, count);
   flush(e);
   e->in_lanes = false;
-  if (c->form == ZMI_FORM_ELEMENTS) narrow(e, 0, count);
+  narrow(e, 0, count);
   e->depth--;
   zmi_emit_top(e, "}");
+}
+
+static void elements(zmi_emit_state *e) {
+  const zmi_code *c = e->code;
+  const int count = (int)c->count;
+  char from[48];
+  zmi_emit_plan(e, 0, count);
+  // Operands are read before any result is written, wherever they stand: a result may lie where an operand was.
+  for (int i = 0; i < count; i++)
+    if (c->insts[i].op == ZMI_K_INPUT && e->outer[i] < 0) e->segment[i] = 0;
+  for (int i = 0; i < count; i++) {
+    const int operands[3] = {c->insts[i].a, c->insts[i].b, c->insts[i].c};
+    for (int k = 0; k < 3; k++)
+      if (operands[k] >= 0 && c->insts[operands[k]].op == ZMI_K_INPUT && e->segment[i] > 1) e->place[operands[k]] = ZMI_PLACE_ARRAY;
+  }
+  e->blocks = zmi_emit_fits_block(e, 0, count);
+  e->capacity = e->blocks ? BLOCK : declare_arrays(e, 0, count, false) ? CHUNK_ARRAYS : chunk_of(e);
+  zmi_emit_top(e, "void zk_elements(zk_long count, const void *const *in, const int *step, const double *params, void *const *out,");
+  zmi_emit_top(e, "                 int stream) {");
+  e->depth++;
+  zmi_emit_top(e, "(void)in, (void)step, (void)params, (void)out, (void)stream;");
+  for (int k = 0; k < c->nin; k++) {
+    const char *m = zmi_emit_memory(c->in[k]);
+    zmi_emit_top(e, "%s b%d[%d];", m, k, e->capacity);
+    zmi_emit_top(e, "if (!step[%d])", k);
+    e->depth++;
+    snprintf(from, sizeof from, "*(const %s *)in[%d]", m, k);
+    fill(e, k, e->blocks ? "32" : "count", from);
+    e->depth--;
+    if (!e->blocks) continue;
+    snprintf(from, sizeof from, "(const %s *)in[%d]", m, k);
+    block_source(e, k, from);
+  }
+  for (int k = 0; k < c->nout && e->blocks; k++)
+    zmi_emit_top(e, "%s *y%d = (%s *)out[%d];", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
+  declare_arrays(e, 0, count, true);
+  if (e->blocks)
+    blocks(e, 0, count, "count");
+  else
+    element_chunks(e);
+  if (e->blocks) zmi_emit_top(e, "if (stream) ze_fence();");
   e->depth--;
   zmi_emit_top(e, "}");
 }
@@ -633,12 +721,14 @@ static void rows(zmi_emit_state *e) {
   const zmi_code *c = e->code;
   char from[48];
   zmi_emit_top(e, "void zk_rows(zk_long rows, zk_long d, const void *const *in, const zk_long *row_stride, const int *step,");
-  zmi_emit_top(e, "             const double *params, void *const *out) {");
+  zmi_emit_top(e, "             const double *params, void *const *out, int stream) {");
   e->depth++;
-  zmi_emit_top(e, "(void)in, (void)row_stride, (void)step, (void)params, (void)out;");
-  e->capacity = e->chunk;
+  zmi_emit_top(e, "(void)in, (void)row_stride, (void)step, (void)params, (void)out, (void)stream;");
+  e->capacity = chunk_of(e);
+  for (size_t i = 0; i < c->count; i++) e->passes += c->insts[i].op == ZMI_K_ELEMENTS;
+  if (zmi_emit_find_kept(e)) zmi_emit_top(e, "const zk_long kept = d <= %d ? -1 : 0;", KEPT);
   for (int k = 0; k < c->nin; k++)
-    if (!c->in_per_row[k]) zmi_emit_top(e, "%s b%d[%d];", zmi_emit_memory(c->in[k]), k, e->chunk);
+    if (!c->in_per_row[k]) zmi_emit_top(e, "%s b%d[%d];", zmi_emit_memory(c->in[k]), k, e->capacity);
   for (int k = 0; k < c->nout; k++)
     zmi_emit_top(e, "%s *y%d = (%s *)out[%d];", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
   zmi_emit_top(e, "for (zk_long r = 0; r < rows; r++) {");
@@ -650,12 +740,17 @@ static void rows(zmi_emit_state *e) {
     zmi_emit_top(e, "if (!step[%d] && (r == 0 || row_stride[%d]))", k, k);
     e->depth++;
     snprintf(from, sizeof from, "w%d[0]", k);
-    fill(e, k, "d", from);
+    fill(e, k, e->chunk == BLOCK ? "(d < 32 ? 32 : d)" : "d", from);
     e->depth--;
+    if (e->chunk != BLOCK) continue;
+    snprintf(from, sizeof from, "w%d", k);
+    block_source(e, k, from);
+    zmi_emit_top(e, "const zk_long f%d = d <= 32768 ? row_stride[%d] : 1024;", k, k);
   }
   walk(e, 0, (int)c->count);
   e->depth--;
   zmi_emit_top(e, "}");
+  if (e->chunk == BLOCK) zmi_emit_top(e, "if (stream) ze_fence();");
   e->depth--;
   zmi_emit_top(e, "}");
 }
@@ -706,7 +801,7 @@ static void tiles(zmi_emit_state *e) {
   const int count = (int)c->count;
   e->threads = true;
   e->capacity = ZMI_EMIT_THREADS;
-  plan(e, 0, count);
+  zmi_emit_plan(e, 0, count);
   atomics(e);
   zmi_emit_top(e, "void zk_groups(zk_long first, zk_long last, zk_long groups, zk_long threads, const void *const *in, void *const *out,");
   zmi_emit_top(e, "               const zk_long *dims, const zk_long *counts, const double *params) {");
@@ -738,7 +833,7 @@ static void tiles(zmi_emit_state *e) {
 }
 
 void zmi_emit_c(zmi_emit_state *e) {
-  if (e->chunk <= 0) e->chunk = CHUNK;
+  if (e->chunk <= 0) e->chunk = BLOCK;
   if (e->code->form == ZMI_FORM_ELEMENTS)
     elements(e);
   else if (e->code->form == ZMI_FORM_ROWS)

@@ -11,8 +11,8 @@
 
 enum { BUCKETS = 256, KEPT = 512 };
 
-typedef void (*elements_fn)(int64_t, const void *const *, const int *, const double *, void *const *);
-typedef void (*rows_fn)(int64_t, int64_t, const void *const *, const int64_t *, const int *, const double *, void *const *);
+typedef void (*elements_fn)(int64_t, const void *const *, const int *, const double *, void *const *, int);
+typedef void (*rows_fn)(int64_t, int64_t, const void *const *, const int64_t *, const int *, const double *, void *const *, int);
 typedef void (*groups_fn)(int64_t, int64_t, int64_t, int64_t, const void *const *, void *const *, const int64_t *, const int64_t *,
                           const double *);
 
@@ -303,18 +303,18 @@ static void note_time(const zmi_instance *x, double before) {
 
 void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t n, const void *const *in, const int *step,
                            const double *params, void *const *out) {
-  elements_fn kernel = (elements_fn)atomic_load_explicit(&x->kernels[shape], memory_order_acquire);
+  elements_fn kernel = (elements_fn)atomic_load_explicit(&x->kernels[shape % ZMI_SHAPE_STREAM], memory_order_acquire);
   if (kernel)
-    kernel(n, in, step, params, out);
+    kernel(n, in, step, params, out, shape >= ZMI_SHAPE_STREAM);
   else
     zmi_routine_elements(x->routine, k, n, in, step, params, out);
 }
 
 void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t rows, int64_t d, const void *const *in,
                        const int64_t *row_stride, const int *step, const double *params, void *const *out) {
-  rows_fn kernel = (rows_fn)atomic_load_explicit(&x->kernels[shape], memory_order_acquire);
+  rows_fn kernel = (rows_fn)atomic_load_explicit(&x->kernels[shape % ZMI_SHAPE_STREAM], memory_order_acquire);
   if (kernel) {
-    kernel(rows, d, in, row_stride, step, params, out);
+    kernel(rows, d, in, row_stride, step, params, out, shape >= ZMI_SHAPE_STREAM);
   } else {
     const double before = zmi_now();
     zmi_routine_rows(x->routine, k, rows, d, in, row_stride, step, params, out);
@@ -348,9 +348,9 @@ void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_
 
 void zmi_instance_call(const zmi_instance *x, void (*kernel)(void), const zmi_work *w) {
   if (x->code->form == ZMI_FORM_ELEMENTS)
-    ((elements_fn)kernel)(w->n, w->in, w->step, w->params, w->out);
+    ((elements_fn)kernel)(w->n, w->in, w->step, w->params, w->out, w->stream);
   else if (x->code->form == ZMI_FORM_ROWS)
-    ((rows_fn)kernel)(w->rows, w->d, w->in, w->row_stride, w->step, w->params, w->out);
+    ((rows_fn)kernel)(w->rows, w->d, w->in, w->row_stride, w->step, w->params, w->out, w->stream);
   else
     call_groups(x, (groups_fn)kernel, w->launch, 0, w->launch->groups);
 }

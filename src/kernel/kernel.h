@@ -138,7 +138,9 @@ void zmi_kernel_cache_look(zmi_kernel_cache *facts);
 size_t zmi_kernel_cache_clear(void); // files removed
 
 // Running. Each may be called by many workers at once on disjoint parts. params: in the order of their names.
-// shape: the class of the whole call, of which this may be a part.
+// shape: the class of the whole call, of which this may be a part; with ZMI_SHAPE_STREAM added, compiled kernels store results past the
+// caches, which pays where operands and results together are larger than those.
+enum { ZMI_SHAPE_STREAM = 64 };
 // ELEMENTS: in[i] and out[o] are n contiguous elements of their dtypes. step[i]: 1, or 0 for one element that all share.
 void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t n, const void *const *in, const int *step,
                            const double *params, void *const *out);
@@ -173,6 +175,7 @@ typedef struct zmi_work {
   const double *params;
   void *const *out;
   const zmi_launch *launch; // TILES, RAW
+  bool stream;              // past the caches
 } zmi_work;
 typedef struct zmi_tune_report {
   int count, chosen; // candidates, the first one being the usual way

@@ -12,7 +12,7 @@ static const double block_seconds = 4e-4, margin = 1.02;
 
 static const char *const flag_words[] = {"", "-funroll-loops", "-mprefer-vector-width=256"};
 // Remembered by their numbers' contents, so the order may change; the first one is the usual way.
-static const zmi_tuning ways[] = {{512, 0}, {256, 0}, {1024, 0}, {2048, 0}, {512, 1}, {1024, 1}, {512, 2}};
+static const zmi_tuning ways[] = {{32, 0}, {256, 0}, {512, 0}, {1024, 0}, {2048, 0}, {32, 1}, {512, 1}, {32, 2}};
 _Static_assert(ZMI_COUNT(ways) <= ZMI_TUNE_MOST, "ways of an instance");
 
 const char *zmi_tuning_flags(const zmi_tuning *t) {

@@ -88,6 +88,15 @@ int64_t zmi_element_tiles(const zmi_call *c) {
   return zmi_tiles_of(zmi_type_count(&c->out[0]->type), ZMI_TILE);
 }
 
+bool zmi_streams(const zmi_call *c) {
+  uint64_t bytes = 0;
+  for (int k = 0; k < c->nin + c->nout; k++) {
+    const zmi_slot *s = k < c->nin ? c->in[k] : c->out[k - c->nin];
+    if (s) bytes += (uint64_t)zmi_type_count(&s->type) * zm_dtype_size(s->type.dtype);
+  }
+  return bytes > zmi_cache_bytes();
+}
+
 zmi_walk zmi_walk_of(const zmi_slot *slot) {
   zmi_walk w = {0};
   for (int i = 0; i < slot->type.rank; i++) {

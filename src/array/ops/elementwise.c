@@ -9,7 +9,7 @@
 
 // ---- what was compiled ----
 
-typedef void (*compiled_fn)(int64_t n, const void *const *in, const int *step, const double *params, void *const *out);
+typedef void (*compiled_fn)(int64_t n, const void *const *in, const int *step, const double *params, void *const *out, int stream);
 
 // One table a tier: elementwise_generate.c writes it.
 extern const compiled_fn zmi_elementwise_scalar[][ZM_DTYPE_COUNT];
@@ -66,6 +66,7 @@ static int operands_of(const zmi_elementwise *r) {
 typedef struct work {
   compiled_fn run;
   bool narrow; // operands are float16 or bfloat16
+  int stream;  // results go past the caches
 } work;
 
 enum { PIECE = 1024, OPERANDS = 4 };
@@ -82,7 +83,7 @@ static void run_narrow(const work *w, const zmi_call *c, int64_t n, const void *
       if (step[k] || at == 0) c->kernels->load((const char *)in[k] + at * step[k] * 2, dtype, step[k] ? count : 1, value[k]);
       operand[k] = value[k];
     }
-    w->run(count, operand, step, NULL, result);
+    w->run(count, operand, step, NULL, result, 0);
     if (to == dtype) c->kernels->store(value[OPERANDS], count, (char *)out[0] + (size_t)at * size, to);
   }
 }
@@ -92,13 +93,13 @@ static void run_piece(const void *user, const zmi_call *c, int64_t n, const void
   if (w->narrow)
     run_narrow(w, c, n, in, step, out);
   else
-    w->run(n, in, step, NULL, out);
+    w->run(n, in, step, NULL, out, w->stream);
 }
 
 static void run(const zmi_call *c, int row, int64_t begin, int64_t end) {
   const zm_dtype dtype = c->in[0]->type.dtype;
   const bool narrow = dtype == ZM_F16 || dtype == ZM_BF16;
-  const work w = {table_of(c->kernels)[row][narrow ? ZM_F32 : dtype], narrow};
+  const work w = {table_of(c->kernels)[row][narrow ? ZM_F32 : dtype], narrow, zmi_streams(c)};
   zmi_run_elements(c, begin * ZMI_TILE, ZMI_MIN(end * ZMI_TILE, zmi_type_count(&c->out[0]->type)), run_piece, &w);
 }
 

@@ -48,7 +48,7 @@ static bool emit_one(const struct row *r, zm_dtype dtype, bool first, zmi_text *
 
 static void emit_table(zmi_text *out) {
   zmi_text_add(out,
-               "typedef void (*ew_fn)(int64_t, const void *const *, const int *, const double *, void *const *);\n"
+               "typedef void (*ew_fn)(int64_t, const void *const *, const int *, const double *, void *const *, int);\n"
                "const ew_fn EW_JOIN(zmi_elementwise_, ZMI_TIER)[][%d] = {\n",
                ZM_DTYPE_COUNT);
   for (size_t i = 0; i < ZMI_COUNT(rows); i++) {

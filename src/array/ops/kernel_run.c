@@ -75,6 +75,10 @@ static const double *params_of(const zmi_call *c) {
   return ((const zmi_kernel_attrs *)c->attrs)->param;
 }
 
+static int stream_of(const zmi_call *c) {
+  return zmi_streams(c) ? ZMI_SHAPE_STREAM : 0;
+}
+
 static int shape_class(const zmi_call *c) {
   return zmi_shape_class(ZMI_FORM_ELEMENTS, zmi_type_count(&c->out[0]->type), 0);
 }
@@ -131,7 +135,7 @@ static void run_copied(const zmi_call *c) {
     step[k] = 1;
     place += zmi_align64((size_t)count * size);
   }
-  zmi_instance_elements(instance_of(c), c->kernels, shape_class(c), count, in, step, params_of(c), c->dst);
+  zmi_instance_elements(instance_of(c), c->kernels, shape_class(c) + stream_of(c), count, in, step, params_of(c), c->dst);
 }
 
 static void outputs_at(const zmi_call *c, int64_t at, void **out) {
@@ -197,7 +201,7 @@ void zmi_run_elements(const zmi_call *c, int64_t first, int64_t last, zmi_elemen
 }
 
 static void run_instance(const void *user, const zmi_call *c, int64_t n, const void *const *in, const int *step, void *const *out) {
-  zmi_instance_elements(user, c->kernels, shape_class(c), n, in, step, params_of(c), out);
+  zmi_instance_elements(user, c->kernels, shape_class(c) + stream_of(c), n, in, step, params_of(c), out);
 }
 
 void zmi_kernel_elements_run(const zmi_call *c, int64_t begin, int64_t end) {
@@ -256,7 +260,7 @@ int64_t zmi_kernel_rows_tiles(const zmi_call *c) {
 static void run_rows(const zmi_call *c, const rows_shape *s, int64_t first, int64_t last, char *buffer) {
   const zmi_instance *x = instance_of(c);
   const joint j = join(c, s->whole, s->whole->rank - 1);
-  const int inner = j.rank - 1, shape = zmi_shape_class(ZMI_FORM_ROWS, s->rows * s->d, s->d);
+  const int inner = j.rank - 1, shape = zmi_shape_class(ZMI_FORM_ROWS, s->rows * s->d, s->d) + stream_of(c);
   const void *in[ZMI_MAX_IN];
   void *out[ZMI_MAX_OUT];
   int step[ZMI_MAX_IN];

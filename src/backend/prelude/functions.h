@@ -34,29 +34,31 @@ ZK_FN zk_float zkp_exp_tail(zk_float r) {
 // Adding it leaves the integer nearest to a small number in the low bits.
 #define ZKP_ROUND 0x1.8p23f
 
+// y 2^n for y near 1 and the integer n that adding ZKP_ROUND left in t, where the product is a normal float: n goes to the exponent.
+ZK_FN zk_float zkp_shift(zk_float y, zk_float t) {
+  return zk_of_bits(zk_bits(y) + (zk_bits(t) << 23)); // the bits of ZKP_ROUND itself are shifted out
+}
+
 // x = n ln2 + r with |r| <= ln2 / 2. Zero where the result is below 2^-126, infinity above the largest float.
 ZK_FN zk_float zk_exp(zk_float x) {
-  zk_float z = x > 89.0f ? 89.0f : x;
-  z = z < -88.0f ? -88.0f : z;
-  zk_float t = zk_fma(z, 0x1.715476p+0f, ZKP_ROUND), n = t - ZKP_ROUND;
-  zk_float r = zk_fma(n, -0x1.62e43p-1f, z);
+  zk_float t = zk_fma(x, 0x1.715476p+0f, ZKP_ROUND), n = t - ZKP_ROUND;
+  zk_float r = zk_fma(n, -0x1.62e43p-1f, x);
   r = zk_fma(n, 0x1.05c61p-29f, r);
-  zk_float y = zk_fma(r * r, zkp_exp_tail(r), r) + 1.0f;
-  y = zkp_scale(y, (zk_int)(zk_bits(t) - zk_bits(ZKP_ROUND))); // 2^n in two factors: n reaches 128
-  return x < -0x1.5d589ep+6f ? 0.0f : y;
+  zk_float y = zkp_shift(zk_fma(r * r, zkp_exp_tail(r), r) + 1.0f, t);
+  y = x < -0x1.5d589ep+6f ? 0.0f : y;
+  return x <= 0x1.62e42ep+6f ? y : x + zkp_infinity(); // the largest that stays finite; NaN stays NaN
 }
 
 ZK_FN zk_float zk_exp2(zk_float x) {
-  zk_float z = x > 129.0f ? 129.0f : x;
-  z = z < -127.0f ? -127.0f : z;
-  zk_float t = z + ZKP_ROUND, r = z - (t - ZKP_ROUND);
+  zk_float t = x + ZKP_ROUND, r = x - (t - ZKP_ROUND);
   zk_float q = zk_fma(0x1.416d08p-13f, r, 0x1.5f09a6p-10f);
   q = zk_fma(q, r, 0x1.3b2de0p-7f);
   q = zk_fma(q, r, 0x1.c6af7ap-5f);
   q = zk_fma(q, r, 0x1.ebfbdcp-3f);
   q = zk_fma(q, r, 0x1.62e430p-1f);
-  zk_float y = zkp_scale(zk_fma(q, r, 1.0f), (zk_int)(zk_bits(t) - zk_bits(ZKP_ROUND)));
-  return x < -126.0f ? 0.0f : y;
+  zk_float y = zkp_shift(zk_fma(q, r, 1.0f), t);
+  y = x < -126.0f ? 0.0f : y;
+  return x < 128.0f ? y : x + zkp_infinity();
 }
 
 // 2^n (e^r - 1) + (2^n - 1), computed as twice its half: 2^128 is no float.

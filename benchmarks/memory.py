@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""Fused chains and kernels of rows on operands beyond the caches, beside what memory can do in the same process.
+
+For each chain of benchmarks/chains.c (compiled by zm_compile) and each chosen row of the catalog: rounds of timing it and, right beside,
+the best that all cores can do with as many arrays read and written (streams.c: stores past the caches or plain ones, whichever is faster;
+"reads" alone where results are small). The best round of each counts: what else runs on the machine only ever slows both. Bytes are those
+of operands and results, each once. Cycles an element are of one core's time stamp counter (--ghz), all cores together, of the same run on
+operands that stay in the caches: what of it is arithmetic.
+  benchmarks/memory.py --server build/benchmarks/bench_catalog --capsule benchmarks/capsules/catalog-memory.json
+"""
+import argparse
+import datetime
+import json
+import math
+import os
+import subprocess
+import sys
+
+PAIRS = [(1, 0), (1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (3, 2), (4, 3)]
+SIZES = {"bool": 1, "uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "float16": 2, "bfloat16": 2, "uint64": 8, "int64": 8}
+ROWS = """exp log sigmoid tanh relu silu gelu_tanh softplus mish elu relu_grad silu_grad add mul add_bias bias_silu
+softmax_lastdim log_softmax_lastdim softmax_grad logsumexp_lastdim masked_softmax scale_mask_softmax softmax_cross_entropy
+softmax_cross_entropy_grad rmsnorm rmsnorm_grad rms_norm_no_weight layernorm layer_norm_no_weight residual_rmsnorm add_rms_norm
+fused_add_rmsnorm rmsnorm_residual fused_add_layernorm layernorm_residual rms_norm_dropout dropout swiglu swiglu2 geglu2 bias_swiglu
+silu_mul_residual depth_gate_sigmoid sum_lastdim mean_lastdim max_lastdim argmax_lastdim var_lastdim std_lastdim apply_rope
+apply_rope_interleaved apply_gqa_rope cumsum_lastdim adamw_step fused_recurrent_step moe_combine dequantize_int8
+dequantize_blockwise""".split()
+
+
+class Server:
+    def __init__(self, path):
+        environment = os.environ | {"ZMLX_KERNELS": "compile"}  # at the first call
+        self.process = subprocess.Popen([path], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"the server ended at: {line}")
+        return json.loads(answer)
+
+
+def pair_of(read, written):
+    """The pair of arrays read and written that is nearest to the bytes."""
+    if written < read / 32:
+        return 1, 0
+    return min((p for p in PAIRS if p[1]), key=lambda p: abs(math.log(p[0] / p[1] * written / read)))
+
+
+def run(server, kind, name, args):
+    verb = "chain" if kind == "chain" else "open"
+    small = server.ask(f"{verb} {name} {args.dtype} {args.small}")
+    if "error" in small:
+        return {"name": name, "kind": kind, "error": small["error"]}
+    count = max(math.prod(o["shape"]) for o in small["operands"])
+    inside = min(server.ask(f"time {args.seconds / 2}")["seconds"] for _ in range(args.rounds))
+    opened = server.ask(f"{verb} {name} {args.dtype} {args.elements}")
+    read = sum(math.prod(o["shape"]) * SIZES.get(o["dtype"], 4) for o in opened["operands"])
+    written = opened["bytes_out"]
+    pair = pair_of(read, written)
+    seconds, rates = [], []
+    for _ in range(args.rounds):
+        rates.append(server.ask(f"stream {pair[0]} {pair[1]}"))
+        seconds.append(server.ask(f"time {args.seconds}")["seconds"])
+    best = max(max(r["plain"], r["past"]) for r in rates)
+    gb_s = (read + written) / min(seconds) / 1e9
+    return {
+        "name": name,
+        "kind": kind,
+        "bytes_read": read,
+        "bytes_written": written,
+        "seconds": seconds,
+        "streams": {"reads": pair[0], "writes": pair[1], "rates": rates, "best": best},
+        "gb_s": gb_s,
+        "share": gb_s / best,
+        "inside_seconds": inside,
+        "cycles": inside * args.ghz * 1e9 * os.cpu_count() / count,
+    }
+
+
+def frequency():
+    """Of the time stamp counter, as the kernel says; GHz."""
+    with open("/proc/cpuinfo") as f:
+        for line in f:
+            if line.startswith("bogomips"):
+                return float(line.split(":")[1]) / 2000
+    return 1.0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", default="build/benchmarks/bench_catalog")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--elements", type=int, default=1 << 24, help="of the first operand")
+    parser.add_argument("--small", type=int, default=1 << 19, help="elements of the run inside the caches")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=0.05)
+    parser.add_argument("--ghz", type=float, default=frequency())
+    parser.add_argument("--only", nargs="*", help="names of chains and rows")
+    parser.add_argument("--capsule")
+    parser.add_argument("--add", action="store_true", help="keep the rows of the capsule that are not measured now")
+    args = parser.parse_args()
+    server = Server(args.server)
+    names = [("chain", c["name"]) for c in server.ask("chains")]
+    names += [("row", n) for n in ROWS]
+    results = []
+    print(f"{'':28} {'MB':>6} {'ms':>8} {'GB/s':>6} {'of':>6} {'pair':>5} {'share':>6} {'cycles':>7}")
+    for kind, name in names:
+        if args.only and name not in args.only:
+            continue
+        r = run(server, kind, name, args)
+        results.append(r)
+        if "error" in r:
+            print(f"{name:28} {r['error']}")
+            continue
+        s, total = r["streams"], r["bytes_read"] + r["bytes_written"]
+        print(f"{name:28} {total / 1e6:6.0f} {min(r['seconds']) * 1e3:8.2f} {r['gb_s']:6.1f} {s['best']:6.1f} "
+              f"{s['reads']}:{s['writes']:<3} {r['share']:6.0%} {r['cycles']:7.2f}", flush=True)
+    machine = server.ask("machine")
+    if not args.capsule:
+        return
+    if args.add:
+        with open(args.capsule) as f:
+            old = json.load(f)["rows"]
+        new = {(r["kind"], r["name"]): r for r in results}
+        results = [new.pop((r["kind"], r["name"]), r) for r in old] + list(new.values())
+    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "unknown")
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
+    for r in results:  # three digits are plenty
+        if "seconds" in r:
+            r["seconds"] = [float(f"{s:.4g}") for s in r["seconds"]]
+            for k in ("gb_s", "share", "inside_seconds", "cycles"):
+                r[k] = float(f"{r[k]:.4g}")
+    head = {
+        "kind": "memory",
+        "date": datetime.date.today().isoformat(),
+        "commit": commit,
+        "command": " ".join(["benchmarks/memory.py", *sys.argv[1:]]),
+        "machine": {"cpu": cpu, "cores": os.cpu_count(), "ghz": args.ghz, **machine},
+        "dtype": args.dtype,
+        "elements": args.elements,
+    }
+    with open(args.capsule + ".part", "w") as f:
+        text = json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n'
+        f.write(text + ",\n".join("  " + json.dumps(r) for r in results) + "\n ]\n}\n")
+    os.rename(args.capsule + ".part", args.capsule)
+
+
+if __name__ == "__main__":
+    main()

@@ -80,26 +80,33 @@ APART static bool fold_floats(zmi_cop op, float a, float b, float d, float *y) {
   return one || two;
 }
 
-APART static bool compare_floats(zmi_cop op, float a, float b, bool *y) {
+static bool compared(zmi_cop op, bool equal, bool less, bool more, bool *y) {
   switch ((int)op) {
   case ZMI_K_EQ:
-    *y = a == b;
+    *y = equal;
     return true;
   case ZMI_K_NE:
-    *y = a != b;
+    *y = !equal;
     return true;
   case ZMI_K_LT:
-    *y = a < b;
+    *y = less;
     return true;
   case ZMI_K_LE:
-    *y = a <= b;
+    *y = less || equal;
     return true;
   case ZMI_K_GT:
-    *y = a > b;
+    *y = more;
     return true;
   case ZMI_K_GE:
-    *y = a >= b;
+    *y = more || equal;
     return true;
+  default:
+    return false;
+  }
+}
+
+APART static bool compare_floats(zmi_cop op, float a, float b, bool *y) {
+  switch ((int)op) {
   case ZMI_K_ISNAN:
     *y = a != a;
     return true;
@@ -110,7 +117,7 @@ APART static bool compare_floats(zmi_cop op, float a, float b, bool *y) {
     *y = (bits_of(a) & 0x7f800000u) != 0x7f800000u;
     return true;
   default:
-    return false;
+    return compared(op, a == b, a<b, a> b, y);
   }
 }
 
@@ -203,28 +210,7 @@ static bool fold_integers(zmi_cop op, zmi_ctype t, int64_t a, int64_t b, int64_t
 }
 
 static bool compare_integers(zmi_cop op, zmi_ctype t, int64_t a, int64_t b, bool *y) {
-  switch ((int)op) {
-  case ZMI_K_EQ:
-    *y = a == b;
-    return true;
-  case ZMI_K_NE:
-    *y = a != b;
-    return true;
-  case ZMI_K_LT:
-    *y = less(t, a, b);
-    return true;
-  case ZMI_K_LE:
-    *y = !less(t, b, a);
-    return true;
-  case ZMI_K_GT:
-    *y = less(t, b, a);
-    return true;
-  case ZMI_K_GE:
-    *y = !less(t, a, b);
-    return true;
-  default:
-    return false;
-  }
+  return compared(op, a == b, less(t, a, b), less(t, b, a), y);
 }
 
 static int64_t limited(zmi_ctype t, float x) { // toward zero, limited to the range, NaN to 0

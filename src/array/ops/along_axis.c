@@ -89,26 +89,6 @@ static int64_t put_tiles(const zmi_call *c) {
   return zmi_type_count(&c->in[1]->type) == 0 ? 0 : l.outer * zmi_tiles_of(l.inner, CHUNK);
 }
 
-#define PUT(T, name, value)                                                                                                                \
-  static void name##_##T(void *dst, const int64_t *at, int64_t n, const void *src) {                                                       \
-    T *x = dst;                                                                                                                            \
-    const T *y = src;                                                                                                                      \
-    for (int64_t i = 0; i < n; i++) {                                                                                                      \
-      if (at[i] >= 0) x[at[i]] = (T)(value);                                                                                               \
-    }                                                                                                                                      \
-  }
-typedef uint8_t __attribute__((may_alias)) word8;
-typedef uint16_t __attribute__((may_alias)) word16;
-typedef uint32_t __attribute__((may_alias)) word32;
-typedef uint64_t __attribute__((may_alias)) word64;
-PUT(word8, put, y[i])
-PUT(word16, put, y[i])
-PUT(word32, put, y[i])
-PUT(word64, put, y[i])
-PUT(float, add, x[at[i]] + y[i])
-static void (*const put_bits[])(void *dst, const int64_t *at, int64_t n,
-                                const void *src) = {[1] = put_word8, [2] = put_word16, [4] = put_word32, [8] = put_word64};
-
 static void put_run(const zmi_call *c, int64_t begin, int64_t end) {
   layout l = layout_of(c, 1);
   const zm_scatter_mode mode = (zm_scatter_mode)((const along_attrs *)c->attrs)->mode;
@@ -123,14 +103,9 @@ static void put_run(const zmi_call *c, int64_t begin, int64_t end) {
       const int64_t run = l.inner == 1 ? ZMI_MIN(CHUNK, l.m - m) : 1, n = run * width, first = (o * l.m + m) * l.inner + col;
       const char *src = (const char *)c->src[2] + (size_t)first * l.size;
       offsets(&l, c->src[1], first, n, at);
-      if (mode == ZM_SCATTER_SET) {
-        put_bits[l.size](dst, at, n, src);
-      } else if (mode == ZM_SCATTER_ADD && dtype == ZM_F32) {
-        add_float(dst, at, n, src);
-      } else {
-        for (int64_t i = 0; i < n; i++) {
-          if (at[i] >= 0) zmi_join_elements(mode, dtype, dst + (size_t)at[i] * l.size, src + (size_t)i * l.size, 1);
-        }
+      const bool put = zmi_put_elements(mode, dtype, dst, at, n, src);
+      for (int64_t i = 0; i < n && !put; i++) {
+        if (at[i] >= 0) zmi_join_elements(mode, dtype, dst + (size_t)at[i] * l.size, src + (size_t)i * l.size, 1);
       }
       m += run;
     }

@@ -159,40 +159,6 @@ static int64_t scatter_tiles(const zmi_call *c) {
   return l.places == 0 || l.block == 0 ? 0 : l.outer * strips_of(&l);
 }
 
-#define PUT(T, name, value)                                                                                                                \
-  static void name##_##T(void *dst, const int64_t *row, int64_t n, const void *src) {                                                      \
-    T *x = dst;                                                                                                                            \
-    const T *y = src;                                                                                                                      \
-    for (int64_t i = 0; i < n; i++) {                                                                                                      \
-      if (row[i] >= 0) x[row[i]] = (T)(value);                                                                                             \
-    }                                                                                                                                      \
-  }
-typedef uint8_t __attribute__((may_alias)) word8;
-typedef uint16_t __attribute__((may_alias)) word16;
-typedef uint32_t __attribute__((may_alias)) word32;
-typedef uint64_t __attribute__((may_alias)) word64;
-PUT(word8, put, y[i])
-PUT(word16, put, y[i])
-PUT(word32, put, y[i])
-PUT(word64, put, y[i])
-PUT(float, add, x[row[i]] + y[i])
-PUT(word32, add, x[row[i]] + y[i])
-
-// Single elements: the usual cases without a call for each.
-static bool put_elements(zm_scatter_mode mode, zm_dtype dtype, void *dst, const int64_t *row, int64_t n, const void *src) {
-  static void (*const puts[])(void *dst, const int64_t *row, int64_t n,
-                              const void *src) = {[1] = put_word8, [2] = put_word16, [4] = put_word32, [8] = put_word64};
-  if (mode == ZM_SCATTER_SET)
-    puts[zm_dtype_size(dtype)](dst, row, n, src);
-  else if (mode == ZM_SCATTER_ADD && dtype == ZM_F32)
-    add_float(dst, row, n, src);
-  else if (mode == ZM_SCATTER_ADD && (dtype == ZM_I32 || dtype == ZM_U32))
-    add_word32(dst, row, n, src);
-  else
-    return false;
-  return true;
-}
-
 static void scatter_run(const zmi_call *c, int64_t begin, int64_t end) {
   layout l = layout_of(c, 2);
   const int64_t strips = strips_of(&l);
@@ -205,7 +171,7 @@ static void scatter_run(const zmi_call *c, int64_t begin, int64_t end) {
     for (int64_t at = 0; at < l.places; at += CHUNK) {
       const int64_t n = ZMI_MIN(CHUNK, l.places - at);
       rows_of(&l, at, n, row);
-      if (l.inner == 1 && put_elements(mode, l.x->dtype, dst, row, n, src + (size_t)at * l.size)) continue;
+      if (l.inner == 1 && zmi_put_elements(mode, l.x->dtype, dst, row, n, src + (size_t)at * l.size)) continue;
       for (int64_t i = 0; i < n; i++) {
         if (row[i] < 0) continue;
         zmi_join_elements(mode, l.x->dtype, dst + (size_t)(row[i] * l.inner) * l.size, src + (size_t)((at + i) * l.inner) * l.size, width);

@@ -203,3 +203,38 @@ zm_array *zmi_axes_from_front(zm_array *a, const int *axes, int count) {
   }
   return moves ? zm_transpose(a, back) : a;
 }
+
+// ---- single elements ----
+
+#define PUT(T, name, value)                                                                                                                \
+  static void name##_##T(void *dst, const int64_t *row, int64_t n, const void *src) {                                                      \
+    T *x = dst;                                                                                                                            \
+    const T *y = src;                                                                                                                      \
+    for (int64_t i = 0; i < n; i++) {                                                                                                      \
+      if (row[i] >= 0) x[row[i]] = (T)(value);                                                                                             \
+    }                                                                                                                                      \
+  }
+typedef uint8_t __attribute__((may_alias)) word8;
+typedef uint16_t __attribute__((may_alias)) word16;
+typedef uint32_t __attribute__((may_alias)) word32;
+typedef uint64_t __attribute__((may_alias)) word64;
+PUT(word8, put, y[i])
+PUT(word16, put, y[i])
+PUT(word32, put, y[i])
+PUT(word64, put, y[i])
+PUT(float, put_sum, x[row[i]] + y[i])
+PUT(word32, put_sum, x[row[i]] + y[i])
+
+bool zmi_put_elements(zm_scatter_mode mode, zm_dtype dtype, void *dst, const int64_t *row, int64_t n, const void *src) {
+  static void (*const puts[])(void *dst, const int64_t *row, int64_t n,
+                              const void *src) = {[1] = put_word8, [2] = put_word16, [4] = put_word32, [8] = put_word64};
+  if (mode == ZM_SCATTER_SET)
+    puts[zm_dtype_size(dtype)](dst, row, n, src);
+  else if (mode == ZM_SCATTER_ADD && dtype == ZM_F32)
+    put_sum_float(dst, row, n, src);
+  else if (mode == ZM_SCATTER_ADD && (dtype == ZM_I32 || dtype == ZM_U32))
+    put_sum_word32(dst, row, n, src);
+  else
+    return false;
+  return true;
+}

@@ -12,6 +12,9 @@ void zmi_read_indices(const void *src, zm_dtype dtype, int64_t begin, int64_t n,
 void zmi_put_walk(const zmi_walk *w, void *dst, size_t size, int64_t begin, int64_t n, const void *src);
 // dst[0..n) = dst joined with src, both of dtype (not float16 or bfloat16 unless mode is SET).
 void zmi_join_elements(zm_scatter_mode mode, zm_dtype dtype, void *dst, const void *src, int64_t n);
+// dst[at[i]] = or += src[i] where at[i] is not negative, one after another: the usual cases (SET; sums of float32 and of 32-bit integers)
+// without a call for each. False for others.
+bool zmi_put_elements(zm_scatter_mode mode, zm_dtype dtype, void *dst, const int64_t *at, int64_t n, const void *src);
 // Stage of ops that start from a copy of operand 0: tiles of elements.
 void zmi_copy_first_run(const zmi_call *c, int64_t begin, int64_t end);
 zm_status zmi_check_indices(const char *operand, const zmi_type *t);

@@ -142,6 +142,40 @@ def products():
          lambda x, w, s, b: mx.quantized_matmul(x, w, s, b, transpose=True, group_size=32, bits=4))
 
 
+def functions():
+    both("einsum", [F(7, 257, 301, d=64), F(7, 301, 255, d=64)], [F(2, 3, 5, d=64), F(2, 5, 7, d=64)],
+         lambda a, b: mx.einsum("abc,acd->abd", a, b))
+    both("tensordot", [F(1031, 513, d=64), F(513, 1021, d=64)], [F(3, 5, d=64), F(5, 7, d=64)], lambda a, b: mx.tensordot(a, b, 1))
+    both("inner", [F(1031, 513, d=64), F(1021, 513, d=64)], [F(3, 5, d=64), F(7, 5, d=64)], mx.inner)
+    both("vecdot", [F(257, 4099, d=64), F(257, 4099, d=64)], [F(3, 5, d=64), F(3, 5, d=64)], lambda a, b: (a * b).sum(1))
+    both("trace", [F(17, 257, 257)], [F(3, 5, 5)], lambda x: mx.trace(x, 0, 1, 2))
+    both("stack", [F(1031, 511), F(1031, 511)], [F(3, 5), F(3, 5)], lambda a, b: mx.stack([a, b], axis=1))
+    several("split", [F(1031, 1023)], [F(3, 9)], lambda x: tuple(mx.split(x, 3, axis=1)))
+    both("tile", [F(1031, 511)], [F(3, 5)], lambda x: mx.tile(x, (1, 2)))
+    both("repeat", [F(1031, 511)], [F(3, 5)], lambda x: mx.repeat(x, 2, axis=1))
+    both("roll", [F(*ROWS)], [F(*FEW)], lambda x: mx.roll(x, 2, axis=1))
+    both("flip", [F(*ROWS)], [F(*FEW)], lambda x: x[:, ::-1])
+    both("pad", [F(*ROWS)], [F(*FEW)], lambda x: mx.pad(x, ((0, 0), (1, 2)), constant_values=3))
+    both("tril", [F(*BIG)], [F(*SMALL)], lambda x: mx.tril(x, 1))
+    both("triu", [F(*BIG)], [F(*SMALL)], lambda x: mx.triu(x, -1))
+    both("kron", [F(511, 513), F(2, 3)], [F(3, 5), F(2, 3)], mx.kron)
+    both("outer", [F(1031), F(1021)], [F(3), F(5)], mx.outer)
+    both("diff", [F(*ROWS)], [F(*FEW)], lambda x: x[:, 1:] - x[:, :-1])
+    both("median", [F(1031, 1021)], [F(3, 6)], lambda x: mx.median(x, axis=1))
+    both("std", [F(*BIG)], [F(*SMALL)], lambda x: mx.std(x, axis=1))
+    both("clip", [F(*ROWS), F(1021, m=20, add=-30), F(1021, m=20, add=30)], [F(*FEW), F(7, m=20, add=-30), F(7, m=20, add=30)], mx.clip)
+    both("masked_fill", [F(*ROWS), I(*ROWS, t="bool")], [F(*FEW), I(*FEW, t="bool")], lambda x, m: mx.where(m, 3.0, x))
+    both("count_nonzero", [F(*ROWS)], [F(*FEW, m=1)], lambda x: (x != 0).astype(mx.int32).sum(1))
+    both("moveaxis", [F(*BIG)], [F(*SMALL)], lambda x: mx.moveaxis(x, 0, 2))
+    both("flatten", [F(33, 8191, 4)], [F(3, 5, 4)], lambda x: mx.flatten(x, 1, 2))
+    both("conv1d", [F(7, 4099, 37, d=64), F(17, 3, 37, d=64)], [F(2, 5, 3, d=64), F(2, 3, 3, d=64)],
+         lambda x, w: mx.conv1d(x, w, padding=1))
+    def chosen(x, w, s, b, at):
+        return mx.gather_qmm(x, w, s, b, rhs_indices=at, transpose=True, group_size=32, bits=4)
+    both("gather_qmm", [F(5, 3, 512, d=64), I(4, 515, 64, t="uint32"), F(4, 515, 16, d=2048), F(4, 515, 16), I(5, below=4, t="uint32")],
+         [F(2, 3, 64, d=64), I(4, 5, 8, t="uint32"), F(4, 5, 2, d=2048), F(4, 5, 2), I(2, below=4, t="uint32")], chosen)
+
+
 def main():
     mx.set_default_device(mx.cpu)
     made.base._seed[0] = 40000
@@ -150,6 +184,7 @@ def main():
     shapes()
     rows()
     products()
+    functions()
     text = "[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in made.cases) + "\n]\n"
     (made.HERE.parent / "tests" / "data" / "op_mlx_cases.json").write_text(text)
     print(f"{len(made.cases)} cases, {len(text) // 1024} KB")

@@ -31,6 +31,8 @@ static const struct {
   double roundings;
   const char *why;
 } bounds[] = {
+    {"vecdot", RESULT, 2, SUMMED},
+    {"std", RESULT, 1, STEPS},
     {"add_rms_norm", GRADIENT, 2, SUMMED},
     {"bias_geglu", GRADIENT, 2, SUMMED},
     {"bias_gelu_tanh", GRADIENT, 2, SUMMED},

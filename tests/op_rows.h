@@ -1,4 +1,4 @@
-// Operations of the op table as rows like those of the catalog: a call, and the shapes that it takes and gives.
+// Operations of the op table, and functions made of them, as rows like those of the catalog: a call, and the shapes that it takes and gives.
 #ifndef ZMLX_TEST_OP_ROWS_H
 #define ZMLX_TEST_OP_ROWS_H
 
@@ -103,6 +103,36 @@ OP(quantized_matmul, zm_quantized_matmul(in[0], in[1], in[2], in[3], &four, true
 OP(to_fp8, zm_to_fp8(in[0]))
 OP(from_fp8, zm_from_fp8(in[0], ZM_BF16))
 
+// Functions that are made of operations.
+OP(einsum, zm_einsum("abc,acd->abd", in, 2))
+OP(tensordot, zm_tensordot(in[0], in[1], AT(1), AT(0), 1))
+OP(inner, zm_inner(in[0], in[1]))
+OP(vecdot, zm_vecdot(in[0], in[1], 1))
+OP(trace, zm_trace(in[0], 0, 1, 2))
+OP(stack, zm_stack(in, 2, 1))
+F(split) out[0] = NULL; zm_split(in[0], 3, 1, out); END
+OP(tile, zm_tile(in[0], LONG(1, 2), 2))
+OP(repeat, zm_repeat(in[0], 2, 1))
+OP(roll, zm_roll(in[0], LONG(2), AT(1), 1))
+OP(flip, zm_flip(in[0], AT(1), 1))
+OP(pad, zm_pad(in[0], LONG(0, 1), LONG(0, 2), ZM_PAD_CONSTANT, 3))
+OP(tril, zm_tril(in[0], 1))
+OP(triu, zm_triu(in[0], -1))
+OP(kron, zm_kron(in[0], in[1]))
+OP(outer, zm_outer(in[0], in[1]))
+OP(diff, zm_diff(in[0], 1, 1))
+OP(median, zm_median(in[0], AT(1), 1, false))
+OP(std, zm_std(in[0], AT(1), 1, false, 0))
+OP(clip, zm_clip(in[0], in[1], in[2]))
+OP(masked_fill, zm_masked_fill(in[0], in[1], 3))
+OP(count_nonzero, zm_count_nonzero(in[0], AT(1), 1, false))
+OP(moveaxis, zm_moveaxis(in[0], 0, 2))
+OP(flatten, zm_flatten(in[0], 1, 2))
+OP(conv1d, zm_conv1d(in[0], in[1], 1, 1, 1, 1))
+OP(gather_qmm, zm_gather_qmm(in[0], in[1], in[2], in[3], NULL, in[4], &four, true, false))
+
+static const char made_of_others[] = "made of operations";
+#define MADE(word, text, results) {.name = #word, .shapes = text, .outputs = results, .call = call_##word, .formula = made_of_others},
 #define ROW(word, text, results) {.name = #word, .shapes = text, .outputs = results, .call = call_##word},
 static const zmi_entry entries[] = {
 #define X(word) ROW(word, "x [A, B, C] -> [A, B, C]", 1)
@@ -175,6 +205,32 @@ ROW(dequantize, "words uint32 [A, 4W], s [A, W], b [A, W] -> [A, 32W]", 1)
 ROW(quantized_matmul, "x [A, 32W], words uint32 [N, 4W], s [N, W], b [N, W] -> [A, N]", 1)
 ROW(to_fp8, "x [A, B] -> [A, B]", 1)
 ROW(from_fp8, "x uint8 [A, B] -> [A, B]", 1)
+MADE(einsum, "a [A, B, C], b [A, C, D] -> [A, B, D]", 1)
+MADE(tensordot, "a [A, C], b [C, D] -> [A, D]", 1)
+MADE(inner, "a [A, C], b [D, C] -> [A, D]", 1)
+MADE(vecdot, "a [A, C], b [A, C] -> [A]", 1)
+MADE(trace, "x [A, N, N] -> [A]", 1)
+MADE(stack, "a [A, B], b [A, B] -> [A, 2, B]", 1)
+MADE(split, "x [A, 3B] -> [A, B], [A, B], [A, B]", 3)
+MADE(tile, "x [A, B] -> [A, 2B]", 1)
+MADE(repeat, "x [A, B] -> [A, 2B]", 1)
+MADE(roll, "x [A, B] -> [A, B]", 1)
+MADE(flip, "x [A, B] -> [A, B]", 1)
+MADE(pad, "x [A, B] -> [A, B + 3]", 1)
+MADE(tril, "x [A, N, M] -> [A, N, M]", 1)
+MADE(triu, "x [A, N, M] -> [A, N, M]", 1)
+MADE(kron, "a [A, B], b [2, 3] -> [2A, 3B]", 1)
+MADE(outer, "a [A], b [B] -> [A, B]", 1)
+MADE(diff, "x [A, B + 1] -> [A, B]", 1)
+MADE(median, "x [A, D] -> [A]", 1)
+MADE(std, "x [A, D, C] -> [A, C]", 1)
+MADE(clip, "x [A, B], low [B], high [B] -> [A, B]", 1)
+MADE(masked_fill, "x [A, B], m bool [A, B] -> [A, B]", 1)
+MADE(count_nonzero, "x [A, D] -> [A]", 1)
+MADE(moveaxis, "x [A, B, C] -> [B, C, A]", 1)
+MADE(flatten, "x [A, B, 4] -> [A, 4B]", 1)
+MADE(conv1d, "x [A, L, C], w [O, 3, C] -> [A, L, O]", 1)
+MADE(gather_qmm, "x [A, M, 32W], words uint32 [E, N, 4W], s [E, N, W], b [E, N, W], at uint32 < 4 [A] -> [A, M, N]", 1)
 };
 // clang-format on
 

@@ -1,4 +1,4 @@
-// Operations of the op table, and functions made of them, as rows like those of the catalog: a call, and the shapes that it takes and gives.
+// Operations of the op table, and functions made of them, as rows like the catalog's: a call, and the shapes that it takes and gives.
 #ifndef ZMLX_TEST_OP_ROWS_H
 #define ZMLX_TEST_OP_ROWS_H
 

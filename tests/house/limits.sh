@@ -24,6 +24,8 @@ long_functions() {
     }'
 }
 machine_paths() { grep -rnEI '(^|[^A-Za-z0-9_.])/(home|root|work|Users|mnt|data)/[A-Za-z]' "$@" | cut -c1-160; }
+# A capsule's command is to be repeated from the top of the project: no path of it begins at the root of a machine.
+capsule_paths() { grep -rnE '"/[A-Za-z]' --include='*.json' "$@" | cut -c1-160; }
 native() { grep -rnE 'march=native|mtune=native|mcpu=native|fast-math' --include=meson.build --include=Makefile "$@"; }
 
 folders=
@@ -36,6 +38,7 @@ for f in README.md CONTRIBUTING.md docs checkpoints/README.md Makefile meson.bui
   expect_empty "lines of at most 140 columns" "$(long_lines $folders)"
   expect_empty "functions of at most 90 lines" "$(long_functions $folders)"
   expect_empty "no machine paths" "$(machine_paths $folders $texts)"
+  expect_empty "no machine paths in capsules" "$(capsule_paths benchmarks/capsules)"
   expect_empty "a short README" "$(awk 'END { if (NR > 119) print "README.md: " NR " lines" }' README.md 2>&1)"
   bytes=$(find $folders $texts checkpoints -type f -exec cat {} + | wc -c)
   expect_empty "at most 52 MB" "$([ "$bytes" -le $((52 * 1048576)) ] || echo "$bytes bytes")"
@@ -56,4 +59,6 @@ expect_found "finds a long file" "$(long_files "$tree")"
 expect_found "finds a long line" "$(long_lines "$tree")"
 expect_found "finds a long function" "$(long_functions "$tree" | grep 'bad.c:1: 93 lines')"
 expect_found "finds a machine path" "$(machine_paths "$tree")"
+printf '{"command": ["a", "/tmp/b.json"]}\n' >"$tree/bad.json"
+expect_found "finds a machine path in a capsule" "$(capsule_paths "$tree")"
 finish

@@ -399,9 +399,9 @@ static void block_pointers(zmi_emit_state *e, int begin, int end, bool last) {
       zmi_emit_top(e, "for (zk_int t = 0; t < %d && m%d; t++) b%d[t] = p%d[t < n ? t : n - 1];", BLOCK, k, k, k);
       zmi_emit_top(e, "p%d = b%d;", k, k);
     } else if (e->passes <= 1) {
-      zmi_emit_top(e, "ZE_AHEAD(p%d, 1024);", k);
+      zmi_emit_top(e, "if (m%d) ZE_AHEAD(p%d, 1024);", k, k);
     } else {
-      zmi_emit_top(e, "if ((zk_uint)(at / %d) %% %du == %du) ZE_AHEAD(p%d, f%d);", BLOCK, e->passes, e->pass, k, k);
+      zmi_emit_top(e, "if (f%d && (zk_uint)(at / %d) %% %du == %du) ZE_AHEAD(p%d, f%d);", k, BLOCK, e->passes, e->pass, k, k);
     }
     widen(e, k);
   }
@@ -745,7 +745,7 @@ static void rows(zmi_emit_state *e) {
     if (e->chunk != BLOCK) continue;
     snprintf(from, sizeof from, "w%d", k);
     block_source(e, k, from);
-    zmi_emit_top(e, "const zk_long f%d = d <= 32768 ? row_stride[%d] : 1024;", k, k);
+    zmi_emit_top(e, "const zk_long f%d = !m%d ? 0 : d <= 32768 ? row_stride[%d] : 1024;", k, k, k);
   }
   walk(e, 0, (int)c->count);
   e->depth--;

@@ -13,6 +13,8 @@ typedef struct bench_rates {
   double plain, past;
 } bench_rates;
 bench_rates bench_stream(zmi_pool *pool, int reads, int writes);
+// The better one of two passes, with stores of one kind.
+double bench_stream_once(zmi_pool *pool, int reads, int writes, bool past);
 
 // ---- chains.c ----
 enum { BENCH_CHAIN_IN = 6, BENCH_CHAIN_OUT = 3 };

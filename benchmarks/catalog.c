@@ -8,6 +8,7 @@
 //   chain NAME DTYPE ELEMENTS opens one of them, compiled by zm_compile
 //   save FOLDER              writes the open row's operands and results, floats as float32: in.0.npy, ..., out.0.npy, ...
 //   time SECONDS             evaluates what is open again and again for that long: {"seconds": of the fastest call, "calls"}
+//   turns READS WRITES N     one call of what is open and one pass of such streams in turn, N times: {"seconds": [...], "rates": [...]}
 //   stream READS WRITES      {"plain", "past"}: GB/s of reading and writing so many arrays, with stores of both kinds (streams.c)
 #include "arrays.h"
 #include "bench.h"
@@ -244,6 +245,32 @@ static void print_stream(zmi_pool *pool, int reads, int writes) {
     printf("{\"error\": \"no streams of %d reads and %d writes\"}\n", reads, writes);
 }
 
+// What else runs on the machine slows neighbours in time alike: their ratio says more than the best of each.
+static void print_turns(const open_row *row, zmi_pool *pool, int reads, int writes, int count) {
+  enum { MOST = 100 };
+  double seconds[MOST], rates[MOST];
+  const bench_rates ways = bench_stream(pool, reads, writes);
+  if (!row->scope || ways.plain <= 0) {
+    printf("{\"error\": \"no row is open, or there are no such streams\"}\n");
+    return;
+  }
+  count = ZMI_MAX(1, ZMI_MIN(count, (int)MOST));
+  for (int i = 0; i < count; i++) {
+    const double start = zmi_now();
+    if (call(row) != ZM_OK) {
+      complain(row->name);
+      return;
+    }
+    seconds[i] = zmi_now() - start;
+    rates[i] = bench_stream_once(pool, reads, writes, ways.past > ways.plain);
+  }
+  printf("{\"seconds\": [");
+  for (int i = 0; i < count; i++) printf("%s%.4g", i ? ", " : "", seconds[i]);
+  printf("], \"rates\": [");
+  for (int i = 0; i < count; i++) printf("%s%.4g", i ? ", " : "", rates[i]);
+  printf("]}\n");
+}
+
 static void print_chains(void) {
   printf("[");
   for (size_t i = 0; i < bench_chain_count; i++)
@@ -266,7 +293,7 @@ int main(void) {
   open_row row = {0};
   char line[512], name[64], dtype[32], folder[400];
   zmi_pool *pool = zmi_pool_new(0);
-  int reads, writes;
+  int reads, writes, turns;
   long long elements;
   double seconds;
   while (fgets(line, sizeof line, stdin)) {
@@ -286,6 +313,8 @@ int main(void) {
       open_chain(&row, name, dtype, elements);
     else if (strncmp(line, "chains", 6) == 0)
       print_chains();
+    else if (sscanf(line, "turns %d %d %d", &reads, &writes, &turns) == 3)
+      print_turns(&row, pool, reads, writes, turns);
     else if (sscanf(line, "stream %d %d", &reads, &writes) == 2)
       print_stream(pool, reads, writes);
     else if (sscanf(line, "time %lf", &seconds) == 1)

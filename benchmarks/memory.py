@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Fused chains and kernels of rows on operands beyond the caches, beside what memory can do in the same process.
 
-For each chain of benchmarks/chains.c (compiled by zm_compile) and each chosen row of the catalog: rounds of timing it and, right beside,
-the best that all cores can do with as many arrays read and written (streams.c: stores past the caches or plain ones, whichever is faster;
-"reads" alone where results are small). The best round of each counts: what else runs on the machine only ever slows both. Bytes are those
-of operands and results, each once. Cycles an element are of one core's time stamp counter (--ghz), all cores together, of the same run on
-operands that stay in the caches: what of it is arithmetic.
+For each chain of benchmarks/chains.c (compiled by zm_compile) and each chosen row of the catalog: one call and one pass of streams in
+turn, --rounds times. A pass reads and writes as many arrays as the row does (the nearest pair; "reads" alone where results are small), by
+all cores without arithmetic, by stores past the caches or plain ones, whichever is faster here, and with or without asking for lines
+ahead (streams.c). The share is the median of the ratios of neighbours: what else runs on the machine slows both. GB/s are those of the
+fastest rounds. Bytes are those of operands and results, each once. Cycles are of one core's time stamp counter (--ghz) an element: of the
+row inside the caches (arithmetic and calls), and what memory takes at the best rate. Run it on an otherwise idle machine.
   benchmarks/memory.py --server build/benchmarks/bench_catalog --capsule benchmarks/capsules/catalog-memory.json
 """
 import argparse
@@ -13,6 +14,7 @@ import datetime
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 
@@ -54,17 +56,17 @@ def run(server, kind, name, args):
     if "error" in small:
         return {"name": name, "kind": kind, "error": small["error"]}
     count = max(math.prod(o["shape"]) for o in small["operands"])
-    inside = min(server.ask(f"time {args.seconds / 2}")["seconds"] for _ in range(args.rounds))
+    inside = min(server.ask(f"time {args.seconds / 2}")["seconds"] for _ in range(3))
     opened = server.ask(f"{verb} {name} {args.dtype} {args.elements}")
     read = sum(math.prod(o["shape"]) * SIZES.get(o["dtype"], 4) for o in opened["operands"])
     written = opened["bytes_out"]
     pair = pair_of(read, written)
-    seconds, rates = [], []
-    for _ in range(args.rounds):
-        rates.append(server.ask(f"stream {pair[0]} {pair[1]}"))
-        seconds.append(server.ask(f"time {args.seconds}")["seconds"])
-    best = max(max(r["plain"], r["past"]) for r in rates)
-    gb_s = (read + written) / min(seconds) / 1e9
+    turns = server.ask(f"turns {pair[0]} {pair[1]} {args.rounds}")
+    seconds, rates = turns["seconds"], turns["rates"]
+    moved = (read + written) / 1e9
+    share = statistics.median(moved / t / r for t, r in zip(seconds, rates))
+    best = max(rates)
+    gb_s = moved / min(seconds)
     return {
         "name": name,
         "kind": kind,
@@ -73,9 +75,10 @@ def run(server, kind, name, args):
         "seconds": seconds,
         "streams": {"reads": pair[0], "writes": pair[1], "rates": rates, "best": best},
         "gb_s": gb_s,
-        "share": gb_s / best,
+        "share": share,
         "inside_seconds": inside,
         "cycles": inside * args.ghz * 1e9 * os.cpu_count() / count,
+        "memory_cycles": (read + written) / best * args.ghz * os.cpu_count() / max(math.prod(o["shape"]) for o in opened["operands"]),
     }
 
 
@@ -94,7 +97,7 @@ def main():
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--elements", type=int, default=1 << 24, help="of the first operand")
     parser.add_argument("--small", type=int, default=1 << 19, help="elements of the run inside the caches")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=0.05)
     parser.add_argument("--ghz", type=float, default=frequency())
     parser.add_argument("--only", nargs="*", help="names of chains and rows")
@@ -121,8 +124,10 @@ def main():
     if not args.capsule:
         return
     if args.add:
-        with open(args.capsule) as f:
-            old = json.load(f)["rows"]
+        old = []
+        if os.path.exists(args.capsule):
+            with open(args.capsule) as f:
+                old = json.load(f)["rows"]
         new = {(r["kind"], r["name"]): r for r in results}
         results = [new.pop((r["kind"], r["name"]), r) for r in old] + list(new.values())
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "unknown")
@@ -130,7 +135,7 @@ def main():
     for r in results:  # three digits are plenty
         if "seconds" in r:
             r["seconds"] = [float(f"{s:.4g}") for s in r["seconds"]]
-            for k in ("gb_s", "share", "inside_seconds", "cycles"):
+            for k in ("gb_s", "share", "inside_seconds", "cycles", "memory_cycles"):
                 r[k] = float(f"{r[k]:.4g}")
     head = {
         "kind": "memory",
@@ -140,6 +145,7 @@ def main():
         "machine": {"cpu": cpu, "cores": os.cpu_count(), "ghz": args.ghz, **machine},
         "dtype": args.dtype,
         "elements": args.elements,
+        "load": os.getloadavg()[0],  # other work on the machine slows kernels and streams alike, but not evenly
     }
     with open(args.capsule + ".part", "w") as f:
         text = json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n'

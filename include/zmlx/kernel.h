@@ -109,11 +109,12 @@ ZM_API char *zm_op_source(const zm_op *op, const zm_dtype *dtypes, int nin, cons
 ZM_API void zm_free_text(char *text);
 
 // ---- tuning ----
-// A compiled kernel can run in several ways that give the same bits: other chunks of elements, other flags of the compiler. For TILES and
-// RAW only flags differ: the number of threads is what the author's `threads` says.
-enum { ZM_AUTOTUNE_MOST = 8 };
+// A kernel can run in several ways that give the same bits: compiled with other chunks of elements or other flags of the compiler, or
+// interpreted, which may be best for small calls. Of TILES only flags and interpretation are tried, of RAW flags: the number of threads is
+// what the author's `threads` says.
+enum { ZM_AUTOTUNE_MOST = 12 };
 typedef struct zm_autotune_candidate {
-  int chunk;         // elements that are computed together
+  int chunk;         // elements that are computed together; 0: interpreted
   const char *flags; // for the compiler beside the usual ones; "" if none
   double seconds;    // median of one call on one thread; 0 if nothing was measured
 } zm_autotune_candidate;

@@ -39,6 +39,7 @@ size_t zmi_cache_clear(const zmi_cache *c); // the number of files removed
 // ---- tuning (tune.c) ----
 struct zmi_code;
 // Ways are numbered; 0 is the usual one. What is remembered for a kernel and a class of shape; -1: nothing.
+bool zmi_tuning_interprets(int way);
 int zmi_tuning_recall(const struct zmi_code *code, const char *tier, int shape);
 // A kernel compiled in one way; NULL: see zmi_compile_c.
 void *zmi_tuning_compile(const struct zmi_code *code, const char *tier, int way, bool only_cached, char note[512], bool *was_cached);

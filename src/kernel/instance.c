@@ -227,7 +227,7 @@ static void recall(zmi_instance *x, int shape) {
   const zmi_kernels *k = zmi_kernels_find(NULL);
   if (atomic_load(&x->state) != COMPILED || atomic_load(&x->recalled) >> shape & 1) return;
   const int way = k ? zmi_tuning_recall(x->code, k->name, shape) : -1;
-  if (way > 0 && load_way(x, k, way, false, why, &cached)) choose(x, shape, way);
+  if (way > 0 && (zmi_tuning_interprets(way) || load_way(x, k, way, false, why, &cached))) choose(x, shape, way);
   atomic_fetch_or(&x->recalled, 1u << shape);
   zmi_error_clear();
 }
@@ -346,7 +346,21 @@ void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_
   }
 }
 
+static void interpret(const zmi_instance *x, const zmi_work *w) {
+  const zmi_kernels *k = zmi_kernels_find(NULL);
+  if (x->code->form == ZMI_FORM_ELEMENTS)
+    zmi_routine_elements(x->routine, k, w->n, w->in, w->step, w->params, w->out);
+  else if (x->code->form == ZMI_FORM_ROWS)
+    zmi_routine_rows(x->routine, k, w->rows, w->d, w->in, w->row_stride, w->step, w->params, w->out);
+  else
+    zmi_routine_groups(x->routine, k, w->launch, 0, w->launch->groups);
+}
+
 void zmi_instance_call(const zmi_instance *x, void (*kernel)(void), const zmi_work *w) {
+  if (!kernel) {
+    interpret(x, w);
+    return;
+  }
   if (x->code->form == ZMI_FORM_ELEMENTS)
     ((elements_fn)kernel)(w->n, w->in, w->step, w->params, w->out, w->stream);
   else if (x->code->form == ZMI_FORM_ROWS)

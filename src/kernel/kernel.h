@@ -161,10 +161,10 @@ void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_
 
 // ---- tuning (tune.c): what a compiled kernel may do in several ways, none of which changes a bit ----
 typedef struct zmi_tuning {
-  int chunk; // elements that are computed together
+  int chunk; // elements that are computed together; 0: interpreted
   int flag;  // 0, or a flag of tune.c: 1 loops unrolled, 2 vectors of half the width
 } zmi_tuning;
-enum { ZMI_TUNE_MOST = 8, ZMI_TUNE_ROUNDS = 9 };
+enum { ZMI_TUNE_MOST = 12, ZMI_TUNE_ROUNDS = 9 };
 const char *zmi_tuning_flags(const zmi_tuning *t); // words for the compiler, "" if there are none
 // One call to measure; the results are written over.
 typedef struct zmi_work {

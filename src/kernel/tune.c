@@ -9,14 +9,21 @@
 
 enum { ROUNDS = ZMI_TUNE_ROUNDS, TEXT = 1024 };
 static const double block_seconds = 4e-4, margin = 1.02;
+// The interpreter, which may win where calls are small, is not tried on calls that take longer compiled. A way whose calls take so many
+// times as long as the usual one is not timed further: tuning ends in any case.
+static const double interpreted_seconds = 0.02, hopeless = 4;
 
 static const char *const flag_words[] = {"", "-funroll-loops", "-mprefer-vector-width=256"};
 // Remembered by their numbers' contents, so the order may change; the first one is the usual way.
-static const zmi_tuning ways[] = {{32, 0}, {256, 0}, {512, 0}, {1024, 0}, {2048, 0}, {32, 1}, {512, 1}, {32, 2}};
+static const zmi_tuning ways[] = {{32, 0}, {256, 0}, {512, 0}, {1024, 0}, {2048, 0}, {32, 1}, {512, 1}, {32, 2}, {0, 0}};
 _Static_assert(ZMI_COUNT(ways) <= ZMI_TUNE_MOST, "ways of an instance");
 
 const char *zmi_tuning_flags(const zmi_tuning *t) {
   return t->flag >= 0 && t->flag < (int)ZMI_COUNT(flag_words) ? flag_words[t->flag] : "";
+}
+
+bool zmi_tuning_interprets(int way) {
+  return ways[way].chunk == 0;
 }
 
 zmi_tuning zmi_instance_tuning(const zmi_instance *x, int shape) {
@@ -83,6 +90,7 @@ static int read_choice(const char *text) {
 
 static bool sensible(const zmi_code *code, const char *tier, const zmi_tuning *t) {
   if (t->flag == 2 && strncmp(tier, "avx512", 6) != 0) return false;
+  if (t->chunk == 0) return code->form != ZMI_FORM_RAW;
   return t->chunk == ways[0].chunk || code->form < ZMI_FORM_TILES; // threads of a group are not cut into chunks
 }
 
@@ -168,15 +176,23 @@ int zmi_tune_best(const double (*seconds)[ZMI_TUNE_ROUNDS], int count) {
 
 static void measure_all(const zmi_instance *x, const zmi_entry_fn *kernels, const zmi_work *w, zmi_tune_report *report) {
   double seconds[ZMI_TUNE_MOST][ROUNDS];
-  const int count = report->count;
   const unsigned saved = zmi_float_rule_enter();
   const double once = ZMI_MAX(measure(x, kernels[0], w, 1), 1e-7);
+  if (!kernels[report->count - 1] && once > interpreted_seconds) report->count--;
+  const int count = report->count;
   const int calls = (int)ZMI_MIN(ZMI_MAX(block_seconds / once, 1), 1000);
-  for (int i = 0; i < count; i++) measure(x, kernels[i], w, 1);
+  bool slow[ZMI_TUNE_MOST] = {false};
+  double usual = 0;
+  for (int i = 0; i < count; i++) {
+    const double cold = measure(x, kernels[i], w, 1), warm = ZMI_MAX(ZMI_MIN(cold, measure(x, kernels[i], w, calls > 1 ? 2 : 1)), 1e-12);
+    if (i == 0) usual = warm;
+    slow[i] = warm > hopeless * usual;
+    for (int r = 0; r < ROUNDS; r++) seconds[i][r] = warm;
+  }
   for (int r = 0; r < ROUNDS; r++)
     for (int i = 0; i < count; i++) { // each round begins with another one
       const int now = (i + r) % count;
-      seconds[now][r] = ZMI_MAX(measure(x, kernels[now], w, calls), 1e-12);
+      if (!slow[now]) seconds[now][r] = ZMI_MAX(measure(x, kernels[now], w, calls), 1e-12);
     }
   zmi_float_rule_leave(saved);
   for (int i = 0; i < count; i++) report->seconds[i] = median(seconds[i]);
@@ -211,7 +227,7 @@ zm_status zmi_instance_tune(zmi_instance *x, const zmi_work *work, bool again, z
   if (mode && strcmp(mode, "interpret") == 0) return untunable(code, "ZMLX_KERNELS=interpret keeps kernels from being compiled");
   const int remembered = again ? -1 : zmi_tuning_recall(code, k->name, shape);
   if (remembered >= 0) {
-    if (!zmi_instance_way(x, remembered, why)) return untunable(code, why);
+    if (!zmi_instance_way(x, zmi_tuning_interprets(remembered) ? 0 : remembered, why)) return untunable(code, why);
     report->tuning[0] = ways[remembered];
     report->remembered = true;
     zmi_instance_choose(x, shape, remembered);
@@ -220,8 +236,8 @@ zm_status zmi_instance_tune(zmi_instance *x, const zmi_work *work, bool again, z
   report->count = 0;
   for (int i = 0; i < (int)ZMI_COUNT(ways); i++) {
     if (!sensible(code, k->name, &ways[i])) continue;
-    kernels[report->count] = zmi_instance_way(x, i, why);
-    if (!kernels[report->count]) {
+    kernels[report->count] = zmi_tuning_interprets(i) ? NULL : zmi_instance_way(x, i, why);
+    if (!kernels[report->count] && !zmi_tuning_interprets(i)) {
       if (i == 0) return untunable(code, why);
       continue; // a flag that this compiler does not know
     }

@@ -2,6 +2,7 @@
 // (That tuning never gives another kernel's choice is in test_kernel_cache, that the pairs of rotated keys are not taken for each other in
 // test_kvtc.)
 #include "array/array.h"
+#include "temp.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -511,6 +512,11 @@ int main(int argc, char **argv) {
   }
 #define ROW(name) cmocka_unit_test(run_##name),
   const struct CMUnitTest tests[] = {EACH(ROW)};
+  temp_folder folder; // not the cache of who runs this
+  if (temp_make(&folder) != 0) return 1;
+  setenv("ZMLX_CACHE_DIR", folder.path, 1);
   if (argc > 1) cmocka_set_test_filter(argv[1]);
-  return cmocka_run_group_tests_name("defects", tests, NULL, NULL);
+  const int failed = cmocka_run_group_tests_name("defects", tests, NULL, NULL);
+  temp_remove(&folder);
+  return failed;
 }

@@ -266,6 +266,29 @@ def _rms_grad(mx, a, p):
     return mx.vjp(lambda x: mx.fast.rms_norm(x, a[1], p["eps"]), [a[0]], [a[2]])[1]
 
 
+def _attention(mx, a, p):
+    return mx.fast.scaled_dot_product_attention(a[0], a[1], a[2], scale=p["scale"] or a[0].shape[-1] ** -0.5)
+
+
+def _ttt_layer(mx, x, projection, w, b, weight, bias, rate_bias, token_bias, post_weight, post_bias, output, heads, base):
+    batch, n, d = x.shape
+    f, m = d // heads, token_bias.shape[0]
+    rows = x @ projection.T
+    split = lambda first: rows[..., first : first + d].reshape(batch, n, heads, f).transpose(0, 2, 1, 3).reshape(-1, n, f)
+    q, k, v = split(0), split(d), split(2 * d)
+    rate = (base / f * mx.sigmoid(rows[..., 3 * d :] + rate_bias)).transpose(0, 2, 1).reshape(-1, n)
+    w, b, weight, bias = mx.tile(w, (batch, 1, 1)), mx.tile(b, (batch, 1)), mx.tile(weight, (batch, 1)), mx.tile(bias, (batch, 1))
+    wg, bg, results = mx.zeros_like(w), mx.zeros_like(b), []
+    for t in range(n):
+        token = mx.maximum(0, 1 / (t % m + 1) + token_bias[t % m])
+        last = mx.array(t % m == m - 1)
+        y, w, b, wg, bg = _ttt(mx, [q[:, t], k[:, t], v[:, t], rate[:, t], token, last, w, b, wg, bg, weight, bias])
+        results.append(y)
+    y = mx.stack(results, axis=1).reshape(batch, heads, n, f).transpose(0, 2, 1, 3).reshape(batch, n, d)
+    y = mx.fast.layer_norm(y, post_weight, post_bias, 1e-5) @ output.T
+    return (y, *(s.reshape(batch, heads, *s.shape[1:]) for s in (w, b, wg, bg)))
+
+
 _ONE = {
     "exp": lambda mx, x: mx.exp(x),
     "log": lambda mx, x: mx.log(x),
@@ -364,6 +387,8 @@ MLX = {
     "skv_fused_dequantize_unproject": lambda mx, a, p: _unproject(mx, a, p),
     "skv_compressed_attention": lambda mx, a, p: _compressed_attention(mx, a, p),
     "ttt_linear_decode": lambda mx, a, p: _ttt(mx, a),
+    "ttt_linear": lambda mx, a, p: _ttt_layer(mx, *a, heads=int(p["heads"]), base=p["base_lr"]),
+    "scaled_dot_product_attention": _attention,
     "depthwise_conv_3x3": lambda mx, a, p: _depthwise(mx, a),
     "fused_gather_add": lambda mx, a, p: a[0][a[1]] + a[2],
     "fused_scatter_add": lambda mx, a, p: mx.zeros((int(p["rows"]), *a[1].shape[1:])).at[a[0]].add(a[1]),

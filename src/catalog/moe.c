@@ -1,6 +1,7 @@
 // Mixture of experts: routers, dispatch of rows to experts, combination of their results, and the down projection with its combination.
 // The ops are in gating.c and combine.c.
 #include "catalog/ops.h"
+#include <zmlx/linear.h>
 
 zm_status zm_moe_dispatch(zm_array *x, zm_array *indices, int64_t experts, zm_dispatch *result) {
   const char *name = "moe_dispatch";
@@ -65,8 +66,8 @@ static zm_array *dense(const char *name, zm_array *act, zm_array *weights, zm_ar
   int64_t rows = act->type.shape[0], slots = act->type.shape[1], k = act->type.shape[2];
   if (!zmi_cat_want(name, "weights", weights, 3, (int64_t)-1, k, (int64_t)-1)) return NULL;
   int64_t n = weights->type.shape[2];
-  zm_array *matrices = zm_take(weights, zmi_cat_reshape(indices, 1, rows * slots));
-  zm_array *y = zm_matmul(zmi_cat_reshape(act, 3, rows * slots, (int64_t)1, k), matrices);
+  zm_array *y =
+      zm_gather_mm(zmi_cat_reshape(act, 3, rows * slots, (int64_t)1, k), weights, NULL, zmi_cat_reshape(indices, 1, rows * slots), false);
   return combine(name, zmi_cat_reshape(zm_astype(y, act->type.dtype), 3, rows, slots, n), gate, kind);
 }
 

@@ -69,23 +69,13 @@ static void row_of(const zmi_call *c, int words, int64_t n, float *high, float *
   const float *scale = (const float *)c->src[words + 1] + n * groups, *bias = (const float *)c->src[words + 2] + n * groups;
   int64_t group = a->group;
   for (int64_t g = 0; g < groups; g++) {
-    float s = scale[g], b = bias[g];
-    float *h = high + g * group, *l = low + g * group;
-    if (a->bits == 8) {
-      for (int64_t i = 0; i < group; i++) {
-        unsigned q = code[g * group + i];
-        h[i] = (float)(int)(q & ~63u) * s + b;
-        l[i] = (float)(int)(q & 63u) * s;
-      }
-      continue;
-    }
-    for (int64_t i = 0; i < group / 2; i++) {
-      unsigned q = code[g * group / 2 + i], even = q & 15u, odd = q >> 4;
-      h[2 * i] = (float)(int)(even & ~3u) * s + b;
-      h[2 * i + 1] = (float)(int)(odd & ~3u) * s + b;
-      l[2 * i] = (float)(int)(even & 3u) * s;
-      l[2 * i + 1] = (float)(int)(odd & 3u) * s;
-    }
+    uint8_t q[128]; // the largest group
+    const float s = scale[g], b = bias[g];
+    const int low_bits = a->bits == 8 ? 63 : 3;
+    float *restrict h = high + g * group, *restrict l = low + g * group;
+    c->kernels->codes(code + g * group * a->bits / 8, a->bits, group, q);
+    for (int64_t i = 0; i < group; i++) h[i] = (float)(q[i] & ~low_bits) * s + b;
+    for (int64_t i = 0; i < group; i++) l[i] = (float)(q[i] & low_bits) * s;
   }
 }
 
@@ -97,6 +87,10 @@ static void group_sums(const zmi_call *c, const float *x, float *work, float *su
   }
 }
 
+static void products(const float *restrict x, const float *restrict w, int64_t n, float *restrict out) {
+  for (int64_t i = 0; i < n; i++) out[i] = x[i] * w[i];
+}
+
 // The product with x from the high bits. bound [groups]: of what the low bits can add.
 static float high_product(const zmi_call *c, int words, int64_t n, const float *x, const float *sums, const float *high, float *work,
                           float *bound) {
@@ -106,16 +100,14 @@ static float high_product(const zmi_call *c, int words, int64_t n, const float *
   for (int64_t g = 0; g < groups; g++) {
     bound[g] = sums[g] * __builtin_fabsf(scale[g]) * (a->bits == 4 ? 3.0f : 63.0f);
   }
-  memset(work, 0, (size_t)k * sizeof *work);
-  c->kernels->multiply_add(x, high, k, work);
+  products(x, high, k, work);
   return c->kernels->sum(work, k);
 }
 
 static float low_product(const zmi_call *c, const float *x, const float *low, float *work, const float *refine) {
   const progressive_attrs *a = c->attrs;
   int64_t k = c->in[X]->type.shape[1];
-  memset(work, 0, (size_t)k * sizeof *work);
-  c->kernels->multiply_add(x, low, k, work);
+  products(x, low, k, work);
   for (int64_t g = 0; g < k / a->group; g++) {
     if (refine[g] == 0) memset(work + g * a->group, 0, (size_t)a->group * sizeof *work);
   }

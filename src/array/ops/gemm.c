@@ -273,14 +273,14 @@ static void store(const zmi_gemm_out *o, float *x, int64_t n, int64_t first, int
   for (int64_t j = 0; j < n; j++) memcpy(dst + (size_t)(j * step) * size, raw + (size_t)j * size, size);
 }
 
-// One range of k of a few rows: what gemm gives, from b as it is.
-static void few_range(const zmi_kernels *kn, const zmi_side *a, int64_t rows, const zmi_side *b, int64_t col, int64_t cols, int64_t k,
-                      int64_t n, float *y, int64_t ldy, work *w) {
+// One range of k of a few rows: what gemm gives, from b as it is. lines: room for FEW_ROWS ranges; part: for FEW_ROWS + 1 runs.
+static void few_range(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64_t rows, const zmi_side *b, int64_t col, int64_t cols,
+                      int64_t k, int64_t n, float *y, int64_t ldy, float *lines, float *part) {
   const float *x[FEW_ROWS];
-  float *part = w->b, *wide = w->b + FEW_ROWS * MOST_RUN;
+  float *wide = part + FEW_ROWS * MOST_RUN;
   const size_t bytes = (size_t)cols * zm_dtype_size(b->dtype);
   for (int64_t i = 0; i < rows; i++) {
-    x[i] = line_of(kn, a, i, k, n, w->a + i * ZMI_RANGE);
+    x[i] = line_of(kn, a, row + i, k, n, lines + i * ZMI_RANGE);
     memset(part + i * MOST_RUN, 0, (size_t)cols * sizeof *part);
   }
   for (int64_t q = 0; q < n; q++) {
@@ -322,7 +322,7 @@ static void tile(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *o, 
     const int64_t n = ZMI_MIN(p->k - k, ZMI_RANGE);
     const float *x = w->a, *z = w->b;
     if (g->few) {
-      few_range(o->kernels, &a, rows, &b, col, cols, k, n, y, ldy, w);
+      few_range(o->kernels, &a, 0, rows, &b, col, cols, k, n, y, ldy, w->a, w->b);
       continue;
     }
     if (g->pack_a)
@@ -341,9 +341,14 @@ static void tile(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *o, 
 
 void zmi_gemm_block(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64_t rows, const zmi_side *b, int64_t col, int64_t cols,
                     int64_t k, zmi_gemm_work *w) {
+  const bool few = rows <= FEW_ROWS && b->by_line == 1 && !b->load;
   if (k == 0) memset(w->y, 0, sizeof w->y);
   for (int64_t at = 0; at < k; at += ZMI_RANGE) {
     const int64_t n = ZMI_MIN(k - at, ZMI_RANGE);
+    if (few) {
+      few_range(kn, a, row, rows, b, col, cols, at, n, w->y, ZMI_BLOCK_COLS, w->a, w->b);
+      continue;
+    }
     pack(kn, b, col, cols, at, n, ZMI_GEMM_COLS, w->b);
     for (int64_t i = 0; i < rows; i += ZMI_BLOCK_STEP) {
       const int64_t some = ZMI_MIN(rows - i, ZMI_BLOCK_STEP);

@@ -193,7 +193,7 @@ def swiglu2(g, u):
     return (silu(g) * u,)
 
 
-glm_fused_swiglu = silu_mul_grad = swiglu2
+glm_fused_swiglu = silu_mul = swiglu2
 
 
 def geglu2(g, u):

@@ -312,9 +312,10 @@ static inline int covered(const char *row, size_t first, size_t last, int *cases
   return most;
 }
 
+// Words before what is said about them.
 static inline int words(const char *s) {
   int n = 0;
-  for (; *s; s++) n += *s != ' ' && (s[1] == ' ' || !s[1]);
+  for (; *s && *s != ':'; s++) n += *s != ' ' && (s[1] == ' ' || s[1] == ':' || !s[1]);
   return n;
 }
 

@@ -34,6 +34,38 @@ static void test_table(void **state) {
   check_coverage(0, MLX_FILE);
 }
 
+static bool is_declared(const char *function) {
+  static const char *const headers[] = {"include/zmlx/catalog.h", "include/zmlx/array.h", "include/zmlx/elementwise.h"};
+  char array[96], status[96];
+  bool found = false;
+  snprintf(array, sizeof array, "zm_array *zm_%s(", function);
+  snprintf(status, sizeof status, "zm_status zm_%s(", function);
+  for (size_t i = 0; i < ZMI_COUNT(headers) && !found; i++) {
+    char *text;
+    size_t size;
+    assert_int_equal(zmi_read_file(headers[i], 1 << 20, &text, &size), ZM_OK);
+    found = strstr(text, array) || strstr(text, status);
+    zmi_free(text);
+  }
+  return found;
+}
+
+// A row is found by its name, by the name of its function, which is there, and by the name that it has elsewhere.
+static void test_names(void **state) {
+  (void)state;
+  const zmi_entry *e;
+  for (size_t i = 0; (e = zmi_catalog_at(i, NULL)); i++) {
+    char function[96];
+    snprintf(function, sizeof function, "zm_%s", zmi_entry_function(e));
+    if (!is_declared(function + 3)) fail_msg("%s: there is no function %s", e->name, function);
+    if (zmi_catalog_find(function) != e) fail_msg("%s is not found", function);
+  }
+  assert_false(is_declared("mul"));
+  assert_string_equal(zmi_catalog_find("silu_mul_grad")->name, "silu_mul");
+  assert_string_equal(zmi_catalog_find("zm_multiply")->name, "mul");
+  assert_null(zmi_catalog_find("multiply"));
+}
+
 // docs/catalog.md is what the table gives (make docs).
 static void test_page(void **state) {
   (void)state;
@@ -310,6 +342,41 @@ static void test_adamw_options(void **state) {
   zm_scope_close(scope);
 }
 
+// The new parameters by lr and step, against differences of the same steps in double.
+static zm_status new_p(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  zm_array *const *rest = user;
+  zm_array *m, *v;
+  (void)nin, (void)nout;
+  return zm_adamw_step(rest[0], rest[1], rest[2], rest[3], in[0], in[1], NULL, &out[0], &m, &v);
+}
+
+static double sum_of_new_p(const float *const *from, double lr, double step) {
+  double sum = 0;
+  for (int i = 0; i < 4; i++) {
+    const double p = from[0][i], g = from[1][i], a = 0.9 * from[2][i] + 0.1 * g, b = 0.999 * from[3][i] + 0.001 * g * g;
+    sum += p - lr * (a / (1 - pow(0.9, step)) / (sqrt(b / (1 - pow(0.999, step))) + 1e-8) + 0.01 * p);
+  }
+  return sum;
+}
+
+static void test_adamw_rates(void **state) {
+  (void)state;
+  const float p[] = {1, -2, 0.5f, 3}, g[] = {0.25f, -1, 2, -0.125f}, m[] = {0.5f, 0.25f, -1, 0}, v[] = {1, 0.5f, 2, 0.25f};
+  const float *const from[] = {p, g, m, v};
+  zm_scope *scope = zm_scope_open();
+  zm_array *in[4], *at[] = {zm_full(0.125, ZM_F32, NULL, 0), zm_full(3, ZM_F32, NULL, 0)}, *ones = zm_full(1, ZM_F32, (int64_t[]){4}, 1);
+  zm_array *out, *found[2];
+  for (int i = 0; i < 4; i++) in[i] = zm_array_from_data(from[i], ZM_F32, (int64_t[]){4}, 1);
+  assert_int_equal(zm_vjp(new_p, in, at, 2, &ones, &out, 1, found), ZM_OK);
+  const double h = 1e-5, wanted[] = {(sum_of_new_p(from, 0.125 + h, 3) - sum_of_new_p(from, 0.125 - h, 3)) / (2 * h),
+                                     (sum_of_new_p(from, 0.125, 3 + h) - sum_of_new_p(from, 0.125, 3 - h)) / (2 * h)};
+  for (int i = 0; i < 2; i++) {
+    const double got = zm_array_item(found[i]);
+    if (!(fabs(got - wanted[i]) <= 1e-4 * fabs(wanted[i]))) fail_msg("by %s: %.9g, not %.9g", i ? "step" : "lr", got, wanted[i]);
+  }
+  zm_scope_close(scope);
+}
+
 static void test_errors(void **state) {
   (void)state;
   zm_scope *scope = zm_scope_open();
@@ -319,6 +386,15 @@ static void test_errors(void **state) {
   zm_clear_error();
   refused(zm_rmsnorm(x, w, 1e-6), "rmsnorm: weight: expected shape [5], found float32[4]");
   refused(zm_rmsnorm(NULL, w, 1e-6), "rmsnorm: x is NULL");
+  refused(zm_rms_norm_no_weight(x, -1e-6), "rms_norm_no_weight: eps: expected a finite number from 0 up, found -1e-06");
+  refused(zm_layer_norm_no_weight(x, NAN), "layer_norm_no_weight: eps: expected a finite number from 0 up, found");
+  refused(zm_std_lastdim(x, INFINITY), "std_lastdim: eps: expected a finite number from 0 up, found inf");
+  refused(zm_grpo_advantage_norm(x, -1), "grpo_advantage_norm: eps: expected a finite number from 0 up, found -1");
+  assert_int_not_equal(zm_fused_add_rmsnorm(x, x, w, NAN, &a, &b), ZM_OK);
+  refused(NULL, "fused_add_rmsnorm: eps: expected a finite number from 0 up");
+  refused(zm_elu(x, NAN), "elu: alpha: expected a finite number, found");
+  refused(zm_elu_grad(x, x, NAN), "elu_grad: alpha: expected a finite number, found");
+  if (!zm_elu(x, -2)) fail_msg("%s", zm_last_error());
   refused(zm_swiglu(x), "the last axis must be even");
   refused(zm_dropout(x, 1, 0), "p: expected a chance in [0, 1), found 1");
   refused(zm_relu(q), "expected a float dtype, found uint32");
@@ -343,6 +419,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_moe),         cmocka_unit_test(test_samples),      cmocka_unit_test(test_sources),
       cmocka_unit_test(test_swiglu_bits), cmocka_unit_test(test_combine_bits), cmocka_unit_test(test_dispatch_and_back),
       cmocka_unit_test(test_decode_bits), cmocka_unit_test(test_errors),       cmocka_unit_test(test_adamw_options),
+      cmocka_unit_test(test_names),       cmocka_unit_test(test_adamw_rates),
   };
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, open_files, close_files);

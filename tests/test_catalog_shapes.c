@@ -169,7 +169,7 @@ static void functions_are_their_rows(void **state) {
               {"depth_gate_sigmoid", depth_gate_sigmoid, NULL},
               {"grpo_advantage_norm", grpo_advantage_norm, NULL},
               {"glm_fused_swiglu", NULL, zm_glm_fused_swiglu},
-              {"silu_mul_grad", NULL, zm_silu_mul},
+              {"silu_mul", NULL, zm_silu_mul},
               {"silu_mul_residual", NULL, NULL}};
   const zmi_entry *e;
   for (size_t i = 0; (e = zmi_catalog_at(i, NULL)); i++) {

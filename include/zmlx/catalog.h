@@ -19,8 +19,8 @@ extern "C" {
 ZM_API zm_array *zm_relu(zm_array *x);
 ZM_API zm_array *zm_relu2(zm_array *x); // max(x, 0)^2
 ZM_API zm_array *zm_gelu_tanh(zm_array *x);
-ZM_API zm_array *zm_mish(zm_array *x); // x tanh(softplus(x))
-ZM_API zm_array *zm_elu(zm_array *x, double alpha);
+ZM_API zm_array *zm_mish(zm_array *x);              // x tanh(softplus(x))
+ZM_API zm_array *zm_elu(zm_array *x, double alpha); // alpha (e^x - 1) below 0; alpha finite
 // The gradient by x for a cotangent g.
 ZM_API zm_array *zm_exp_grad(zm_array *x, zm_array *g);
 ZM_API zm_array *zm_log_grad(zm_array *x, zm_array *g);
@@ -39,7 +39,7 @@ ZM_API zm_array *zm_softmax_lastdim(zm_array *x);
 ZM_API zm_array *zm_log_softmax_lastdim(zm_array *x);
 ZM_API zm_array *zm_softmax_grad(zm_array *y, zm_array *g); // by x, from the result y
 
-// ---- norms. Vectors (weight, gamma, beta) are [D]; eps is added to the mean square or the variance ----
+// ---- norms. Vectors (weight, gamma, beta) are [D]; eps, finite and from 0 up, is added to the mean square or the variance ----
 ZM_API zm_array *zm_rmsnorm(zm_array *x, zm_array *weight, double eps);
 ZM_API zm_array *zm_rmsnorm_grad(zm_array *x, zm_array *weight, zm_array *cotan, double eps); // by x
 ZM_API zm_array *zm_rms_norm_no_weight(zm_array *x, double eps);
@@ -129,16 +129,21 @@ ZM_API zm_array *zm_fused_linear_bias_gelu(zm_array *x, zm_array *w, zm_array *b
 ZM_API zm_array *zm_fused_linear_rmsnorm(zm_array *x, zm_array *w, zm_array *gamma, double eps);
 
 // ---- loss: logits [..., V], integer targets [...]; float32. The ignored target gives 0, one that is no class NaN ----
+// logsumexp(logits) - logits[target] -> [...]
 ZM_API zm_array *zm_softmax_cross_entropy(zm_array *logits, zm_array *targets, int32_t ignore_index);
+// By logits, for a cotangent g [...]: g (softmax(logits) - onehot(target)) -> [..., V] in the dtype of logits; 0 where it is ignored
 ZM_API zm_array *zm_softmax_cross_entropy_grad(zm_array *logits, zm_array *targets, zm_array *g, int32_t ignore_index);
 
 // ---- quantized numbers to float32. scale: one number ----
 ZM_API zm_array *zm_dequantize_int8(zm_array *x, zm_array *scale);
 ZM_API zm_array *zm_dequantize_silu_int8(zm_array *x, zm_array *scale);
 ZM_API zm_array *zm_dequantize_int4(zm_array *x, zm_array *scale); // uint8: two signed nibbles, the low one first; the last axis doubles
-ZM_API zm_array *zm_dequantize_blockwise(zm_array *x, zm_array *scales, int64_t block_size, int bits); // 8, or 4: unsigned nibbles
+// x[i] scales[i / block_size] of the flat elements: x int8 or uint8 [...], scales [ceil(size / block_size)]. 4 bits: x uint8, two unsigned
+// nibbles each, the low one first; the last axis doubles, and places of scales count nibbles.
+ZM_API zm_array *zm_dequantize_blockwise(zm_array *x, zm_array *scales, int64_t block_size, int bits);
 typedef enum zm_fp8 { ZM_FP8_E4M3, ZM_FP8_E5M2 } zm_fp8; // e4m3: no infinities, all ones are NaN
 ZM_API zm_array *zm_dequantize_fp8(zm_array *x, zm_array *scale, zm_fp8 variant);
+// table[nibble] scale, the 16 numbers of NormalFloat4: x uint8 [..., n] -> [..., 2n], the low nibble first
 ZM_API zm_array *zm_dequantize_nf4(zm_array *x, zm_array *scale);
 // Affine codes in the bit stream of MLX: uint32 [..., K bits / 32], scales and biases [..., K / group]; bits 2, 3, 4, 5, 6, 8, group 32,
 // 64, 128.
@@ -148,6 +153,7 @@ ZM_API zm_array *zm_dequantize_affine_packed_gelu(zm_array *x, zm_array *scales,
 // Codes of 4 bits in two parts: the high two bits with the bias, the low two without; the parts add up to the whole.
 ZM_API zm_array *zm_dequantize_affine_packed_hi2(zm_array *x, zm_array *scales, zm_array *biases, int64_t group_size);
 ZM_API zm_array *zm_dequantize_affine_packed_lo2_delta(zm_array *x, zm_array *scales, int64_t group_size);
+// silu(x1 s1) (x2 s2), s1 and s2 the scales of an element's block: x1, x2 int8 [...], scales [ceil(size / block_size)]
 ZM_API zm_array *zm_fused_swiglu_quant(zm_array *x1, zm_array *scales1, zm_array *x2, zm_array *scales2, int64_t block_size);
 
 // A quantized matrix, or several: words [(E,) N, K bits / 32], scales and biases [(E,) N, K / group]. bits 0: 4, group 0: 64.
@@ -192,10 +198,12 @@ ZM_API zm_status zm_adamw_step(zm_array *p, zm_array *g, zm_array *m, zm_array *
                                const zm_adamw_options *options, zm_array **p_new, zm_array **m_new, zm_array **v_new);
 
 // ---- recurrent latent reasoning ----
+// h + alpha silu(h / sqrt(mean h^2 + eps) weight) gate: h and gate [..., D], weight [D], alpha one number -> [..., D]
 ZM_API zm_array *zm_fused_recurrent_step(zm_array *h, zm_array *weight, zm_array *gate, zm_array *alpha, double eps);
-ZM_API zm_array *zm_depth_gate_sigmoid(zm_array *x, double k_max);
+ZM_API zm_array *zm_depth_gate_sigmoid(zm_array *x, double k_max); // k_max sigmoid(x), [...] -> [...]
+// (r - mean) / sqrt(mean (r - mean)^2 + eps) over the last axis: r [..., G] -> [..., G]
 ZM_API zm_array *zm_grpo_advantage_norm(zm_array *rewards, double eps);
-ZM_API zm_array *zm_silu_mul_residual(zm_array *gate, zm_array *up, zm_array *residual);
+ZM_API zm_array *zm_silu_mul_residual(zm_array *gate, zm_array *up, zm_array *residual); // silu(gate) up + residual, all [...]
 
 // ---- keys and values in a basis of lower rank ----
 typedef struct zm_skv {
@@ -257,10 +265,10 @@ ZM_API zm_array *zm_gather_qmm_swiglu(zm_array *x, const zm_affine *gate, const 
 ZM_API zm_array *zm_fused_swiglu_gather_qmv(zm_array *x, const zm_affine *gate, const zm_affine *up, zm_array *experts); // experts [..., S]
 
 // ---- found by search, for any shape ----
-ZM_API zm_array *zm_glm_moe_combine(zm_array *expert_outputs, zm_array *weights);
-ZM_API zm_array *zm_glm_fused_swiglu(zm_array *gate, zm_array *up);
-ZM_API zm_array *zm_glm_rmsnorm(zm_array *x, zm_array *weight, double eps);
-ZM_API zm_status zm_glm_topk_gating(zm_array *logits, int k, zm_array **weights, zm_array **indices);
+ZM_API zm_array *zm_glm_moe_combine(zm_array *expert_outputs, zm_array *weights); // as zm_moe_combine_exact
+ZM_API zm_array *zm_glm_fused_swiglu(zm_array *gate, zm_array *up);               // silu(gate) up in float32, [...]
+ZM_API zm_array *zm_glm_rmsnorm(zm_array *x, zm_array *weight, double eps);       // as zm_rmsnorm: x [..., D], weight [D]
+ZM_API zm_status zm_glm_topk_gating(zm_array *logits, int k, zm_array **weights, zm_array **indices); // the k largest, softmax over them
 
 // ---- a linear layer that learns while it runs, one token: B heads of F ----
 typedef struct zm_ttt {

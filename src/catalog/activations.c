@@ -43,7 +43,9 @@ UNARY(mish, "x * tanh(softplus(x))")
 ZMI_ELEMENTS(elu, "x", "alpha", "x > 0.0f ? x : alpha * expm1(x)")
 
 zm_array *zm_elu(zm_array *x, double alpha) {
-  return zmi_cat_want_float("elu", "x", x) ? zmi_definition_apply1(&elu_def, &x, 1, &alpha, 1) : NULL;
+  return zmi_cat_want_number("elu", "alpha", alpha, false) && zmi_cat_want_float("elu", "x", x)
+             ? zmi_definition_apply1(&elu_def, &x, 1, &alpha, 1)
+             : NULL;
 }
 
 GRADIENT(exp_grad, "y = g * exp(x);")
@@ -60,7 +62,9 @@ GRADIENT(mish_grad, "let t = tanh(softplus(x)); y = g * (t + x * (1.0f - t * t) 
 ZMI_ELEMENTS(elu_grad, "x g", "alpha", "x > 0.0f ? g : g * alpha * exp(x)")
 
 zm_array *zm_elu_grad(zm_array *x, zm_array *g, double alpha) {
-  if (!zmi_cat_want_float("elu_grad", "x", x) || !zmi_cat_want_float("elu_grad", "g", g)) return NULL;
+  if (!zmi_cat_want_number("elu_grad", "alpha", alpha, false) || !zmi_cat_want_float("elu_grad", "x", x) ||
+      !zmi_cat_want_float("elu_grad", "g", g))
+    return NULL;
   return zmi_definition_apply1(&elu_grad_def, (zm_array *[]){x, g}, 2, &alpha, 1);
 }
 

@@ -1,6 +1,7 @@
 // What the builders of the catalog share: checks of operands, views, and gradients of ops in C by way of an equal composition.
 #include "catalog/catalog.h"
 
+#include <float.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -55,6 +56,16 @@ bool zmi_cat_want_dtype(const char *name, const char *operand, zm_array *x, zm_d
   if (x->type.dtype == dtype) return true;
   zmi_fail(ZM_ERROR_ARGUMENT, "%s: %s: expected dtype %s, found %s", name, operand, zm_dtype_name(dtype), zm_dtype_name(x->type.dtype));
   return false;
+}
+
+bool zmi_cat_want_number(const char *name, const char *parameter, double value, bool from_zero) {
+  if (value >= (from_zero ? 0 : -DBL_MAX) && value <= DBL_MAX) return true;
+  zmi_fail(ZM_ERROR_ARGUMENT, "%s: %s: expected a finite number%s, found %g", name, parameter, from_zero ? " from 0 up" : "", value);
+  return false;
+}
+
+bool zmi_cat_want_eps(const char *name, double eps) {
+  return zmi_cat_want_number(name, "eps", eps, true);
 }
 
 int64_t zmi_cat_last(const zm_array *x) {

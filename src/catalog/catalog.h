@@ -35,6 +35,7 @@ zm_array *zmi_definition_apply1(zmi_definition *d, zm_array *const *in, int nin,
 
 typedef struct zmi_entry {
   const char *name;
+  const char *function; // the public function without its zm_; NULL: the row's name
   const char *formula;
   const char *shapes;     // "x [..., D], weight [D] -> [..., D]"
   const char *dtypes;     // NULL: float16, bfloat16, float32; computed in float32, rounded once
@@ -57,13 +58,18 @@ typedef struct zmi_catalog_group {
 extern const zmi_catalog_group *const zmi_catalog_groups[]; // ends with NULL
 size_t zmi_catalog_count(void);
 const zmi_entry *zmi_catalog_at(size_t i, const zmi_catalog_group **group); // in order of groups; NULL past the end
-const zmi_entry *zmi_catalog_find(const char *name);                        // NULL if unknown (no error set)
-int zmi_entry_parameters(const zmi_entry *e, double *values);               // their number; values (may be NULL): the usual ones
+// By its name, its other name (table.c) or the name of its function. NULL if unknown (no error set).
+const zmi_entry *zmi_catalog_find(const char *name);
+const char *zmi_entry_function(const zmi_entry *e); // the public function without its zm_
+const char *zmi_entry_form(const zmi_entry *e);     // elements, rows, tiles, raw, or "in C": nothing of it is in the kernel language
+int zmi_entry_parameters(const zmi_entry *e, double *values); // their number; values (may be NULL): the usual ones
 zm_status zmi_entry_call(const zmi_entry *e, zm_array *const *in, int nin, const double *params, zm_array **out);
 // The source of the definition, `dtype` for floats, for "c", "cuda", "metal" or "ir"; `full`: with the functions that it calls in front.
 // zm_free_text() it. NULL with a message.
 char *zmi_entry_source(const zmi_entry *e, zm_dtype dtype, const char *target, bool full);
 zmi_code *zmi_entry_code(const zmi_entry *e, zm_dtype dtype); // what the source is made from; zmi_code_free() it
+// Its gradients by the float operands, for cotangents of all results. NULL with a message where they are not in the kernel language.
+zmi_code *zmi_entry_code_vjp(const zmi_entry *e, zm_dtype dtype);
 // Operands in the current scope as the row's sample says, floats of `dtype`, dims multiplied down to at most about `elements` an operand
 // (0: as they stand). Returns their number, -1 with a message.
 int zmi_entry_sample(const zmi_entry *e, zm_dtype dtype, int64_t elements, zm_array **in);
@@ -95,7 +101,9 @@ bool zmi_cat_want(const char *name, const char *operand, zm_array *x, int rank, 
 bool zmi_cat_want_rank(const char *name, const char *operand, zm_array *x, int least);
 bool zmi_cat_want_float(const char *name, const char *operand, zm_array *x);
 bool zmi_cat_want_dtype(const char *name, const char *operand, zm_array *x, zm_dtype dtype);
-int64_t zmi_cat_last(const zm_array *x);              // the last dim
+bool zmi_cat_want_number(const char *name, const char *parameter, double value, bool from_zero); // finite
+bool zmi_cat_want_eps(const char *name, double eps);                                             // of norms: finite, from 0 up
+int64_t zmi_cat_last(const zm_array *x);                                                         // the last dim
 int64_t zmi_cat_leading(const zm_array *x, int drop); // product of the dims before the last `drop`
 // The vector-Jacobian product of an op written in C, by differentiating the same function composed of differentiable operations.
 zm_status zmi_cat_vjp_by(zm_function f, void *user, const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient);

@@ -117,3 +117,28 @@ zmi_code *zmi_entry_code(const zmi_entry *e, zm_dtype dtype) {
   const zm_op *op = operands_of(e, dtype, dtypes, &n);
   return op ? zmi_op_code(op, dtypes) : NULL;
 }
+
+static int word_count(const char *s) {
+  int n = 0;
+  for (; *s; s++) n += *s != ' ' && (s[1] == ' ' || !s[1]);
+  return n;
+}
+
+zmi_code *zmi_entry_code_vjp(const zmi_entry *e, zm_dtype dtype) {
+  zm_dtype dtypes[ZMI_CATALOG_IN];
+  bool given[ZMI_KERNEL_OUT], wanted[ZMI_CATALOG_IN] = {false};
+  int n = 0;
+  const zm_op *op = operands_of(e, dtype, dtypes, &n);
+  if (op && (e->definition->vjp || e->definition->form == ZMI_FORM_TILES)) {
+    zmi_fail(ZM_ERROR_UNSUPPORTED, "%s: its gradients are made of operations in C", e->name);
+    return NULL;
+  }
+  zmi_code *code = op ? zmi_op_code(op, dtypes) : NULL;
+  if (!code) return NULL;
+  for (int i = 0; i < ZMI_KERNEL_OUT; i++) given[i] = true;
+  for (int i = 0; i < ZMI_MIN(n, word_count(e->definition->inputs)); i++)
+    wanted[i] = dtypes[i] == ZM_F32 || dtypes[i] == ZM_F16 || dtypes[i] == ZM_BF16;
+  zmi_code *gradients = zmi_code_vjp(code, given, wanted);
+  zmi_code_free(code);
+  return gradients;
+}

@@ -10,7 +10,8 @@ zm_array *zm_glm_fused_swiglu(zm_array *gate, zm_array *up) {
 }
 
 zm_array *zm_glm_rmsnorm(zm_array *x, zm_array *weight, double eps) {
-  if (!zmi_cat_want_float("glm_rmsnorm", "x", x) || !zmi_cat_want_rank("glm_rmsnorm", "x", x, 1)) return NULL;
+  if (!zmi_cat_want_eps("glm_rmsnorm", eps) || !zmi_cat_want_float("glm_rmsnorm", "x", x) || !zmi_cat_want_rank("glm_rmsnorm", "x", x, 1))
+    return NULL;
   if (!zmi_cat_want_float("glm_rmsnorm", "weight", weight) || !zmi_cat_want("glm_rmsnorm", "weight", weight, 1, zmi_cat_last(x)))
     return NULL;
   return zmi_definition_apply1(&glm_rmsnorm_def, (zm_array *[]){x, weight}, 2, &eps, 1);

@@ -3,14 +3,14 @@
 
 ZMI_ELEMENTS(add, "a b", NULL, "a + b")
 ZMI_ELEMENTS(mul, "a b", NULL, "a * b")
-ZMI_ELEMENTS(silu_mul_grad, "a b", NULL, "silu(a) * b")
+ZMI_ELEMENTS(silu_mul, "a b", NULL, "silu(a) * b")
 ZMI_ELEMENTS(add_bias, "x bias", NULL, "x + bias")
 ZMI_ELEMENTS(bias_gelu_tanh, "x bias", NULL, "gelu_tanh(x + bias)")
 ZMI_ELEMENTS(bias_silu, "x bias", NULL, "silu(x + bias)")
 
 zm_array *zm_silu_mul(zm_array *a, zm_array *b) {
-  if (!zmi_cat_want_float("silu_mul_grad", "a", a) || !zmi_cat_want_float("silu_mul_grad", "b", b)) return NULL;
-  return zmi_definition_apply1(&silu_mul_grad_def, (zm_array *[]){a, b}, 2, NULL, 0);
+  if (!zmi_cat_want_float("silu_mul", "a", a) || !zmi_cat_want_float("silu_mul", "b", b)) return NULL;
+  return zmi_definition_apply1(&silu_mul_def, (zm_array *[]){a, b}, 2, NULL, 0);
 }
 
 static zm_array *with_bias(zmi_definition *d, zm_array *x, zm_array *bias) {
@@ -45,10 +45,10 @@ static zm_status mul_call(zm_array *const *in, int nin, const double *params, zm
   return out[0] ? ZM_OK : zm_last_status();
 }
 
-#define TWO(word, text, f)                                                                                                                 \
+#define TWO(word, public, text, f)                                                                                                         \
   {                                                                                                                                        \
-    .name = #word, .formula = text, .shapes = "a [...], b [...] -> [...]", .gradient = "a b", .definition = &word##_def,                   \
-    .sample = "a 1024 1024; b 1024 1024", .call = f                                                                                        \
+    .name = #word, .function = #public, .formula = text, .shapes = "a [...], b [...] -> [...]", .gradient = "a b",                         \
+    .definition = &word##_def, .sample = "a 1024 1024; b 1024 1024", .call = f                                                             \
   }
 #define ROW(word, text)                                                                                                                    \
   {                                                                                                                                        \
@@ -57,12 +57,8 @@ static zm_status mul_call(zm_array *const *in, int nin, const double *params, zm
   }
 
 static const zmi_entry entries[] = {
-    TWO(add, "a + b", add_call),
-    TWO(mul, "a b", mul_call),
-    TWO(silu_mul_grad, "silu(a) b (zm_silu_mul)", NULL),
-    ROW(add_bias, "x + bias"),
-    ROW(bias_gelu_tanh, "gelu_tanh(x + bias)"),
-    ROW(bias_silu, "silu(x + bias)"),
+    TWO(add, add, "a + b", add_call), TWO(mul, multiply, "a b", mul_call),        TWO(silu_mul, silu_mul, "silu(a) b", NULL),
+    ROW(add_bias, "x + bias"),        ROW(bias_gelu_tanh, "gelu_tanh(x + bias)"), ROW(bias_silu, "silu(x + bias)"),
 };
 
 ZMI_GROUP(fused, "Pointwise functions of two operands.");

@@ -30,6 +30,7 @@ zm_array *zm_fused_linear_bias_gelu(zm_array *x, zm_array *w, zm_array *bias) {
 }
 
 zm_array *zm_fused_linear_rmsnorm(zm_array *x, zm_array *w, zm_array *gamma, double eps) {
+  if (!zmi_cat_want_eps("fused_linear_rmsnorm", eps)) return NULL;
   zm_array *y = product("fused_linear_rmsnorm", x, w, gamma, "gamma");
   if (!y) return NULL;
   return zm_astype(zmi_definition_apply1(&fused_linear_rmsnorm_def, (zm_array *[]){y, gamma}, 2, &eps, 1), x->type.dtype);

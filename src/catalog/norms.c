@@ -55,29 +55,34 @@ static bool same(const char *name, const char *operand, zm_array *a, zm_array *x
   return false;
 }
 
+// The same of a norm.
+static bool good_norm(const char *name, zm_array *x, int count, zm_array *const *vectors, const char *const *names, double eps) {
+  return zmi_cat_want_eps(name, eps) && good(name, x, count, vectors, names);
+}
+
 static const char *const weight_name[] = {"weight"}, *const affine_names[] = {"gamma", "beta"};
 
 zm_array *zm_rmsnorm(zm_array *x, zm_array *weight, double eps) {
-  if (!good("rmsnorm", x, 1, &weight, weight_name)) return NULL;
+  if (!good_norm("rmsnorm", x, 1, &weight, weight_name, eps)) return NULL;
   return zmi_definition_apply1(&rmsnorm_def, (zm_array *[]){x, weight}, 2, &eps, 1);
 }
 
 zm_array *zm_rmsnorm_grad(zm_array *x, zm_array *weight, zm_array *cotan, double eps) {
-  if (!good("rmsnorm_grad", x, 1, &weight, weight_name) || !same("rmsnorm_grad", "cotan", cotan, x)) return NULL;
+  if (!good_norm("rmsnorm_grad", x, 1, &weight, weight_name, eps) || !same("rmsnorm_grad", "cotan", cotan, x)) return NULL;
   return zmi_definition_apply1(&rmsnorm_grad_def, (zm_array *[]){x, weight, cotan}, 3, &eps, 1);
 }
 
 zm_array *zm_rms_norm_no_weight(zm_array *x, double eps) {
-  return good("rms_norm_no_weight", x, 0, NULL, NULL) ? zmi_definition_apply1(&rms_norm_no_weight_def, &x, 1, &eps, 1) : NULL;
+  return good_norm("rms_norm_no_weight", x, 0, NULL, NULL, eps) ? zmi_definition_apply1(&rms_norm_no_weight_def, &x, 1, &eps, 1) : NULL;
 }
 
 zm_array *zm_layernorm(zm_array *x, zm_array *gamma, zm_array *beta, double eps) {
-  if (!good("layernorm", x, 2, (zm_array *[]){gamma, beta}, affine_names)) return NULL;
+  if (!good_norm("layernorm", x, 2, (zm_array *[]){gamma, beta}, affine_names, eps)) return NULL;
   return zmi_definition_apply1(&layernorm_def, (zm_array *[]){x, gamma, beta}, 3, &eps, 1);
 }
 
 zm_array *zm_layer_norm_no_weight(zm_array *x, double eps) {
-  return good("layer_norm_no_weight", x, 0, NULL, NULL) ? zmi_definition_apply1(&layer_norm_no_weight_def, &x, 1, &eps, 1) : NULL;
+  return good_norm("layer_norm_no_weight", x, 0, NULL, NULL, eps) ? zmi_definition_apply1(&layer_norm_no_weight_def, &x, 1, &eps, 1) : NULL;
 }
 
 // The number of the first element of each row, uint32 [..., 1]; it wraps around.
@@ -96,13 +101,14 @@ static bool chance(const char *name, double p) {
 }
 
 zm_array *zm_layer_norm_dropout(zm_array *x, zm_array *gamma, zm_array *beta, double p, uint32_t seed, double eps) {
-  if (!chance("layer_norm_dropout", p) || !good("layer_norm_dropout", x, 2, (zm_array *[]){gamma, beta}, affine_names)) return NULL;
+  if (!chance("layer_norm_dropout", p) || !good_norm("layer_norm_dropout", x, 2, (zm_array *[]){gamma, beta}, affine_names, eps))
+    return NULL;
   return zmi_definition_apply1(&layer_norm_dropout_def, (zm_array *[]){x, gamma, beta, starts(x), zmi_cat_uint(seed)}, 5,
                                (double[]){p, eps}, 2);
 }
 
 zm_array *zm_rms_norm_dropout(zm_array *x, zm_array *weight, double p, uint32_t seed, double eps) {
-  if (!chance("rms_norm_dropout", p) || !good("rms_norm_dropout", x, 1, &weight, weight_name)) return NULL;
+  if (!chance("rms_norm_dropout", p) || !good_norm("rms_norm_dropout", x, 1, &weight, weight_name, eps)) return NULL;
   return zmi_definition_apply1(&rms_norm_dropout_def, (zm_array *[]){x, weight, starts(x), zmi_cat_uint(seed)}, 4, (double[]){p, eps}, 2);
 }
 
@@ -112,13 +118,14 @@ zm_array *zm_dropout(zm_array *x, double p, uint32_t seed) {
 }
 
 zm_array *zm_residual_rmsnorm(zm_array *x, zm_array *residual, zm_array *weight, double eps) {
-  if (!good("residual_rmsnorm", x, 1, &weight, weight_name) || !same("residual_rmsnorm", "residual", residual, x)) return NULL;
+  if (!good_norm("residual_rmsnorm", x, 1, &weight, weight_name, eps) || !same("residual_rmsnorm", "residual", residual, x)) return NULL;
   return zmi_definition_apply1(&residual_rmsnorm_def, (zm_array *[]){x, residual, weight}, 3, &eps, 1);
 }
 
 zm_status zm_add_rms_norm(zm_array *x, zm_array *residual, zm_array *weight, double eps, zm_array **normed, zm_array **sum) {
   zm_array *out[2];
-  if (!good("add_rms_norm", x, 1, &weight, weight_name) || !same("add_rms_norm", "residual", residual, x)) return zm_last_status();
+  if (!good_norm("add_rms_norm", x, 1, &weight, weight_name, eps) || !same("add_rms_norm", "residual", residual, x))
+    return zm_last_status();
   zm_status status = zmi_definition_apply(&add_rms_norm_def, (zm_array *[]){x, residual, weight}, 3, &eps, 1, out, 2);
   if (status == ZM_OK) *normed = out[0], *sum = out[1];
   return status;

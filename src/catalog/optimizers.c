@@ -82,7 +82,7 @@ static const zmi_entry entries[] = {
     {.name = "adamw_step",
      .formula = "m' = b1 m + (1 - b1) g; v' = b2 v + (1 - b2) g^2; p' = p - lr (m'/(1 - b1^step) / (sqrt(v'/(1 - b2^step)) + eps) + wd p)",
      .shapes = "p [...], g [...], m [...], v [...], lr [], step [] -> p' [...], m' [...], v' [...]",
-     .gradient = "p g m v",
+     .gradient = "p g m v: lr and step too",
      .parameters = "lr=0.01 step=3 beta1=0.9 beta2=0.999 eps=1e-8 weight_decay=0.01",
      .definition = &adamw_def,
      .outputs = 3,

@@ -47,7 +47,7 @@ zm_array *zm_var_lastdim(zm_array *x) {
 }
 
 zm_array *zm_std_lastdim(zm_array *x, double eps) {
-  return good("std_lastdim", x) ? zmi_definition_apply1(&std_lastdim_def, &x, 1, &eps, 1) : NULL;
+  return zmi_cat_want_eps("std_lastdim", eps) && good("std_lastdim", x) ? zmi_definition_apply1(&std_lastdim_def, &x, 1, &eps, 1) : NULL;
 }
 
 zm_array *zm_argmax_lastdim(zm_array *x) {

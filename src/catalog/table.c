@@ -51,10 +51,27 @@ const zmi_entry *zmi_catalog_at(size_t i, const zmi_catalog_group **group) {
   return NULL;
 }
 
+// Other names of rows: those that ZMLX has for them.
+static const struct { const char *name, *row; } other_names[] = {{"silu_mul_grad", "silu_mul"}};
+
+const char *zmi_entry_function(const zmi_entry *e) {
+  return e->function ? e->function : e->name;
+}
+
+const char *zmi_entry_form(const zmi_entry *e) {
+  static const char *const forms[] = {"elements", "rows", "tiles", "raw"};
+  return e->definition ? forms[e->definition->form] : "in C";
+}
+
 const zmi_entry *zmi_catalog_find(const char *name) {
   const zmi_entry *e;
+  const bool function = strncmp(name, "zm_", 3) == 0;
+  if (function) name += 3;
+  for (size_t i = 0; i < ZMI_COUNT(other_names); i++) {
+    if (strcmp(other_names[i].name, name) == 0) name = other_names[i].row;
+  }
   for (size_t i = 0; (e = zmi_catalog_at(i, NULL)); i++) {
-    if (strcmp(e->name, name) == 0) return e;
+    if (strcmp(e->name, name) == 0 || (function && strcmp(zmi_entry_function(e), name) == 0)) return e;
   }
   return NULL;
 }
@@ -93,9 +110,9 @@ static void cell(zmi_text *out, const char *s) {
 }
 
 static void row(zmi_text *out, const zmi_entry *e) {
-  zmi_text_add(out, "| `zm_%s`", strcmp(e->name, "silu_mul_grad") == 0 ? "silu_mul" : e->name);
+  zmi_text_add(out, "| `zm_%s`", zmi_entry_function(e));
   if (e->parameters) zmi_text_add(out, " (%s)", e->parameters);
-  zmi_text_add(out, " | ");
+  zmi_text_add(out, " | %s | ", zmi_entry_form(e));
   cell(out, e->formula);
   zmi_text_add(out, " | ");
   cell(out, e->shapes);
@@ -113,10 +130,16 @@ zm_status zmi_catalog_page(zmi_text *out) {
       "Ready kernels, declared in `include/zmlx/catalog.h`. This page is made from the table of the catalog (`make docs`).\n\n"
       "Floats are computed in float32 and rounded once to the dtype of the first float operand, unless a row says otherwise. Sums run in\n"
       "the lane order, functions and ties are those of `docs/numerics.md`. Names behind a function are its parameters with usual values.\n"
-      "\"Gradient\" lists the operands that have one. `zmlx kernel show NAME` prints a kernel's source.\n");
+      "\"Gradient\" lists the operands that have one. \"Form\" is the form of the kernel language that a kernel is written in (elements, "
+      "rows,\n"
+      "tiles; `docs/kernel-language.md`): `zmlx kernel show NAME` prints what its source becomes for each target. \"in C\" is made of "
+      "operations\n"
+      "in C and has no such source; the file of its group has it.\n\n"
+      "Beside the kernels the catalog has a codec that packs caches of keys and values, KVTC: `include/zmlx/kvtc.h`, `docs/kvtc.md`.\n");
   for (size_t g = 0; zmi_catalog_groups[g]; g++) {
     const zmi_catalog_group *group = zmi_catalog_groups[g];
-    zmi_text_add(out, "\n## %s\n\n%s Source: `%s`.\n\n| function | formula | shapes | dtypes | gradient |\n|---|---|---|---|---|\n",
+    zmi_text_add(out,
+                 "\n## %s\n\n%s Source: `%s`.\n\n| function | form | formula | shapes | dtypes | gradient |\n|---|---|---|---|---|---|\n",
                  group->name, group->about, group->file);
     for (size_t i = 0; i < group->count; i++) row(out, &group->entries[i]);
   }

@@ -83,7 +83,8 @@ zm_array *zm_bias_geglu(zm_array *x, zm_array *bias) {
 
 static zm_status two(zmi_definition *d, zm_array *const *in, int nin, double eps, zm_array **y, zm_array **h) {
   zm_array *out[2];
-  if (!zmi_cat_want_rank(d->name, "x", in[0], 1) || !equal_shapes(d->name, "residual", in[1], in[0])) return zm_last_status();
+  if (!zmi_cat_want_eps(d->name, eps) || !zmi_cat_want_rank(d->name, "x", in[0], 1) || !equal_shapes(d->name, "residual", in[1], in[0]))
+    return zm_last_status();
   for (int i = 2; i < nin; i++) {
     const char *operand = nin == 3 ? "weight" : i == 2 ? "gamma" : "beta";
     if (!zmi_cat_want_float(d->name, operand, in[i]) || !zmi_cat_want(d->name, operand, in[i], 1, zmi_cat_last(in[0])))

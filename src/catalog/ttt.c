@@ -155,6 +155,7 @@ static bool begin(learner *l, const zm_ttt_layer *layer, const zm_ttt_state *bef
     zmi_fail(ZM_ERROR_ARGUMENT, "%s: position of the state: %lld, it is a number of tokens", layer_name, (long long)before->position);
     return false;
   }
+  if (!zmi_cat_want_eps(layer_name, layer->eps) || !zmi_cat_want_number(layer_name, "base_lr", layer->base_lr, true)) return false;
   zm_array *w = before ? before->W1 : layer->W1, *b = before ? before->b1 : layer->b1;
   l->w = zm_broadcast_to(zm_astype(w, ZM_F32), matrix, 4);
   l->b = zm_broadcast_to(zm_expand_dims(zm_astype(b, ZM_F32), -2), vector, 4);
@@ -250,8 +251,7 @@ static const zmi_entry entries[] = {
                "token_bias [M], post_weight [H F], post_bias [H F], output [H F, H F], optional: W1 [A, H, F, F], b1 [A, H, F], W1_grad, "
                "b1_grad -> y, W1, b1, W1_grad, b1_grad",
      .dtypes = "any float; computed in float32 -> dtype of x, float32",
-     .gradient =
-         "x projection W1 b1 ln_weight ln_bias lr_bias token_bias post_weight post_bias output",
+     .gradient = "x projection W1 b1 ln_weight ln_bias lr_bias token_bias post_weight post_bias output",
      .parameters = "heads=4 base_lr=1 position=0",
      .outputs = 5,
      .sample = "x 2 40 64; projection 196 64; W1 4 16 16; b1 4 16; ln_weight 4 16; ln_bias 4 16; lr_bias 4; token_bias 16; post_weight 64; "

@@ -13,6 +13,7 @@ ZMI_ELEMENTS(silu_mul_residual, "gate up residual", NULL, "silu(gate) * up + res
 
 zm_array *zm_fused_recurrent_step(zm_array *h, zm_array *weight, zm_array *gate, zm_array *alpha, double eps) {
   const char *name = "fused_recurrent_step";
+  if (!zmi_cat_want_eps(name, eps)) return NULL;
   if (!zmi_cat_want_float(name, "h", h) || !zmi_cat_want_rank(name, "h", h, 1) || !zmi_cat_want_float(name, "gate", gate)) return NULL;
   if (!zmi_cat_want_float(name, "weight", weight) || !zmi_cat_want(name, "weight", weight, 1, zmi_cat_last(h))) return NULL;
   if (!zmi_cat_want_float(name, "alpha", alpha)) return NULL;
@@ -29,6 +30,7 @@ zm_array *zm_depth_gate_sigmoid(zm_array *x, double k_max) {
 }
 
 zm_array *zm_grpo_advantage_norm(zm_array *rewards, double eps) {
+  if (!zmi_cat_want_eps("grpo_advantage_norm", eps)) return NULL;
   if (!zmi_cat_want_float("grpo_advantage_norm", "rewards", rewards) || !zmi_cat_want_rank("grpo_advantage_norm", "rewards", rewards, 1))
     return NULL;
   return zmi_definition_apply1(&grpo_advantage_norm_def, &rewards, 1, &eps, 1);

@@ -71,7 +71,7 @@ const cli_kernel_result cli_kernel_results[] = {
     {"topk_lastdim", {0x6a6475f86ef77daf, 0x386e8a8967ade801, 0x556788b170275331}},
     {"add", {0x244cbd5aa3e098ad, 0x18188a5523645136, 0x6e0757ca06a55c4f}},
     {"mul", {0x96083c0424fd8471, 0x8c9bb9396beeefd8, 0x4ebf2766450d34bf}},
-    {"silu_mul_grad", {0xa5f2d531c8feb586, 0xd2a5b0dfe69fe9b4, 0xa9a87fab0de1c150}},
+    {"silu_mul", {0xa5f2d531c8feb586, 0xd2a5b0dfe69fe9b4, 0xa9a87fab0de1c150}},
     {"add_bias", {0xf5607c09f845a1dc, 0x2349eaee90c563d8, 0xb0539d4a286dca76}},
     {"bias_gelu_tanh", {0x7798f5468cce772e, 0x26ab3e31b5ed474f, 0xdc8bc901def23e75}},
     {"bias_silu", {0x619832efed425d12, 0xab0800ddb3a74546, 0xc5f6ed46164a3765}},

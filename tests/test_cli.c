@@ -650,10 +650,97 @@ static void options_of_other_kernel_actions(void **state) {
   assert_fails(run("kernel", "cache", "--runs", "3", NULL), CLI_USAGE, "--runs goes with kernel bench, not with cache");
   assert_fails(run("kernel", "show", "mish", "--inputs", "a", NULL), CLI_USAGE, "--inputs goes with --expr or --rows, not with NAME");
   assert_fails(run("kernel", "show", "norms", NULL), CLI_USAGE, "norms is a group of kernels: choose one of them, like rmsnorm");
-  assert_fails(run("kernel", "show", "moe_dispatch", NULL), CLI_FAILURE,
-               "moe_dispatch has no source to show: it is made of operations in C");
-  assert_fails(run("kernel", "list", "mish", NULL), CLI_USAGE, "kernel list takes no NAME, but mish was given");
+  assert_fails(run("kernel", "list", "mosh", NULL), CLI_USAGE, "the catalog has no kernel mosh: did you mean mish?");
+  assert_fails(run("kernel", "cache", "mish", NULL), CLI_USAGE, "kernel cache takes no NAME, but mish was given");
   assert_fails(run("kernel", NULL), CLI_USAGE, "kernel needs ACTION: zmlx kernel ACTION [NAME]; see zmlx help kernel");
+}
+
+static size_t widest_line(const char *text) {
+  size_t widest = 0;
+  for (; *text; text += strcspn(text, "\n") + (text[strcspn(text, "\n")] != 0)) widest = ZMI_MAX(widest, strcspn(text, "\n"));
+  return widest;
+}
+
+// Names as pages and programs spell them, gradients, and what has no source.
+static void catalog_rows_are_shown(void **state) {
+  (void)state;
+  char *plain = strdup(run("kernel", "show", "rmsnorm", NULL)->out);
+  const result *r = run("kernel", "show", "zm_rmsnorm", NULL);
+  assert_works(r);
+  assert_string_equal(r->out, plain);
+  r = run("kernel", "show", "rmsnorm", "--vjp", "--target", "ir", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "output #1")); // by x and by the weight
+  assert_null(strstr(r->out, "output #2"));
+  free(plain);
+  r = run("kernel", "show", "elu", "--vjp", "--target", "ir", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "output #0"));
+  assert_null(strstr(r->out, "output #1"));                   // not by alpha
+  assert_works(run("kernel", "show", "silu_mul_grad", NULL)); // the name that it has in ZMLX
+  r = run("kernel", "show", "zm_moe_dispatch", "--target", "cuda", NULL);
+  assert_works(r);
+  assert_non_null(strstr(
+      r->out, "// moe_dispatch is made of operations in C, in src/catalog/moe.c: there is no source for cuda.\n// It computes rows"));
+  r = run("kernel", "show", "moe_dispatch", "--json", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "\"source\": null"));
+  r = run("kernel", "show", "attention_tile_proto", "--vjp", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "// The gradients of attention_tile_proto are made of operations in C, in src/catalog/attention.c"));
+}
+
+static void the_catalog_is_listed(void **state) {
+  (void)state;
+  const result *r = run("kernel", "list", NULL);
+  assert_works(r);
+  if (widest_line(r->out) > 120) fail_msg("%zu columns", widest_line(r->out));
+  assert_non_null(strstr(r->out, "\nmoe_dispatch "));
+  r = run("kernel", "list", "norms", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "\nrmsnorm "));
+  assert_null(strstr(r->out, "\nmish "));
+  r = run("kernel", "list", "zm_rmsnorm", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "function    zm_rmsnorm\ngroup       norms: src/catalog/norms.c\nform        rows\n"));
+  assert_non_null(strstr(r->out, "gradient    x weight\n"));
+  r = run("kernel", "list", "mish", "--json", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "\"gradient\": \"x\""));
+  assert_null(strstr(r->out, "\"mish_grad\""));
+}
+
+static void kernel_actions_explain_themselves(void **state) {
+  (void)state;
+  const result *r = run("kernel", "show", "--help", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "Usage: zmlx kernel show [NAME]"));
+  assert_non_null(strstr(r->out, "--target"));
+  assert_null(strstr(r->out, "--runs"));
+  assert_null(strstr(r->out, "show: "));
+  if (widest_line(r->out) > 80) fail_msg("%zu columns", widest_line(r->out));
+  r = run("kernel", "--help", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "--runs"));
+  assert_non_null(strstr(r->out, "show: "));
+}
+
+// Few runs have no interval; threads and memory are named.
+static void kernels_are_timed(void **state) {
+  (void)state;
+  setenv("ZMLX_CACHE_DIR", in_scratch("timed"), 1);
+  const result *r = run("kernel", "bench", "zm_mish", "--runs", "1", "--elements", "1000", NULL);
+  assert_works(r);
+  assert_null(strstr(r->out, "low"));
+  assert_non_null(strstr(r->out, " GB/s from memory"));
+  r = run("kernel", "bench", "mish", "--runs", "5", "--elements", "1000", "--json", NULL);
+  assert_works(r);
+  assert_null(strstr(r->out, "\"low\""));
+  assert_non_null(strstr(r->out, "\"threads\": "));
+  r = run("kernel", "bench", "mish", "--runs", "6", "--elements", "1000", "--json", NULL);
+  assert_works(r);
+  assert_non_null(strstr(r->out, "\"low\""));
+  unsetenv("ZMLX_CACHE_DIR");
 }
 
 static void the_kernel_cache_is_shown(void **state) {
@@ -758,6 +845,10 @@ int main(void) {
       cmocka_unit_test(environment_and_help),
       cmocka_unit_test(kernels_are_shown),
       cmocka_unit_test(options_of_other_kernel_actions),
+      cmocka_unit_test(catalog_rows_are_shown),
+      cmocka_unit_test(the_catalog_is_listed),
+      cmocka_unit_test(kernel_actions_explain_themselves),
+      cmocka_unit_test(kernels_are_timed),
       cmocka_unit_test(the_kernel_cache_is_shown),
       cmocka_unit_test(the_catalog_is_tested),
       cmocka_unit_test(output_that_fails),

@@ -38,6 +38,7 @@ typedef struct cli_command {
   bool model_options;        // also takes cli_model_options
   const char *notes;         // lines below the options; NULL: none
   int (*run)(const struct cli_args *args);
+  void (*help)(const struct cli_args *args, zmi_text *out); // for --help behind arguments; NULL: that of the command
 } cli_command;
 
 extern const cli_command *const cli_commands[]; // ends with NULL (commands.c)
@@ -88,6 +89,7 @@ void cli_help_sampling(zmi_text *out);
 void cli_help_markdown(zmi_text *out);
 // "--name VALUE" as help shows it, with the short form in front if there is one.
 void cli_option_usage(const cli_option *option, zmi_text *out);
+void cli_help_option_line(const cli_option *option, zmi_text *out);
 
 // ---- terminal (terminal.c) ----
 // Standard output. Failures are remembered; cli_finish_output reports them once and gives the exit status: a reader that went away (head)

@@ -10,7 +10,7 @@ static const cli_option options[] = {
     {"expr", 0, CLI_STRING, "EXPR", 0, 0, NULL, "show: of an expression instead of NAME"},
     {"rows", 0, CLI_STRING, "SOURCE", 0, 0, NULL, "show: of row statements, results named y"},
     {"inputs", 0, CLI_STRING, "NAMES", 0, 0, NULL, "show: operands of --expr or --rows"},
-    {"vjp", 0, CLI_FLAG, NULL, 0, 0, NULL, "show: the gradients of --expr or --rows"},
+    {"vjp", 0, CLI_FLAG, NULL, 0, 0, NULL, "show: the gradients instead"},
     {"full", 0, CLI_FLAG, NULL, 0, 0, NULL, "show: with the functions in front"},
     {"dtype", 0, CLI_CHOICE, "float32|float16|bfloat16", 0, 0, "float32", "of float operands"},
     {"elements", 0, CLI_INT, "N", 1, 1 << 28, "1000000", "bench: elements of an operand, about"},
@@ -22,14 +22,14 @@ static const cli_option options[] = {
 
 // The actions, whether they take a NAME, and the options that mean something to them besides --json.
 static const struct action {
-  const char *name, *options;
-  bool named;
+  const char *name, *arguments, *options, *summary;
 } actions[] = {
-    {"list", "", false},
-    {"show", " target expr rows inputs vjp full dtype ", true},
-    {"bench", " dtype elements runs ", true},
-    {"test", " dtype ", true},
-    {"cache", " clear ", false},
+    {"list", "[NAME]", "", "The ready kernels, those of a group, or all that is known of one"},
+    {"show", "[NAME]", " target expr rows inputs vjp full dtype ",
+     "What a kernel becomes: one of the catalog, an expression or row statements.\nOf what is made of operations in C, the file is named"},
+    {"bench", "[NAME]", " dtype elements runs ", "Times kernels: all, those of a group, or one; low and high from 6 runs up"},
+    {"test", "[NAME]", " dtype ", "Compares bits of kernels: compiled, interpreted, stored"},
+    {"cache", "", " clear ", "The folder of compiled kernels"},
 };
 
 // ---- show ----
@@ -58,7 +58,9 @@ static zmi_code *code_of(const zmi_kernel *k, zm_dtype dtype, bool vjp) {
   return gradients;
 }
 
-static zm_status print_code(const zmi_code *code, const char *target, bool full, zmi_text *out) {
+zm_status cli_kernel_print(const zmi_code *code, const cli_args *args, zmi_text *out) {
+  const char *target = cli_text(args, "target");
+  const bool full = cli_flag(args, "full");
   if (strcmp(target, "ir") == 0) return zmi_code_print(code, out);
   for (int t = 0; t < ZMI_TARGET_COUNT; t++)
     if (strcmp(target, zmi_target_names[t]) == 0) return zmi_emit(code, (zmi_target)t, !full, out);
@@ -69,7 +71,7 @@ static int show_text(const cli_args *args, const char *text, bool rows) {
   zmi_text out = {0};
   zmi_kernel *k = define(args, text, rows);
   zmi_code *code = k ? code_of(k, zm_dtype_from_name(cli_text(args, "dtype")), cli_flag(args, "vjp")) : NULL;
-  zm_status status = code ? print_code(code, cli_text(args, "target"), cli_flag(args, "full"), &out) : zm_last_status();
+  zm_status status = code ? cli_kernel_print(code, args, &out) : zm_last_status();
   zmi_code_free(code);
   zmi_kernel_release(k);
   if (status == ZM_OK) {
@@ -86,7 +88,6 @@ static int show(const cli_args *args, const char *name) {
   const char *text = cli_text(args, "expr"), *rows = cli_text(args, "rows");
   if ((name != NULL) + (text != NULL) + (rows != NULL) != 1) return cli_usage("kernel show needs one of NAME, --expr EXPR, --rows SOURCE");
   if (!name) return show_text(args, text ? text : rows, rows != NULL);
-  if (cli_flag(args, "vjp")) return cli_usage("--vjp goes with --expr or --rows, not with NAME");
   if (cli_given(args, "inputs")) return cli_usage("--inputs goes with --expr or --rows, not with NAME");
   return cli_kernel_show(args, name);
 }
@@ -134,31 +135,54 @@ static const struct action *find_action(const char *name) {
   return NULL;
 }
 
+static bool takes(const struct action *action, const char *option) {
+  char word[64];
+  snprintf(word, sizeof word, " %s ", option);
+  return strcmp(option, "json") == 0 || strstr(action->options, word);
+}
+
 // An option that the action does not look at is a misunderstanding: an error rather than silence.
 static int check_options(const cli_args *args, const struct action *action) {
   for (size_t i = 0; i < args->use_count; i++) {
-    char word[64];
     const char *option = args->uses[i].option->name;
-    snprintf(word, sizeof word, " %s ", option);
-    if (strcmp(option, "json") == 0 || strstr(action->options, word)) continue;
+    if (takes(action, option)) continue;
     for (size_t k = 0; k < ZMI_COUNT(actions); k++)
-      if (strstr(actions[k].options, word))
-        return cli_usage("--%s goes with kernel %s, not with %s", option, actions[k].name, action->name);
+      if (takes(&actions[k], option)) return cli_usage("--%s goes with kernel %s, not with %s", option, actions[k].name, action->name);
   }
   return CLI_OK;
+}
+
+// Of the action that was named with --help: its own options only.
+static void help_kernel(const cli_args *args, zmi_text *out) {
+  const struct action *action = actions;
+  while (action < actions + ZMI_COUNT(actions) && (!args->count || strcmp(action->name, args->positional[0]) != 0)) action++;
+  if (action == actions + ZMI_COUNT(actions)) {
+    cli_help_command(args->command, out);
+    return;
+  }
+  zmi_text_add(out, "Usage: zmlx kernel %s%s%s [OPTION]...  (defaults in parentheses)\n%s.\n", action->name, *action->arguments ? " " : "",
+               action->arguments, action->summary);
+  for (const cli_option *o = options; o->name; o++) {
+    if (!takes(action, o->name)) continue;
+    cli_option mine = *o;
+    const char *colon = strstr(o->help, ": "); // "show: what to print": the action is known here
+    const size_t size = strlen(action->name);
+    if (colon && (size_t)(colon - o->help) == size && memcmp(o->help, action->name, size) == 0) mine.help = colon + 2;
+    cli_help_option_line(&mine, out);
+  }
 }
 
 static int run_kernel(const cli_args *args) {
   const char *name = args->count > 1 ? args->positional[1] : NULL;
   const struct action *action = find_action(args->positional[0]);
   if (!action) return CLI_USAGE;
-  if (name && !action->named) return cli_usage("kernel %s takes no NAME, but %s was given", action->name, name);
+  if (name && !*action->arguments) return cli_usage("kernel %s takes no NAME, but %s was given", action->name, name);
   const int status = check_options(args, action);
   if (status != CLI_OK) return status;
   if (strcmp(action->name, "show") == 0) return show(args, name);
   if (strcmp(action->name, "bench") == 0) return cli_kernel_bench(args, name);
   if (strcmp(action->name, "test") == 0) return cli_kernel_test(args, name);
-  return strcmp(action->name, "list") == 0 ? cli_kernel_list(args) : show_cache(args);
+  return strcmp(action->name, "list") == 0 ? cli_kernel_list(args, name) : show_cache(args);
 }
 
 const cli_command cli_kernel = {
@@ -166,9 +190,12 @@ const cli_command cli_kernel = {
     .summary = "Lists, shows, times and tests kernels; their cache",
     .arguments = "ACTION [NAME]",
     .options = options,
-    .notes = "ACTION: list, show NAME, bench [NAME], test [NAME], cache; bench and test also\n"
-             "take a group. test compares bits: compiled, interpreted, stored; without NAME\n"
-             "it compiles for float32 only. Operands of --rows are x unless --inputs says.\n"
-             "  zmlx kernel show --expr 'x * sigmoid(x)' --target metal",
+    .notes = "ACTION: list [NAME], show NAME, bench [NAME], test [NAME], cache; list, bench\n"
+             "and test also take a group. test compares bits: compiled, interpreted, stored;\n"
+             "without NAME it compiles for float32 only. Operands of --rows are x unless\n"
+             "--inputs says. show names the file of what is made of operations in C.\n"
+             "  zmlx kernel show --expr 'x * sigmoid(x)' --target metal\n"
+             "  zmlx kernel show --help     the options of show alone",
     .run = run_kernel,
+    .help = help_kernel,
 };

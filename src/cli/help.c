@@ -15,7 +15,7 @@ void cli_option_usage(const cli_option *o, zmi_text *out) {
   add_value(o, out);
 }
 
-static void option_line(const cli_option *o, zmi_text *out) {
+void cli_help_option_line(const cli_option *o, zmi_text *out) {
   size_t start = out->size;
   zmi_text_add(out, o->letter ? "  " : "      ");
   cli_option_usage(o, out);
@@ -28,7 +28,7 @@ static void option_line(const cli_option *o, zmi_text *out) {
 }
 
 static void option_lines(const cli_option *o, zmi_text *out) {
-  for (; o && o->name; o++) option_line(o, out);
+  for (; o && o->name; o++) cli_help_option_line(o, out);
 }
 
 static void usage_line(const cli_command *c, zmi_text *out) {

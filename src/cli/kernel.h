@@ -5,9 +5,10 @@
 #include "catalog/catalog.h"
 #include "cli/cli.h"
 
-int cli_kernel_list(const cli_args *args);
+int cli_kernel_list(const cli_args *args, const char *name); // NULL: all
 int cli_kernel_show(const cli_args *args, const char *name);
-int cli_kernel_bench(const cli_args *args, const char *name); // NULL: all
+zm_status cli_kernel_print(const zmi_code *code, const cli_args *args, zmi_text *out); // for the target that is asked for
+int cli_kernel_bench(const cli_args *args, const char *name);                          // NULL: all
 int cli_kernel_test(const cli_args *args, const char *name);
 
 // What NAME of bench and test picks: one kernel, the kernels of a group, or all if it is NULL. False after a message.

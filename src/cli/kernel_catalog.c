@@ -22,9 +22,9 @@ static const zmi_catalog_group *find_group(const char *name) {
 static const zmi_entry *find(const char *name) {
   const zmi_entry *e = zmi_catalog_find(name);
   const zmi_catalog_group *group = e ? NULL : find_group(name);
-  const char *nearest = e ? NULL : cli_nearest(name, entry_name, NULL);
+  const char *nearest = e ? NULL : cli_nearest(strncmp(name, "zm_", 3) == 0 ? name + 3 : name, entry_name, NULL);
   if (group)
-    cli_usage("%s is a group of kernels: choose one of them, like %s; zmlx kernel list shows all", name, group->entries[0].name);
+    cli_usage("%s is a group of kernels: choose one of them, like %s; zmlx kernel list %s shows all", name, group->entries[0].name, name);
   else if (nearest)
     cli_usage("the catalog has no kernel %s: did you mean %s?", name, nearest);
   else if (!e)
@@ -44,40 +44,98 @@ bool cli_kernel_is_chosen(const cli_kernel_choice *c, const zmi_entry *e, const 
   return c->group ? c->group == group : !c->entry || c->entry == e;
 }
 
-static const char *form_of(const zmi_entry *e) {
-  static const char *const forms[] = {"elements", "rows", "tiles", "raw"};
-  return e->definition ? forms[e->definition->form] : "operations";
-}
+// ---- list ----
 
-int cli_kernel_list(const cli_args *args) {
+static void list_json(const cli_kernel_choice *only) {
   const zmi_catalog_group *group = NULL;
   const zmi_entry *e;
+  json_t *list = json_array();
+  for (size_t i = 0; (e = zmi_catalog_at(i, &group)) != NULL && list; i++) {
+    if (!cli_kernel_is_chosen(only, e, group)) continue;
+    json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:s?}", "name", e->name, "group", group->name,
+                                          "file", group->file, "form", zmi_entry_form(e), "formula", e->formula, "shapes", e->shapes,
+                                          "dtypes", e->dtypes, "gradient", e->gradient, "parameters", e->parameters));
+  }
+  cli_print_json(json_pack("{s:o}", "kernels", list));
+}
+
+// All that the catalog says of one row.
+static void list_one(const zmi_entry *e) {
+  const zmi_catalog_group *group = NULL;
+  for (size_t i = 0; zmi_catalog_at(i, &group) != e; i++) continue;
+  cli_print("name        %s\nfunction    zm_%s\ngroup       %s: %s\n", e->name, zmi_entry_function(e), group->name, group->file);
+  cli_print("form        %s\nformula     %s\nshapes      %s\n", zmi_entry_form(e), e->formula, e->shapes);
+  cli_print("dtypes      %s\ngradient    %s\n", e->dtypes ? e->dtypes : "float16, bfloat16, float32", e->gradient);
+  if (e->parameters) cli_print("parameters  %s\n", e->parameters);
+}
+
+// What fits in a cell of the table: whole words, with dots for the rest.
+static void add_short(zmi_text *out, const char *s) {
+  enum { COLUMNS = 48 };
+  size_t size = strlen(s);
+  if (size > COLUMNS) {
+    for (size = COLUMNS - 4; size > 0 && s[size] != ' '; size--) continue;
+    zmi_text_add(out, "%.*s ...", (int)size, s);
+  } else {
+    zmi_text_add(out, "%s", s);
+  }
+}
+
+int cli_kernel_list(const cli_args *args, const char *name) {
+  const zmi_catalog_group *group = NULL;
+  const zmi_entry *e;
+  cli_kernel_choice only;
+  if (!cli_kernel_choose(name, &only)) return CLI_USAGE;
   if (cli_flag(args, "json")) {
-    json_t *list = json_array();
-    for (size_t i = 0; (e = zmi_catalog_at(i, &group)) != NULL && list; i++)
-      json_array_append_new(list,
-                            json_pack("{s:s, s:s, s:s, s:s?, s:s?, s:s?, s:s?}", "name", e->name, "group", group->name, "form", form_of(e),
-                                      "formula", e->formula, "shapes", e->shapes, "gradient", e->gradient, "parameters", e->parameters));
-    cli_print_json(json_pack("{s:o}", "kernels", list));
+    list_json(&only);
+  } else if (only.entry) {
+    list_one(only.entry);
+  } else {
+    zmi_text rows = {0}, out = {0};
+    zmi_text_add(&rows, "name\tgroup\tform\tformula\n");
+    for (size_t i = 0; (e = zmi_catalog_at(i, &group)) != NULL; i++) {
+      if (!cli_kernel_is_chosen(&only, e, group)) continue;
+      zmi_text_add(&rows, "%s\t%s\t%s\t", e->name, group->name, zmi_entry_form(e));
+      add_short(&rows, e->formula);
+      zmi_text_add(&rows, "\n");
+    }
+    cli_table(zmi_text_str(&rows), &out);
+    zmi_text_release(&rows);
+    cli_print_text(&out);
+  }
+  return CLI_OK;
+}
+
+// ---- show ----
+
+// What has no source in the kernel language: a comment of C, CUDA and Metal that says where it is.
+static int show_operations(const cli_args *args, const zmi_entry *e, bool gradients) {
+  const zmi_catalog_group *group = NULL;
+  for (size_t i = 0; zmi_catalog_at(i, &group) != e; i++) continue;
+  if (cli_flag(args, "json")) {
+    cli_print_json(json_pack("{s:s, s:s, s:s, s:n, s:s, s:s}", "name", e->name, "target", cli_text(args, "target"), "form",
+                             gradients ? "gradients in C" : "in C", "source", "file", group->file, "formula", e->formula));
     return CLI_OK;
   }
-  zmi_text rows = {0}, out = {0};
-  zmi_text_add(&rows, "name\tgroup\tform\tgradient\tformula\n");
-  for (size_t i = 0; (e = zmi_catalog_at(i, &group)) != NULL; i++) {
-    const char *gradient = e->gradient ? e->gradient : "none";
-    zmi_text_add(&rows, "%s\t%s\t%s\t%.*s\t%.60s\n", e->name, group->name, form_of(e), (int)strcspn(gradient, ":"), gradient,
-                 e->formula ? e->formula : "");
-  }
-  cli_table(zmi_text_str(&rows), &out);
-  zmi_text_release(&rows);
-  cli_print_text(&out);
+  cli_print("// %s%s %s made of operations in C, in %s: there is no source for %s.\n", gradients ? "The gradients of " : "", e->name,
+            gradients ? "are" : "is", group->file, cli_text(args, "target"));
+  cli_print(gradients ? "// By: %s\n" : "// It computes %s\n", gradients ? e->gradient : e->formula);
   return CLI_OK;
 }
 
 int cli_kernel_show(const cli_args *args, const char *name) {
+  const zm_dtype dtype = zm_dtype_from_name(cli_text(args, "dtype"));
+  const bool gradients = cli_flag(args, "vjp");
   const zmi_entry *e = find(name);
+  zmi_text out = {0};
   if (!e) return CLI_USAGE;
-  char *source = zmi_entry_source(e, zm_dtype_from_name(cli_text(args, "dtype")), cli_text(args, "target"), cli_flag(args, "full"));
+  if (!e->definition) return show_operations(args, e, false);
+  char *source = gradients ? NULL : zmi_entry_source(e, dtype, cli_text(args, "target"), cli_flag(args, "full"));
+  zmi_code *code = gradients ? zmi_entry_code_vjp(e, dtype) : NULL;
+  if (!code && gradients && zm_last_status() == ZM_ERROR_UNSUPPORTED) return show_operations(args, e, true);
+  if (code && cli_kernel_print(code, args, &out) == ZM_OK) source = zmi_strdup(zmi_text_str(&out));
+  zmi_code_free(code);
+  zmi_text_release(&out);
   if (!source) return cli_failed();
   if (cli_flag(args, "json"))
     cli_print_json(json_pack("{s:s, s:s, s:s}", "name", e->name, "target", cli_text(args, "target"), "source", source));
@@ -115,6 +173,8 @@ typedef struct timing {
   double bytes;
 } timing;
 
+enum { INTERVAL_RUNS = 6 }; // of fewer runs no two are an interval of 95%
+
 static zm_status measure(const zmi_entry *e, const cli_args *args, timing *t) {
   const int runs = (int)cli_int(args, "runs");
   cli_kernel_call c;
@@ -136,34 +196,61 @@ static zm_status measure(const zmi_entry *e, const cli_args *args, timing *t) {
   return status;
 }
 
+// The threads that kernels run on, and what they read from memory in GB/s.
+static zm_status look_at_device(int *threads, double *bandwidth) {
+  zmi_pool *pool;
+  const zmi_kernels *kernels;
+  const zm_status status = zmi_device(&pool, &kernels);
+  if (status != ZM_OK) return status;
+  zmi_bandwidth *memory = zmi_bandwidth_new(pool);
+  *threads = zmi_pool_workers(pool);
+  *bandwidth = memory ? zmi_bandwidth_measure(memory) : 0;
+  zmi_bandwidth_free(memory);
+  return memory ? ZM_OK : zm_last_status();
+}
+
+static void add_timing(const zmi_entry *e, const timing *t, bool interval, double bandwidth, zmi_text *rows, json_t *list) {
+  const zmi_interval *s = &t->seconds;
+  const double rate = s->median > 0 ? t->bytes / s->median / 1e9 : 0, share = bandwidth > 0 ? rate / bandwidth : 0;
+  zmi_text_add(rows, "%s\t%.1f\t", e->name, s->median * 1e6);
+  if (interval) zmi_text_add(rows, "%.1f\t%.1f\t", s->low * 1e6, s->high * 1e6);
+  zmi_text_add(rows, "%.2f\t%.0f%%\n", rate, 100 * share);
+  json_t *row = json_pack("{s:s, s:f, s:f, s:f}", "name", e->name, "seconds", s->median, "bytes", t->bytes, "share_of_bandwidth", share);
+  if (row && interval) json_object_update_new(row, json_pack("{s:f, s:f}", "low", s->low, "high", s->high));
+  json_array_append_new(list, row);
+}
+
 int cli_kernel_bench(const cli_args *args, const char *name) {
   const zmi_catalog_group *group;
   const zmi_entry *e;
+  const bool interval = cli_int(args, "runs") >= INTERVAL_RUNS;
   cli_kernel_choice only;
+  int threads = 0, status = CLI_OK;
+  double bandwidth = 0;
   if (!cli_kernel_choose(name, &only)) return CLI_USAGE;
   setenv("ZMLX_KERNELS", "compile", 0); // a steady state is asked for, unless the user says otherwise
+  if (look_at_device(&threads, &bandwidth) != ZM_OK) return cli_failed();
   json_t *list = json_array();
   zmi_text rows = {0}, out = {0};
-  zmi_text_add(&rows, "name\t>microseconds\t>low\t>high\t>GB/s\n");
-  int status = CLI_OK;
+  zmi_text_add(&rows, "name\t>microseconds\t%s>GB/s\t>of reading\n", interval ? ">low\t>high\t" : "");
   for (size_t i = 0; (e = zmi_catalog_at(i, &group)) != NULL && !cli_interrupted(); i++) {
     timing t = {.bytes = 0};
     if (!cli_kernel_is_chosen(&only, e, group)) continue;
-    if (measure(e, args, &t) != ZM_OK) {
+    if (measure(e, args, &t) == ZM_OK) {
+      add_timing(e, &t, interval, bandwidth, &rows, list);
+    } else {
       cli_error("%s: %s", e->name, zm_last_error());
       status = CLI_FAILURE;
-      continue;
     }
-    const double rate = t.seconds.median > 0 ? t.bytes / t.seconds.median / 1e9 : 0;
-    zmi_text_add(&rows, "%s\t%.1f\t%.1f\t%.1f\t%.2f\n", e->name, t.seconds.median * 1e6, t.seconds.low * 1e6, t.seconds.high * 1e6, rate);
-    json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f, s:f}", "name", e->name, "seconds", t.seconds.median, "low", t.seconds.low,
-                                          "high", t.seconds.high, "bytes", t.bytes));
   }
-  if (cli_flag(args, "json"))
-    cli_print_json(
-        json_pack("{s:s, s:I, s:O}", "dtype", cli_text(args, "dtype"), "elements", (json_int_t)cli_int(args, "elements"), "kernels", list));
-  else
+  if (cli_flag(args, "json")) {
+    cli_print_json(json_pack("{s:s, s:I, s:i, s:f, s:O}", "dtype", cli_text(args, "dtype"), "elements",
+                             (json_int_t)cli_int(args, "elements"), "threads", threads, "read_bandwidth_gb_s", bandwidth, "kernels", list));
+  } else {
     cli_table(zmi_text_str(&rows), &out);
+    zmi_text_add(&out, "%d thread%s; they read %.1f GB/s from memory; above that the caches serve\n", threads, threads == 1 ? "" : "s",
+                 bandwidth);
+  }
   json_decref(list);
   zmi_text_release(&rows);
   cli_print_text(&out);

@@ -26,9 +26,10 @@ static void warn_environment(void) {
   }
 }
 
-static int print_help(const cli_command *c) {
+static int print_help(const cli_command *c, const cli_args *args) {
   zmi_text out = {0};
-  if (c) cli_help_command(c, &out);
+  if (c && c->help) c->help(args, &out);
+  else if (c) cli_help_command(c, &out);
   else cli_help_overview(&out);
   cli_print_text(&out);
   return CLI_OK;
@@ -41,7 +42,7 @@ static int run_command(const cli_command *c, int argc, char **argv) {
     cli_args_release(&args);
     return status;
   }
-  int status = args.help ? print_help(c) : c->run(&args);
+  int status = args.help ? print_help(c, &args) : c->run(&args);
   cli_args_release(&args);
   return status;
 }
@@ -57,7 +58,7 @@ int main(int argc, char **argv) {
     zmi_text_release(&out);
     return CLI_USAGE;
   }
-  if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) return cli_finish_output(print_help(NULL));
+  if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) return cli_finish_output(print_help(NULL, NULL));
   if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) name = "version";
   const cli_command *c = cli_find_command(name);
   if (!c) {

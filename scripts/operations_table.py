@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Writes docs/operations.md: the functions of MLX beside those of the public headers.
+"""Writes docs/operations.md: the functions and classes of MLX beside the functions of the public headers.
 
   scripts/operations_table.py            writes the page
   scripts/operations_table.py --check    fails if the page, the headers and docs/operations.txt do not agree
-  scripts/operations_table.py --list     writes MLX's list of functions into docs/operations.txt (needs the package mlx)
+  scripts/operations_table.py --list     writes MLX's list of functions and classes into docs/operations.txt (needs the package mlx)
 
-docs/operations.txt is the data: one line a function of MLX, "name = answer". Without an answer the function is zm_<name> and must be in the
-headers. An answer is a C name or several, with a note after ":"; or "planned: what for", or "no: the reason". Of answers with ";" between
-them the first that the headers allow holds, and "planned" gives way to zm_<name> itself: so the page follows the headers.
+docs/operations.txt is the data: one line a function or class of MLX, "name = answer". Without an answer the function is zm_<name> and must
+be in the headers. An answer is a C name or several, with a note after ":"; or "planned: what for", or "no: the reason". Of answers with
+"||" between them the first that the headers allow holds, and "planned" gives way to zm_<name> itself: so the page follows the headers.
 """
 import pathlib
 import re
@@ -40,7 +40,7 @@ def read_data():
 
 
 def resolve(name, answer, headers):
-    results = [resolve_one(name, part.strip(), headers) for part in answer.split(";")]
+    results = [resolve_one(name, part.strip(), headers) for part in answer.split("||")]
     return next((r for r in results if r[2] != "unknown"), results[0])
 
 
@@ -75,9 +75,9 @@ def page():
     lines = [
         "# Operations: what MLX has, and what is here",
         "",
-        "Made by `scripts/operations_table.py` from the public headers and `docs/operations.txt`; do not edit (`make docs`). Functions of",
-        f"MLX {version()}: {count['present']} are here, {count['planned']} are planned, {count['no']} have no place here, for the reason",
-        "given.",
+        "Made by `scripts/operations_table.py` from the public headers and `docs/operations.txt`; do not edit (`make docs`). Functions and",
+        f"classes of MLX {version()}: {count['present']} are here, {count['planned']} are planned, {count['no']} have no place here, for",
+        "the reason given.",
         "",
         "What differs everywhere: axes are arguments of their own, and functions over several axes take a list and its length; there is no",
         "device or stream argument; what is out of range is an error where shapes tell it, and defined where values tell it (an index out",
@@ -97,12 +97,15 @@ def write_list():
     import mlx.core as mx
     from importlib.metadata import version as installed
 
-    kinds = ("nb_func", "function", "builtin_function_or_method")
+    def is_listed(what):
+        return type(what).__name__ in ("nb_func", "function", "builtin_function_or_method") or isinstance(what, type)
+
     answers = {name: answer for name, answer, _ in read_data()} if data_path.exists() else {}
-    lines = [f"# MLX {installed('mlx')}: its functions, and where they are here. scripts/operations_table.py says what the lines mean."]
+    about = "its functions and classes, and where they are here. scripts/operations_table.py says what the lines mean."
+    lines = [f"# MLX {installed('mlx')}: {about}"]
     for module in MODULES:
         space = mx if module == "mx" else getattr(mx, module)
-        for short in sorted(d for d in dir(space) if not d.startswith("_") and type(getattr(space, d)).__name__ in kinds):
+        for short in sorted(d for d in dir(space) if not d.startswith("_") and is_listed(getattr(space, d))):
             name = short if module == "mx" else f"{module}.{short}"
             answer = answers.get(name, "")
             lines.append(f"{name} = {answer}" if answer else name)

@@ -2,10 +2,13 @@
 // by x is given as a function of arrays.
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <zmlx/zmlx.h>
 
-enum { N = 96, K = 256, PER_WORD = 8, THREADS = 32 };
+#define THREADS 32 // of a group, each with a row
+#define TEXT(x) #x
+#define NUMBER(x) TEXT(x)
+
+enum { N = 96, K = 256, PER_WORD = 8 };
 
 // w [N, K / 8] words, lowest code first; scale [N]; x [K]; value of a code q: (q - 8) * scale of its row.
 static const char source[] = "int row = group * threads + thread;"
@@ -21,17 +24,15 @@ static const char source[] = "int row = group * threads + thread;"
                              "  y[row] = acc * scale[row];"
                              "}";
 
-static float codes[N][K], scales[N];
-
-// d(total)/dx = W^T g: the matrix itself is needed once, as floats.
+// d(total)/dx = W^T g, of any shapes: the matrix is made of the operands, W[n, 8 i + j] = ((words[n, i] >> 4 j & 15) - 8) scale[n].
 static zm_status vjp(void *user, zm_array *const *in, int nin, zm_array *const *out, zm_array *const *cotangents, int nout,
                      zm_array **gradients) {
-  (void)user, (void)nin, (void)out, (void)nout, (void)in;
-  static float w[N][K];
-  for (int n = 0; n < N; n++) {
-    for (int k = 0; k < K; k++) w[n][k] = (codes[n][k] - 8) * scales[n];
-  }
-  gradients[2] = zm_matmul(cotangents[0], zm_array_from_data(w, ZM_F32, (int64_t[]){N, K}, 2));
+  (void)user, (void)nin, (void)out, (void)nout;
+  const int64_t rows = zm_array_dim(in[0], 0), columns = PER_WORD * zm_array_dim(in[0], 1);
+  zm_array *shifts = zm_arange(0, 4 * PER_WORD, 4, ZM_U32), *mask = zm_full(15, ZM_U32, NULL, 0), *zero = zm_full(8, ZM_F32, NULL, 0);
+  zm_array *codes = zm_bitwise_and(zm_right_shift(zm_expand_dims(in[0], 2), shifts), mask);
+  zm_array *w = zm_subtract(zm_reshape(zm_astype(codes, ZM_F32), (int64_t[]){rows, columns}, 2), zero);
+  gradients[2] = zm_matmul(zm_multiply(cotangents[0], in[1]), w); // the scale of a row goes with its cotangent
   return gradients[2] ? ZM_OK : zm_last_status();
 }
 
@@ -44,8 +45,9 @@ static zm_status total(void *user, zm_array *const *in, int nin, zm_array **out,
 }
 
 static bool check(zm_op *op) {
+  static float codes[N][K];
   uint32_t words[N][K / PER_WORD] = {{0}};
-  float x[K];
+  float scales[N], x[K];
   for (int n = 0; n < N; n++) {
     scales[n] = 0.01f * (float)(n % 7 + 1);
     for (int k = 0; k < K; k++) {
@@ -85,8 +87,8 @@ int main(void) {
                                              .source = source,
                                              .shape = {"w.0"},
                                              .result = {ZM_F32},
-                                             .groups = "(w.0 + 31) / 32",
-                                             .threads = "32",
+                                             .groups = "(w.0 + " NUMBER(THREADS) " - 1) / " NUMBER(THREADS),
+                                             .threads = NUMBER(THREADS),
                                              .vjp = vjp});
   bool ok = scope && op && check(op);
   if (!ok) fprintf(stderr, "%s\n", zm_last_error());

@@ -38,14 +38,15 @@ typedef struct state {
 
 static void start(state *s) {
   const int64_t shapes[PARAMETERS][2] = {{2, HIDDEN}, {HIDDEN}, {HIDDEN, 2}, {2}};
-  zm_array *key = zm_random_key(7);
+  zm_array *keys[PARAMETERS] = {NULL}; // each matrix has its own: one key gives the same numbers twice
+  zm_random_split2(zm_random_key(7), &keys[0], &keys[2]);
   for (int i = 0; i < PARAMETERS; i++) {
     const int rank = i % 2 ? 1 : 2;
     s->m[i] = zm_full(0, ZM_F32, shapes[i], rank);
     s->v[i] = zm_full(0, ZM_F32, shapes[i], rank);
     s->p[i] = zm_full(0, ZM_F32, shapes[i], rank);
     zm_array *most = zm_full(i == 0 ? 2.5 : 0.3, ZM_F32, NULL, 0);
-    if (rank == 2) s->p[i] = zm_random_uniform(key, zm_negative(most), most, ZM_F32, shapes[i], rank);
+    if (rank == 2) s->p[i] = zm_random_uniform(keys[i], zm_negative(most), most, ZM_F32, shapes[i], rank);
   }
 }
 

@@ -117,7 +117,9 @@ ZM_API zm_array *zm_softmax(zm_array *a);                         // last axis, 
 
 // Rows of a [N, ...] chosen by integer indices [R]: result [R, ...]. Indices are checked when the tape plays: out of range gives zeros.
 ZM_API zm_array *zm_take(zm_array *a, zm_array *indices);
-// Matrix product [..., M, K] x [..., K, N] in float32, rounded once.
+// Matrix product [..., M, K] x [..., K, N] of float arrays (an integer one beside a float is converted; two of integers are refused), in
+// float32 in the order of docs/numerics.md, rounded once to their common dtype. Batch dimensions broadcast. A vector is a row if it is a, a
+// column if it is b, and that dimension is left out of the result. A kernel of our own: no library of linear algebra promises bits.
 ZM_API zm_array *zm_matmul(zm_array *a, zm_array *b);
 
 #ifdef __cplusplus

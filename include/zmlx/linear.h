@@ -2,7 +2,7 @@
 //
 // Products are computed in float32, in the written order of docs/numerics.md, and rounded once: the same bits on every machine. Batch
 // dimensions broadcast without copies.
-// zm_matmul is declared in zmlx/array.h.
+// zm_matmul is declared in zmlx/array.h, with what all of them do about vectors, batches and integers.
 #ifndef ZMLX_LINEAR_H
 #define ZMLX_LINEAR_H
 

@@ -204,7 +204,11 @@ static zm_status look_at_device(int *threads, double *bandwidth) {
   if (status != ZM_OK) return status;
   zmi_bandwidth *memory = zmi_bandwidth_new(pool);
   *threads = zmi_pool_workers(pool);
-  *bandwidth = memory ? zmi_bandwidth_measure(memory) : 0;
+  *bandwidth = 0;
+  for (int i = 0; i < 3 && memory; i++) { // the best: what else runs here only takes away
+    const double found = zmi_bandwidth_measure(memory);
+    *bandwidth = ZMI_MAX(*bandwidth, found);
+  }
   zmi_bandwidth_free(memory);
   return memory ? ZM_OK : zm_last_status();
 }

@@ -304,7 +304,8 @@ int main(void) {
     else if (strncmp(line, "bandwidth", 9) == 0)
       print_bandwidth();
     else if (strncmp(line, "machine", 7) == 0)
-      printf("{\"isa\": \"%s\", \"compiler\": \"%s\"}\n", zmi_kernels_find(NULL)->name, __VERSION__);
+      printf("{\"isa\": \"%s\", \"compiler\": \"%s\", \"cache_bytes\": %llu}\n", zmi_kernels_find(NULL)->name, __VERSION__,
+             (unsigned long long)zmi_cache_bytes());
     else if (sscanf(line, "open %63s %31s %lld", name, dtype, &elements) == 3)
       open_named(&row, name, dtype, elements);
     else if (sscanf(line, "save %399s", folder) == 1)

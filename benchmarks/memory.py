@@ -95,7 +95,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default="build/benchmarks/bench_catalog")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--elements", type=int, default=1 << 24, help="of the first operand")
+    parser.add_argument("--elements", type=int, default=0, help="of the first operand (as many as fill the largest cache twice)")
     parser.add_argument("--small", type=int, default=1 << 19, help="elements of the run inside the caches")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=0.05)
@@ -105,6 +105,8 @@ def main():
     parser.add_argument("--add", action="store_true", help="keep the rows of the capsule that are not measured now")
     args = parser.parse_args()
     server = Server(args.server)
+    machine = server.ask("machine")
+    args.elements = args.elements or max(1 << 24, machine["cache_bytes"] // SIZES.get(args.dtype, 4) * 2)
     names = [("chain", c["name"]) for c in server.ask("chains")]
     names += [("row", n) for n in ROWS]
     results = []
@@ -120,7 +122,6 @@ def main():
         s, total = r["streams"], r["bytes_read"] + r["bytes_written"]
         print(f"{name:28} {total / 1e6:6.0f} {min(r['seconds']) * 1e3:8.2f} {r['gb_s']:6.1f} {s['best']:6.1f} "
               f"{s['reads']}:{s['writes']:<3} {r['share']:6.0%} {r['cycles']:7.2f}", flush=True)
-    machine = server.ask("machine")
     if not args.capsule:
         return
     if args.add:

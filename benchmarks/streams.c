@@ -22,7 +22,7 @@ typedef struct word {
 #endif
 
 enum { READS = 4, WRITES = 3, AHEAD = 4096, PASSES = 2, WORKERS = 1024 };
-static const size_t array_bytes = (size_t)48 << 20; // alone beyond most caches
+static size_t array_bytes; // of each array: alone beyond the caches
 
 typedef struct streams {
   char *in[READS], *out[WRITES];
@@ -87,6 +87,7 @@ static streams arrays; // kept for the next time
 static bool prepare(int reads, int writes) {
   streams *s = &arrays;
   if (!is_pair(reads, writes)) return false;
+  if (!array_bytes) array_bytes = ZMI_MAX((size_t)48 << 20, (size_t)(zmi_cache_bytes() * 3 / 2) / 4096 * 4096);
   for (int k = 0; k < reads + writes; k++) {
     char **a = k < reads ? &s->in[k] : &s->out[k - reads];
     if (!*a && !(*a = zmi_block_alloc(array_bytes))) return false;

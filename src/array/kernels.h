@@ -171,6 +171,12 @@ typedef struct zmi_attention_attrs {
   double scale;
 } zmi_attention_attrs;
 
+// Whether operands and results are more than the caches hold, so that results had better not go through them.
+bool zmi_streams(const zmi_call *c);
+// Copies what was just computed past the caches, where the machine can; zmi_copied_past comes after the last copy of a worker's stage.
+void zmi_copy_past(void *to, const void *from, size_t bytes);
+void zmi_copied_past(void);
+
 // ---- rows of other operations ----
 typedef struct zmi_rope_attrs {
   int64_t traditional;

@@ -43,17 +43,21 @@ static int64_t tiles(const zmi_call *c) {
 }
 
 static void run(const zmi_call *c, int64_t begin, int64_t end) {
-  _Alignas(64) float x[ZMI_MAX_HEAD];
+  _Alignas(64) float x[ZMI_MAX_HEAD], y[ZMI_MAX_HEAD];
   zm_dtype dtype = c->in[X]->type.dtype;
   const int64_t *n = c->in[X]->type.shape;
+  const bool past = zmi_streams(c);
   int64_t dim = n[3], turned = c->in[COSINE]->type.shape[1], last = ZMI_MIN(end * HEADS_OF_A_TILE, n[0] * n[1] * n[2]);
   bool traditional = ((const zmi_rope_attrs *)c->attrs)->traditional != 0;
   for (int64_t h = begin * HEADS_OF_A_TILE; h < last; h++) {
     int64_t row = h / n[2] % n[1];
     c->kernels->load(zmi_at(c->src[X], dtype, h * dim), dtype, dim, x);
+    void *to = zmi_at(c->dst[0], dtype, h * dim);
     zmi_rope_head(c->kernels, x, dim, turned, traditional, (const float *)c->src[COSINE] + row * turned,
-                  (const float *)c->src[SINE] + row * turned, zmi_at(c->dst[0], dtype, h * dim), dtype);
+                  (const float *)c->src[SINE] + row * turned, past ? y : to, dtype);
+    if (past) zmi_copy_past(to, y, (size_t)dim * zm_dtype_size(dtype));
   }
+  if (past) zmi_copied_past();
 }
 
 ZMI_STATEMENTS(rope_pairs, "a b c s", "u v", NULL, "u = a * c - b * s; v = a * s + b * c;")

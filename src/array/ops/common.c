@@ -2,6 +2,9 @@
 #include "array/ops/ops.h"
 
 #include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 // ---- dtypes ----
 
@@ -95,6 +98,24 @@ bool zmi_streams(const zmi_call *c) {
     if (s) bytes += (uint64_t)zmi_type_count(&s->type) * zm_dtype_size(s->type.dtype);
   }
   return bytes > zmi_cache_bytes();
+}
+
+void zmi_copy_past(void *to, const void *from, size_t bytes) {
+#if defined(__SSE2__)
+  if (((uintptr_t)to | bytes) % 16 == 0) {
+    for (size_t at = 0; at < bytes; at += 16) {
+      _mm_stream_si128((__m128i *)(void *)((char *)to + at), _mm_loadu_si128((const __m128i *)(const void *)((const char *)from + at)));
+    }
+    return;
+  }
+#endif
+  memcpy(to, from, bytes);
+}
+
+void zmi_copied_past(void) {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 zmi_walk zmi_walk_of(const zmi_slot *slot) {

@@ -1,6 +1,8 @@
 // New arrays, diagonals and triangles, and products made of matmul, multiply and sum.
 #include "array/ops/index.h"
 
+#include <inttypes.h>
+
 #include <string.h>
 
 // ---- new arrays ----
@@ -134,7 +136,10 @@ zm_array *zm_kron(zm_array *a, zm_array *b) {
     x[2 * i] = ia < 0 ? 1 : a->type.shape[ia];
     y[2 * i + 1] = ib < 0 ? 1 : b->type.shape[ib];
     x[2 * i + 1] = y[2 * i] = 1;
-    shape[i] = x[2 * i] * y[2 * i + 1];
+    if (__builtin_mul_overflow(x[2 * i], y[2 * i + 1], &shape[i])) {
+      zmi_fail(ZM_ERROR_LIMIT, "kron: dims of %" PRId64 " and %" PRId64 " make one of more than can be counted", x[2 * i], y[2 * i + 1]);
+      return NULL;
+    }
   }
   zm_array *product = zm_multiply(zm_reshape(a, x, 2 * rank), zm_reshape(b, y, 2 * rank));
   return product ? zm_reshape(product, shape, rank) : NULL;

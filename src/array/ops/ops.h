@@ -92,8 +92,6 @@ enum { ZMI_TILE = 4096 }; // elements of one tile of an elementwise op
 int64_t zmi_tiles_of(int64_t count, int64_t tile);
 // The elementwise tiling: of the elements of the first output.
 int64_t zmi_element_tiles(const zmi_call *c);
-// Whether operands and results are more than the caches hold, so that results had better not go through them.
-bool zmi_streams(const zmi_call *c);
 
 // Dimensions of a strided operand after those that step together are merged (and those of size 1 dropped): size[0] outermost.
 typedef struct zmi_walk {

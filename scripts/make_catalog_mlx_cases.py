@@ -341,9 +341,21 @@ def flat(y):
     return np.array(y.astype(mx.float32) if y.dtype in (mx.float16, mx.bfloat16) else y)
 
 
-def short(v):
+def short(v, digits=7):
     v = float(v)
-    return str(v) if not np.isfinite(v) else float(f"{v:.7g}")
+    return str(v) if not np.isfinite(v) else float(f"{v:.{digits}g}")
+
+
+def sums(v):
+    """Of all numbers: plain, of magnitudes, and with weights of either sign by the place; where the others are, and which."""
+    weights = ((base.hashed(3000, v.size) % np.uint64(128)).astype(np.float64) - 63.5) / 64
+    if v.dtype.kind != "f":
+        whole = v.astype(np.int64)
+        return {"sum": int(whole.sum()), "mix": int((whole * (128 * weights).astype(np.int64)).sum()) / 128}
+    kind = np.where(np.isnan(v), 1, np.where(v == np.inf, 2, np.where(v == -np.inf, 3, 0)))
+    wide = np.where(kind == 0, v, 0).astype(np.float64)
+    made = {"sum": short(wide.sum(), 10), "abs": short(np.abs(wide).sum(), 10), "mix": short((wide * weights).sum(), 10)}
+    return made | {"odd": int((kind * np.arange(1, v.size + 1)).sum())} if kind.any() else made
 
 
 def pack(y, large):
@@ -352,10 +364,7 @@ def pack(y, large):
     v = a.ravel()
     if v.size > (KEPT if large else 600):
         out["pick"] = v.size // KEPT | 1
-        if a.dtype.kind == "f":
-            out["sum"], out["abs"] = short(v.astype(np.float64).sum()), short(np.abs(v.astype(np.float64)).sum())
-        else:
-            out["sum"] = int(v.astype(np.int64).sum())
+        out.update(sums(v))
         v = v[:: out["pick"]]
     if a.dtype.kind in "iub":
         out["i"] = 1

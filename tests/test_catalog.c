@@ -223,6 +223,60 @@ static void test_dispatch_and_back(void **state) {
   zm_scope_close(scope);
 }
 
+// Norms and weighted sums have the bits of the ops that models and the patcher run. A norm has them where squares are exact, in float16 and
+// bfloat16: the models' op rounds a square once with the sum, by fma.
+static void test_model_bits(void **state) {
+  (void)state;
+  static const int64_t widths[] = {1, 17, 333, 2048, 2348, 8193};
+  for (size_t i = 0; i < ZMI_COUNT(widths); i++) {
+    for (size_t t = 0; t < 3; t++) {
+      zm_scope *scope = zm_scope_open();
+      const int64_t d = widths[i];
+      zm_array *x = some(floats[t], 71, 2, (int64_t[]){5, d}), *r = some(floats[t], 72, 2, (int64_t[]){5, d}), *normed, *sum;
+      zm_array *w = some(floats[t], 73, 1, (int64_t[]){d}), *y = some(floats[t], 74, 3, (int64_t[]){3, 6, d});
+      zm_array *scores = some(floats[t], 75, 2, (int64_t[]){3, 6});
+      if (floats[t] != ZM_F32) same_bits("rmsnorm", zm_rmsnorm(x, w, 1e-5), zmi_rms_norm(x, w, 1e-5));
+      assert_int_equal(zm_add_rms_norm(x, r, w, 1e-5, &normed, &sum), ZM_OK);
+      same_bits("add_rms_norm: the sum", sum, zm_add(x, r));
+      same_bits("moe_combine", zm_moe_combine(y, scores), zmi_combine(y, scores));
+      zm_scope_close(scope);
+    }
+  }
+}
+
+// Routers of float32 choose and weigh as the models' op does, ties, zeros of both signs and NaN among the logits.
+static void test_router_bits(void **state) {
+  (void)state;
+  enum { ROWS = 40 };
+  static const int64_t experts[] = {2, 8, 60, 256};
+  for (size_t i = 0; i < ZMI_COUNT(experts); i++) {
+    zm_scope *scope = zm_scope_open();
+    const int64_t n = experts[i], k = ZMI_MIN(n, 8);
+    float *x = malloc((size_t)(ROWS * n) * sizeof *x);
+    for (int64_t j = 0; j < ROWS * n; j++) {
+      const uint32_t h = hashed(81, (uint32_t)j);
+      x[j] = j / n % 2 ? (float)(int32_t)(h % 5) - 2 : (float)(int32_t)(h % 4001) / 500 - 4; // every other row has ties
+      if (x[j] == 0 && h & 1024) x[j] = -0.0f;
+    }
+    x[3 * n + 1] = NAN;
+    zm_array *logits = zm_array_from_data(x, ZM_F32, (int64_t[]){ROWS, n}, 2), *bias = some(ZM_F32, 82, 1, (int64_t[]){n});
+    free(x);
+    zm_array *w, *at, *model_w, *model_at;
+    const zmi_route_attrs softmax = {ZMI_ROUTE_SOFTMAX, k, 0, 0, 1}, sigmoid = {ZMI_ROUTE_SIGMOID, k, 1, 1e-20, 1};
+    assert_int_equal(zm_topk_gating_softmax(logits, (int)k, NULL, false, &w, &at), ZM_OK);
+    assert_int_equal(zmi_route(logits, NULL, &softmax, &model_at, &model_w), ZM_OK);
+    same_bits("topk_gating_softmax: the choice", zm_astype(at, ZM_I32), model_at);
+    same_bits("topk_gating_softmax", w, model_w);
+    for (int biased = 0; biased < 2; biased++) {
+      assert_int_equal(zm_deepseek_router_topk_sigmoid(logits, biased ? bias : NULL, (int)k, 1, 1, &w, &at), ZM_OK);
+      assert_int_equal(zmi_route(logits, biased ? bias : NULL, &sigmoid, &model_at, &model_w), ZM_OK);
+      same_bits("deepseek_router_topk_sigmoid: the choice", zm_astype(at, ZM_I32), model_at);
+      same_bits("deepseek_router_topk_sigmoid", w, model_w);
+    }
+    zm_scope_close(scope);
+  }
+}
+
 // A zmi_matrix of the models' kind from a quantized matrix in checkpoint form.
 static zm_array *packed_of(const zm_affine *m, zmi_matrix *matrix) {
   zmi_type t = m->words->type;
@@ -420,6 +474,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_swiglu_bits), cmocka_unit_test(test_combine_bits), cmocka_unit_test(test_dispatch_and_back),
       cmocka_unit_test(test_decode_bits), cmocka_unit_test(test_errors),       cmocka_unit_test(test_adamw_options),
       cmocka_unit_test(test_names),       cmocka_unit_test(test_adamw_rates),
+      cmocka_unit_test(test_model_bits),  cmocka_unit_test(test_router_bits),
   };
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, open_files, close_files);

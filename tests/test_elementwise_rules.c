@@ -1,6 +1,6 @@
 // Rules of the elementwise ops that are rows of elementwise_table.h, and of kernels: gradients against finite differences, tangents
 // against gradients, batches against slices.
-#include "transform_check.h"
+#include "transform_ops.h"
 
 #include <zmlx/zmlx.h>
 
@@ -24,11 +24,12 @@ ONE(log1p) ONE(sin) ONE(cos) ONE(tan) ONE(arcsin) ONE(arccos) ONE(arctan) ONE(si
 ONE(erf) ONE(erfinv) ONE(softplus) ONE(isnan) ONE(isinf) ONE(isfinite) ONE(isneginf) ONE(isposinf) ONE(logical_not) ONE(bitwise_invert)
 F(round) out[0] = zm_round(in[0], 0); END
 F(nan_to_num) out[0] = zm_nan_to_num(in[0], 0.5, NULL, NULL); END
-// clang-format on
+    // clang-format on
 
-// ---- kernels ----
+    // ---- kernels ----
 
-static zm_status apply(zm_op *op, zm_array *const *in, int nin, zm_array **out, int nout) {
+    static zm_status
+    apply(zm_op *op, zm_array *const *in, int nin, zm_array **out, int nout) {
   zm_status status = op ? zm_op_apply(op, in, nin, out, nout) : zm_last_status();
   zm_op_free(op); // arrays keep what they need of it
   return status;
@@ -74,14 +75,22 @@ static zm_status f_tiles(void *user, zm_array *const *in, int nin, zm_array **ou
   { ZM_F32, 2, {2, 3}, low, high }
 #define I(low, high)                                                                                                                       \
   { ZM_I32, 2, {2, 3}, low, high }
-#define CASE(name, word, input) \
-  { name, name, f_##word, .in = { input } }
-#define PAIR(name, word, first, second) \
-  { name, name, f_##word, .in = { first, second } }
-#define FLAT(name, word, input) \
-  { name, name, f_##word, .flat = true, .in = { input } }
-#define FLAT_PAIR(name, word, first, second) \
-  { name, name, f_##word, .flat = true, .in = { first, second } }
+#define CASE(name, word, input)                                                                                                            \
+  {                                                                                                                                        \
+    name, name, f_##word, .in = { input }                                                                                                  \
+  }
+#define PAIR(name, word, first, second)                                                                                                    \
+  {                                                                                                                                        \
+    name, name, f_##word, .in = { first, second }                                                                                          \
+  }
+#define FLAT(name, word, input)                                                                                                            \
+  {                                                                                                                                        \
+    name, name, f_##word, .flat = true, .in = { input }                                                                                    \
+  }
+#define FLAT_PAIR(name, word, first, second)                                                                                               \
+  {                                                                                                                                        \
+    name, name, f_##word, .flat = true, .in = { first, second }                                                                            \
+  }
 
 // clang-format off
 static const check_case cases[] = {
@@ -117,12 +126,17 @@ static const check_case cases[] = {
 };
 // clang-format on
 
+static void every_op_of_the_list(void **state) {
+  (void)state;
+  check_listed("elementwise_rules", cases, ZMI_COUNT(cases));
+}
+
 static void every_case(void **state) {
   (void)state;
   for (size_t i = 0; i < ZMI_COUNT(cases); i++) check_all(&cases[i]);
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(every_case)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_op_of_the_list), cmocka_unit_test(every_case)};
   return cmocka_run_group_tests_name("elementwise_rules", tests, NULL, NULL);
 }

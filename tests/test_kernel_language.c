@@ -475,6 +475,15 @@ static void functions_have_derivatives(void **state) {
       {"a * tanh(log(1 + exp(a)))", -2, 2},
       {"exp(-a * a) * sin(b * c) / (1 + a * a)", -1, 1},
       {"step(0.5, a) * a * a", 0.6, 2},
+      {"smoothstep(b - 3, b + 3, a)", -1, 1},
+      {"fdim(a + 5, b) * a", -1, 1},
+      {"max3(a, b + 9, c) + min3(a * a, b * b + 9, c * c + 9) * a", 0.2, 2},
+      {"median3(a * b, c - 9, c + 9)", -2, 2},
+      {"exp10(a)", -1, 1},
+      {"sinpi(a)", -2.3, 2.3},
+      {"cospi(a)", 0.3, 0.7},
+      {"cospi(a) * b", -0.2, 0.2},
+      {"tanpi(a)", -0.2, 0.2},
   };
   for (size_t i = 0; i < ZMI_COUNT(cases); i++) check(ZMI_FORM_ELEMENTS, "a b c", NULL, cases[i].source, 1, cases[i].low, cases[i].high, 2);
 }

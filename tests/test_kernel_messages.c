@@ -143,12 +143,105 @@ static void tiles_say_what_is_wrong(void **state) {
   refused(zm_kernel(&(zm_kernel_options){.name = "k", .inputs = "x", .outputs = "y", .source = rows.source}), &rows);
 }
 
+static void words_of_other_languages(void **state) {
+  (void)state;
+  static const message_case free_names[] = {
+      {"x * M_PI_2_FF", "unknown constant 'M_PI_2_FF'; did you mean 'M_PI_2_F'?", 1, 5},
+      {"x + M_NOTHING_LIKE_IT", "unknown constant 'M_NOTHING_LIKE_IT'\n", 1, 5},
+      {"x + FLT_LARGEST", "unknown constant 'FLT_LARGEST'", 1, 5},
+      {"(uchar)x", "unknown type 'uchar': the types are bool, int, uint, long, ulong, float, half, bfloat and T", 1, 2},
+      {"(short)-x", "unknown type 'short'", 1, 2},
+      {"uchar(x)", "unknown type 'uchar'", 1, 1},
+      {"double t = x; t", "unknown type 'double'", 1, 1},
+      {"vec t = x; t", "unknown type 'vec', or an operator is missing behind it: the types are bool, int", 1, 1},
+      {"return x;", "'return' is not part of the language: a source ends with its expression, or assigns its results by their names", 1, 1},
+      {"let t = x; return t;", "'return' is not part of the language", 1, 12},
+      {"while (x > 0) { }", "'while' is not part of the language: loops are 'for' with a bound", 1, 1},
+      {"x * while", "'while' is not part of the language", 1, 5},
+      {"x 3", "the expression ends before this", 1, 3},
+  };
+  for (size_t i = 0; i < ZMI_COUNT(free_names); i++)
+    refused(zm_elementwise(free_names[i].source, &(zm_elementwise_options){.name = "k"}), &free_names[i]);
+  static const message_case named[] = {
+      {"return x;", "'return' is not part of the language", 1, 1},
+      {"short t = 1; y = x;", "unknown type 'short'", 1, 1},
+      {"y = (uchar)x;", "unknown type 'uchar'", 1, 6},
+      {"if (x > 0) break; y = x;", "'break' is not part of the language: loops are 'for' with a bound", 1, 12},
+  };
+  for (size_t i = 0; i < ZMI_COUNT(named); i++)
+    refused(zm_elementwise(named[i].source, &(zm_elementwise_options){.name = "k", .inputs = "x", .outputs = "y"}), &named[i]);
+}
+
+static void nothing_is_dropped(zm_op *op, const char *says) {
+  if (op) fail_msg("taken, although %s", says);
+  if (!strstr(zm_last_error(), says)) fail_msg("%s; expected %s", zm_last_error(), says);
+  zm_clear_error();
+}
+
+static zm_status no_vjp(void *user, zm_array *const *in, int nin, zm_array *const *out, zm_array *const *cotangents, int nout,
+                        zm_array **gradients) {
+  (void)user, (void)in, (void)nin, (void)out, (void)cotangents, (void)nout, (void)gradients;
+  return ZM_OK;
+}
+
+static void options_that_nothing_reads(void **state) {
+  (void)state;
+  int user = 0;
+#define ROWS .name = "k", .inputs = "x", .outputs = "y", .source = "y = sum(x);"
+#define GRID .name = "k", .inputs = "x", .outputs = "y", .shape = {"x.0"}, .groups = "1", .threads = "1"
+#define KERNEL(...) zm_kernel(&(zm_kernel_options){__VA_ARGS__})
+  nothing_is_dropped(KERNEL(ROWS, .shape = {"x.0"}), "kernel k: the form is rows, which has no `shape`");
+  nothing_is_dropped(KERNEL(ROWS, .groups = "1"), "the form is rows, which has no `groups`");
+  nothing_is_dropped(KERNEL(ROWS, .threads = "1"), "the form is rows, which has no `threads`");
+  nothing_is_dropped(KERNEL(ROWS, .source_cuda = ""), "the form is rows, which has no `source_cuda`");
+  nothing_is_dropped(KERNEL(GRID, .form = ZM_KERNEL_TILES, .source = "y[0] = x[0];", .source_c = ""),
+                     "the form is tiles, which has no `source_c`");
+  nothing_is_dropped(KERNEL(GRID, .form = ZM_KERNEL_RAW, .source_c = "", .source = "y[0] = x[0];"),
+                     "the form is raw, which has no `source`");
+  nothing_is_dropped(KERNEL(ROWS, .user = &user), "kernel k: a kernel (rows) without a vjp has no `user`");
+  nothing_is_dropped(KERNEL(ROWS, .result = {ZM_F32, ZM_F16}), "kernel k: result[1] is given, but there is 1 result");
+  nothing_is_dropped(KERNEL(.name = "k", .inputs = "x", .outputs = "y", .form = ZM_KERNEL_RAW, .source_c = "", .shape = {"1", "1"},
+                            .groups = "1", .threads = "1"),
+                     "kernel k: shape[1] is given, but there is 1 result");
+  nothing_is_dropped(zm_elementwise("x * 2", &(zm_elementwise_options){.name = "k", .result = {ZM_F32, [3] = ZM_BF16}}),
+                     "kernel k: result[3] is given, but there is 1 result");
+  zm_op *op = KERNEL(ROWS, .user = &user, .vjp = no_vjp, .result = {ZM_F32});
+  if (!op) fail_msg("%s", zm_last_error());
+  zm_op_free(op);
+}
+
+static void pieces_of_reductions(void **state) {
+  (void)state;
+#define REDUCE(...) zm_reduce(&(zm_reduce_options){.name = "k", __VA_ARGS__})
+  nothing_is_dropped(REDUCE(.update = "acc + v", .combine = "nonsense((("), "kernel k: combine:1:");
+  nothing_is_dropped(REDUCE(.update = "acc + v", .combine = "a + c"), "kernel k: combine:1:5: unknown name 'c'");
+  nothing_is_dropped(REDUCE(.update = "acc + v", .combine = "a * b"),
+                     "kernel k: combine is \"a * b\", but an update of this form is joined by \"a + b\": give that, or nothing");
+  nothing_is_dropped(REDUCE(.update = "acc + v", .combine = "b + D"), "is joined by \"a + b\"");
+  nothing_is_dropped(REDUCE(.update = "max(acc, v)", .combine = "a + b"), "is joined by \"max(a, b)\"");
+  static const char *const good[][2] = {
+      {"acc + v", "b + a"}, {"v * acc", "a * b"}, {"max(acc, v)", "fmax(b, a)"}, {"acc * 0.5f + v", "a + b * 2"}, {"min(v, acc)", NULL}};
+  for (size_t i = 0; i < ZMI_COUNT(good); i++) {
+    zm_op *op = REDUCE(.update = good[i][0], .combine = good[i][1]);
+    if (!op) fail_msg("%s", zm_last_error());
+    zm_op_free(op);
+  }
+#define MAP(...) zm_map_reduce(&(zm_map_reduce_options){.name = "k", .pass1 = {.update = "acc + x"}, .write = "x * s1", __VA_ARGS__})
+  nothing_is_dropped(MAP(.pass2 = {.init = "1"}), "kernel k: pass2.init is given, but pass2.update is not");
+  nothing_is_dropped(MAP(.pass2 = {.reduce = "a + b"}), "kernel k: pass2.reduce is given, but pass2.update is not");
+  nothing_is_dropped(MAP(.pass2 = {.finalize = "acc"}), "kernel k: pass2.finalize is given, but pass2.update is not");
+  nothing_is_dropped(MAP(.pass2 = {.update = "acc + x", .reduce = "a +"}), "kernel k: pass2.reduce:1:4: a value is expected");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(numbers_that_no_float_holds),
       cmocka_unit_test(elements_of_other_places),
       cmocka_unit_test(too_deep),
       cmocka_unit_test(tiles_say_what_is_wrong),
+      cmocka_unit_test(words_of_other_languages),
+      cmocka_unit_test(options_that_nothing_reads),
+      cmocka_unit_test(pieces_of_reductions),
   };
   return cmocka_run_group_tests_name("kernel_messages", tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 // Rules of products of chosen matrices and of quantized arrays: gradients against finite differences, batches against slices bit by bit.
 #include "array/ops/product.h"
-#include "transform_check.h"
+#include "transform_ops.h"
 
 #include <zmlx/zmlx.h>
 
@@ -69,12 +69,17 @@ static const check_case cases[] = {
 };
 // clang-format on
 
+static void every_op_of_the_list(void **state) {
+  (void)state;
+  check_listed("linear_rules", cases, ZMI_COUNT(cases));
+}
+
 static void every_case(void **state) {
   (void)state;
   for (size_t i = 0; i < ZMI_COUNT(cases); i++) check_all(&cases[i]);
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(every_case)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_op_of_the_list), cmocka_unit_test(every_case)};
   return cmocka_run_group_tests_name("linear_rules", tests, NULL, NULL);
 }

@@ -25,7 +25,6 @@ static const struct {
     {"linear_scan", "MLX has none: test_ops"},
     {"partition", "the order besides the kth is open: test_ops"},
     {"argpartition", "the order besides the kth is open: test_ops"},
-    {"searchsorted", "MLX has none: test_ops"},
     {"rope_table", "MLX has none: test_model_ops"},
     {"route", "MLX has none: test_model_ops"},
 };

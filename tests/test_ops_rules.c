@@ -1,7 +1,7 @@
 // Rules of the operations of zmlx/ops.h: gradients against finite differences, tangents against gradients, batches against slices bit by
 // bit, and the same for the gradients themselves.
 #include "array/ops/ops.h"
-#include "transform_check.h"
+#include "transform_ops.h"
 
 #include <zmlx/zmlx.h>
 
@@ -145,6 +145,11 @@ static const check_case cases[] = {
 };
 // clang-format on
 
+static void every_op_of_the_list(void **state) {
+  (void)state;
+  check_listed("ops_rules", cases, ZMI_COUNT(cases));
+}
+
 static void every_case(void **state) {
   (void)state;
   for (size_t i = 0; i < ZMI_COUNT(cases); i++) check_all(&cases[i]);
@@ -206,6 +211,7 @@ static void products_have_second_derivatives_at_zeros(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(every_op_of_the_list),
       cmocka_unit_test(every_case),
       cmocka_unit_test(products_with_zeros),
       cmocka_unit_test(products_have_second_derivatives_at_zeros),

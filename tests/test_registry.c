@@ -355,17 +355,61 @@ static void kernels_alive_are_listed(void **state) {
   assert_true(zm_kernel_count() <= before);
 }
 
+// A compiler that takes its time, or a call that does, does not make tuning endless: it ends, without enough rounds the usual way stays.
+static void tuning_has_a_deadline(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_op *op = elements_op(), *other = other_op();
+  zm_array *x = ramp(ZM_F32, SHAPE(SMALL));
+  zm_autotune_report whole, r;
+  autotune(op, x, true, &whole);
+  char text[128];
+  const char *path = temp_path(&folder, "slow");
+  snprintf(text, sizeof text, "#!/bin/sh\nsleep 0.3\nexec cc \"$@\"\n");
+  assert_int_equal(temp_write(path, text, strlen(text)), 0);
+  assert_int_equal(chmod(path, 0700), 0);
+  setenv("ZMLX_CC", path, 1);
+  setenv("ZMLX_TUNE_SECONDS", "0.4", 1);
+  autotune(other, x, true, &r);
+  unsetenv("ZMLX_TUNE_SECONDS");
+  assert_true(r.count >= 1 && r.count < whole.count && r.chosen == 0 && !r.remembered);
+  for (int i = 0; i < r.count; i++) assert_true(r.candidates[i].seconds > 0);
+  zm_op_free(op), zm_op_free(other);
+  zm_scope_close(scope);
+}
+
 // ---- raw sources ----
 
-static const char raw_c[] = "for (zk_long t = 0; t < threads; t++) {\n"
-                            "  const zk_long at = group * threads + t;\n"
-                            "  if (at < x_size) y[at] = x[at] * 3.0f + (float)k;\n"
-                            "}",
-                  raw_cuda[] = "  const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;\n"
-                               "  if (at < x_size) y[at] = x[at] * 3.0f + k;",
-                  raw_metal[] = "  const uint at = threadgroup_position_in_grid.x * threads_per_threadgroup.x + "
-                                "thread_position_in_threadgroup.x;\n"
-                                "  if (at < x_size) y[at] = x[at] * 3.0f + k;";
+// The bodies that docs/kernel-language.md shows, one for each backend.
+static char *raw_c, *raw_cuda, *raw_metal;
+
+static char *page_body(const char *page, const char *fence) {
+  const char *at = strstr(page, "\n### Raw\n"), *end;
+  if (at) at = strstr(at, fence);
+  end = at ? strstr(at + strlen(fence), "```") : NULL;
+  if (!end) return NULL;
+  at += strlen(fence);
+  char *body = malloc((size_t)(end - at) + 1);
+  memcpy(body, at, (size_t)(end - at));
+  body[end - at] = 0;
+  return body;
+}
+
+static int read_page(void **state) {
+  (void)state;
+  char *page = NULL;
+  size_t size = 0;
+  if (zmi_read_file("docs/kernel-language.md", 1 << 20, &page, &size) != ZM_OK) return -1;
+  raw_c = page_body(page, "```c\n"), raw_cuda = page_body(page, "```cuda\n"), raw_metal = page_body(page, "```metal\n");
+  zmi_free(page);
+  return raw_c && raw_cuda && raw_metal ? 0 : -1;
+}
+
+static int forget_page(void **state) {
+  (void)state;
+  free(raw_c), free(raw_cuda), free(raw_metal);
+  return 0;
+}
 
 static zm_op *raw_op(const char *name, const char *c, const char *cuda, const char *metal) {
   return zm_kernel(&(zm_kernel_options){.name = name,
@@ -398,6 +442,43 @@ static void raw_c_runs(void **state) {
   if (zm_autotune(op, &x, 1, (double[]){0.5}, 1, false, &r) != ZM_OK) fail_msg("%s", zm_last_error());
   assert_true(r.count > 1);
   assert_string_equal(listed("raw_three")->form, "raw");
+  zm_op_free(op);
+  zm_scope_close(scope);
+}
+
+// A parameter is what the list says in every backend; a name that ends in a backslash takes no line with it.
+static void raw_parameters_have_types(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  const char *name = "raw \"types\" \\";
+  zm_op *op = zm_kernel(&(zm_kernel_options){.name = name,
+                                             .form = ZM_KERNEL_RAW,
+                                             .inputs = "x",
+                                             .outputs = "y",
+                                             .parameters = "int n, float eps",
+                                             .source_c = "y[0] = x[0] + (float)(n / 2) + eps * (sizeof eps == 4 && sizeof n == 4);",
+                                             .source_metal = "y[0] = x[0];",
+                                             .shape = {"x.0"},
+                                             .result = {ZM_F32},
+                                             .groups = "1",
+                                             .threads = "1"});
+  if (!op) fail_msg("%s", zm_last_error());
+  const float one = 1;
+  zm_array *x = zm_array_from_data(&one, ZM_F32, SHAPE(1)), *y = NULL;
+  if (zm_op_apply_with(op, &x, 1, (double[]){7, 0.25}, 2, &y, 1) != ZM_OK) fail_msg("%s", zm_last_error());
+  const float *data = zm_array_data(y);
+  if (!data) fail_msg("%s", zm_last_error());
+  assert_true(data[0] == 4.25f);
+  zm_op_free(op);
+  op = zm_elementwise("x * 2 + sqrt(x)", &(zm_elementwise_options){.name = name});
+  y = zm_op_apply1(op, x, NULL);
+  data = zm_array_data(y);
+  if (!data) fail_msg("%s", zm_last_error());
+  assert_true(data[0] == 3);
+  assert_string_equal(zm_op_name(op), name);
+  char *text = zm_op_source(op, (zm_dtype[]){ZM_F32}, 1, "c");
+  assert_int_equal(strncmp(text, "// raw _types_ _\n", 17), 0);
+  zm_free_text(text);
   zm_op_free(op);
   zm_scope_close(scope);
 }
@@ -506,7 +587,8 @@ int main(int argc, char **argv) {
       TEST(empty_calls_and_errors),      TEST(operands_of_all_kinds),
       TEST(kernels_alive_are_listed),    TEST(raw_c_runs),
       TEST(raw_sources_that_cannot_run), TEST(raw_cuda_compiles),
-      TEST(raw_metal_runs_on_the_shim),
+      TEST(tuning_has_a_deadline),       TEST(raw_metal_runs_on_the_shim),
+      TEST(raw_parameters_have_types),
   };
-  return cmocka_run_group_tests_name("registry", tests, NULL, NULL);
+  return cmocka_run_group_tests_name("registry", tests, read_page, forget_page);
 }

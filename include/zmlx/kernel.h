@@ -86,7 +86,8 @@ typedef struct zm_kernel_options {
   zm_kernel_form form;
   const char *inputs, *outputs; // names in order
   const char *source;           // kernel language: ROWS and TILES
-  // RAW: one function body for each backend; NULL where there is none
+  // RAW: one function body for each backend; NULL where there is none. In C it runs once for each threadgroup, else once for each thread;
+  // the names that it sees are in docs/kernel-language.md, "Raw".
   const char *source_c, *source_cuda, *source_metal;
   // TILES and RAW: shape of result o, "x.0 x.1 k": dims of inputs and parameters; dtypes; the grid in threadgroups and threads of one
   // group, as expressions of the same names, or lists of up to 3 of them, "x.1 / 8, x.0".
@@ -99,6 +100,7 @@ typedef struct zm_kernel_options {
                    zm_array **gradients);
   void *user;
 } zm_kernel_options;
+// A field that the form does not read must not be given.
 ZM_API zm_op *zm_kernel(const zm_kernel_options *options);
 // Applies an op that has parameters; values in the order of their names.
 ZM_API zm_status zm_op_apply_with(const zm_op *op, zm_array *const *in, int nin, const double *parameters, int count, zm_array **out,
@@ -127,7 +129,9 @@ typedef struct zm_autotune_report {
 // Measures the ways of an op in turns on these operands, which are evaluated, and keeps the one that beats the usual way beyond doubt, else
 // the usual one: for this kernel and these dtypes, this device, and calls of about this size (rows: and about this length); in this process
 // and, through the cache folder, in later ones. `again`: measures even if there is a choice already. report may be NULL.
-// Takes a few seconds at most for compiling, and about 70 times as long as a call. An error says why kernels cannot be compiled here.
+// Takes a compilation for each way and up to 100 calls, for small calls some 40 ms of them. It has 15 seconds (ZMLX_TUNE_SECONDS) from when
+// the usual way is compiled, half of them for compiling the others, and then begins no other round of calls: what was measured decides, or,
+// if that says too little, the usual way stays and nothing is kept. An error says why kernels cannot be compiled here.
 ZM_API zm_status zm_autotune(const zm_op *op, zm_array *const *in, int nin, const double *parameters, int count, bool again,
                              zm_autotune_report *report);
 

@@ -44,6 +44,17 @@ const char *zm_op_name(const zm_op *op) {
 
 // ---- definitions ----
 
+static bool has_results(const zm_op *op, const zmi_kernel_text *text) { // not more dtypes or shapes than there are results
+  const zmi_kernel_facts *f = facts_of(op);
+  for (int o = f->nout; o < ZMI_KERNEL_OUT; o++) {
+    if (text->result[o] == ZM_DTYPE_DEFAULT && !text->shape[o]) continue;
+    zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: %s[%d] is given, but there %s %d result%s", f->name, text->shape[o] ? "shape" : "result", o,
+             f->nout == 1 ? "is" : "are", f->nout, f->nout == 1 ? "" : "s");
+    return false;
+  }
+  return true;
+}
+
 static zm_op *define(const zmi_kernel_text *text) {
   for (int o = 0; o < ZMI_KERNEL_OUT; o++) {
     if ((unsigned)text->result[o] < ZM_DTYPE_COUNT) continue;
@@ -59,7 +70,8 @@ static zm_op *define(const zmi_kernel_text *text) {
   }
   memcpy(op->result, text->result, sizeof op->result);
   op->kernel = zmi_kernel_define(text);
-  if (op->kernel) return op;
+  if (op->kernel && has_results(op, text)) return op;
+  zmi_kernel_release(op->kernel);
   pthread_mutex_destroy(&op->lock);
   zmi_free(op);
   return NULL;
@@ -209,12 +221,36 @@ zm_op *zm_map_reduce(const zm_map_reduce_options *options) {
   return op;
 }
 
+// A field that the form does not read is a mistake of the author, who would wonder why it does nothing.
+static bool reads_all(const zm_kernel_options *o) {
+  enum { ROWS = 1 << ZM_KERNEL_ROWS, TILES = 1 << ZM_KERNEL_TILES, RAW = 1 << ZM_KERNEL_RAW };
+  static const char *const words[] = {"rows", "tiles", "raw"};
+  const struct {
+    const char *field;
+    bool given;
+    int forms;
+  } fields[] = {
+      {"source", o->source, ROWS | TILES},    {"source_c", o->source_c, RAW},     {"source_cuda", o->source_cuda, RAW},
+      {"source_metal", o->source_metal, RAW}, {"groups", o->groups, TILES | RAW}, {"threads", o->threads, TILES | RAW},
+      {"shape", o->shape[0], TILES | RAW},    {"user", o->user && !o->vjp, 0},
+  };
+  for (size_t i = 0; i < ZMI_COUNT(fields); i++) {
+    if (!fields[i].given || fields[i].forms >> o->form & 1) continue;
+    zmi_fail(ZM_ERROR_ARGUMENT,
+             fields[i].forms ? "kernel %s: the form is %s, which has no `%s`" : "kernel %s: a kernel (%s) without a vjp has no `%s`",
+             o->name ? o->name : "", words[o->form], fields[i].field);
+    return false;
+  }
+  return true;
+}
+
 zm_op *zm_kernel(const zm_kernel_options *options) {
   static const zmi_form forms[] = {[ZM_KERNEL_ROWS] = ZMI_FORM_ROWS, [ZM_KERNEL_TILES] = ZMI_FORM_TILES, [ZM_KERNEL_RAW] = ZMI_FORM_RAW};
   if (!options || (unsigned)options->form >= ZMI_COUNT(forms)) {
     zmi_fail(ZM_ERROR_ARGUMENT, "zm_kernel: the form is not one of rows, tiles, raw");
     return NULL;
   }
+  if (!reads_all(options)) return NULL;
   zmi_kernel_text text = {.name = options->name,
                           .form = forms[options->form],
                           .inputs = options->inputs,

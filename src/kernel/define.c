@@ -88,10 +88,13 @@ static bool at_statement(const zmi_parser *p) {
     if (zmi_token_is(p, words[i])) return true;
   }
   if (p->token.kind != ZMI_T_NAME) return false;
-  bool type = zmi_type_find(p->source + p->token.begin, p->token.end - p->token.begin) >= 0;
+  const char *text = p->source + p->token.begin;
+  const uint32_t size = p->token.end - p->token.begin;
+  if (zmi_is_other_word(text, size)) return true;
   zmi_parser ahead = *p;
   zmi_lex(&ahead);
-  if (type) return ahead.token.kind == ZMI_T_NAME;
+  if (ahead.token.kind == ZMI_T_NAME) return zmi_type_find(text, size) >= 0 || zmi_symbol_find(p, text, size) < 0;
+  if (zmi_type_find(text, size) >= 0) return false;
   static const char *const signs[] = {"=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>=", "++", "--"};
   for (size_t i = 0; i < ZMI_COUNT(signs); i++) {
     if (zmi_token_is(&ahead, signs[i])) return true;
@@ -421,7 +424,7 @@ const zmi_kernel_facts *zmi_kernel_facts_of(const zmi_kernel *k) {
 }
 
 // ---- code ----
-// A raw source with a first line that names what it works on, for emitters: "//! x y ; out ; k eps".
+// A raw source with a first line that names what it works on, for emitters: "//! x y ; out ; #k eps", where k is int.
 static char *named_raw(const zmi_kernel *k, const char *source) {
   const struct {
     const char *const *names;
@@ -430,7 +433,8 @@ static char *named_raw(const zmi_kernel *k, const char *source) {
   zmi_text t = {0};
   zmi_text_add(&t, "//!");
   for (size_t l = 0; l < ZMI_COUNT(lists); l++) {
-    for (int i = 0; i < lists[l].count; i++) zmi_text_add(&t, " %s", lists[l].names[i]);
+    for (int i = 0; i < lists[l].count; i++)
+      zmi_text_add(&t, " %s%s", l == 2 && k->param_type[i] == ZMI_C_INT ? "#" : "", lists[l].names[i]);
     zmi_text_add(&t, l + 1 < ZMI_COUNT(lists) ? " ;" : "\n%s", source);
   }
   if (!t.failed) return t.data;

@@ -300,6 +300,14 @@ static zm_status make_state(zmi_emit_state *e, const zmi_code *code, zmi_target 
 
 // ---- the whole ----
 
+// A name in a comment or between quotation marks: `\\` would take in the line below, also as the trigraph ??/.
+void zmi_emit_title(const zmi_code *code, char title[64]) {
+  snprintf(title, 64, "%s", code->name);
+  for (char *c = title; *c; c++) {
+    if ((unsigned char)*c < 32 || (unsigned char)*c > 126 || strchr("\\\"?", *c)) *c = '_';
+  }
+}
+
 void zmi_emit_head(zmi_target target, zmi_text *out) {
   zmi_text_add(out, "%s%s%s", zmi_emit_before[target], zmi_prelude_text, zmi_emit_after[target]);
   if (target == ZMI_TARGET_C) zmi_text_add(out, "%s", zmi_emit_lanes_c);
@@ -309,8 +317,10 @@ static zm_status emit(const zmi_code *code, zmi_target target, bool bare, int ch
   zmi_emit_state e;
   zm_status status = make_state(&e, code, target, out);
   if (status == ZM_OK) {
+    char title[64];
     e.chunk = chunk;
-    zmi_text_add(out, "// %s\n", code->name);
+    zmi_emit_title(code, title);
+    zmi_text_add(out, "// %s\n", title);
     if (!bare) zmi_emit_head(target, out);
     if (code->form == ZMI_FORM_RAW)
       e.status = zmi_emit_raw(code, target, out);

@@ -47,6 +47,7 @@ typedef struct zmi_emit_state {
 // ---- emit.c ----
 zm_status zmi_emit_c_tuned(const zmi_code *code, int chunk, zmi_text *out); // chunk: a multiple of 16; 0: the usual, 32
 void zmi_emit_head(zmi_target target, zmi_text *out);                       // what `bare` leaves out
+void zmi_emit_title(const zmi_code *code, char title[64]);                  // its name, fit for a comment
 void zmi_emit_line(zmi_emit_state *e, const char *format, ...) __attribute__((format(printf, 2, 3))); // to lanes or out, indented
 void zmi_emit_top(zmi_emit_state *e, const char *format, ...) __attribute__((format(printf, 2, 3)));  // to out
 const char *zmi_emit_type(zmi_ctype t);                                                               // "zk_int"

@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-// The first line of a raw source: "//! inputs ; outputs ; parameters". Gives the names in that order and the body behind it.
+// The first line of a raw source: "//! inputs ; outputs ; parameters", a # in front of int ones. Gives the names in that order and the body
+// behind it.
 static const char *read_names(const char *raw, const char *names[2 * ZMI_CODE_MAX], int sizes[2 * ZMI_CODE_MAX], int most) {
   int n = 0;
   const char *p = raw;
@@ -43,9 +44,15 @@ static void frame_c(const raw *r, zmi_text *out) {
     zmi_text_add(out, "    const zk_long *%.*s_dims = dims_ + %d;\n    const zk_long %.*s_size = counts_[%d];\n", r->sizes[i], name,
                  i * ZM_MAX_RANK, r->sizes[i], name, i);
   }
-  for (int i = 0; i < c->nparams; i++)
-    zmi_text_add(out, "    const double %.*s = params_[%d];\n", r->sizes[c->nin + c->nout + i], r->names[c->nin + c->nout + i], i);
-  zmi_text_add(out, "    {\n#line 1 \"%s\"\n%s\n    }\n  }\n}\n", c->name, r->body);
+  for (int i = 0; i < c->nparams; i++) {
+    const char *name = r->names[c->nin + c->nout + i];
+    const int size = r->sizes[c->nin + c->nout + i], whole = name[0] == '#';
+    zmi_text_add(out, "    const %s %.*s = %s(params_[%d]);\n", whole ? "zk_int" : "zk_float", size - whole, name + whole,
+                 whole ? "(zk_int)" : "(zk_float)", i);
+  }
+  char title[64];
+  zmi_emit_title(c, title);
+  zmi_text_add(out, "    {\n#line 1 \"%s\"\n%s\n    }\n  }\n}\n", title, r->body);
 }
 
 static void frame_gpu(const raw *r, zmi_target target, zmi_text *out) {
@@ -72,8 +79,12 @@ static void frame_gpu(const raw *r, zmi_target target, zmi_text *out) {
   for (int i = 0; i < c->nin + c->nout; i++)
     zmi_text_add(out, "  %s zk_long *%.*s_dims = call.dims + %d;\n  const zk_long %.*s_size = call.counts[%d];\n",
                  metal ? "constant" : "const", r->sizes[i], r->names[i], i * ZM_MAX_RANK, r->sizes[i], r->names[i], i);
-  for (int i = 0; i < c->nparams; i++)
-    zmi_text_add(out, "  const float %.*s = call.params[%d].f;\n", r->sizes[c->nin + c->nout + i], r->names[c->nin + c->nout + i], i);
+  for (int i = 0; i < c->nparams; i++) {
+    const char *name = r->names[c->nin + c->nout + i];
+    const int size = r->sizes[c->nin + c->nout + i], whole = name[0] == '#';
+    zmi_text_add(out, "  const %s %.*s = call.params[%d].%s;\n", whole ? "zk_int" : "zk_float", size - whole, name + whole, i,
+                 whole ? "i" : "f");
+  }
   zmi_text_add(out, "  {\n%s\n  }\n}\n", r->body);
 }
 

@@ -70,6 +70,22 @@ static const zmi_function functions[] = {
     TEXT("lerp", 3, "a + (b - a) * c"),
     TEXT("step", 2, "b < a ? 0.0 : 1.0"),
     TEXT("fract", 1, "a - floor(a)"),
+    TEXT("smoothstep", 3, "square(saturate((c - a) / (b - a))) * (3.0 - 2.0 * saturate((c - a) / (b - a)))"),
+    TEXT("fdim", 2, "a <= b ? 0.0 : a - b"),
+    TEXT("max3", 3, "max(a, max(b, c))"),
+    TEXT("min3", 3, "min(a, min(b, c))"),
+    TEXT("median3", 3, "max(min(a, b), min(max(a, b), c))"),
+    TEXT("fmax3", 3, "max(a, max(b, c))"),
+    TEXT("fmin3", 3, "min(a, min(b, c))"),
+    TEXT("fmedian3", 3, "max(min(a, b), min(max(a, b), c))"),
+    TEXT("exp10", 1, "pow(10.0, a)"),
+    // What is left after whole half turns is exact, so that the results keep their digits far away and near their zeros.
+    TEXT("sinpi", 1, "(1.0 - 2.0 * (round(a) - 2.0 * floor(0.5 * round(a)))) * sin(3.14159265358979324 * (a - round(a)))"),
+    TEXT(
+        "cospi", 1,
+        "(1.0 - 2.0 * (round(a) - 2.0 * floor(0.5 * round(a)))) * (abs(a - round(a)) <= 0.25 ? cos(3.14159265358979324 * (a - round(a))) : "
+        "sin(3.14159265358979324 * (0.5 - abs(a - round(a)))))"),
+    TEXT("tanpi", 1, "sinpi(a) / cospi(a)"),
     TEXT("square", 1, "a * a"),
     TEXT("reciprocal", 1, "1.0 / a"),
     TEXT("relu", 1, "max(a, 0)"),
@@ -99,12 +115,32 @@ static const struct {
   const char *name;
   float value;
 } constants[] = {
-    {"INFINITY", __builtin_inff()},      {"NAN", __builtin_nanf("")},
-    {"PI", 3.14159265358979324f},        {"M_PI_F", 3.14159265358979324f},
-    {"M_E_F", 2.71828182845904524f},     {"M_LN2_F", 0.69314718055994531f},
-    {"M_SQRT2_F", 1.41421356237309505f}, {"M_SQRT1_2_F", 0.70710678118654752f},
-    {"FLT_MAX", 0x1.fffffep127f},        {"FLT_MIN", 0x1p-126f},
+#define BOTH(name, value)                                                                                                                  \
+  {name, value}, {                                                                                                                         \
+    name "_F", value                                                                                                                       \
+  }
+    {"INFINITY", __builtin_inff()},
+    {"HUGE_VALF", __builtin_inff()},
+    {"NAN", __builtin_nanf("")},
+    {"PI", 3.14159265358979324f},
+    BOTH("M_E", 2.71828182845904524f),
+    BOTH("M_LOG2E", 1.44269504088896341f),
+    BOTH("M_LOG10E", 0.43429448190325183f),
+    BOTH("M_LN2", 0.69314718055994531f),
+    BOTH("M_LN10", 2.30258509299404568f),
+    BOTH("M_PI", 3.14159265358979324f),
+    BOTH("M_PI_2", 1.57079632679489662f),
+    BOTH("M_PI_4", 0.78539816339744831f),
+    BOTH("M_1_PI", 0.31830988618379067f),
+    BOTH("M_2_PI", 0.63661977236758134f),
+    BOTH("M_2_SQRTPI", 1.12837916709551257f),
+    BOTH("M_SQRT2", 1.41421356237309505f),
+    BOTH("M_SQRT1_2", 0.70710678118654752f),
+    {"MAXFLOAT", 0x1.fffffep127f},
+    {"FLT_MAX", 0x1.fffffep127f},
+    {"FLT_MIN", 0x1p-126f},
     {"FLT_EPSILON", 0x1p-23f},
+#undef BOTH
 };
 
 static const struct {
@@ -127,6 +163,40 @@ static const struct {
 
 static bool same(const char *name, const char *text, uint32_t size) {
   return strlen(name) == size && memcmp(name, text, size) == 0;
+}
+
+static bool is_constant(const char *name, uint32_t size) {
+  return (size > 2 && memcmp(name, "M_", 2) == 0) || (size > 4 && memcmp(name, "FLT_", 4) == 0);
+}
+
+// Types of C and of Metal that the language has not.
+static bool is_other_type(const char *name, uint32_t size) {
+  static const char *const words[] = {"char",   "uchar",   "short",   "ushort",   "unsigned", "signed", "double",
+                                      "int8_t", "uint8_t", "int16_t", "uint16_t", "float2",   "float3", "float4",
+                                      "half2",  "half4",   "int2",    "int4",     "uint2",    "uint3",  "uint4"};
+  for (size_t i = 0; i < ZMI_COUNT(words); i++) {
+    if (same(words[i], name, size)) return true;
+  }
+  return false;
+}
+
+bool zmi_is_other_word(const char *name, uint32_t size) {
+  static const char *const words[] = {"while", "do", "return", "break", "continue"};
+  for (size_t i = 0; i < ZMI_COUNT(words); i++) {
+    if (same(words[i], name, size)) return true;
+  }
+  return false;
+}
+
+bool zmi_is_no_input(const char *name, uint32_t size) {
+  return is_constant(name, size) || is_other_type(name, size) || zmi_is_other_word(name, size);
+}
+
+void zmi_unknown_word(zmi_parser *p, uint32_t begin, uint32_t end) {
+  const int size = (int)(end - begin);
+  const bool returns = same("return", p->source + begin, end - begin);
+  zmi_parse_fail(p, begin, end, "'%.*s' is not part of the language: %s", size, p->source + begin,
+                 returns ? "a source ends with its expression, or assigns its results by their names" : "loops are 'for' with a bound");
 }
 
 const zmi_function *zmi_function_find(const char *name, uint32_t size, int operands, bool *known) {
@@ -218,6 +288,14 @@ static void consider(nearest *best, const char *wanted, uint32_t wanted_size, co
 void zmi_unknown_name(zmi_parser *p, uint32_t begin, uint32_t end, bool function) {
   const char *wanted = p->source + begin;
   uint32_t size = end - begin;
+  if (zmi_is_other_word(wanted, size)) {
+    zmi_unknown_word(p, begin, end);
+    return;
+  }
+  if (is_other_type(wanted, size)) {
+    zmi_parse_fail(p, begin, end, "unknown type '%.*s': the types are " ZMI_TYPE_WORDS, (int)size, wanted);
+    return;
+  }
   nearest best = {NULL, 0, size > 3 ? 3 : size > 1 ? 2 : 1}; // one letter is like any other
   for (size_t i = 0; i < ZMI_COUNT(functions) && function; i++) {
     consider(&best, wanted, size, functions[i].name, (uint32_t)strlen(functions[i].name));
@@ -226,7 +304,7 @@ void zmi_unknown_name(zmi_parser *p, uint32_t begin, uint32_t end, bool function
     const zmi_symbol *s = &p->k->symbols[i];
     if (!s->hidden) consider(&best, wanted, size, s->name, s->size);
   }
-  const char *what = function ? "function" : "name";
+  const char *what = function ? "function" : is_constant(wanted, size) ? "constant" : "name";
   int shown = (int)ZMI_MIN(size, 60u);
   if (best.name) {
     zmi_parse_fail(p, begin, end, "unknown %s '%.*s'; did you mean '%.*s'?", what, shown, wanted, (int)best.size, best.name);

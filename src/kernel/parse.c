@@ -319,7 +319,7 @@ static int32_t unknown(zmi_parser *p, zmi_token name) {
       return zmi_expect(p, "]", "the dim") ? dimension(p, symbol, name.begin, which) : -1;
     }
   }
-  if (!p->infer || zmi_token_is(p, "[")) {
+  if (!p->infer || zmi_token_is(p, "[") || zmi_is_no_input(text, size)) {
     zmi_unknown_name(p, name.begin, name.end, false);
     return -1;
   }

@@ -160,7 +160,11 @@ int zmi_type_find(const char *name, uint32_t size); // a written type, or -1
 int32_t zmi_symbol_add(zmi_parser *p, zmi_symbol symbol);
 int32_t zmi_symbol_find(const zmi_parser *p, const char *name, uint32_t size); // -1 if there is none
 bool zmi_symbols_builtin(zmi_parser *p);
+#define ZMI_TYPE_WORDS "bool, int, uint, long, ulong, float, half, bfloat and T"
 void zmi_unknown_name(zmi_parser *p, uint32_t begin, uint32_t end, bool function);
+void zmi_unknown_word(zmi_parser *p, uint32_t begin, uint32_t end);
+bool zmi_is_other_word(const char *name, uint32_t size); // of C's statements, which the language has not
+bool zmi_is_no_input(const char *name, uint32_t size);   // a word, type or constant: a free name like it is a mistake
 
 // ---- parse.c, parse_statement.c ----
 int32_t zmi_node_new(zmi_parser *p, zmi_node_kind kind, uint32_t begin);

@@ -9,6 +9,7 @@
 typedef struct joining {
   const char *reduction, *neutral; // neutral NULL: the first value, which does no harm twice
   const char *sign;                // between the first value and the reduction
+  const char *join;                // what joins two lanes, as a person would write it
 } joining;
 
 static const joining serial = {0};
@@ -22,7 +23,8 @@ static int count_name(const zmi_kernel *k, int32_t node, int32_t symbol) {
 }
 
 static joining form_of(const zmi_kernel *k, const char *const *names) {
-  static const joining sum = {"sum", "0", "+"}, product = {"prod", "1", "*"}, most = {"max", NULL, NULL}, least = {"min", NULL, NULL};
+  static const joining sum = {"sum", "0", "+", "a + b"}, product = {"prod", "1", "*", "a * b"}, most = {"max", NULL, NULL, "max(a, b)"},
+                       least = {"min", NULL, NULL, "min(a, b)"};
   int32_t acc = -1;
   for (size_t s = 0; s < k->symbol_count; s++) {
     const zmi_symbol *y = &k->symbols[s];
@@ -40,11 +42,13 @@ static joining form_of(const zmi_kernel *k, const char *const *names) {
   return root->op == ZMI_K_MAX ? most : root->op == ZMI_K_MIN ? least : serial;
 }
 
-// Reads one piece by itself: a message about its syntax shows it alone.
-static zm_status read_piece(const char *name, const char *what, const char *text, const char *const *acc, joining *form) {
+// Reads one piece by itself: a message about its syntax shows it alone. inputs NULL: whatever it reads. form: may be NULL; how it joins
+// one of the names `acc` with something else.
+static zm_status read_piece(const char *name, const char *what, const char *text, const char *inputs, const char *const *acc,
+                            joining *form) {
   char title[96];
   snprintf(title, sizeof title, "%.40s: %s", name, what);
-  zmi_kernel_text t = {.name = title, .form = ZMI_FORM_ELEMENTS, .source = text};
+  zmi_kernel_text t = {.name = title, .form = ZMI_FORM_ELEMENTS, .inputs = inputs, .source = text};
   if (strchr(text, ';')) {
     const char *at = strchr(text, ';');
     zmi_show_place(title, text, (uint32_t)strlen(text), (uint32_t)(at - text), (uint32_t)(at - text) + 1, "one expression is expected");
@@ -57,18 +61,33 @@ static zm_status read_piece(const char *name, const char *what, const char *text
   return ZM_OK;
 }
 
+// What joins two lanes is read in any case. The lane order of a sum, a product, a largest or smallest has its own way, which must be meant.
+static zm_status check_combine(const char *name, const char *what, const char *text, int number, const joining *form) {
+  static const char *const lanes[2][2] = {{"a", "a"}, {"b", "b"}};
+  bool same = true;
+  for (int i = 0; i < 2; i++) { // a and b, each once and by itself
+    joining found = serial;
+    if (read_piece(name, what, text, number == 2 ? "a b D s1" : "a b D", lanes[i], &found) != ZM_OK) return zm_last_status();
+    same = same && found.reduction && form->reduction && strcmp(found.reduction, form->reduction) == 0;
+  }
+  if (same || !form->reduction) return ZM_OK;
+  return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: %s is \"%.80s\", but an update of this form is joined by \"%s\": give that, or nothing",
+                  name, what, text, form->join);
+}
+
 static zm_status add_pass(const char *name, const zmi_pass_text *pass, int number, zmi_text *out) {
   char other[8], parts[3][24];
   snprintf(other, sizeof other, "acc%d", number);
   const char *const acc[2] = {"acc", other};
-  static const char *const words[] = {"init", "update", "combine", "finalize"};
+  const char *const words[] = {"init", "update", number ? "reduce" : "combine"};
   for (int i = 0; i < 3; i++) {
     if (number) snprintf(parts[i], sizeof parts[i], "pass%d.%s", number, words[i]);
     if (!number) snprintf(parts[i], sizeof parts[i], "%s", words[i]);
   }
   if (!pass->update) return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: %s is not given", name, parts[1]);
   joining form = serial;
-  if (read_piece(name, parts[1], pass->update, acc, &form) != ZM_OK) return zm_last_status();
+  if (read_piece(name, parts[1], pass->update, NULL, acc, &form) != ZM_OK) return zm_last_status();
+  if (pass->combine && check_combine(name, parts[2], pass->combine, number, &form) != ZM_OK) return zm_last_status();
   const char *init = pass->init ? pass->init : "0";
   if (form.reduction && form.sign) {
     zmi_text_add(out, "elements {\nlet acc = %s; let %s = acc;\nreduced_%d = %s(\n%s\n);\n}\n", form.neutral, other, number, form.reduction,
@@ -99,8 +118,15 @@ zm_status zmi_reduce_source(const char *name, const zmi_pass_text *pass, zmi_tex
 
 zm_status zmi_map_reduce_source(const char *name, const zmi_pass_text pass[2], const char *write, zmi_text *source) {
   if (!name) name = "map_reduce";
+  const zmi_pass_text *second = &pass[1];
+  if (!second->update && (second->init || second->combine || second->finalize)) {
+    return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: pass2.%s is given, but pass2.update is not", name,
+                    second->init      ? "init"
+                    : second->combine ? "reduce"
+                                      : "finalize");
+  }
   for (int i = 0; i < 2; i++) {
-    if (i == 1 && !pass[i].update) break;
+    if (i == 1 && !second->update) break;
     if (add_pass(name, &pass[i], i + 1, source) != ZM_OK) return zm_last_status();
     zmi_text_add(source, "let s%d =\n%s\n;\n", i + 1, pass[i].finalize ? pass[i].finalize : "acc");
   }

@@ -233,6 +233,9 @@ static int32_t assignment(zmi_parser *p) { // name = e, name += e, name++, name[
   if (!op && !step) {
     if (symbol < 0 && zmi_token_is(p, "(")) {
       zmi_unknown_name(p, name.begin, name.end, true);
+    } else if (symbol < 0 && p->token.kind == ZMI_T_NAME) {
+      zmi_parse_fail(p, name.begin, name.end, "unknown type '%.*s', or an operator is missing behind it: the types are " ZMI_TYPE_WORDS,
+                     (int)ZMI_MIN(name.end - name.begin, 60u), p->source + name.begin);
     } else {
       zmi_parse_fail(p, p->token.begin, p->token.end, "'=' is expected after the name of what is assigned");
     }
@@ -278,7 +281,7 @@ static int32_t declarations(zmi_parser *p, int type) { // name = e, name = e
 static int written_type(zmi_parser *p) { // takes a type; -1 with a message if there is none
   int type = p->token.kind == ZMI_T_NAME ? zmi_type_find(p->source + p->token.begin, p->token.end - p->token.begin) : -1;
   if (type < 0) {
-    zmi_parse_fail(p, p->token.begin, p->token.end, "a type is expected: bool, int, uint, long, ulong, float, half, bfloat or T");
+    zmi_parse_fail(p, p->token.begin, p->token.end, "a type is expected: " ZMI_TYPE_WORDS);
     return -1;
   }
   zmi_lex(p);
@@ -523,10 +526,8 @@ static int32_t inner_statement(zmi_parser *p) {
   if (zmi_take(p, "for")) return loop(p, begin);
   if (zmi_take(p, "if")) return branch(p, begin);
   int32_t n = -1;
-  if (zmi_token_is(p, "while") || zmi_token_is(p, "do") || zmi_token_is(p, "return") || zmi_token_is(p, "break") ||
-      zmi_token_is(p, "continue")) {
-    zmi_parse_fail(p, p->token.begin, p->token.end, "'%.*s' is not part of the language: loops are 'for' with a bound",
-                   (int)(p->token.end - p->token.begin), p->source + p->token.begin);
+  if (p->token.kind == ZMI_T_NAME && zmi_is_other_word(p->source + p->token.begin, p->token.end - p->token.begin)) {
+    zmi_unknown_word(p, p->token.begin, p->token.end);
     return -1;
   }
   bool named = p->token.kind == ZMI_T_NAME && zmi_symbol_find(p, p->source + p->token.begin, p->token.end - p->token.begin) >= 0;

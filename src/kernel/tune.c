@@ -12,6 +12,9 @@ static const double block_seconds = 4e-4, margin = 1.02;
 // The interpreter, which may win where calls are small, is not tried on calls that take longer compiled. A way whose calls take so many
 // times as long as the usual one is not timed further: tuning ends in any case.
 static const double interpreted_seconds = 0.02, hopeless = 4;
+// After this time nothing new is begun, unless ZMLX_TUNE_SECONDS says another; a choice needs so many whole rounds.
+static const double usual_seconds = 15;
+enum { FEWEST_ROUNDS = 3 };
 
 static const char *const flag_words[] = {"", "-funroll-loops", "-mprefer-vector-width=256"};
 // Remembered by their numbers' contents, so the order may change; the first one is the usual way.
@@ -45,17 +48,30 @@ static void dtypes_of(const zmi_code *code, zmi_text *text) {
   for (int o = 0; o < code->nout; o++) zmi_text_add(text, "> %s ", zm_dtype_name(code->out[o]));
 }
 
+// What the system says of the processor: its model where there is a name, else who made it and which part it is (as on ARM), or the first
+// line that there is for it.
 static void device_of(char text[160]) {
+  static const char *const keys[] = {"model name",  "cpu model", "CPU implementer", "CPU architecture",
+                                     "CPU variant", "CPU part",  "CPU revision",    "cpu\t",
+                                     "uarch",       "isa\t",     "Processor",       "Hardware"};
+  bool seen[ZMI_COUNT(keys)] = {false};
   FILE *f = fopen("/proc/cpuinfo", "re");
   char line[256];
-  snprintf(text, 160, "unknown processor");
-  while (f && fgets(line, sizeof line, f)) {
+  size_t at = 0;
+  text[0] = 0;
+  while (f && at < 120 && fgets(line, sizeof line, f)) {
     const char *colon = strchr(line, ':');
-    if (strncmp(line, "model name", 10) != 0 || !colon) continue;
-    snprintf(text, 160, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
-    break;
+    for (size_t i = 0; i < ZMI_COUNT(keys) && colon; i++) {
+      if (seen[i] || strncmp(line, keys[i], strlen(keys[i])) != 0) continue;
+      seen[i] = true;
+      colon += colon[1] == ' ' ? 2 : 1;
+      at += (size_t)snprintf(text + at, 160 - at, "%s%.*s", at ? " " : "", (int)ZMI_MIN(strcspn(colon, "\n"), 140 - at), colon);
+      break;
+    }
+    if (seen[0]) break;
   }
   if (f) fclose(f);
+  if (at == 0) snprintf(text, 160, "unknown processor");
 }
 
 // The entry up to the choice itself; its hash is the entry's name. False without memory.
@@ -174,34 +190,52 @@ int zmi_tune_best(const double (*seconds)[ZMI_TUNE_ROUNDS], int count) {
   return best;
 }
 
-static void measure_all(const zmi_instance *x, const zmi_entry_fn *kernels, const zmi_work *w, zmi_tune_report *report) {
+// Whole rounds that were measured stand in for those that there was no time for.
+static void repeat_rounds(double (*seconds)[ROUNDS], int count, int done) {
+  for (int i = 0; i < count && done > 0; i++)
+    for (int r = done; r < ROUNDS; r++) seconds[i][r] = seconds[i][r % done];
+}
+
+// False: there was no time for enough rounds.
+static bool measure_all(const zmi_instance *x, const zmi_entry_fn *kernels, const zmi_work *w, double end, zmi_tune_report *report) {
   double seconds[ZMI_TUNE_MOST][ROUNDS];
   const unsigned saved = zmi_float_rule_enter();
   const double once = ZMI_MAX(measure(x, kernels[0], w, 1), 1e-7);
   if (!kernels[report->count - 1] && once > interpreted_seconds) report->count--;
-  const int count = report->count;
   const int calls = (int)ZMI_MIN(ZMI_MAX(block_seconds / once, 1), 1000);
   bool slow[ZMI_TUNE_MOST] = {false};
   double usual = 0;
-  for (int i = 0; i < count; i++) {
+  int count = 0, done = 0;
+  for (; count < report->count && (count == 0 || zmi_now() < end); count++) {
+    const int i = count;
     const double cold = measure(x, kernels[i], w, 1), warm = ZMI_MAX(ZMI_MIN(cold, measure(x, kernels[i], w, calls > 1 ? 2 : 1)), 1e-12);
     if (i == 0) usual = warm;
     slow[i] = warm > hopeless * usual;
     for (int r = 0; r < ROUNDS; r++) seconds[i][r] = warm;
   }
-  for (int r = 0; r < ROUNDS; r++)
+  report->count = count;
+  for (; done < ROUNDS && zmi_now() < end; done++)
     for (int i = 0; i < count; i++) { // each round begins with another one
-      const int now = (i + r) % count;
-      if (!slow[now]) seconds[now][r] = ZMI_MAX(measure(x, kernels[now], w, calls), 1e-12);
+      const int now = (i + done) % count;
+      if (!slow[now]) seconds[now][done] = ZMI_MAX(measure(x, kernels[now], w, calls), 1e-12);
     }
   zmi_float_rule_leave(saved);
+  repeat_rounds(seconds, count, done);
   for (int i = 0; i < count; i++) report->seconds[i] = median(seconds[i]);
-  report->chosen = zmi_tune_best((const double(*)[ROUNDS])seconds, count);
+  report->chosen = done < FEWEST_ROUNDS ? 0 : zmi_tune_best((const double(*)[ROUNDS])seconds, count);
+  return done >= FEWEST_ROUNDS;
 }
 
 static int64_t elements_of(const zmi_code *code, const zmi_work *w) {
   if (code->form == ZMI_FORM_ELEMENTS) return w->n;
   return code->form == ZMI_FORM_ROWS ? w->rows * w->d : w->launch->groups;
+}
+
+static double tuning_seconds(void) {
+  const char *text = zmi_env("ZMLX_TUNE_SECONDS");
+  char *end = NULL;
+  const double seconds = text ? strtod(text, &end) : usual_seconds;
+  return (text && (*end || end == text)) || !(seconds > 0) || seconds > 36000 ? usual_seconds : seconds;
 }
 
 static zm_status untunable(const zmi_code *code, const char *why) {
@@ -234,18 +268,20 @@ zm_status zmi_instance_tune(zmi_instance *x, const zmi_work *work, bool again, z
     return ZM_OK;
   }
   report->count = 0;
+  const double allowed = tuning_seconds();
+  double start = 0; // when the usual way, which must be there, is compiled; half of the time is left for measuring
   for (int i = 0; i < (int)ZMI_COUNT(ways); i++) {
-    if (!sensible(code, k->name, &ways[i])) continue;
+    if (!sensible(code, k->name, &ways[i]) || (i > 0 && !zmi_tuning_interprets(i) && zmi_now() >= start + allowed / 2)) continue;
     kernels[report->count] = zmi_tuning_interprets(i) ? NULL : zmi_instance_way(x, i, why);
     if (!kernels[report->count] && !zmi_tuning_interprets(i)) {
       if (i == 0) return untunable(code, why);
       continue; // a flag that this compiler does not know
     }
+    if (i == 0) start = zmi_now();
     numbers[report->count] = i;
     report->tuning[report->count++] = ways[i];
   }
-  measure_all(x, kernels, work, report);
-  remember(code, k->name, shape, &ways[numbers[report->chosen]]);
+  if (measure_all(x, kernels, work, start + allowed, report)) remember(code, k->name, shape, &ways[numbers[report->chosen]]);
   zmi_instance_choose(x, shape, numbers[report->chosen]);
   return ZM_OK;
 }

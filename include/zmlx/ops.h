@@ -114,7 +114,7 @@ ZM_API zm_array *zm_min_axes(zm_array *a, const int *axes, int count, bool keepd
 ZM_API zm_array *zm_any(zm_array *a, const int *axes, int count, bool keepdims);
 ZM_API zm_array *zm_all(zm_array *a, const int *axes, int count, bool keepdims);
 ZM_API zm_array *zm_count_nonzero(zm_array *a, const int *axes, int count, bool keepdims); // int32
-// Two passes: the mean, then the sum of squared differences divided by the number of elements less ddof.
+// Two passes: the mean, then the sum of squared differences divided by the number of elements less ddof >= 0.
 ZM_API zm_array *zm_var(zm_array *a, const int *axes, int count, bool keepdims, int64_t ddof);
 ZM_API zm_array *zm_std(zm_array *a, const int *axes, int count, bool keepdims, int64_t ddof);
 ZM_API zm_array *zm_logsumexp(zm_array *a, const int *axes, int count, bool keepdims);

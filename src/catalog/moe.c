@@ -119,8 +119,8 @@ CALL(moe_combine_no_fma, in[0], in[1])
 CALL(moe_combine_exact, in[0], in[1])
 CALL(moe_combine_fp32, in[0], in[1])
 CALL(moe_combine_fp32_no_fma, in[0], in[1])
-CALL(gather_mmk_combine, in[0], in[1], in[2], in[3], (zm_combine)params[0])
-CALL(gather_qmm_combine, in[0], in[1], in[2], in[3], (zm_combine)params[0])
+CALL(gather_mmk_combine, in[0], in[1], in[2], in[3], (zm_combine)(unsigned)(int64_t)params[0])
+CALL(gather_qmm_combine, in[0], in[1], in[2], in[3], (zm_combine)(unsigned)(int64_t)params[0])
 
 static zm_status dispatch_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
   zm_dispatch d;
@@ -134,7 +134,7 @@ static zm_status dispatch_call(zm_array *const *in, int nin, const double *param
   static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
     (void)nin;                                                                                                                             \
     zm_affine w = {in[1], in[2], in[3], (int)params[1], (int64_t)params[2]};                                                               \
-    out[0] = zm_##word(in[0], &w, in[4], in[5], (zm_combine)params[0]);                                                                    \
+    out[0] = zm_##word(in[0], &w, in[4], in[5], (zm_combine)(unsigned)(int64_t)params[0]);                                                 \
     return zmi_cat_status(out[0]);                                                                                                         \
   }
 QUANTIZED(gather_qmmk_combine_quantized)

@@ -140,9 +140,9 @@ zm_status zm_add_rms_norm(zm_array *x, zm_array *residual, zm_array *weight, dou
 CALL(rmsnorm, in[0], in[1], params[0])
 CALL(rmsnorm_grad, in[0], in[1], in[2], params[0])
 CALL(layernorm, in[0], in[1], in[2], params[0])
-CALL(layer_norm_dropout, in[0], in[1], in[2], params[0], (uint32_t)params[1], params[2])
-CALL(rms_norm_dropout, in[0], in[1], params[0], (uint32_t)params[1], params[2])
-CALL(dropout, in[0], params[0], (uint32_t)params[1])
+CALL(layer_norm_dropout, in[0], in[1], in[2], params[0], (uint32_t)(int64_t)params[1], params[2])
+CALL(rms_norm_dropout, in[0], in[1], params[0], (uint32_t)(int64_t)params[1], params[2])
+CALL(dropout, in[0], params[0], (uint32_t)(int64_t)params[1])
 CALL(residual_rmsnorm, in[0], in[1], in[2], params[0])
 
 static zm_status add_rms_norm_call(zm_array *const *in, int nin, const double *params, zm_array **out) {

@@ -5,9 +5,9 @@
 #include <string.h>
 
 int64_t zmi_type_count(const zmi_type *t) {
-  int64_t n = 1;
-  for (int i = 0; i < t->rank; i++) n *= t->shape[i];
-  return n;
+  uint64_t n = 1; // large dims before one of 0 may pass 64 bits: the product is 0 all the same
+  for (int i = 0; i < t->rank; i++) n *= (uint64_t)t->shape[i];
+  return (int64_t)n;
 }
 
 bool zmi_type_bytes(const zmi_type *t, size_t *bytes) {
@@ -59,7 +59,8 @@ void zmi_slot_set_contiguous(zmi_slot *s) {
   int64_t step = 1;
   for (int i = s->type.rank - 1; i >= 0; i--) {
     s->stride[i] = step;
-    step *= s->type.shape[i] > 0 ? s->type.shape[i] : 1;
+    // Dims may be too large for a product if another is 0: nothing is ever read with such strides.
+    if (s->type.shape[i] > 0 && __builtin_mul_overflow(step, s->type.shape[i], &step)) step = 1;
   }
 }
 

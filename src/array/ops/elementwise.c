@@ -4,6 +4,7 @@
 #include "array/ops/elementwise_table.h"
 #include "array/ops/elementwise.h"
 
+#include <limits.h>
 #include <string.h>
 #include <zmlx/elementwise.h>
 
@@ -280,7 +281,7 @@ zm_array *zm_round(zm_array *a, int decimals) {
   if (whole && decimals >= 0) return a;
   if (decimals == 0) return one(&zmi_op_round, a, false);
   zm_array *x = zm_astype(a, zmi_at_least_float(a->type.dtype));
-  const double ten = power_of_ten(decimals < 0 ? -decimals : decimals);
+  const double ten = power_of_ten(decimals < -INT_MAX ? INT_MAX : decimals < 0 ? -decimals : decimals);
   zm_array *scale = zmi_scalar_like(x, decimals < 0 ? 1 / ten : ten), *back = zmi_scalar_like(x, decimals < 0 ? ten : 1 / ten);
   return zm_astype(zm_multiply(one(&zmi_op_round, zm_multiply(x, scale), false), back), a->type.dtype);
 }

@@ -64,7 +64,7 @@ static zm_array *triangle(const char *op, zm_array *a, int64_t k, bool lower) {
     return NULL;
   }
   const int64_t n = a->type.shape[a->type.rank - 2], m = a->type.shape[a->type.rank - 1];
-  zm_array *below = zm_tri(n, m, lower ? k : k - 1, ZM_BOOL), *zero = zmi_scalar_like(a, 0);
+  zm_array *below = zm_tri(n, m, lower ? k : k - (k > INT64_MIN), ZM_BOOL), *zero = zmi_scalar_like(a, 0);
   return zm_where(below, lower ? a : zero, lower ? zero : a);
 }
 

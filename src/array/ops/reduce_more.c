@@ -324,6 +324,7 @@ static zm_status infer(const reduce_attrs *a, int nin, const zmi_type *in, wants
   if (status != ZM_OK) return status;
   if (a->axis < 0 || a->axis >= in[0].rank)
     return zmi_fail(ZM_ERROR_ARGUMENT, "axis %lld is out of range for %s", (long long)a->axis, zmi_type_text(&in[0], text));
+  if (a->ddof < 0) return zmi_fail(ZM_ERROR_ARGUMENT, "ddof is %lld: it must be 0 or more", (long long)a->ddof);
   if ((wanted == FLOATS && !zmi_dtype_is_float(in[0].dtype)) || (wanted == TRUTH && in[0].dtype != ZM_BOOL))
     return zmi_fail(ZM_ERROR_ARGUMENT, "expected %s, found %s", wanted == FLOATS ? "floats" : "bool", zm_dtype_name(in[0].dtype));
   for (int i = 0; i < in[0].rank; i++) {

@@ -34,7 +34,10 @@ zm_array *zm_flatten(zm_array *a, int first, int last) {
   }
   int n = 0;
   for (int i = 0; i < rank; i++) {
-    if (i >= from && i <= to) size *= a->type.shape[i];
+    if (i >= from && i <= to && __builtin_mul_overflow(size, a->type.shape[i], &size)) { // beside a dim of 0
+      zmi_fail(ZM_ERROR_LIMIT, "flatten: axes %d to %d make a dim of more than can be counted", from, to);
+      return NULL;
+    }
     if (i < from || i > to) shape[n++] = a->type.shape[i];
     if (i == to) shape[n++] = size;
   }

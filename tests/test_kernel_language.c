@@ -599,8 +599,8 @@ static void loops_of_rows_have_gradients(void **state) {
       "float r = sum(x * x); float z = r; for (int j = 0; j < 4; j++) { z = 0.5f * (z + r / z); } elements { y = x / z * w; }",
       "r = sum(x); q = sum(w); float z = 1; for (int j = 0; j < D; j++) { z = z * r + q * j; } y = z;",
       "let r = sum(x * w); float z = r; if (r > 1) { for (int j = 0; j < 2; j++) z = sin(z) + r; } else { z = r * r; } y = z;",
-      "float a = sum(x); float b = sum(w); for (int j = 0; j < 3; j++) { let t = a; a = b * 0.5f; b = t * b; if (j > 0) { for (int q = 0;"
-      " q < j; q++) b += a; } } for (int k = 0; k < 2; k++) { a = a * b; } elements { y = x * a + b; }",
+      ("float a = sum(x); float b = sum(w); for (int j = 0; j < 3; j++) { let t = a; a = b * 0.5f; b = t * b; if (j > 0) { for (int q = 0;"
+       " q < j; q++) b += a; } } for (int k = 0; k < 2; k++) { a = a * b; } elements { y = x * a + b; }"),
       "float a = 0; elements { a = a + x * w; } join { a = a + right.a; } y = a * a;",
       "float a = 0; float b = 0; elements { a = a + x; b = b + w * x; } join { a += right.a; b += right.b; } elements { y = a * b * x; }",
       "float a = 1; elements { for (int j = 0; j < 3; j++) { a = a * 0.5f + x * w; } } y = a * a;",

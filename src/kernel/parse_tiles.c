@@ -30,7 +30,7 @@ static int32_t number(zmi_parser *p, int64_t value, uint32_t begin) {
 static int32_t grid(zmi_parser *p, zmi_cop op, int axis, uint32_t begin) {
   int32_t n = zmi_node_new(p, ZMI_N_GRID, begin);
   if (n < 0) return -1;
-  at(p, n)->op = op;
+  at(p, n)->op = (int32_t)op;
   at(p, n)->op2 = axis;
   return n;
 }

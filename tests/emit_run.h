@@ -336,7 +336,7 @@ static void cuda_compiles(void **state) {
   static const char *const cards[] = {"--gpu-architecture=sm_80", "--gpu-architecture=sm_90a", "--gpu-architecture=sm_100"};
   nvrtc n;
   if (!nvrtc_open(&n)) {
-    print_message("# skipped: NVRTC is not installed\n");
+    print_message("# skipped: NVRTC is not installed, or the address sanitizer is on\n");
     skip();
   }
   for (size_t i = 0; i < ZMI_COUNT(cards); i++) {

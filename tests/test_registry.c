@@ -527,7 +527,7 @@ static void raw_cuda_compiles(void **state) {
   (void)state;
   nvrtc n;
   if (!nvrtc_open(&n)) {
-    print_message("# skipped: NVRTC is not installed\n");
+    print_message("# skipped: NVRTC is not installed, or the address sanitizer is on\n");
     skip();
   }
   zmi_text t = {0};

@@ -451,24 +451,40 @@ static void play_elements(zmi_play *s) {
   }
 }
 
-static bool overlap(const char *a, size_t an, const char *b, size_t bn) {
-  return a < b + bn && b < a + an;
+// Bytes from first to before `end`, as numbers: a stride may be negative and reach before the pointer.
+typedef struct {
+  uintptr_t first, end;
+} range;
+
+static range elements(const void *at, int64_t n, int64_t stride, int64_t size) {
+  const uintptr_t here = (uintptr_t)at;
+  if (n <= 0) return (range){here, here};
+  const int64_t reach = (n - 1) * stride * size;
+  return reach < 0 ? (range){here - (uintptr_t)-reach, here + (uintptr_t)size} : (range){here, here + (uintptr_t)(reach + size)};
 }
 
-static int64_t extent(int64_t n, int64_t stride) { // elements from the first to the last
-  return n ? (n - 1) * stride + 1 : 0;
+static range rows_of(const void *at, int64_t rows, int64_t row_stride, range row) {
+  const range firsts = elements(at, rows, row_stride, 1);
+  const uintptr_t here = (uintptr_t)at;
+  return (range){firsts.first - (here - row.first), firsts.end - 1 + (row.end - here)};
+}
+
+static bool overlap(range a, range b) {
+  return a.first < b.end && b.first < a.end;
 }
 
 // Whether no result shares memory with an operand.
 static bool are_apart(const zmi_play *s) {
   const zmi_routine *p = s->p;
-  bool rows = p->form == ZMI_FORM_ROWS;
+  const bool rows = p->form == ZMI_FORM_ROWS;
   for (int o = 0; o < p->nout; o++) {
-    int64_t results = !rows ? s->rows : p->per_row[o] ? s->rows : s->rows * s->d;
+    const int64_t results = !rows || p->per_row[o] ? s->rows : s->rows * s->d;
+    const range result = elements(s->out[o], results, 1, (int64_t)zm_dtype_size((zm_dtype)p->out[o]));
     for (int i = 0; i < p->nin; i++) {
-      int64_t n = !rows ? extent(s->rows, s->step[i]) : extent(s->rows, s->row_stride[i]) + extent(s->d, s->step[i]);
-      if (overlap(s->out[o], (size_t)results * zm_dtype_size((zm_dtype)p->out[o]), s->in[i], (size_t)n * zm_dtype_size((zm_dtype)p->in[i])))
-        return false;
+      const int64_t size = (int64_t)zm_dtype_size((zm_dtype)p->in[i]);
+      range operand = elements(s->in[i], rows ? s->d : s->rows, s->step[i], size);
+      if (rows && operand.first < operand.end) operand = rows_of(s->in[i], s->rows, s->row_stride[i] * size, operand);
+      if (overlap(result, operand)) return false;
     }
   }
   return true;

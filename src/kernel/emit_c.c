@@ -351,18 +351,12 @@ static bool sets_outside(const zmi_emit_state *e, int begin, int end, int v) {
 // floats at once would have few vectors.
 static void widen(zmi_emit_state *e, int k) {
   const zm_dtype d = e->code->in[k];
-  char place[32];
   if (d == ZM_F16) {
     zmi_emit_top(e, "float h%d[%d];", k, e->capacity);
     zmi_emit_top(e, e->blocks ? "ze_widen(h%d, p%d, 32);" : "ze_widen(h%d, p%d, n);", k, k);
   } else if (e->blocks && zmi_emit_is_byte(d)) {
-    zmi_text t = {0};
-    snprintf(place, sizeof place, "p%d[t]", k);
-    zmi_emit_load(d, place, &t);
     zmi_emit_top(e, "%s h%d[%d];", d == ZM_BOOL ? "zk_int" : zmi_emit_type(zmi_ctype_of(d)), k, BLOCK);
-    zmi_emit_top(e, "ZK_LANES");
-    zmi_emit_top(e, "for (zk_int t = 0; t < %d; t++) h%d[t] = %s;", BLOCK, k, zmi_text_str(&t));
-    zmi_text_release(&t);
+    zmi_emit_top(e, "ze_spread_%s(h%d, p%d);", zm_dtype_name(d), k, k);
   }
 }
 
@@ -370,7 +364,7 @@ static void narrow(zmi_emit_state *e, int begin, int end) {
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &e->code->insts[i];
     if (x->op != ZMI_K_OUTPUT || e->code->out[x->index] != ZM_F16) continue;
-    zmi_emit_top(e, e->blocks ? "ze_narrow(z%d, g%d, 32);" : "ze_narrow(q%d, g%d, n);", x->index, x->index);
+    zmi_emit_top(e, e->blocks ? "ze_narrow_block(z%d, g%d);" : "ze_narrow(q%d, g%d, n);", x->index, x->index);
   }
 }
 
@@ -388,23 +382,35 @@ static void shared_values(zmi_emit_state *e, int begin, int end) {
     if (e->uniform[i] && e->code->insts[i].op != ZMI_K_OUTPUT) one(e, i);
 }
 
-// Where the operands of a block are. Their lines are asked for some time before: those of the next row by each of the passes over this one
-// in turn.
+static bool is_read(const zmi_emit_state *e, int begin, int end, int k) {
+  return !e->code->in_per_row[k] && uses(e, begin, end, ZMI_K_INPUT, k);
+}
+
+// Their lines are asked for some time before: those of the next row by each of the passes over this one in turn. One element that stands
+// for all is asked for where it is.
+static void ask_ahead(zmi_emit_state *e, int begin, int end) {
+  const bool several = e->passes > 1;
+  if (several) zmi_emit_top(e, "if ((zk_uint)(at / %d) %% %du == %du) {", BLOCK, e->passes, e->pass);
+  for (int k = 0; k < e->code->nin; k++) {
+    if (!is_read(e, begin, end, k)) continue;
+    zmi_emit_top(e, several ? "  ZE_AHEAD(p%d, f%d);" : "ZE_AHEAD(p%d, m%d & 1024);", k, k);
+  }
+  if (several) zmi_emit_top(e, "}");
+}
+
+// Where the operands of a block are, and where its results will be.
 static void block_pointers(zmi_emit_state *e, int begin, int end, bool last) {
   const zmi_code *c = e->code;
   for (int k = 0; k < c->nin; k++) {
-    if (c->in_per_row[k] || !uses(e, begin, end, ZMI_K_INPUT, k)) continue;
+    if (!is_read(e, begin, end, k)) continue;
     zmi_emit_top(e, "const %s *p%d = s%d + (at & m%d);", zmi_emit_memory(c->in[k]), k, k, k);
-    if (last) {
-      zmi_emit_top(e, "for (zk_int t = 0; t < %d && m%d; t++) b%d[t] = p%d[t < n ? t : n - 1];", BLOCK, k, k, k);
-      zmi_emit_top(e, "p%d = b%d;", k, k);
-    } else if (e->passes <= 1) {
-      zmi_emit_top(e, "if (m%d) ZE_AHEAD(p%d, 1024);", k, k);
-    } else {
-      zmi_emit_top(e, "if (f%d && (zk_uint)(at / %d) %% %du == %du) ZE_AHEAD(p%d, f%d);", k, BLOCK, e->passes, e->pass, k, k);
-    }
-    widen(e, k);
+    if (!last) continue;
+    zmi_emit_top(e, "for (zk_int t = 0; t < %d && m%d; t++) b%d[t] = p%d[t < n ? t : n - 1];", BLOCK, k, k, k);
+    zmi_emit_top(e, "p%d = b%d;", k, k);
   }
+  if (!last) ask_ahead(e, begin, end);
+  for (int k = 0; k < c->nin; k++)
+    if (is_read(e, begin, end, k)) widen(e, k);
   for (int k = 0; k < c->nout; k++) {
     if (!uses(e, begin, end, ZMI_K_OUTPUT, k)) continue;
     zmi_emit_top(e, "%s z%d[%d];", zmi_emit_memory(c->out[k]), k, BLOCK);
@@ -581,25 +587,39 @@ static void chunks(zmi_emit_state *e, int begin, int end, int join) {
   zmi_emit_top(e, "}");
 }
 
-static void elements_block(zmi_emit_state *e, int block) {
+// What the block is emitted as: e->serial, e->blocks; the place of its JOIN or -1. Variables of outside that a serial block sets need an order.
+static int plan_block(zmi_emit_state *e, int block) {
   const int begin = block + 1, end = e->match[block], join = find_join(e, begin, end);
+  bool serial = zmi_emit_has(e, begin, end, ZMI_K_SCAN_SUM);
+  for (int v = 0; v < begin && join < 0; v++) serial = serial || sets_outside(e, begin, end, v);
   e->block = block;
-  e->serial = zmi_emit_has(e, begin, end, ZMI_K_SCAN_SUM);
-  for (int v = 0; v < begin; v++) {
-    if (!sets_outside(e, begin, end, v)) continue;
-    if (join < 0) {
-      e->serial = true;
-      continue;
-    }
-    e->place[v] = ZMI_PLACE_LANES;
-    zmi_emit_top(e, "%s x%dl[16];", zmi_emit_type(e->code->insts[v].type), v);
-    zmi_emit_top(e, "for (int l = 0; l < 16; l++) x%dl[l] = x%d;", v, v);
-  }
-  const bool serial = e->serial;
   e->serial = serial || join >= 0; // nothing is lifted
   zmi_emit_plan(e, begin, end);
   e->serial = serial;
   e->blocks = !e->serial && join < 0 && zmi_emit_fits_block(e, begin, end);
+  return join;
+}
+
+static bool all_are_blocks(zmi_emit_state *e) {
+  bool all = e->chunk == BLOCK;
+  for (int i = 0; i < (int)e->code->count && all; i++) {
+    if (e->code->insts[i].op != ZMI_K_ELEMENTS) continue;
+    plan_block(e, i);
+    all = e->blocks;
+  }
+  e->block = -1;
+  e->serial = e->blocks = false;
+  return all;
+}
+
+static void elements_block(zmi_emit_state *e, int block) {
+  const int begin = block + 1, end = e->match[block], join = plan_block(e, block);
+  for (int v = 0; v < begin && join >= 0; v++) {
+    if (!sets_outside(e, begin, end, v)) continue;
+    e->place[v] = ZMI_PLACE_LANES;
+    zmi_emit_top(e, "%s x%dl[16];", zmi_emit_type(e->code->insts[v].type), v);
+    zmi_emit_top(e, "for (int l = 0; l < 16; l++) x%dl[l] = x%d;", v, v);
+  }
   start_reductions(e, begin, join >= 0 ? join : end);
   if (e->blocks)
     blocks(e, begin, end, "d");
@@ -724,7 +744,8 @@ static void rows(zmi_emit_state *e) {
   zmi_emit_top(e, "             const double *params, void *const *out, int stream) {");
   e->depth++;
   zmi_emit_top(e, "(void)in, (void)row_stride, (void)step, (void)params, (void)out, (void)stream;");
-  e->capacity = chunk_of(e);
+  const bool small = all_are_blocks(e); // then 32 copies of an operand's one element are enough
+  e->capacity = small ? BLOCK : chunk_of(e);
   for (size_t i = 0; i < c->count; i++) e->passes += c->insts[i].op == ZMI_K_ELEMENTS;
   if (zmi_emit_find_kept(e)) zmi_emit_top(e, "const zk_long kept = d <= %d ? -1 : 0;", KEPT);
   for (int k = 0; k < c->nin; k++)
@@ -740,7 +761,7 @@ static void rows(zmi_emit_state *e) {
     zmi_emit_top(e, "if (!step[%d] && (r == 0 || row_stride[%d]))", k, k);
     e->depth++;
     snprintf(from, sizeof from, "w%d[0]", k);
-    fill(e, k, e->chunk == BLOCK ? "(d < 32 ? 32 : d)" : "d", from);
+    fill(e, k, small ? "32" : e->chunk == BLOCK ? "(d < 32 ? 32 : d)" : "d", from);
     e->depth--;
     if (e->chunk != BLOCK) continue;
     snprintf(from, sizeof from, "w%d", k);

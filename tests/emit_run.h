@@ -39,7 +39,17 @@ static struct {
 // What the file that includes this wants: bit w: way w is compiled; a flag more for the C compiler, with a blank before it.
 static unsigned emit_ways = (1u << WAYS) - 1;
 static const char *emit_flag = "";
-static bool emit_cards = true; // CUDA for each card, not only for the first
+static bool emit_many = false; // so many that compiling is to be quick: functions are no part of their callers, CUDA is for one card
+
+// Takes it, unless one of the same content is there. The caller keeps his own.
+static inline bool take(const zmi_code *c, const char *name) {
+  for (int i = 0; i < all.count; i++)
+    if (memcmp(all.codes[i]->key, c->key, sizeof c->key) == 0) return true;
+  if (all.count == MOST_CASES || !(all.codes[all.count] = zmi_code_copy(c))) return false;
+  all.names[all.count] = name ? name : all.codes[all.count]->name;
+  all.count++;
+  return true;
+}
 
 // ---- one source for all codes ----
 
@@ -57,6 +67,7 @@ static void add_thunk(const zmi_code *c, int id, zmi_text *t) { // from arrays o
 }
 
 static void write_all(zmi_target target, bool every, zmi_text *t) {
+  if (emit_many && target == ZMI_TARGET_C) zmi_text_add(t, "#define always_inline unused\n");
   zmi_emit_head(target, t);
   for (int i = 0; i < all.count; i++) {
     const zmi_code *c = all.codes[i];
@@ -275,7 +286,7 @@ static int64_t out_count(const run *r, int o) {
   return zmi_type_count(&r->out_type[o]);
 }
 
-static _Alignas(64) char in_memory[16][MOST * 8], out_memory[WAYS][ZMI_CODE_MAX][MOST * 8];
+static _Alignas(64) char in_memory[ZMI_CODE_MAX][MOST * 8], out_memory[WAYS][ZMI_CODE_MAX][MOST * 8];
 
 static void compare_result(const run *r, way w, int o) {
   const char *a = out_memory[INTERPRETED][o], *b = out_memory[w][o];
@@ -316,6 +327,42 @@ static run new_run(int id) {
   return r;
 }
 
+// Every code of elements for each of these numbers of them, every other time with one element of the second operand for all.
+static inline void compare_elements(const int64_t *sizes, size_t count) {
+  for (int id = 0; id < all.count; id++) {
+    if (all.codes[id]->form != ZMI_FORM_ELEMENTS) continue;
+    run r = new_run(id);
+    for (size_t s = 0; s < count; s++) {
+      r.n = sizes[s];
+      for (int k = 0; k < r.c->nin; k++) {
+        fill(in_memory[k], r.c->in[k], r.n + 1, (uint64_t)(id * 100 + k), true);
+        r.step[k] = s % 2 ? 1 : k != 1;
+      }
+      compare(&r);
+    }
+  }
+}
+
+// Every code of rows for each of these lengths, twice: ordinary numbers and one row of the second operand for all; special numbers and one
+// element of it for each row.
+static inline void compare_rows(const int64_t *widths, size_t count) {
+  for (int id = 0; id < all.count; id++) {
+    if (all.codes[id]->form != ZMI_FORM_ROWS) continue;
+    run r = new_run(id);
+    for (size_t s = 0; s < 2 * count; s++) {
+      r.d = widths[s / 2];
+      r.rows = 3;
+      for (int k = 0; k < r.c->nin; k++) {
+        const bool row = r.c->in_per_row[k], one = k == 1 && s % 2;
+        fill(in_memory[k], r.c->in[k], r.rows * r.d + 3, (uint64_t)(id * 100 + k), s % 2);
+        r.step[k] = !row && !one;
+        r.stride[k] = row || one ? 1 : k == 1 ? 0 : r.d;
+      }
+      compare(&r);
+    }
+  }
+}
+
 // ---- tests of all who include this ----
 
 static void c_is_compiled(void **state) {
@@ -334,16 +381,16 @@ static void c_is_compiled(void **state) {
 static void cuda_compiles(void **state) {
   (void)state;
   static const char *const cards[] = {"--gpu-architecture=sm_80", "--gpu-architecture=sm_90a", "--gpu-architecture=sm_100"};
+  static const char one[] = "--gpu-architecture=compute_80";
   nvrtc n;
   if (!nvrtc_open(&n)) {
     print_message("# skipped: NVRTC is not installed, or the address sanitizer is on\n");
     skip();
   }
-  for (size_t i = 0; i < ZMI_COUNT(cards); i++) {
+  for (size_t i = 0; i < (emit_many ? 1 : ZMI_COUNT(cards)); i++) {
     zmi_text t = {0};
-    if (i > 0 && !emit_cards) continue;
     write_all(ZMI_TARGET_CUDA, i == 0, &t); // all codes once, those with barriers for each card
-    char *words = nvrtc_compile(&n, zmi_text_str(&t), cards[i]);
+    char *words = nvrtc_compile(&n, zmi_text_str(&t), emit_many ? one : cards[i], emit_many);
     if (words) fail_msg("%s: %.1500s", cards[i], words);
     zmi_text_release(&t);
   }

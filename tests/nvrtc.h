@@ -45,14 +45,18 @@ static inline bool nvrtc_open(nvrtc *n) {
   return n->create && n->build && n->log_size && n->get_log && n->destroy;
 }
 
-// NULL if it compiles, else what NVRTC says; from calloc.
-static inline char *nvrtc_compile(const nvrtc *n, const char *source, const char *card) {
-  const char *options[] = {card, "-ftz=true", "-fmad=false", "-prec-div=true", "-prec-sqrt=true", "-std=c++17", "-w"};
+// NULL if it compiles, else what NVRTC says; from calloc. quick: not optimized, if this NVRTC knows how.
+static inline char *nvrtc_compile(const nvrtc *n, const char *source, const char *card, bool quick) {
+  const char *options[] = {card,         "-ftz=true", "-fmad=false",        "-prec-div=true", "-prec-sqrt=true",
+                           "-std=c++17", "-w",        "--Ofast-compile=max"};
+  const int count = (int)ZMI_COUNT(options) - !quick;
   void *program = NULL;
   size_t size = 0;
   char *words = NULL;
   if (n->create(&program, source, "kernels.cu", 0, NULL, NULL) != 0) return calloc(1, 1);
-  if (n->build(program, ZMI_COUNT(options), options) != 0) {
+  int failed = n->build(program, count, options);
+  if (failed == 5) failed = n->build(program, (int)ZMI_COUNT(options) - 1, options); // an option that it does not know
+  if (failed) {
     n->log_size(program, &size);
     words = calloc(size + 1, 1);
     if (words) n->get_log(program, words);

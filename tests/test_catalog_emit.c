@@ -8,29 +8,18 @@
 enum { MOST_FACTS = 1024 };
 static zmi_instance_facts facts[MOST_FACTS];
 
-// Takes it unless it is there.
-static void take(const zmi_code *c) {
-  for (int i = 0; i < all.count; i++)
-    if (memcmp(all.codes[i]->key, c->key, sizeof c->key) == 0) return;
-  assert_true(all.count < MOST_CASES);
-  all.codes[all.count] = zmi_code_copy(c);
-  assert_non_null(all.codes[all.count]);
-  all.names[all.count] = all.codes[all.count]->name;
-  all.count++;
-}
-
 // What was made since the last zmi_instance_forget(), and the row's own definition, which some rows print but do not run.
 static bool collect(const zmi_entry *e, zm_dtype dtype) {
   const size_t count = zmi_instance_list(facts, MOST_FACTS);
   assert_true(count < MOST_FACTS);
   for (size_t i = 0; i < count; i++) {
     zmi_instance *x = zmi_instance_find(facts[i].key);
-    if (x && zmi_instance_code(x)->form != ZMI_FORM_RAW) take(zmi_instance_code(x));
+    if (x && zmi_instance_code(x)->form != ZMI_FORM_RAW) assert_true(take(zmi_instance_code(x), NULL));
     zmi_instance_release(x);
   }
   if (!e->definition) return true;
   zmi_code *own = zmi_entry_code(e, dtype);
-  if (own) take(own);
+  if (own) assert_true(take(own, NULL));
   const bool made = own != NULL;
   zmi_code_free(own);
   return made;
@@ -59,46 +48,21 @@ static int set_up(void **state) {
     }
   }
   emit_ways = 1u << INTERPRETED | 1u << C_BEST | 1u << METAL;
-  emit_flag = " -O0"; // so many are compiled
-  emit_cards = false;
+  emit_flag = " -O0";
+  emit_many = true;
   return compile_all();
 }
 
 static void elements_agree(void **state) {
   (void)state;
   static const int64_t sizes[] = {1, 17, 600};
-  for (int id = 0; id < all.count; id++) {
-    if (all.codes[id]->form != ZMI_FORM_ELEMENTS) continue;
-    run r = new_run(id);
-    for (size_t s = 0; s < ZMI_COUNT(sizes); s++) {
-      r.n = sizes[s];
-      for (int k = 0; k < r.c->nin; k++) {
-        fill(in_memory[k], r.c->in[k], r.n + 1, (uint64_t)(id * 100 + k), true);
-        r.step[k] = s % 2 ? 1 : k != 1; // broadcast operands too
-      }
-      compare(&r);
-    }
-  }
+  compare_elements(sizes, ZMI_COUNT(sizes));
 }
 
 static void rows_agree(void **state) {
   (void)state;
   static const int64_t widths[] = {0, 1, 17, 33, 600};
-  for (int id = 0; id < all.count; id++) {
-    if (all.codes[id]->form != ZMI_FORM_ROWS) continue;
-    run r = new_run(id);
-    for (size_t s = 0; s < 2 * ZMI_COUNT(widths); s++) {
-      r.d = widths[s / 2];
-      r.rows = 3;
-      for (int k = 0; k < r.c->nin; k++) {
-        const bool row = r.c->in_per_row[k], one = k == 1 && s % 2;
-        fill(in_memory[k], r.c->in[k], r.rows * r.d + 3, (uint64_t)(id * 100 + k), s % 2);
-        r.step[k] = !row && !one;
-        r.stride[k] = row || one ? 1 : k == 1 ? 0 : r.d;
-      }
-      compare(&r);
-    }
-  }
+  compare_rows(widths, ZMI_COUNT(widths));
 }
 
 // There is one in threadgroups: attention_tile_proto.

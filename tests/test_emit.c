@@ -19,18 +19,7 @@ static int set_up(void **state) {
 static void elements_agree(void **state) {
   (void)state;
   static const int64_t sizes[] = {0, 1, 17, 513, 1300};
-  for (int id = 0; id < all.count; id++) {
-    if (all.codes[id]->form != ZMI_FORM_ELEMENTS) continue;
-    run r = new_run(id);
-    for (size_t s = 0; s < ZMI_COUNT(sizes); s++) {
-      r.n = sizes[s];
-      for (int k = 0; k < r.c->nin; k++) {
-        fill(in_memory[k], r.c->in[k], r.n + 1, (uint64_t)(id * 100 + k), true);
-        r.step[k] = s % 2 ? 1 : k != 1; // broadcast operands too
-      }
-      compare(&r);
-    }
-  }
+  compare_elements(sizes, ZMI_COUNT(sizes));
 }
 
 // What a pass would compute again is kept for rows of up to 8192 places only.
@@ -56,21 +45,7 @@ static void long_rows_agree(void **state) {
 static void rows_agree(void **state) {
   (void)state;
   static const int64_t widths[] = {0, 1, 15, 16, 17, 33, 512, 1400};
-  for (int id = 0; id < all.count; id++) {
-    if (all.codes[id]->form != ZMI_FORM_ROWS) continue;
-    run r = new_run(id);
-    for (size_t s = 0; s < 2 * ZMI_COUNT(widths); s++) {
-      r.d = widths[s / 2];
-      r.rows = 3;
-      for (int k = 0; k < r.c->nin; k++) {
-        const bool row = r.c->in_per_row[k], one = k == 1 && s % 2;
-        fill(in_memory[k], r.c->in[k], r.rows * r.d + 3, (uint64_t)(id * 100 + k), s % 2);
-        r.step[k] = !row && !one;
-        r.stride[k] = row || one ? 1 : k == 1 ? 0 : r.d;
-      }
-      compare(&r);
-    }
-  }
+  compare_rows(widths, ZMI_COUNT(widths));
 }
 
 static void tiles_agree(void **state) {

@@ -532,7 +532,7 @@ static void raw_cuda_compiles(void **state) {
   }
   zmi_text t = {0};
   emit_raw(ZMI_TARGET_CUDA, &t);
-  char *words = nvrtc_compile(&n, zmi_text_str(&t), "--gpu-architecture=sm_90a");
+  char *words = nvrtc_compile(&n, zmi_text_str(&t), "--gpu-architecture=sm_90a", false);
   if (words) fail_msg("%.1500s\n%s", words, zmi_text_str(&t));
   zmi_text_release(&t);
   // The library stays loaded: what it keeps for itself would count as lost without it.

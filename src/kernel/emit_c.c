@@ -472,8 +472,8 @@ static void blocks(zmi_emit_state *e, int begin, int end, const char *count) {
   for (int i = begin; i < end; i++) {
     again = again || (e->kept[i] >= 0 && e->keeps[e->kept[i]] == ZMI_KEEPS);
     if (!e->keeps[i]) continue;
-    zmi_emit_top(e, "zk_float k%d[%d];", i, KEPT + BLOCK);
-    e->keeps[i] = ZMI_KEEPS;
+    e->keeps[i] = e->uniform[i] ? 0 : ZMI_KEEPS; // what is one for all places has no place to be kept at
+    if (e->keeps[i]) zmi_emit_top(e, "zk_float k%d[%d];", i, KEPT + BLOCK);
   }
   if (again) {
     zmi_emit_top(e, "if (kept) {");

@@ -100,6 +100,7 @@ static const struct {
 // Rows of x and w with one result a row.
 static const char *const derivative_one[] = {
     "y = sum(x * w);",
+    "y = sumsq(sin(x) - w) * sumsq(w);",
     "y = sqrt(sum(x * x) / D + 0.1f) * sum(w);",
     "y = max(x) * min(w) + max(x * w);",
     "y = prod(x) * sum(w);",
@@ -123,6 +124,7 @@ static const char *const derivative_each[] = {
     "float a = 0; elements reverse { a = a * 0.7f + x; y = a + exp(w); }",
     "s = sum(x); elements { float z = x; for (int j = 0; j < 2; j++) { z = z * s + w; } y = z; }",
     "elements { y = x * i + w * D; }",
+    "let r = rsqrt(sumsq(x * w + 0.2f) / D + 0.1f); elements { y = x * r * w; }",
 };
 
 // Gradients that need the accumulators of all places.

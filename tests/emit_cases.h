@@ -233,19 +233,36 @@ static zmi_code *case_softmax(int variant) {
   return finish(c);
 }
 
+// A norm by the sum of squares: blocks of arithmetic alone, of every width of vectors.
+static zmi_code *case_norm(int variant) {
+  static const zm_dtype dtypes[] = {ZM_F32, ZM_F16, ZM_BF16};
+  zm_dtype d = dtypes[variant];
+  zmi_code *c = start(ZMI_FORM_ROWS, "norm", 2, (zm_dtype[]){d, ZM_F32});
+  places(c, 0);
+  int q = reduce(c, ZMI_K_SUMSQ, op2(c, ZMI_K_ADD, input(c, 0), input(c, 1)));
+  done(c);
+  int r = op1(c, ZMI_K_RSQRT, op2(c, ZMI_K_DIV, q, zmi_code_convert(c, ZMI_C_FLOAT, length_of(c))));
+  places(c, 0);
+  give(c, d, op2(c, ZMI_K_MUL, op2(c, ZMI_K_ADD, input(c, 0), input(c, 1)), r));
+  done(c);
+  give_row(c, ZM_F32, q);
+  return finish(c);
+}
+
 static zmi_code *case_reductions(int variant) {
   static const zm_dtype dtypes[] = {ZM_F32, ZM_I32, ZM_U32, ZM_I64, ZM_U64};
   const zm_dtype d = dtypes[variant];
-  static const zmi_cop ops[] = {ZMI_K_SUM, ZMI_K_PROD, ZMI_K_MAXIMUM, ZMI_K_MINIMUM, ZMI_K_ARGMAX, ZMI_K_ARGMIN};
+  static const zmi_cop ops[] = {ZMI_K_SUM, ZMI_K_PROD, ZMI_K_MAXIMUM, ZMI_K_MINIMUM, ZMI_K_ARGMAX, ZMI_K_ARGMIN, ZMI_K_SUMSQ};
+  const size_t count = ZMI_COUNT(ops) - (d != ZM_F32); // squares are summed of floats
   zmi_code *c = start(ZMI_FORM_ROWS, "reductions", 2, (zm_dtype[]){d, ZM_F32});
   c->in_per_row[1] = true;
   int values[ZMI_COUNT(ops)];
   places(c, 0);
   int x = input(c, 0);
-  for (size_t i = 0; i < ZMI_COUNT(ops); i++) values[i] = reduce(c, ops[i], x);
+  for (size_t i = 0; i < count; i++) values[i] = reduce(c, ops[i], x);
   give(c, ZM_F32, op2(c, ZMI_K_ADD, zmi_code_convert(c, ZMI_C_FLOAT, place_of(c)), input(c, 1)));
   done(c);
-  for (size_t i = 0; i < ZMI_COUNT(ops); i++) give_row(c, ops[i] >= ZMI_K_ARGMAX ? ZM_U32 : d, values[i]);
+  for (size_t i = 0; i < count; i++) give_row(c, ops[i] >= ZMI_K_ARGMAX ? ZM_U32 : d, values[i]);
   give_row(c, ZM_F32, op2(c, ZMI_K_MUL, input(c, 1), zmi_code_convert(c, ZMI_C_FLOAT, length_of(c))));
   return finish(c);
 }
@@ -433,6 +450,7 @@ static const emit_case emit_cases[] = {
     {"constants", case_constants, 1},
     {"loops", case_loops, 1},
     {"softmax", case_softmax, 3},
+    {"norm", case_norm, 3},
     {"reductions", case_reductions, 5},
     {"serial", case_serial, 1},
     {"join", case_join, 2},

@@ -172,7 +172,7 @@ static inline double evaluate_plain(zmi_cop op, zmi_ctype type, double a, double
 }
 
 static inline void evaluate_start(const zmi_inst *x, double *v) {
-  static const double first[] = {0, 1, -INFINITY, INFINITY, -1, -1, 0};
+  static const double first[] = {0, 0, 1, -INFINITY, INFINITY, -1, -1, 0};
   if (x->op >= ZMI_K_SUM && x->op <= ZMI_K_SCAN_SUM) *v = first[x->op - ZMI_K_SUM];
 }
 
@@ -185,6 +185,9 @@ static inline void evaluate_reduction(evaluation *e, int i) {
   case ZMI_K_SUM:
   case ZMI_K_SCAN_SUM:
     *v += a;
+    break;
+  case ZMI_K_SUMSQ:
+    *v += a * a;
     break;
   case ZMI_K_PROD:
     *v *= a;

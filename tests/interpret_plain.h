@@ -230,10 +230,12 @@ static void plain_walk(plain *s, size_t i, size_t end);
 
 static value plain_reduce(const zmi_inst *x, zmi_ctype t, const value *seen, int64_t n) {
   value r = {0}, lane[16];
-  bool sum = x->op == ZMI_K_SUM, product = x->op == ZMI_K_PROD, least = x->op == ZMI_K_MINIMUM || x->op == ZMI_K_ARGMIN;
+  bool squares = x->op == ZMI_K_SUMSQ, sum = x->op == ZMI_K_SUM || squares, product = x->op == ZMI_K_PROD,
+       least = x->op == ZMI_K_MINIMUM || x->op == ZMI_K_ARGMIN;
   if (t == ZMI_C_FLOAT && (sum || product)) {
     for (int l = 0; l < 16; l++) lane[l].f = sum ? 0.0f : 1.0f;
-    for (int64_t k = 0; k < n; k++) lane[k % 16].f = sum ? lane[k % 16].f + seen[k].f : lane[k % 16].f * seen[k].f;
+    for (int64_t k = 0; k < n && squares; k++) lane[k % 16].f = zk_fma(seen[k].f, seen[k].f, lane[k % 16].f);
+    for (int64_t k = 0; k < n && !squares; k++) lane[k % 16].f = sum ? lane[k % 16].f + seen[k].f : lane[k % 16].f * seen[k].f;
     for (int h = 8; h > 0; h /= 2) {
       for (int l = 0; l < h; l++) lane[l].f = sum ? lane[l].f + lane[l + h].f : lane[l].f * lane[l + h].f;
     }

@@ -419,7 +419,7 @@ static void reductions(maker *m, int inside, int *made, int *made_count) {
     zmi_cop op = (zmi_cop)(ZMI_K_SUM + below(ZMI_K_ARGMIN - ZMI_K_SUM + 1));
     int a = m->value_count > inside ? m->values[inside + below(m->value_count - inside)] : pick(m, ZMI_C_FLOAT);
     zmi_ctype t = c->insts[a].type;
-    if (t == ZMI_C_BOOL) continue;
+    if (t == ZMI_C_BOOL || (op == ZMI_K_SUMSQ && t != ZMI_C_FLOAT)) continue;
     int v = PUT(c, .op = op, .type = op == ZMI_K_ARGMAX || op == ZMI_K_ARGMIN ? ZMI_C_INT : t, .a = a);
     if (*made_count < 16) made[(*made_count)++] = v;
   }

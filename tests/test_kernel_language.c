@@ -119,6 +119,7 @@ static void types_and_dtypes(void **state) {
       {ZMI_FORM_ROWS, "y", "y = argmax(a);", ZM_BF16, ZM_U32, ZM_U32},
       {ZMI_FORM_ROWS, "y", "y = sum(a);", ZM_BF16, ZM_F32, ZM_F32},
       {ZMI_FORM_ROWS, "y", "y = sum(a);", ZM_I8, ZM_DTYPE_DEFAULT, ZM_I32},
+      {ZMI_FORM_ROWS, "y", "y = sumsq(a);", ZM_U8, ZM_DTYPE_DEFAULT, ZM_U32},
       {ZMI_FORM_ROWS, "y", "acc = 0; elements { acc = acc * 0.5 + a; } y = acc;", ZM_F16, ZM_DTYPE_DEFAULT, ZM_F16},
   };
   for (size_t i = 0; i < ZMI_COUNT(cases); i++) {
@@ -424,7 +425,7 @@ static void rows_have_derivatives(void **state) {
     for (size_t i = 0; i < ZMI_COUNT(derivative_one); i++) check(ZMI_FORM_ROWS, "x w", "y", derivative_one[i], d, 0.3, 1.5, 1);
     for (size_t i = 0; i < ZMI_COUNT(derivative_each); i++) check(ZMI_FORM_ROWS, "x w", "y", derivative_each[i], d, 0.3, 1.5, 1);
   }
-  for (size_t i = 0; i < 5; i++) check(ZMI_FORM_ROWS, "x w", "y", derivative_one[i], 3, 0.3, 1.5, 2);
+  for (size_t i = 0; i < 6; i++) check(ZMI_FORM_ROWS, "x w", "y", derivative_one[i], 3, 0.3, 1.5, 2);
   for (size_t i = 0; i < ZMI_COUNT(derivative_each); i++) {
     bool serial = i >= 5 && i <= 7; // needs accumulators of all places in the second order
     if (!serial) check(ZMI_FORM_ROWS, "x w", "y", derivative_each[i], 3, 0.3, 1.5, 2);

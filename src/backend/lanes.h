@@ -50,7 +50,14 @@ typedef enum zmi_lane_op {
       ZMI_LANE_COUNT
 } zmi_lane_op;
 
-typedef enum zmi_reduction_kind { ZMI_REDUCE_SUM, ZMI_REDUCE_PROD, ZMI_REDUCE_MAX, ZMI_REDUCE_MIN, ZMI_REDUCE_KINDS } zmi_reduction_kind;
+typedef enum zmi_reduction_kind {
+  ZMI_REDUCE_SUM,
+  ZMI_REDUCE_SUMSQ,
+  ZMI_REDUCE_PROD,
+  ZMI_REDUCE_MAX,
+  ZMI_REDUCE_MIN,
+  ZMI_REDUCE_KINDS
+} zmi_reduction_kind;
 
 // Sixteen lanes of a reduction over places: lane k % 16 takes place k. Maxima and minima may use their lanes as they like.
 typedef struct zmi_sixteen {
@@ -76,7 +83,7 @@ typedef struct zmi_lanes {
   void (*places)(int64_t n, int32_t *out, int64_t first); // first, first + 1, ...
   // out = condition and parent (NULL: everywhere), or not condition and parent; the number of lanes that are set.
   int64_t (*mask)(int64_t n, int32_t *out, const int32_t *condition, const int32_t *parent, bool invert);
-  // n values of places p, p + 1, ... with p % 16 = 0
+  // n values of places p, p + 1, ... with p % 16 = 0. SUMSQ (lane = fma(x, x, lane)) is there for floats only
   void (*reduce[ZMI_REDUCE_KINDS][ZMI_LANE_TYPES])(zmi_sixteen *r, const void *x, int64_t n);
   float (*scan_sum)(float carry, int64_t n, float *out, const float *x);   // running sums in rising order, from the carry on; the last one
   float (*sum_of)(const zmi_sixteen *r), (*prod_of)(const zmi_sixteen *r); // lanes i and i + 8, then 4, 2, 1

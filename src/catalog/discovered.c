@@ -2,7 +2,7 @@
 #include "catalog/ops.h"
 
 ZMI_ELEMENTS(glm_fused_swiglu, "gate up", NULL, "silu(gate) * up")
-ZMI_ROWS(glm_rmsnorm, "x w", "y", "eps", "elements { q = sum(x * x); }\nlet r = 1.0f / sqrt(q / D + eps);\nelements { y = x * r * w; }")
+ZMI_ROWS(glm_rmsnorm, "x w", "y", "eps", "elements { q = sumsq(x); }\nlet r = 1.0f / sqrt(q / D + eps);\nelements { y = x * r * w; }")
 
 zm_array *zm_glm_fused_swiglu(zm_array *gate, zm_array *up) {
   if (!zmi_cat_want_float("glm_fused_swiglu", "gate", gate) || !zmi_cat_want_float("glm_fused_swiglu", "up", up)) return NULL;

@@ -4,7 +4,7 @@
 ZMI_ELEMENTS(fused_linear_bias_silu, "product bias", NULL, "silu(product + bias)")
 ZMI_ELEMENTS(fused_linear_bias_gelu, "product bias", NULL, "gelu_tanh(product + bias)")
 ZMI_ROWS(fused_linear_rmsnorm, "product gamma", "y", "eps",
-         "elements { q = sum(product * product); }\nlet r = 1.0f / sqrt(q / D + eps);\nelements { y = product * r * gamma; }")
+         "elements { q = sumsq(product); }\nlet r = 1.0f / sqrt(q / D + eps);\nelements { y = product * r * gamma; }")
 
 // x [..., K], w [N, K] -> float32 [..., N]; vector [N]
 static zm_array *product(const char *name, zm_array *x, zm_array *w, zm_array *vector, const char *operand) {

@@ -1,11 +1,10 @@
 // Norms over the last axis, their gradients, with dropout and with a residual sum.
 #include "catalog/catalog.h"
 
-// Sums of squares in the lane order; the variance of a layer norm is the mean of squared distances from the mean, so that a large mean
-// does not cancel.
-#define INV_RMS "elements { q = sum(x * x); }\nlet r = 1.0f / sqrt(q / D + eps);\n"
-#define MEAN_VAR                                                                                                                           \
-  "elements { s = sum(x); }\nlet mean = s / D;\nelements { q = sum((x - mean) * (x - mean)); }\nlet r = 1.0f / sqrt(q / D + eps);\n"
+// Sums of squares are by fma in the lane order, those of the models' rms_norm. The variance of a layer norm is the mean of squared
+// distances from the mean, so that a large mean does not cancel.
+#define INV_RMS "elements { q = sumsq(x); }\nlet r = 1.0f / sqrt(q / D + eps);\n"
+#define MEAN_VAR "elements { s = sum(x); }\nlet mean = s / D;\nelements { q = sumsq(x - mean); }\nlet r = 1.0f / sqrt(q / D + eps);\n"
 
 ZMI_ROWS(rmsnorm, "x w", "y", "eps", INV_RMS "elements { y = x * r * w; }")
 ZMI_ROWS(rms_norm_no_weight, "x", "y", "eps", INV_RMS "elements { y = x * r; }")
@@ -27,11 +26,11 @@ ZMI_ROWS(dropout, "x start seed", "y", "p", "elements { " DRAW " y = keep ? x * 
 
 // h is the sum in float32, as the norm sees it; as a result it is rounded once.
 ZMI_ROWS(residual_rmsnorm, "x res w", "y", "eps",
-         "elements { let h = x + res; q = sum(h * h); }\n"
+         "elements { let h = x + res; q = sumsq(h); }\n"
          "let r = 1.0f / sqrt(q / D + eps);\n"
          "elements { y = (x + res) * r * w; }")
 ZMI_ROWS(add_rms_norm, "x res w", "y h", "eps",
-         "elements { let t = x + res; q = sum(t * t); }\n"
+         "elements { let t = x + res; q = sumsq(t); }\n"
          "let r = 1.0f / sqrt(q / D + eps);\n"
          "elements { let t = x + res; y = t * r * w; h = t; }")
 

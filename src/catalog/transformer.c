@@ -9,24 +9,24 @@ ZMI_ELEMENTS(bias_geglu, "gate up gate_bias up_bias", NULL, "gelu_tanh(gate + ga
 
 // The sum is rounded to the dtype before it is normalized: what the norm would read if the sum had been stored.
 ZMI_ROWS(rmsnorm_residual, "x res w", "y h", "eps",
-         "elements { let t = T(x + res); q = sum(t * t); }\n"
+         "elements { let t = T(x + res); q = sumsq(t); }\n"
          "let r = 1.0f / sqrt(q / D + eps);\n"
          "elements { let t = T(x + res); y = t * r * w; h = t; }")
 ZMI_ROWS(layernorm_residual, "x res gamma beta", "y h", "eps",
          "elements { let t = T(x + res); s = sum(t); }\n"
          "let mean = s / D;\n"
-         "elements { let t = T(x + res) - mean; q = sum(t * t); }\n"
+         "elements { let t = T(x + res) - mean; q = sumsq(t); }\n"
          "let r = 1.0f / sqrt(q / D + eps);\n"
          "elements { let t = T(x + res); y = (t - mean) * r * gamma + beta; h = t; }")
 // The same with the sum kept in float32 inside.
 ZMI_ROWS(fused_add_rmsnorm, "x res w", "y h", "eps",
-         "elements { let t = x + res; q = sum(t * t); }\n"
+         "elements { let t = x + res; q = sumsq(t); }\n"
          "let r = 1.0f / sqrt(q / D + eps);\n"
          "elements { let t = x + res; y = t * r * w; h = t; }")
 ZMI_ROWS(fused_add_layernorm, "x res gamma beta", "y h", "eps",
          "elements { let t = x + res; s = sum(t); }\n"
          "let mean = s / D;\n"
-         "elements { let t = (x + res) - mean; q = sum(t * t); }\n"
+         "elements { let t = (x + res) - mean; q = sumsq(t); }\n"
          "let r = 1.0f / sqrt(q / D + eps);\n"
          "elements { let t = x + res; y = (t - mean) * r * gamma + beta; h = t; }")
 

@@ -2,12 +2,12 @@
 #include "catalog/catalog.h"
 
 ZMI_ROWS(fused_recurrent_step, "h w gate alpha", "y", "eps",
-         "elements { q = sum(h * h); }\n"
+         "elements { q = sumsq(h); }\n"
          "let r = 1.0f / sqrt(q / D + eps);\n"
          "elements { y = h + alpha * silu(h * r * w) * gate; }")
 ZMI_ELEMENTS(depth_gate_sigmoid, "x", "k_max", "sigmoid(x) * k_max")
 ZMI_ROWS(grpo_advantage_norm, "r", "a", "eps",
-         "elements { s = sum(r); }\nlet mean = s / D;\nelements { q = sum((r - mean) * (r - mean)); }\n"
+         "elements { s = sum(r); }\nlet mean = s / D;\nelements { q = sumsq(r - mean); }\n"
          "let k = 1.0f / sqrt(q / D + eps);\nelements { a = (r - mean) * k; }")
 ZMI_ELEMENTS(silu_mul_residual, "gate up residual", NULL, "silu(gate) * up + residual")
 

@@ -254,7 +254,7 @@ int zmi_code_emit(zmi_code *c, const zmi_inst *inst) {
     if (operands[i] < 0) return -1; // its maker has said why
   }
   zmi_inst reduced = *inst;
-  if (inst->op == ZMI_K_SUM || inst->op == ZMI_K_PROD) { // lanes start with 0 or 1 and round alike
+  if (inst->op >= ZMI_K_SUM && inst->op <= ZMI_K_PROD) { // lanes start with 0 or 1 and round alike
     reduced.a = zmi_code_without(c, inst->op == ZMI_K_SUM ? ZMI_K_ADD : ZMI_K_MUL, inst->a);
     inst = &reduced;
   }

@@ -57,7 +57,8 @@ typedef enum zmi_ctype { // type of a value while it is computed
   X(IF, 1, X) X(ELSE, 0, X) X(END, 0, X)                                                                                                   \
   X(ELEMENTS, 0, X) /* ROWS: all places of the row, up to END. A variable of outside that is SET inside makes it serial: places in */      \
   /* rising order, or falling if `extra` is 1 (then there are no reductions and no SCAN_SUM inside) */                                     \
-  X(SUM, 1, X) X(PROD, 1, X) X(MAXIMUM, 1, X) X(MINIMUM, 1, X) /* in ELEMENTS: reduction of a value, seen after END; lane order */         \
+  X(SUM, 1, X) X(SUMSQ, 1, X) X(PROD, 1, X) X(MAXIMUM, 1, X) X(MINIMUM, 1, X) /* in ELEMENTS: reduction of a value, seen after END; */     \
+  /* lane order. SUMSQ: of floats, lane = fma(a, a, lane) */                                                                               \
   X(ARGMAX, 1, X) X(ARGMIN, 1, X) /* int: lowest place among equals, first NaN */                                                          \
   X(SCAN_SUM, 1, X) /* in ELEMENTS: running sum up to and including this place, a value inside the block */                                \
   X(JOIN, 0, X) /* in ELEMENTS: the variables of outside that it sets have 16 copies, one a lane, each with the first value; place k */    \

@@ -102,6 +102,7 @@ static zm_status check_rows(checker *k, size_t i) {
     if (k->falling) return broken(k, i, "not where places fall");
     zmi_ctype t = k->c->insts[x->a].type, want = x->op == ZMI_K_ARGMAX || x->op == ZMI_K_ARGMIN ? ZMI_C_INT : t;
     if (t <= ZMI_C_BOOL || x->type != want) return broken(k, i, "not of its operand's type");
+    if (x->op == ZMI_K_SUMSQ && t != ZMI_C_FLOAT) return broken(k, i, "of floats only");
   }
   if (x->op == ZMI_K_PLACE && rows && !k->elements) return broken(k, i, "there is a place only in a block of elements");
   if (x->op == ZMI_K_INPUT && (x->index < 0 || x->index >= k->c->nin)) return broken(k, i, "there is no such operand");

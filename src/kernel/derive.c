@@ -104,6 +104,7 @@ zmi_factor zmi_derive_share(zmi_derive *d, int reduction) {
   const zmi_inst *x = at(d, reduction);
   int a = d->map[x->a], count = d->count[reduction], rest = d->rest[reduction], y = d->map[reduction];
   if (x->op == ZMI_K_SUM) return (zmi_factor){ZMI_F_ONE, -1};
+  if (x->op == ZMI_K_SUMSQ) return (zmi_factor){ZMI_F_TIMES, zmi_code_op(d->to, ZMI_K_ADD, a, a, -1)};
   if (!is_extreme(x->op)) return (zmi_factor){ZMI_F_NONE, -1};
   if (x->op != ZMI_K_PROD) {
     int hit = zmi_code_op(d->to, ZMI_K_EQ, a, y, -1);
@@ -148,6 +149,10 @@ static int inst_tangent(zmi_derive *d, int i) { // -1 also where it is zero
   int total = -1;
   if (x->op == ZMI_K_INPUT) return seed_of(d, i);
   if (x->op == ZMI_K_SUM || x->op == ZMI_K_SCAN_SUM) return d->tangent[x->a] < 0 ? -1 : emit(d, x->op, ZMI_C_FLOAT, d->tangent[x->a], 0);
+  if (x->op == ZMI_K_SUMSQ) {
+    int part = zmi_derive_apply(d, zmi_derive_share(d, i), d->tangent[x->a]);
+    return part < 0 ? -1 : emit(d, ZMI_K_SUM, ZMI_C_FLOAT, part, 0);
+  }
   if (x->op == ZMI_K_SELECT) { // one selection, not two
     int b = d->tangent[x->b], c = d->tangent[x->c];
     if (b < 0 && c < 0) return -1;

@@ -45,7 +45,7 @@ int zmi_derive_copy(zmi_derive *d, int i);              // instruction i of `fro
 int zmi_derive_sum(zmi_derive *d, int total, int part); // -1 is zero
 int zmi_derive_apply(zmi_derive *d, zmi_factor f, int t);
 zmi_factor zmi_derive_factor(zmi_derive *d, int i, int operand);
-// The share of one place in the change of a reduction of extremes or of a product: needs zmi_derive_aux first.
+// The share of one place in the change of a reduction; of extremes and products it needs zmi_derive_aux first.
 zmi_factor zmi_derive_share(zmi_derive *d, int reduction);
 zm_status zmi_derive_aux(zmi_derive *d, int reduction);
 // Values of a block once more, without its results. Variables of outside that it sets come from traces, or are poison.

@@ -316,7 +316,7 @@ static void start_reductions(zmi_emit_state *e, int begin, int end) {
 }
 
 static const char *reduction_word(zmi_cop op) {
-  static const char *const words[] = {"sum", "prod", "max", "min", "argmax", "argmin"};
+  static const char *const words[] = {"sum", "sumsq", "prod", "max", "min", "argmax", "argmin"};
   return words[op - ZMI_K_SUM];
 }
 
@@ -324,10 +324,11 @@ static void reductions(zmi_emit_state *e, int begin, int end, bool last) {
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &e->code->insts[i];
     if (!zmi_emit_reduces(x->op)) continue;
-    const char *word = reduction_word(x->op), *type = zmi_emit_word(e->code->insts[x->a].type);
+    const char *word = reduction_word(x->op), *joined = x->op == ZMI_K_SUMSQ ? "sum" : word; // what joins lanes
+    const char *type = zmi_emit_word(e->code->insts[x->a].type);
     const bool arg = x->op == ZMI_K_ARGMAX || x->op == ZMI_K_ARGMIN;
     if (e->blocks)
-      zmi_emit_top(e, "const %s v%d = ze_total_%s_%s(&a%d);", zmi_emit_type(x->type), i, word, type, i);
+      zmi_emit_top(e, "const %s v%d = ze_total_%s_%s(&a%d);", zmi_emit_type(x->type), i, joined, type, i);
     else if (!last && arg)
       zmi_emit_top(e, "ze_%s_%s(&a%d, &at%d, r%d, n, (zk_int)at);", word, type, i, i, i);
     else if (!last)
@@ -335,7 +336,7 @@ static void reductions(zmi_emit_state *e, int begin, int end, bool last) {
     else if (arg)
       zmi_emit_top(e, "const %s v%d = at%d ? at%d - 1 : 0;", zmi_emit_type(x->type), i, i, i);
     else
-      zmi_emit_top(e, "const %s v%d = ze_fold_%s_%s(a%d);", zmi_emit_type(x->type), i, word, type, i);
+      zmi_emit_top(e, "const %s v%d = ze_fold_%s_%s(a%d);", zmi_emit_type(x->type), i, joined, type, i);
   }
 }
 

@@ -243,12 +243,14 @@ static void start_reductions(zmi_emit_state *e, int begin, int end) {
 
 // How one more value joins a lane, by reduction; of floats and of integers.
 static void add_to_lane(zmi_emit_state *e, int i) {
-  static const char *const names[] = {"add", "mul", "max", "min", "max", "min"};
+  static const char *const names[] = {"add", "add", "mul", "max", "min", "max", "min"};
   const zmi_inst *x = at(e, i);
   const zmi_ctype type = at(e, x->a)->type;
   const char *word = zmi_emit_word(type), *name = names[x->op - ZMI_K_SUM];
   if (is_arg(x->op))
     zmi_emit_top(e, "if (at%d < 0 || ze_beats_%s_%s(r%d[j], a%d)) a%d = r%d[j], at%d = (zk_int)at + j;", i, name, word, i, i, i, i, i);
+  else if (x->op == ZMI_K_SUMSQ)
+    zmi_emit_top(e, "a%d = zk_fma(r%d[j], r%d[j], a%d);", i, i, i, i);
   else if (type == ZMI_C_FLOAT && x->op >= ZMI_K_MAXIMUM)
     zmi_emit_top(e, "a%d = ze_more_%s(a%d, r%d[j]);", i, name, i, i);
   else
@@ -261,9 +263,9 @@ static void fold(zmi_emit_state *e, int i) {
   const char *word = zmi_emit_word(type), *memory = zmi_emit_type(type);
   zmi_emit_top(e, is_arg(x->op) ? "if (t < 16) r%d[t] = a%d, i%d[t] = at%d;" : "if (t < 16) r%d[t] = a%d;", i, i, i, i);
   barrier(e);
-  if (x->op == ZMI_K_SUM || x->op == ZMI_K_PROD) {
+  if (x->op <= ZMI_K_PROD) {
     zmi_emit_top(e, "for (zk_int h = 8; h > 0; h /= 2) {");
-    zmi_emit_top(e, "  if (t < h) r%d[t] = zk_%s_%s(r%d[t], r%d[t + h]);", i, x->op == ZMI_K_SUM ? "add" : "mul", word, i, i);
+    zmi_emit_top(e, "  if (t < h) r%d[t] = zk_%s_%s(r%d[t], r%d[t + h]);", i, x->op == ZMI_K_PROD ? "mul" : "add", word, i, i);
     zmi_emit_top(e, "  %s", gpu_rows[e->target].barrier);
     zmi_emit_top(e, "}");
     zmi_emit_top(e, "const %s v%d = r%d[0];", memory, i, i);

@@ -405,8 +405,8 @@ static void add_fold(builder *b, int32_t i) {
   zmi_routine *p = b->p;
   const zmi_inst *x = &b->c->insts[i];
   static const uint8_t kinds[ZMI_K_COUNT] = {
-      [ZMI_K_SUM] = ZMI_REDUCE_SUM,     [ZMI_K_PROD] = ZMI_REDUCE_PROD,  [ZMI_K_MAXIMUM] = ZMI_REDUCE_MAX,
-      [ZMI_K_MINIMUM] = ZMI_REDUCE_MIN, [ZMI_K_ARGMAX] = ZMI_REDUCE_MAX, [ZMI_K_ARGMIN] = ZMI_REDUCE_MIN};
+      [ZMI_K_SUM] = ZMI_REDUCE_SUM,     [ZMI_K_SUMSQ] = ZMI_REDUCE_SUMSQ, [ZMI_K_PROD] = ZMI_REDUCE_PROD, [ZMI_K_MAXIMUM] = ZMI_REDUCE_MAX,
+      [ZMI_K_MINIMUM] = ZMI_REDUCE_MIN, [ZMI_K_ARGMAX] = ZMI_REDUCE_MAX,  [ZMI_K_ARGMIN] = ZMI_REDUCE_MIN};
   if (!ZMI_GROW(p->folds, p->fold_capacity, p->fold_count + 1)) {
     no_memory(b);
     return;

@@ -24,7 +24,7 @@ static bool is_wide(uint8_t type) {
 }
 
 static bool by_sixteen(const zmi_fold *f) {
-  return f->kind == ZMI_REDUCE_SUM || f->kind == ZMI_REDUCE_PROD;
+  return f->kind <= ZMI_REDUCE_PROD;
 }
 
 size_t zmi_fold_bytes(const zmi_fold *f) {
@@ -40,9 +40,10 @@ static void *state_of(const zmi_play *s, int32_t fold) {
 
 // The value that changes nothing, as its bits.
 static uint64_t identity(const zmi_fold *f) {
-  static const uint32_t floats[ZMI_REDUCE_KINDS] = {0, 0x3f800000u, 0xff800000u, 0x7f800000u};
+  static const uint32_t floats[ZMI_REDUCE_KINDS] = {0, 0, 0x3f800000u, 0xff800000u, 0x7f800000u};
   switch (f->kind) {
   case ZMI_REDUCE_SUM:
+  case ZMI_REDUCE_SUMSQ:
     return 0;
   case ZMI_REDUCE_PROD:
     return f->type == ZMI_LANE_FLOAT ? floats[f->kind] : 1;
@@ -102,13 +103,14 @@ static void end_fold_of_row(const zmi_play *s, const zmi_fold *f, const void *st
   } else if (f->type != ZMI_LANE_FLOAT) {
     put(s, f, row, r->l);
   } else {
-    float v = f->kind == ZMI_REDUCE_SUM ? s->l->sum_of(r) : f->kind == ZMI_REDUCE_PROD ? s->l->prod_of(r) : winner_of(f, r);
+    float v = f->kind < ZMI_REDUCE_PROD ? s->l->sum_of(r) : f->kind == ZMI_REDUCE_PROD ? s->l->prod_of(r) : winner_of(f, r);
     put(s, f, row, &v);
   }
 }
 
+// What joins two lanes.
 static zmi_loop loop_of(const zmi_play *s, const zmi_fold *f) {
-  static const uint8_t ops[ZMI_REDUCE_KINDS] = {ZMI_LANE_ADD, ZMI_LANE_MUL, ZMI_LANE_MAX, ZMI_LANE_MIN};
+  static const uint8_t ops[ZMI_REDUCE_KINDS] = {ZMI_LANE_ADD, ZMI_LANE_ADD, ZMI_LANE_MUL, ZMI_LANE_MAX, ZMI_LANE_MIN};
   return s->l->loop[ops[f->kind]][f->type];
 }
 
@@ -202,7 +204,10 @@ void zmi_play_reduce(zmi_play *s, const zmi_step *t) {
     for (int64_t r = 0; r < s->n; r++) find_winner(s, f, (winner *)(void *)state + r, x + (size_t)r * width, 1, s->place);
   } else {
     char *to = by_sixteen(f) ? state + (size_t)(s->place % 16) * width * ZMI_INTERPRET_ROWS : state;
-    loop_of(s, f)(s->n, to, to, x, NULL);
+    if (f->kind == ZMI_REDUCE_SUMSQ)
+      s->l->loop[ZMI_LANE_FMA][ZMI_LANE_FLOAT](s->n, to, x, x, to);
+    else
+      loop_of(s, f)(s->n, to, to, x, NULL);
   }
 }
 

@@ -314,7 +314,9 @@ static zm_status reduce_here(zmi_lower *l, int32_t node) {
   if (zmi_type_at(l, v) == ZMI_C_BOOL) v = zmi_code_convert(l->c, ZMI_C_INT, v);
   if (v < 0) return zm_last_status();
   zmi_ctype t = n->op == ZMI_K_ARGMAX || n->op == ZMI_K_ARGMIN ? ZMI_C_INT : zmi_type_at(l, v);
-  l->reduced[node] = zmi_emit_x(l, (zmi_cop)n->op, t, v, -1, 0, 0);
+  zmi_cop op = (zmi_cop)n->op;
+  if (op == ZMI_K_SUMSQ && t != ZMI_C_FLOAT) op = ZMI_K_SUM, v = zmi_code_op(l->c, ZMI_K_MUL, v, v, -1);
+  l->reduced[node] = zmi_emit_x(l, op, t, v, -1, 0, 0);
   return l->reduced[node] < 0 ? zm_last_status() : ZM_OK;
 }
 

@@ -155,8 +155,8 @@ static const struct {
   const char *name;
   zmi_cop op;
 } reductions[] = {
-    {"sum", ZMI_K_SUM},       {"prod", ZMI_K_PROD},     {"max", ZMI_K_MAXIMUM},     {"min", ZMI_K_MINIMUM},
-    {"argmax", ZMI_K_ARGMAX}, {"argmin", ZMI_K_ARGMIN}, {"cumsum", ZMI_K_SCAN_SUM},
+    {"sum", ZMI_K_SUM},     {"sumsq", ZMI_K_SUMSQ},   {"prod", ZMI_K_PROD},     {"max", ZMI_K_MAXIMUM},
+    {"min", ZMI_K_MINIMUM}, {"argmax", ZMI_K_ARGMAX}, {"argmin", ZMI_K_ARGMIN}, {"cumsum", ZMI_K_SCAN_SUM},
 };
 
 static int reduction_of(const zmi_parser *p, zmi_token name) { // its op, or -1

@@ -265,6 +265,19 @@ static void sum_float(zmi_sixteen *r, const void *values, int64_t n) {
   for (int i = 0; k + i < n; i++) r->f[i] += x[k + i];
 }
 
+static void sumsq_float(zmi_sixteen *r, const void *values, int64_t n) {
+  const float *x = values;
+  lanes acc[PARTS];
+  int64_t k = 0;
+  memcpy(acc, r->f, sizeof acc);
+  for (; k + 16 <= n; k += 16) {
+    ZMI_UNROLL
+    for (int i = 0; i < PARTS; i++) acc[i] = add_squares(x + k + i * WIDTH, acc[i]);
+  }
+  memcpy(r->f, acc, sizeof acc);
+  for (int i = 0; k + i < n; i++) r->f[i] = __builtin_fmaf(x[k + i], x[k + i], r->f[i]);
+}
+
 static void prod_float(zmi_sixteen *r, const void *values, int64_t n) {
   const float *x = values;
   lanes acc[PARTS];
@@ -367,6 +380,7 @@ const zmi_lanes NAME(zmi_lanes_, ZMI_TIER) = {
     .places = places,
     .mask = mask,
     .reduce = {[ZMI_REDUCE_SUM] = REDUCE_ROW(sum, or, sum_float),
+               [ZMI_REDUCE_SUMSQ] = {[ZMI_LANE_FLOAT] = sumsq_float},
                [ZMI_REDUCE_PROD] = REDUCE_ROW(prod, and, prod_float),
                [ZMI_REDUCE_MAX] = REDUCE_ROW(max, or, max_float_lanes),
                [ZMI_REDUCE_MIN] = REDUCE_ROW(min, and, min_float_lanes)},

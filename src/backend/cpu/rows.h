@@ -63,18 +63,6 @@ static float fold(const lanes acc[PARTS]) {
   return lane[0];
 }
 
-// acc = fma(x, x, acc)
-ZMI_INLINE lanes add_squares(const float *x, lanes acc) {
-#if defined(__AVX512F__)
-  return (lanes)_mm512_fmadd_ps(_mm512_loadu_ps(x), _mm512_loadu_ps(x), (__m512)acc);
-#elif defined(__AVX2__)
-  return (lanes)_mm256_fmadd_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(x), (__m256)acc);
-#else
-  for (int i = 0; i < WIDTH; i++) acc[i] = __builtin_fmaf(x[i], x[i], acc[i]);
-  return acc;
-#endif
-}
-
 // The last n < 16 elements with zeros behind them: a sum that starts at +0 is never -0, so adding a zero changes nothing.
 static void tail(const float *x, int64_t n, float rest[16]) {
   for (int64_t i = 0; i < 16; i++) rest[i] = i < n ? x[i] : 0.0f;

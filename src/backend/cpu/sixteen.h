@@ -25,6 +25,18 @@ ZMI_INLINE lanes load_lanes(const float *x) {
   return *(const lanes *)(const void *)x;
 }
 
+// acc = fma(x, x, acc)
+ZMI_INLINE lanes add_squares(const float *x, lanes acc) {
+#if defined(__AVX512F__)
+  return (lanes)_mm512_fmadd_ps(_mm512_loadu_ps(x), _mm512_loadu_ps(x), (__m512)acc);
+#elif defined(__AVX2__)
+  return (lanes)_mm256_fmadd_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(x), (__m256)acc);
+#else
+  for (int i = 0; i < WIDTH; i++) acc[i] = __builtin_fmaf(x[i], x[i], acc[i]);
+  return acc;
+#endif
+}
+
 ZMI_INLINE void load_f16(const uint16_t *src, int64_t n, float *out) {
   int64_t i = 0;
 #if defined(__F16C__)

@@ -1,6 +1,6 @@
 // The catalog against results stored by scripts/make_catalog_cases.py (NumPy, float64), in every float dtype: results, gradients, ties,
 // NaN, empty and odd shapes. Every row has cases, and a stored gradient for every operand that it claims one for. Below: rounding points,
-// bits that are promised, and errors.
+// bits that are promised (those of models' ops: test_one_code.c), and errors.
 #include "catalog_check.h"
 
 #define FILE_TEST(name, index)                                                                                                             \
@@ -223,129 +223,6 @@ static void test_dispatch_and_back(void **state) {
   zm_scope_close(scope);
 }
 
-// Norms and weighted sums have the bits of the ops that models and the patcher run. A norm has them where squares are exact, in float16 and
-// bfloat16: the models' op rounds a square once with the sum, by fma.
-static void test_model_bits(void **state) {
-  (void)state;
-  static const int64_t widths[] = {1, 17, 333, 2048, 2348, 8193};
-  for (size_t i = 0; i < ZMI_COUNT(widths); i++) {
-    for (size_t t = 0; t < 3; t++) {
-      zm_scope *scope = zm_scope_open();
-      const int64_t d = widths[i];
-      zm_array *x = some(floats[t], 71, 2, (int64_t[]){5, d}), *r = some(floats[t], 72, 2, (int64_t[]){5, d}), *normed, *sum;
-      zm_array *w = some(floats[t], 73, 1, (int64_t[]){d}), *y = some(floats[t], 74, 3, (int64_t[]){3, 6, d});
-      zm_array *scores = some(floats[t], 75, 2, (int64_t[]){3, 6});
-      if (floats[t] != ZM_F32) same_bits("rmsnorm", zm_rmsnorm(x, w, 1e-5), zmi_rms_norm(x, w, 1e-5));
-      assert_int_equal(zm_add_rms_norm(x, r, w, 1e-5, &normed, &sum), ZM_OK);
-      same_bits("add_rms_norm: the sum", sum, zm_add(x, r));
-      same_bits("moe_combine", zm_moe_combine(y, scores), zmi_combine(y, scores));
-      zm_scope_close(scope);
-    }
-  }
-}
-
-// Routers of float32 choose and weigh as the models' op does, ties, zeros of both signs and NaN among the logits.
-static void test_router_bits(void **state) {
-  (void)state;
-  enum { ROWS = 40 };
-  static const int64_t experts[] = {2, 8, 60, 256};
-  for (size_t i = 0; i < ZMI_COUNT(experts); i++) {
-    zm_scope *scope = zm_scope_open();
-    const int64_t n = experts[i], k = ZMI_MIN(n, 8);
-    float *x = malloc((size_t)(ROWS * n) * sizeof *x);
-    for (int64_t j = 0; j < ROWS * n; j++) {
-      const uint32_t h = hashed(81, (uint32_t)j);
-      x[j] = j / n % 2 ? (float)(int32_t)(h % 5) - 2 : (float)(int32_t)(h % 4001) / 500 - 4; // every other row has ties
-      if (x[j] == 0 && h & 1024) x[j] = -0.0f;
-    }
-    x[3 * n + 1] = NAN;
-    zm_array *logits = zm_array_from_data(x, ZM_F32, (int64_t[]){ROWS, n}, 2), *bias = some(ZM_F32, 82, 1, (int64_t[]){n});
-    free(x);
-    zm_array *w, *at, *model_w, *model_at;
-    const zmi_route_attrs softmax = {ZMI_ROUTE_SOFTMAX, k, 0, 0, 1}, sigmoid = {ZMI_ROUTE_SIGMOID, k, 1, 1e-20, 1};
-    assert_int_equal(zm_topk_gating_softmax(logits, (int)k, NULL, false, &w, &at), ZM_OK);
-    assert_int_equal(zmi_route(logits, NULL, &softmax, &model_at, &model_w), ZM_OK);
-    same_bits("topk_gating_softmax: the choice", zm_astype(at, ZM_I32), model_at);
-    same_bits("topk_gating_softmax", w, model_w);
-    for (int biased = 0; biased < 2; biased++) {
-      assert_int_equal(zm_deepseek_router_topk_sigmoid(logits, biased ? bias : NULL, (int)k, 1, 1, &w, &at), ZM_OK);
-      assert_int_equal(zmi_route(logits, biased ? bias : NULL, &sigmoid, &model_at, &model_w), ZM_OK);
-      same_bits("deepseek_router_topk_sigmoid: the choice", zm_astype(at, ZM_I32), model_at);
-      same_bits("deepseek_router_topk_sigmoid", w, model_w);
-    }
-    zm_scope_close(scope);
-  }
-}
-
-// A zmi_matrix of the models' kind from a quantized matrix in checkpoint form.
-static zm_array *packed_of(const zm_affine *m, zmi_matrix *matrix) {
-  zmi_type t = m->words->type;
-  zmi_format f = {.mode = ZMI_QUANT_AFFINE, .bits = m->bits, .group = m->group, .dtype = m->scales->type.dtype};
-  int64_t n = t.shape[1], k = t.shape[2] * 32 / m->bits;
-  size_t bytes;
-  assert_true(zmi_packed_bytes(&f, n, k, &bytes));
-  char *memory = zmi_calloc((size_t)t.shape[0], bytes);
-  const char *words = zm_array_data(m->words), *scales = zm_array_data(m->scales), *biases = zm_array_data(m->biases);
-  size_t size = zm_dtype_size(m->scales->type.dtype);
-  for (int64_t e = 0; e < t.shape[0]; e++) {
-    zmi_stored_matrix s = {words + e * n * t.shape[2] * 4,
-                           scales + (size_t)(e * n * k / m->group) * size,
-                           biases + (size_t)(e * n * k / m->group) * size,
-                           m->scales->type.dtype,
-                           n,
-                           k};
-    zmi_pack_blocks(&f, &s, memory + (size_t)e * bytes, 0, (n + ZMI_LANES - 1) / ZMI_LANES);
-  }
-  zmi_type type = zmi_type_of(ZM_U8, 1, (int64_t[]){(int64_t)bytes * t.shape[0]});
-  zm_array *leaf = zmi_data_leaf(&type, memory);
-  *matrix = (zmi_matrix){.packed = leaf, .format = f, .n = n, .k = k, .experts = t.shape[0]};
-  return leaf;
-}
-
-static zm_affine quantized(int bits, int64_t group, int64_t experts, int64_t n, int64_t k, zm_dtype dtype, uint32_t seed) {
-  int64_t words = experts * n * k * bits / 32;
-  uint32_t *w = malloc((size_t)words * 4);
-  for (int64_t i = 0; i < words; i++) w[i] = hashed(seed, (uint32_t)i);
-  zm_affine m = {.words = zm_array_from_data(w, ZM_U32, (int64_t[]){experts, n, k * bits / 32}, 3), .bits = bits, .group = group};
-  free(w);
-  m.scales = some(dtype, seed + 1, 3, (int64_t[]){experts, n, k / group});
-  m.biases = some(dtype, seed + 2, 3, (int64_t[]){experts, n, k / group});
-  return m;
-}
-
-// The gated product has the bits of the models' ops, for every width, group and odd shape.
-static void test_decode_bits(void **state) {
-  (void)state;
-  static const struct {
-    int bits;
-    int64_t group, n, k, rows, slots;
-  } shapes[] = {{4, 64, 40, 128, 1, 2}, {2, 32, 17, 96, 5, 3},  {3, 128, 33, 256, 2, 1},
-                {5, 64, 1, 64, 9, 2},   {6, 32, 300, 32, 3, 4}, {8, 128, 16, 384, 4, 2}};
-  for (size_t i = 0; i < ZMI_COUNT(shapes); i++) {
-    for (zm_dtype dtype = ZM_BF16; dtype <= ZM_F32; dtype++) {
-      zm_scope *scope = zm_scope_open();
-      int64_t n = shapes[i].n, k = shapes[i].k, rows = shapes[i].rows, slots = shapes[i].slots;
-      zm_affine gate = quantized(shapes[i].bits, shapes[i].group, 5, n, k, dtype, 11),
-                up = quantized(shapes[i].bits, shapes[i].group, 5, n, k, dtype, 21);
-      zmi_matrix g, u;
-      packed_of(&gate, &g);
-      packed_of(&up, &u);
-      int32_t chosen[64];
-      for (int j = 0; j < rows * slots; j++) chosen[j] = (int32_t)(hashed(31, (uint32_t)j) % 6) - (j == 7); // 5 is out of range
-      zm_array *x = some(dtype, 41, 2, (int64_t[]){rows, k}), *experts = zm_array_from_data(chosen, ZM_I32, (int64_t[]){rows, slots}, 2);
-      zm_array *stock = zm_multiply(zm_silu(zmi_gather_linear(&g, x, experts)), zmi_gather_linear(&u, x, experts));
-      same_bits("fused_swiglu_gather_qmv", zm_fused_swiglu_gather_qmv(x, &gate, &up, experts), stock);
-      zm_array *lhs = zm_arange(0, (double)rows, 1, ZM_I32);
-      zm_array *general = zm_gather_qmm_swiglu(zm_expand_dims(x, 1), &gate, &up, zm_expand_dims(lhs, -1), experts);
-      same_bits("gather_qmm_swiglu", zm_squeeze(general, 2), stock);
-      zm_array *act = some(dtype, 51, 3, (int64_t[]){rows, slots, k}), *w = some(dtype, 61, 2, (int64_t[]){rows, slots});
-      same_bits("gather_qmm_combine_quantized", zm_gather_qmm_combine_quantized(act, &gate, w, experts, ZM_COMBINE_FMA),
-                zmi_combine(zmi_gather_linear(&g, act, experts), w));
-      zm_scope_close(scope);
-    }
-  }
-}
-
 // ---- errors ----
 
 static void refused(const void *result, const char *words_of_message) {
@@ -467,14 +344,13 @@ static void test_errors(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_table),       cmocka_unit_test(test_page),         cmocka_unit_test(test_activations),
-      cmocka_unit_test(test_rows),        cmocka_unit_test(test_transformer),  cmocka_unit_test(test_reductions),
-      cmocka_unit_test(test_attention),   cmocka_unit_test(test_quant),        cmocka_unit_test(test_image),
-      cmocka_unit_test(test_moe),         cmocka_unit_test(test_samples),      cmocka_unit_test(test_sources),
-      cmocka_unit_test(test_swiglu_bits), cmocka_unit_test(test_combine_bits), cmocka_unit_test(test_dispatch_and_back),
-      cmocka_unit_test(test_decode_bits), cmocka_unit_test(test_errors),       cmocka_unit_test(test_adamw_options),
-      cmocka_unit_test(test_names),       cmocka_unit_test(test_adamw_rates),
-      cmocka_unit_test(test_model_bits),  cmocka_unit_test(test_router_bits),
+      cmocka_unit_test(test_table),       cmocka_unit_test(test_page),          cmocka_unit_test(test_activations),
+      cmocka_unit_test(test_rows),        cmocka_unit_test(test_transformer),   cmocka_unit_test(test_reductions),
+      cmocka_unit_test(test_attention),   cmocka_unit_test(test_quant),         cmocka_unit_test(test_image),
+      cmocka_unit_test(test_moe),         cmocka_unit_test(test_samples),       cmocka_unit_test(test_sources),
+      cmocka_unit_test(test_swiglu_bits), cmocka_unit_test(test_combine_bits),  cmocka_unit_test(test_dispatch_and_back),
+      cmocka_unit_test(test_errors),      cmocka_unit_test(test_adamw_options), cmocka_unit_test(test_names),
+      cmocka_unit_test(test_adamw_rates),
   };
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, open_files, close_files);

@@ -192,20 +192,47 @@ void zmi_rms_row(const zmi_kernels *kn, const void *x, zm_dtype dtype, const flo
 // gate[i] = silu(gate[i]) * up[i] for values already rounded to dtype; both steps are rounded to dtype. In float32.
 void zmi_swiglu_values(const zmi_kernels *kn, float *gate, const float *up, int64_t n, zm_dtype dtype);
 
-// work: float32 [2 * experts].
-void zmi_route_row(const zmi_kernels *kn, const zmi_route_attrs *a, const void *logits, zm_dtype dtype, int64_t experts, const float *bias,
-                   float *work, int32_t *chosen, void *weights);
-static inline size_t zmi_route_work(int64_t experts) {
-  return zmi_align64((size_t)experts * 2 * sizeof(float));
+// ---- routers (ops/route.c) ----
+// The k largest of n <= INT32_MAX numbers in falling order, NaN below everything, the lowest index among equals (zeros of either sign are).
+// best [k]; the index of an entry of it.
+void zmi_largest(const float *x, int64_t n, int64_t k, uint64_t *best);
+static inline uint32_t zmi_largest_index(uint64_t entry) {
+  return ~(uint32_t)entry;
 }
+enum { ZMI_ROUTE_CHOSEN = ZMI_ROUTE_SIGMOID + 1 }; // a kind that the catalog has: p = logits, weights = softmax of the chosen
+// What a router does with a row of logits: the op route of models, the fused op with a router, the routers of the catalog.
+typedef struct zmi_route_rule {
+  int64_t kind;               // zmi_route_kind or ZMI_ROUTE_CHOSEN
+  int64_t k;                  // experts that are chosen, from the top_groups best of `groups` groups
+  int64_t groups, top_groups; // 1 and 1: from all
+  bool rounds;                // p is rounded to the dtype of the logits
+  bool weighs_bias;           // the bias is part of the weights
+  bool norm;                  // weights are divided by their sum + eps
+  float eps, scale;
+} zmi_route_rule;
+zmi_route_rule zmi_route_rule_of(const zmi_route_attrs *a);
+// work: zmi_route_work bytes, aligned to 64. weights [k] of dtype `to`.
+void zmi_route_row(const zmi_kernels *kn, const zmi_route_rule *r, const void *logits, zm_dtype dtype, int64_t experts, const float *bias,
+                   void *work, int32_t *chosen, void *weights, zm_dtype to);
+size_t zmi_route_work(const zmi_route_rule *r, int64_t experts);
 zm_status zmi_want_route(const zmi_route_attrs *a, int64_t experts);
 
-enum { ZMI_COMBINE = 512 }; // elements of one tile of combine
-// dst[0..n) = sum over s of weights[s] * y[s * stride .. + n), n <= ZMI_COMBINE
-void zmi_combine_piece(const zmi_kernels *kn, const void *y, int64_t stride, const void *weights, zm_dtype dtype, int64_t slots, int64_t n,
-                       void *dst);
+enum { ZMI_COMBINE = 512, ZMI_COMBINE_MOST = 2048 }; // elements of one tile of combine; most that a piece may have
+// dst[0..n) = sum over s of weights[s] * y[s * stride .. + n); y, weights and dst each of its dtype.
+void zmi_combine_piece(const zmi_kernels *kn, const void *y, zm_dtype dtype, int64_t stride, const void *weights, zm_dtype weight_dtype,
+                       int64_t slots, int64_t n, void *dst, zm_dtype to);
 
 // ---- attention (ops/attention.c, ops/kv_write.c) ----
+// What some ranges of one query head came to: a maximum, a sum of exponentials and un-normalized values [dim].
+typedef struct zmi_partial {
+  float max, sum, unused[14];
+  float values[];
+} zmi_partial;
+static inline size_t zmi_partial_bytes(int64_t dim) {
+  return zmi_align64(sizeof(zmi_partial) + (size_t)dim * sizeof(float));
+}
+void zmi_partial_join(const zmi_kernels *kn, int64_t dim, zmi_partial *a, const zmi_partial *b); // a = a joined with b, which follows
+void zmi_partial_finish(const zmi_kernels *kn, int64_t dim, zmi_partial *a, void *dst, zm_dtype dtype);
 typedef struct zmi_heads {
   const zmi_kernels *kernels;
   zm_dtype dtype;

@@ -61,7 +61,9 @@ const zmi_entry *zmi_catalog_at(size_t i, const zmi_catalog_group **group); // i
 // By its name, its other name (table.c) or the name of its function. NULL if unknown (no error set).
 const zmi_entry *zmi_catalog_find(const char *name);
 const char *zmi_entry_function(const zmi_entry *e); // the public function without its zm_
-const char *zmi_entry_form(const zmi_entry *e);     // elements, rows, tiles, raw, or "in C": nothing of it is in the kernel language
+// The ops of models' tapes, one after another, whose bits the row has ("silu multiply"); NULL: none. tests/test_one_code.c compares them.
+const char *zmi_entry_tape(const zmi_entry *e);
+const char *zmi_entry_form(const zmi_entry *e); // elements, rows, tiles, raw, or "in C": nothing of it is in the kernel language
 int zmi_entry_parameters(const zmi_entry *e, double *values); // their number; values (may be NULL): the usual ones
 zm_status zmi_entry_call(const zmi_entry *e, zm_array *const *in, int nin, const double *params, zm_array **out);
 // The source of the definition, `dtype` for floats, for "c", "cuda", "metal" or "ir"; `full`: with the functions that it calls in front.

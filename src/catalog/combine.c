@@ -12,7 +12,7 @@ typedef struct combine_attrs {
   int64_t kind; // zm_combine
 } combine_attrs;
 
-enum { PIECE = 2048 }; // elements of one tile: long runs of memory
+enum { PIECE = ZMI_COMBINE_MOST }; // elements of one tile: long runs of memory
 
 static const zmi_field fields[] = {{"kind", ZMI_FIELD_WORD, offsetof(combine_attrs, kind), kinds}, {0}};
 
@@ -68,15 +68,16 @@ static void piece(const zmi_call *c, int64_t kind, int64_t row, int64_t first, i
   zm_dtype wt = c->in[WEIGHTS]->type.dtype;
   void *dst = zmi_at(c->dst[0], c->out[0]->type.dtype, row * width + first);
   const bool exact = kind == ZM_COMBINE_EXACT && t->dtype != ZM_F32; // float32 is rounded as it is computed
+  if (kind == ZM_COMBINE_FMA || kind == ZM_COMBINE_FP32) {
+    zmi_combine_piece(kn, zmi_at(c->src[Y], t->dtype, row * slots * width + first), t->dtype, width,
+                      zmi_at(c->src[WEIGHTS], wt, row * slots), wt, slots, n, dst, c->out[0]->type.dtype);
+    return;
+  }
   memset(sum, 0, (size_t)n * sizeof *sum);
   for (int64_t s = 0; s < slots; s++) {
     float w;
     const void *y = zmi_at(c->src[Y], t->dtype, (row * slots + s) * width + first);
     kn->load(zmi_at(c->src[WEIGHTS], wt, row * slots + s), wt, 1, &w);
-    if (kind == ZM_COMBINE_FMA || kind == ZM_COMBINE_FP32) {
-      kn->axpy(w, y, t->dtype, n, sum);
-      continue;
-    }
     if (t->dtype != ZM_F32) kn->load(y, t->dtype, n, value);
     if (exact)
       add_rounded(kn, sum, value, w, n, t->dtype);

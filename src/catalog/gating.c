@@ -4,66 +4,6 @@
 
 #include <string.h>
 
-// ---- the k largest of n ----
-
-// Numbers in the order of the choice: a key above, the complement of the index below. Zeros of either sign are equal.
-static uint64_t rank_of(float v, int64_t i) {
-  int32_t bits;
-  uint32_t key;
-  memcpy(&bits, &v, sizeof bits);
-  if (v != v)
-    key = 0;
-  else if (v == 0)
-    key = 0x80000000u;
-  else
-    key = (uint32_t)(bits < 0 ? bits ^ INT32_MAX : bits) ^ 0x80000000u;
-  return (uint64_t)key << 32 | (uint32_t) ~(uint32_t)i;
-}
-
-static void sink(uint64_t *heap, int64_t n, int64_t i) { // the smallest is on top
-  uint64_t v = heap[i];
-  for (int64_t child; (child = 2 * i + 1) < n; i = child) {
-    if (child + 1 < n && heap[child + 1] < heap[child]) child++;
-    if (v <= heap[child]) break;
-    heap[i] = heap[child];
-  }
-  heap[i] = v;
-}
-
-// best [k]: in falling order.
-static void largest(const float *x, int64_t n, int64_t k, uint64_t *best) {
-  enum { FEW = 32 };
-  if (k <= FEW) { // insertion
-    int64_t have = 0;
-    for (int64_t i = 0; i < n; i++) {
-      uint64_t r = rank_of(x[i], i);
-      if (have == k && r < best[k - 1]) continue;
-      int64_t at = have < k ? have++ : k - 1;
-      for (; at > 0 && best[at - 1] < r; at--) best[at] = best[at - 1];
-      best[at] = r;
-    }
-    return;
-  }
-  for (int64_t i = 0; i < k; i++) best[i] = rank_of(x[i], i);
-  for (int64_t i = k / 2 - 1; i >= 0; i--) sink(best, k, i);
-  for (int64_t i = k; i < n; i++) {
-    uint64_t r = rank_of(x[i], i);
-    if (r <= best[0]) continue;
-    best[0] = r;
-    sink(best, k, 0);
-  }
-  for (int64_t i = k - 1; i > 0; i--) { // the smallest goes to the end: falling
-    uint64_t v = best[0];
-    best[0] = best[i];
-    best[i] = v;
-    sink(best, i, 0);
-  }
-}
-
-static uint32_t index_of(uint64_t rank) {
-  return ~(uint32_t)rank;
-}
-
 static zm_status want_k(const zmi_type *x, int64_t k) {
   int64_t n = x->shape[1];
   if (n > INT32_MAX) return zmi_fail(ZM_ERROR_ARGUMENT, "x: rows of %lld elements are too long", (long long)n);
@@ -116,9 +56,9 @@ static void topk_run(const zmi_call *c, int64_t begin, int64_t end) {
     for (int64_t r = zmi_lane_begin(rows, lane); r < zmi_lane_begin(rows, lane + 1); r++) {
       const char *row = (const char *)c->src[0] + (size_t)(r * n) * size;
       c->kernels->load(row, t->dtype, n, x);
-      largest(x, n, k, best);
+      zmi_largest(x, n, k, best);
       for (int64_t j = 0; j < k; j++) {
-        uint32_t i = index_of(best[j]);
+        uint32_t i = zmi_largest_index(best[j]);
         ((uint32_t *)c->dst[1])[r * k + j] = i;
         memcpy((char *)c->dst[0] + (size_t)(r * k + j) * size, row + (size_t)i * size, size);
       }
@@ -211,70 +151,36 @@ static zm_status gate_infer(const void *attrs, int nin, const zmi_type *in, int 
   return ZM_OK;
 }
 
-static size_t gate_lane(const zmi_call *c) {
-  const gate_attrs *a = c->attrs;
-  size_t experts = (size_t)c->in[LOGITS]->type.shape[1], most = (size_t)ZMI_MAX(a->k, ZMI_MAX(a->top_groups, 2));
-  return 2 * zmi_align64(experts * sizeof(float)) + zmi_align64((size_t)a->groups * sizeof(float)) + zmi_align64(most * sizeof(uint64_t));
+// Weights are float32, and so is what they are made of, whatever the dtype of the logits.
+static zmi_route_rule rule_of(const gate_attrs *a) {
+  static const int64_t kinds_of_rules[] = {
+      [OF_LOGITS] = ZMI_ROUTE_CHOSEN, [OF_SOFTMAX] = ZMI_ROUTE_SOFTMAX, [OF_SIGMOID] = ZMI_ROUTE_SIGMOID};
+  return (zmi_route_rule){.kind = kinds_of_rules[a->kind],
+                          .k = a->k,
+                          .groups = a->groups,
+                          .top_groups = a->top_groups,
+                          .weighs_bias = a->kind == OF_SOFTMAX,
+                          .norm = a->norm != 0,
+                          .eps = 1e-20f,
+                          .scale = 1};
 }
 
 static size_t gate_scratch(const zmi_call *c) {
-  return gate_lane(c) * (size_t)lanes(c);
-}
-
-// Scores of groups that are not among the best become -infinity: nothing in them can be chosen before what is in the others.
-static void keep_groups(const gate_attrs *a, float *score, int64_t experts, float *group, uint64_t *best) {
-  static const union {
-    uint32_t u;
-    float f;
-  } none = {.u = 0xff800000u};
-  int64_t size = experts / a->groups;
-  for (int64_t g = 0; g < a->groups; g++) {
-    const float *s = score + g * size;
-    largest(s, size, ZMI_MIN(size, 2), best);
-    group[g] = size > 1 ? s[index_of(best[0])] + s[index_of(best[1])] : s[0];
-  }
-  largest(group, a->groups, a->top_groups, best);
-  for (int64_t g = 0; g < a->groups; g++) {
-    bool kept = false;
-    for (int64_t i = 0; i < a->top_groups; i++) kept |= index_of(best[i]) == (uint32_t)g;
-    for (int64_t e = g * size; !kept && e < (g + 1) * size; e++) score[e] = none.f;
-  }
-}
-
-static void gate_row(const zmi_call *c, const gate_attrs *a, int64_t r, char *memory) {
-  int64_t experts = c->in[LOGITS]->type.shape[1], k = a->k;
-  size_t floats = zmi_align64((size_t)experts * sizeof(float));
-  float *p = (float *)(void *)memory, *score = (float *)(void *)(memory + floats), *group = (float *)(void *)(memory + 2 * floats);
-  uint64_t *best = (uint64_t *)(void *)(memory + 2 * floats + zmi_align64((size_t)a->groups * sizeof(float)));
-  float *weights = (float *)c->dst[0] + r * k;
-  uint32_t *chosen = (uint32_t *)c->dst[1] + r * k;
-  const float *bias = c->nin > BIAS ? c->src[BIAS] : NULL;
-  zm_dtype dtype = c->in[LOGITS]->type.dtype;
-  c->kernels->load(zmi_at(c->src[LOGITS], dtype, r * experts), dtype, experts, p);
-  if (a->kind == OF_SOFTMAX) c->kernels->softmax(p, experts);
-  if (a->kind == OF_SIGMOID) c->kernels->sigmoid(p, experts);
-  for (int64_t e = 0; e < experts; e++) score[e] = bias ? p[e] + bias[e] : p[e];
-  if (a->kind == OF_SOFTMAX) memcpy(p, score, (size_t)experts * sizeof *p); // the bias is part of the weight
-  if (a->groups > 1) keep_groups(a, score, experts, group, best);
-  largest(score, experts, k, best);
-  for (int64_t j = 0; j < k; j++) {
-    chosen[j] = index_of(best[j]);
-    weights[j] = p[chosen[j]];
-  }
-  if (a->kind == OF_LOGITS) {
-    c->kernels->softmax(weights, k);
-  } else if (a->norm) {
-    float total = 0;
-    for (int64_t j = 0; j < k; j++) total += weights[j];
-    for (int64_t j = 0; j < k; j++) weights[j] /= total + 1e-20f;
-  }
+  const zmi_route_rule rule = rule_of(c->attrs);
+  return zmi_route_work(&rule, c->in[LOGITS]->type.shape[1]) * (size_t)lanes(c);
 }
 
 static void gate_run(const zmi_call *c, int64_t begin, int64_t end) {
-  int64_t rows = c->in[LOGITS]->type.shape[0];
+  const zmi_route_rule rule = rule_of(c->attrs);
+  const zm_dtype dtype = c->in[LOGITS]->type.dtype;
+  const int64_t rows = c->in[LOGITS]->type.shape[0], experts = c->in[LOGITS]->type.shape[1];
+  const float *bias = c->nin > BIAS ? c->src[BIAS] : NULL;
   for (int64_t lane = begin; lane < end; lane++) {
-    char *memory = (char *)c->scratch + gate_lane(c) * (size_t)lane;
-    for (int64_t r = zmi_lane_begin(rows, lane); r < zmi_lane_begin(rows, lane + 1); r++) gate_row(c, c->attrs, r, memory);
+    void *work = (char *)c->scratch + zmi_route_work(&rule, experts) * (size_t)lane;
+    for (int64_t r = zmi_lane_begin(rows, lane); r < zmi_lane_begin(rows, lane + 1); r++) {
+      zmi_route_row(c->kernels, &rule, zmi_at(c->src[LOGITS], dtype, r * experts), dtype, experts, bias, work,
+                    (int32_t *)c->dst[1] + r * rule.k, (float *)c->dst[0] + r * rule.k, ZM_F32);
+    }
   }
 }
 

@@ -1,6 +1,6 @@
-// Attention of one query row a sequence over a cache in blocks. A tile is one sequence and one key/value head: each key and value is
-// widened once for all query heads that share it. The order is that of docs/numerics.md (ranges of 128 positions joined from left to
-// right), but for the dot product: here the products of a key, each rounded, are added in the lane order.
+// Attention of one query row a sequence over a cache in blocks. A tile is one sequence and one key/value head. The keys and values of a
+// range of 128 positions are brought together as the caches of models have them, once for all query heads that share them; from there it is
+// the attention of models: their kernel for a range, their way to join ranges (docs/numerics.md).
 #include "catalog/ops.h"
 
 #include <string.h>
@@ -47,6 +47,7 @@ typedef struct paged {
   const zmi_kernels *kn;
   zm_dtype dtype;
   int64_t batch, heads, dim, kv, share, blocks, block, table;
+  int64_t even; // dim, or one more where it is odd: the last pair is filled up with zeros
   float scale;
 } paged;
 
@@ -58,18 +59,36 @@ static paged paged_of(const zmi_call *c) {
   p.blocks = k->shape[0];
   p.block = k->shape[1];
   p.table = c->in[TABLE]->type.shape[1];
+  p.even = p.dim + p.dim % 2;
   p.scale = (float)((const paged_attrs *)c->attrs)->scale;
   return p;
 }
 
-// Of one lane, in floats: q, acc and part [share][dim], key and product [dim], scores [share][128], max and sum [share].
-static size_t lane_floats(const paged *p) {
-  return (size_t)(3 * p->share * p->dim + 2 * p->dim + p->share * ZMI_KEY_RANGE + 2 * p->share);
+// Of one lane: queries [share][even], keys [8][even / 2][16][2] and values [128][even] of a range; results [share + 1].
+typedef struct work {
+  char *q, *keys, *values, *results;
+} work;
+
+static size_t row_bytes_of(const paged *p) {
+  return (size_t)p->even * zm_dtype_size(p->dtype);
+}
+
+static size_t lane_bytes(const paged *p) {
+  const size_t row = row_bytes_of(p);
+  return zmi_align64((size_t)p->share * row) + 2 * zmi_align64(ZMI_KEY_RANGE * row) + zmi_partial_bytes(p->even) * (size_t)(p->share + 1);
+}
+
+static work work_at(const paged *p, char *memory) {
+  work w = {.q = memory};
+  w.keys = w.q + zmi_align64((size_t)p->share * row_bytes_of(p));
+  w.values = w.keys + zmi_align64(ZMI_KEY_RANGE * row_bytes_of(p));
+  w.results = w.values + zmi_align64(ZMI_KEY_RANGE * row_bytes_of(p));
+  return w;
 }
 
 static size_t scratch(const zmi_call *c) {
   paged p = paged_of(c);
-  return zmi_align64(lane_floats(&p) * sizeof(float)) * (size_t)zmi_lane_count(p.batch * p.kv);
+  return lane_bytes(&p) * (size_t)zmi_lane_count(p.batch * p.kv);
 }
 
 static int64_t tiles(const zmi_call *c) {
@@ -83,44 +102,75 @@ static int64_t place(const paged *p, const int32_t *table, int64_t t) {
   return b < 0 || b >= p->blocks ? -1 : b * p->block + t % p->block;
 }
 
-typedef struct work {
-  float *q, *acc, *part, *key, *product, *score, *max, *sum;
-} work;
-
-static void one_range(const paged *p, const zmi_call *c, const work *w, const int32_t *table, int64_t head, int64_t first, int64_t last) {
-  int64_t count = 0, rows[ZMI_KEY_RANGE];
-  for (int64_t t = first; t < last; t++) {
-    int64_t row = place(p, table, t);
-    if (row >= 0) rows[count++] = (row * p->kv + head) * p->dim;
+// The pairs of a key to its place of a block; of bfloat16 and float16, or of float32.
+#define PUT_PAIRS(T)                                                                                                                       \
+  for (int64_t j = 0; j < pairs; j++) {                                                                                                    \
+    T pair;                                                                                                                                \
+    memcpy(&pair, key + (size_t)j * sizeof pair, sizeof pair);                                                                             \
+    memcpy(to + (size_t)(j * ZMI_KEY_BLOCK) * sizeof pair, &pair, sizeof pair);                                                            \
   }
-  if (count == 0) return;
-  for (int64_t t = 0; t < count; t++) {
-    p->kn->load(zmi_at(c->src[KEYS], p->dtype, rows[t]), p->dtype, p->dim, w->key);
+
+static void put_key(const paged *p, const char *key, char *keys, int64_t t) {
+  const size_t size = zm_dtype_size(p->dtype);
+  const int64_t pairs = p->dim / 2;
+  char *to = keys + (size_t)(t / ZMI_KEY_BLOCK * ZMI_KEY_BLOCK * p->even + 2 * (t % ZMI_KEY_BLOCK)) * size;
+  if (size == 2) {
+    PUT_PAIRS(uint32_t)
+  } else {
+    PUT_PAIRS(uint64_t)
+  }
+  if (p->dim == p->even) return;
+  to += (size_t)(2 * pairs * ZMI_KEY_BLOCK) * size;
+  memcpy(to, key + (size_t)(p->dim - 1) * size, size);
+  memset(to + size, 0, size);
+}
+
+static void put_row(const paged *p, const char *from, char *to) {
+  const size_t size = zm_dtype_size(p->dtype), bytes = (size_t)p->dim * size;
+  memcpy(to, from, bytes);
+  if (p->dim != p->even) memset(to + bytes, 0, size);
+}
+
+// Positions [first, last) of a sequence that have a block, side by side as in the caches of models; their number.
+static int64_t bring_together(const paged *p, const zmi_call *c, const work *w, const int32_t *table, int64_t head, int64_t first,
+                              int64_t last) {
+  const size_t row_bytes = row_bytes_of(p);
+  int64_t count = 0;
+  for (int64_t t = first; t < last; t++) {
+    int64_t row = place(p, table, t), from = (row * p->kv + head) * p->dim;
+    if (row < 0) continue;
+    if (count % ZMI_KEY_BLOCK == 0) memset(w->keys + (size_t)count * row_bytes, 0, ZMI_KEY_BLOCK * row_bytes);
+    put_key(p, zmi_at(c->src[KEYS], p->dtype, from), w->keys, count);
+    put_row(p, zmi_at(c->src[VALUES], p->dtype, from), w->values + (size_t)count * row_bytes);
+    count++;
+  }
+  return count;
+}
+
+static void one_sequence(const paged *p, const zmi_call *c, const work *w, int64_t b, int64_t head) {
+  const int32_t *table = (const int32_t *)c->src[TABLE] + b * p->table;
+  const size_t row_bytes = row_bytes_of(p), result = zmi_partial_bytes(p->even);
+  const int64_t length = ZMI_MIN((int64_t)((const int32_t *)c->src[LENGTHS])[b], p->table * p->block);
+  const int64_t at = (b * p->heads + head * p->share) * p->dim;
+  zmi_partial *now = (zmi_partial *)(void *)(w->results + (size_t)p->share * result);
+  bool any = false;
+  for (int64_t s = 0; s < p->share; s++) put_row(p, zmi_at(c->src[Q], p->dtype, at + s * p->dim), w->q + (size_t)s * row_bytes);
+  for (int64_t t = 0; t < length; t += ZMI_KEY_RANGE) {
+    const int64_t count = bring_together(p, c, w, table, head, t, ZMI_MIN(t + ZMI_KEY_RANGE, length));
+    if (count == 0) continue;
     for (int64_t s = 0; s < p->share; s++) {
-      memset(w->product, 0, (size_t)p->dim * sizeof(float));
-      p->kn->multiply_add(w->q + s * p->dim, w->key, p->dim, w->product);
-      w->score[s * ZMI_KEY_RANGE + t] = p->scale * p->kn->sum(w->product, p->dim);
+      zmi_partial *all = (zmi_partial *)(void *)(w->results + (size_t)s * result), *to = any ? now : all;
+      p->kn->attend(w->q + (size_t)s * row_bytes, w->keys, w->values, p->dtype, p->even, count, p->scale, &to->max, &to->sum, to->values);
+      if (any) zmi_partial_join(p->kn, p->even, all, now);
     }
+    any = true;
   }
   for (int64_t s = 0; s < p->share; s++) {
-    float *score = w->score + s * ZMI_KEY_RANGE, *acc = w->acc + s * p->dim, *part = w->part + s * p->dim;
-    float m = p->kn->max(score, count);
-    for (int64_t t = 0; t < count; t++) score[t] -= m;
-    p->kn->exp(score, count);
-    float sum = p->kn->sum(score, count);
-    memset(part, 0, (size_t)p->dim * sizeof(float));
-    for (int64_t t = 0; t < count; t++) p->kn->axpy(score[t], zmi_at(c->src[VALUES], p->dtype, rows[t]), p->dtype, p->dim, part);
-    if (w->sum[s] < 0) { // the first range
-      memcpy(acc, part, (size_t)p->dim * sizeof(float));
-      w->max[s] = m;
-      w->sum[s] = sum;
-      continue;
-    }
-    float most = w->max[s] > m || w->max[s] != w->max[s] ? w->max[s] : m;
-    float a = w->max[s] == most ? 1.0f : zmi_expf(w->max[s] - most), b = m == most ? 1.0f : zmi_expf(m - most);
-    for (int64_t d = 0; d < p->dim; d++) acc[d] = __builtin_fmaf(b, part[d], a * acc[d]);
-    w->sum[s] = __builtin_fmaf(b, sum, a * w->sum[s]);
-    w->max[s] = most;
+    void *to = zmi_at(c->dst[0], p->dtype, at + s * p->dim);
+    if (any)
+      zmi_partial_finish(p->kn, p->dim, (zmi_partial *)(void *)(w->results + (size_t)s * result), to, p->dtype);
+    else
+      memset(to, 0, (size_t)p->dim * zm_dtype_size(p->dtype)); // no position is seen
   }
 }
 
@@ -128,27 +178,8 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
   paged p = paged_of(c);
   int64_t all = p.batch * p.kv;
   for (int64_t lane = begin; lane < end; lane++) {
-    float *memory = (float *)(void *)((char *)c->scratch + zmi_align64(lane_floats(&p) * sizeof(float)) * (size_t)lane);
-    int64_t size = p.share * p.dim;
-    work w = {.q = memory, .acc = memory + size, .part = memory + 2 * size, .key = memory + 3 * size};
-    w.product = w.key + p.dim;
-    w.score = w.product + p.dim;
-    w.max = w.score + p.share * ZMI_KEY_RANGE;
-    w.sum = w.max + p.share;
-    for (int64_t i = zmi_lane_begin(all, lane); i < zmi_lane_begin(all, lane + 1); i++) {
-      int64_t b = i / p.kv, head = i % p.kv, at = (b * p.heads + head * p.share) * p.dim;
-      const int32_t *table = (const int32_t *)c->src[TABLE] + b * p.table;
-      int64_t length = ZMI_MIN((int64_t)((const int32_t *)c->src[LENGTHS])[b], p.table * p.block);
-      p.kn->load(zmi_at(c->src[Q], p.dtype, at), p.dtype, size, w.q);
-      memset(w.acc, 0, (size_t)size * sizeof(float));
-      for (int64_t s = 0; s < p.share; s++) w.sum[s] = -1;
-      for (int64_t t = 0; t < length; t += ZMI_KEY_RANGE) one_range(&p, c, &w, table, head, t, ZMI_MIN(t + ZMI_KEY_RANGE, length));
-      for (int64_t s = 0; s < p.share; s++) {
-        if (w.sum[s] < 0) continue; // no position is seen: zeros
-        for (int64_t d = 0; d < p.dim; d++) w.acc[s * p.dim + d] /= w.sum[s];
-      }
-      p.kn->store(w.acc, size, zmi_at(c->dst[0], p.dtype, at), p.dtype);
-    }
+    work w = work_at(&p, (char *)c->scratch + lane_bytes(&p) * (size_t)lane);
+    for (int64_t i = zmi_lane_begin(all, lane); i < zmi_lane_begin(all, lane + 1); i++) one_sequence(&p, c, &w, i / p.kv, i % p.kv);
   }
 }
 

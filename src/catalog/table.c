@@ -54,6 +54,39 @@ const zmi_entry *zmi_catalog_at(size_t i, const zmi_catalog_group **group) {
 // Other names of rows: those that ZMLX has for them.
 static const struct { const char *name, *row; } other_names[] = {{"silu_mul_grad", "silu_mul"}};
 
+// Rows and what models' tapes are made of.
+static const struct {
+  const char *row, *tape;
+} tapes[] = {
+    {"add", "add"},
+    {"mul", "multiply"},
+    {"silu", "silu"},
+    {"swiglu", "silu multiply"},
+    {"swiglu2", "silu multiply"},
+    {"rmsnorm", "rms_norm"},
+    {"rms_norm_no_weight", "rms_norm"},
+    {"glm_rmsnorm", "rms_norm"},
+    {"rmsnorm_residual", "add rms_norm"},
+    {"apply_rope", "rope"},
+    {"apply_rope_interleaved", "rope"},
+    {"apply_gqa_rope", "rope"},
+    {"rope_and_cache_update", "rope write_keys write_values"},
+    {"paged_attention", "attention"},
+    {"topk_gating_softmax", "route"},
+    {"deepseek_router_topk_sigmoid", "route"},
+    {"moe_combine", "combine"},
+    {"gather_qmm_swiglu", "gather_linear silu multiply"},
+    {"fused_swiglu_gather_qmv", "linear gather_linear silu multiply"},
+    {"gather_qmm_combine_quantized", "gather_linear combine"},
+};
+
+const char *zmi_entry_tape(const zmi_entry *e) {
+  for (size_t i = 0; i < ZMI_COUNT(tapes); i++) {
+    if (strcmp(tapes[i].row, e->name) == 0) return tapes[i].tape;
+  }
+  return NULL;
+}
+
 const char *zmi_entry_function(const zmi_entry *e) {
   return e->function ? e->function : e->name;
 }

@@ -59,6 +59,24 @@ static void list_json(const cli_kernel_choice *only) {
   cli_print_json(json_pack("{s:o}", "kernels", list));
 }
 
+// The ops of models' tapes that the row is the code of, and the fused ops that do the same: "rms_norm (fused_qkv, fused_residual_norm)".
+static void add_tape(zmi_text *out, const zmi_entry *e) {
+  const char *next = zmi_entry_tape(e);
+  while (*next) {
+    char word[64];
+    const int size = (int)strcspn(next, " ");
+    int found = 0;
+    snprintf(word, sizeof word, "%.*s", size, next);
+    zmi_text_add(out, "%s%s", next == zmi_entry_tape(e) ? "" : ", ", word);
+    for (size_t i = 0; i < zmi_patch_op_count(); i++) {
+      const zmi_op *fused = zmi_patch_op_at(i);
+      if (zmi_patch_op_replaces(fused, word)) zmi_text_add(out, "%s%s", found++ ? ", " : " (in ", fused->name);
+    }
+    if (found) zmi_text_add(out, ")");
+    next += size + (next[size] != 0);
+  }
+}
+
 // All that the catalog says of one row.
 static void list_one(const zmi_entry *e) {
   const zmi_catalog_group *group = NULL;
@@ -67,6 +85,12 @@ static void list_one(const zmi_entry *e) {
   cli_print("form        %s\nformula     %s\nshapes      %s\n", zmi_entry_form(e), e->formula, e->shapes);
   cli_print("dtypes      %s\ngradient    %s\n", e->dtypes ? e->dtypes : "float16, bfloat16, float32", e->gradient);
   if (e->parameters) cli_print("parameters  %s\n", e->parameters);
+  if (zmi_entry_tape(e)) {
+    zmi_text tape = {0};
+    add_tape(&tape, e);
+    cli_print("tape        %s\n", zmi_text_str(&tape));
+    zmi_text_release(&tape);
+  }
 }
 
 // What fits in a cell of the table: whole words, with dots for the rest.
@@ -123,12 +147,23 @@ static int show_operations(const cli_args *args, const zmi_entry *e, bool gradie
   return CLI_OK;
 }
 
+// What decodes with these bits, as a comment in front of the source.
+static void show_tape(const cli_args *args, const zmi_entry *e) {
+  zmi_text out = {0};
+  if (!zmi_entry_tape(e) || cli_flag(args, "vjp") || cli_flag(args, "json")) return;
+  zmi_text_add(&out, "// The code of tape ops: ");
+  add_tape(&out, e);
+  cli_print("%s\n", zmi_text_str(&out));
+  zmi_text_release(&out);
+}
+
 int cli_kernel_show(const cli_args *args, const char *name) {
   const zm_dtype dtype = zm_dtype_from_name(cli_text(args, "dtype"));
   const bool gradients = cli_flag(args, "vjp");
   const zmi_entry *e = find(name);
   zmi_text out = {0};
   if (!e) return CLI_USAGE;
+  if (!e->definition) show_tape(args, e);
   if (!e->definition) return show_operations(args, e, false);
   char *source = gradients ? NULL : zmi_entry_source(e, dtype, cli_text(args, "target"), cli_flag(args, "full"));
   zmi_code *code = gradients ? zmi_entry_code_vjp(e, dtype) : NULL;
@@ -140,7 +175,7 @@ int cli_kernel_show(const cli_args *args, const char *name) {
   if (cli_flag(args, "json"))
     cli_print_json(json_pack("{s:s, s:s, s:s}", "name", e->name, "target", cli_text(args, "target"), "source", source));
   else
-    cli_write(source, strlen(source));
+    show_tape(args, e), cli_write(source, strlen(source));
   zm_free_text(source);
   return CLI_OK;
 }

@@ -59,8 +59,9 @@ typedef struct moe {
   const zmi_kernels *kn;
   zm_dtype dtype;
   int64_t rows, slots, pairs, experts, width, hidden;
-  zmi_forms x;  // for router, gate, up
-  zmi_ready h;  // form of the activations that `down` takes
+  zmi_forms x; // for router, gate, up
+  zmi_ready h; // form of the activations that `down` takes
+  zmi_route_rule route;
   char *memory; // scratch
   size_t logits, chosen, weights, work, plan, act, made, y, total;
 } moe;
@@ -85,7 +86,8 @@ static moe moe_of(const zmi_call *c) {
   m.logits = zmi_take_bytes(&m.total, (size_t)(m.rows * m.experts) * size);
   m.chosen = zmi_take_bytes(&m.total, (size_t)m.pairs * sizeof(int32_t));
   m.weights = zmi_take_bytes(&m.total, (size_t)m.pairs * size);
-  m.work = zmi_take_bytes(&m.total, zmi_route_work(m.experts) * (size_t)zmi_lane_count(m.rows));
+  m.route = zmi_route_rule_of(&a->route);
+  m.work = zmi_take_bytes(&m.total, zmi_route_work(&m.route, m.experts) * (size_t)zmi_lane_count(m.rows));
   m.plan = zmi_take_bytes(&m.total, zmi_expert_plan_bytes(m.experts, m.pairs));
   m.act = zmi_take_bytes(&m.total, (size_t)(m.pairs * m.width) * size);
   m.made = zmi_take_bytes(&m.total, m.h.direct ? 0 : (size_t)m.pairs * m.h.bytes);
@@ -149,10 +151,10 @@ static void route_run(const zmi_call *c, int64_t begin, int64_t end) {
   moe m = moe_of(c);
   const float *bias = c->nin > CHOICE_BIAS ? c->src[CHOICE_BIAS] : NULL;
   for (int64_t lane = begin; lane < end; lane++) {
-    float *work = (float *)(void *)(m.memory + m.work + (size_t)lane * zmi_route_work(m.experts));
+    void *work = m.memory + m.work + (size_t)lane * zmi_route_work(&m.route, m.experts);
     for (int64_t r = zmi_lane_begin(m.rows, lane); r < zmi_lane_begin(m.rows, lane + 1); r++) {
-      zmi_route_row(m.kn, &m.a->route, zmi_at(m.memory + m.logits, m.dtype, r * m.experts), m.dtype, m.experts, bias, work,
-                    (int32_t *)(void *)(m.memory + m.chosen) + r * m.slots, zmi_at(m.memory + m.weights, m.dtype, r * m.slots));
+      zmi_route_row(m.kn, &m.route, zmi_at(m.memory + m.logits, m.dtype, r * m.experts), m.dtype, m.experts, bias, work,
+                    (int32_t *)(void *)(m.memory + m.chosen) + r * m.slots, zmi_at(m.memory + m.weights, m.dtype, r * m.slots), m.dtype);
     }
   }
   if (m.rows == 1) make_plan(&m);
@@ -273,9 +275,9 @@ static void sum_run(const zmi_call *c, int64_t begin, int64_t end) {
   moe m = moe_of(c);
   for (int64_t t = begin; t < end; t++) {
     int64_t row = t / sum_pieces(&m), first = t % sum_pieces(&m) * ZMI_COMBINE;
-    zmi_combine_piece(m.kn, zmi_at(m.memory + m.y, m.dtype, row * m.slots * m.hidden + first), m.hidden,
+    zmi_combine_piece(m.kn, zmi_at(m.memory + m.y, m.dtype, row * m.slots * m.hidden + first), m.dtype, m.hidden,
                       zmi_at(m.memory + m.weights, m.dtype, row * m.slots), m.dtype, m.slots, ZMI_MIN(m.hidden - first, ZMI_COMBINE),
-                      zmi_at(c->dst[0], m.dtype, row * m.hidden + first));
+                      zmi_at(c->dst[0], m.dtype, row * m.hidden + first), m.dtype);
   }
 }
 

@@ -28,6 +28,7 @@ zm_status zmi_own_patterns_apply(const zm_own_pattern *own, size_t count, zmi_gr
 // The fused ops, which patched tapes contain. find also knows every op of the array room: it is what parses any tape.
 const zmi_op *zmi_patch_op_find(const char *name); // NULL if unknown
 size_t zmi_patch_op_count(void);
+bool zmi_patch_op_replaces(const zmi_op *fused, const char *op); // whether it rounds as that op: its sentence of rounding names it
 const zmi_op *zmi_patch_op_at(size_t i);
 
 zm_patch_report *zmi_patch_report_new(void);

@@ -29,6 +29,18 @@ const zmi_op *zmi_patch_op_at(size_t i) {
   return i < ZMI_COUNT(ops) ? ops[i] : NULL;
 }
 
+static bool is_of_word(char c) {
+  return (c >= 'a' && c <= 'z') || c == '_';
+}
+
+bool zmi_patch_op_replaces(const zmi_op *fused, const char *op) {
+  const size_t size = strlen(op);
+  for (const char *s = fused->rounding; (s = strstr(s, op)) != NULL; s += size) {
+    if ((s == fused->rounding || !is_of_word(s[-1])) && !is_of_word(s[size])) return true;
+  }
+  return false;
+}
+
 const zmi_op *zmi_patch_op_find(const char *name) {
   for (size_t i = 0; i < ZMI_COUNT(ops); i++) {
     if (strcmp(ops[i]->name, name) == 0) return ops[i];

@@ -12,35 +12,36 @@ enum { Q, KEYS, VALUES, POSITION, SEQUENCE };
 
 // Every range is a tile of its own where rows are few and their partial results take at most SPLIT_BYTES; else a head's ranges follow one
 // another.
-enum { SPLIT_ROWS = 8, SPLIT_BYTES = 16 * 1024 * 1024, SPLIT_TILES = 64, PASS_ROWS = 8, HEADER = 16 };
+enum { SPLIT_ROWS = 8, SPLIT_BYTES = 16 * 1024 * 1024, SPLIT_TILES = 64, PASS_ROWS = 8 };
 
 // ---- one query head ----
 
-// What some ranges of one query head came to. In scratch: header, then values [dim].
-typedef struct partial {
-  float max, sum, unused[HEADER - 2];
-  float values[];
-} partial;
-
-static size_t partial_bytes(const zmi_heads *h) {
-  return zmi_align64(sizeof(partial) + (size_t)h->dim * sizeof(float));
-}
-
-// a = a joined with b, the range that follows.
-static void join(const zmi_heads *h, partial *a, const partial *b) {
+void zmi_partial_join(const zmi_kernels *kn, int64_t dim, zmi_partial *a, const zmi_partial *b) {
   float max = b->max > a->max || b->max != b->max ? b->max : a->max;
   float wa = max == a->max ? 1 : zmi_expf(a->max - max), wb = max == b->max ? 1 : zmi_expf(b->max - max);
   if (wa != 1) {
-    for (int64_t i = 0; i < h->dim; i++) a->values[i] *= wa;
+    for (int64_t i = 0; i < dim; i++) a->values[i] *= wa;
   }
-  h->kernels->axpy(wb, b->values, ZM_F32, h->dim, a->values);
+  kn->axpy(wb, b->values, ZM_F32, dim, a->values);
   a->sum = __builtin_fmaf(wb, b->sum, wa * a->sum);
   a->max = max;
 }
 
-static void finish(const zmi_heads *h, partial *a, int64_t row, int64_t head) {
-  for (int64_t i = 0; i < h->dim; i++) a->values[i] /= a->sum;
-  h->kernels->store(a->values, h->dim, zmi_at(h->out, h->dtype, (row * h->heads + head) * h->dim), h->dtype);
+void zmi_partial_finish(const zmi_kernels *kn, int64_t dim, zmi_partial *a, void *dst, zm_dtype dtype) {
+  for (int64_t i = 0; i < dim; i++) a->values[i] /= a->sum;
+  kn->store(a->values, dim, dst, dtype);
+}
+
+static size_t partial_bytes(const zmi_heads *h) {
+  return zmi_partial_bytes(h->dim);
+}
+
+static void join(const zmi_heads *h, zmi_partial *a, const zmi_partial *b) {
+  zmi_partial_join(h->kernels, h->dim, a, b);
+}
+
+static void finish(const zmi_heads *h, zmi_partial *a, int64_t row, int64_t head) {
+  zmi_partial_finish(h->kernels, h->dim, a, zmi_at(h->out, h->dtype, (row * h->heads + head) * h->dim), h->dtype);
 }
 
 // Positions that a row sees; 0 if its position or sequence is out of range.
@@ -53,7 +54,7 @@ static int64_t ranges_of(int64_t positions) {
   return (positions + ZMI_KEY_RANGE - 1) / ZMI_KEY_RANGE;
 }
 
-static void attend(const zmi_heads *h, int64_t row, int64_t head, int64_t range, partial *to) {
+static void attend(const zmi_heads *h, int64_t row, int64_t head, int64_t range, zmi_partial *to) {
   int64_t first = range * ZMI_KEY_RANGE, count = ZMI_MIN(seen(h, row) - first, ZMI_KEY_RANGE);
   int64_t kv = head / (h->heads / h->kv_heads), at = (h->sequence[row] * h->kv_heads + kv) * h->context + first;
   h->kernels->attend(zmi_at(h->q, h->dtype, (row * h->heads + head) * h->dim), zmi_at(h->keys, h->dtype, at * h->dim),
@@ -73,8 +74,8 @@ static bool splits(const zmi_heads *h) {
          bytes <= SPLIT_BYTES;
 }
 
-static partial *split_partial(const zmi_heads *h, void *scratch, int64_t row, int64_t head, int64_t range) {
-  return (partial *)(void *)((char *)scratch + (size_t)((row * h->heads + head) * all_ranges(h) + range) * partial_bytes(h));
+static zmi_partial *split_partial(const zmi_heads *h, void *scratch, int64_t row, int64_t head, int64_t range) {
+  return (zmi_partial *)(void *)((char *)scratch + (size_t)((row * h->heads + head) * all_ranges(h) + range) * partial_bytes(h));
 }
 
 // Items (row, key/value head, range) that have positions, shared out evenly: their number is known only now.
@@ -103,7 +104,7 @@ static void split_finish(const zmi_heads *h, void *scratch, int64_t begin, int64
       zero_row(h, row, head);
       continue;
     }
-    partial *first = split_partial(h, scratch, row, head, 0);
+    zmi_partial *first = split_partial(h, scratch, row, head, 0);
     for (int64_t range = 1; range < ranges; range++) join(h, first, split_partial(h, scratch, row, head, range));
     finish(h, first, row, head);
   }
@@ -129,13 +130,13 @@ static int64_t fold(int64_t i, int64_t n) {
 static void pass_tile(const zmi_heads *h, char *memory, int64_t tile) {
   int64_t group = h->heads / h->kv_heads, parts = pass_tiles(h) / h->kv_heads, first = fold(tile % parts, parts) * PASS_ROWS;
   int64_t last = ZMI_MIN(first + PASS_ROWS, h->rows), ranges = 0, head = tile / parts * group;
-  partial *now = (partial *)(void *)(memory + (size_t)(PASS_ROWS * group) * partial_bytes(h));
+  zmi_partial *now = (zmi_partial *)(void *)(memory + (size_t)(PASS_ROWS * group) * partial_bytes(h));
   for (int64_t r = first; r < last; r++) ranges = ZMI_MAX(ranges, ranges_of(seen(h, r)));
   for (int64_t range = 0; range < ranges; range++) {
     for (int64_t r = first; r < last; r++) {
       if (range >= ranges_of(seen(h, r))) continue;
       for (int64_t q = 0; q < group; q++) {
-        partial *sum = (partial *)(void *)(memory + (size_t)((r - first) * group + q) * partial_bytes(h));
+        zmi_partial *sum = (zmi_partial *)(void *)(memory + (size_t)((r - first) * group + q) * partial_bytes(h));
         attend(h, r, head + q, range, range ? now : sum);
         if (range) join(h, sum, now);
       }
@@ -146,7 +147,7 @@ static void pass_tile(const zmi_heads *h, char *memory, int64_t tile) {
       if (seen(h, r) == 0) {
         zero_row(h, r, head + q);
       } else {
-        finish(h, (partial *)(void *)(memory + (size_t)((r - first) * group + q) * partial_bytes(h)), r, head + q);
+        finish(h, (zmi_partial *)(void *)(memory + (size_t)((r - first) * group + q) * partial_bytes(h)), r, head + q);
       }
     }
   }

@@ -6,16 +6,16 @@
 
 enum { Y, WEIGHTS };
 
-void zmi_combine_piece(const zmi_kernels *kn, const void *y, int64_t stride, const void *weights, zm_dtype dtype, int64_t slots, int64_t n,
-                       void *dst) {
-  _Alignas(64) float sum[ZMI_COMBINE];
+void zmi_combine_piece(const zmi_kernels *kn, const void *y, zm_dtype dtype, int64_t stride, const void *weights, zm_dtype weight_dtype,
+                       int64_t slots, int64_t n, void *dst, zm_dtype to) {
+  _Alignas(64) float sum[ZMI_COMBINE_MOST];
   memset(sum, 0, (size_t)n * sizeof *sum);
   for (int64_t s = 0; s < slots; s++) {
     float w;
-    kn->load(zmi_at(weights, dtype, s), dtype, 1, &w);
+    kn->load(zmi_at(weights, weight_dtype, s), weight_dtype, 1, &w);
     kn->axpy(w, zmi_at(y, dtype, s * stride), dtype, n, sum);
   }
-  kn->store(sum, n, dst, dtype);
+  kn->store(sum, n, dst, to);
 }
 
 void zmi_swiglu_values(const zmi_kernels *kn, float *gate, const float *up, int64_t n, zm_dtype dtype) {
@@ -53,8 +53,9 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
   int64_t slots = c->in[Y]->type.shape[1], width = c->in[Y]->type.shape[2], pieces = pieces_of(c);
   for (int64_t t = begin; t < end; t++) {
     int64_t row = t / pieces, first = t % pieces * ZMI_COMBINE;
-    zmi_combine_piece(c->kernels, zmi_at(c->src[Y], dtype, row * slots * width + first), width, zmi_at(c->src[WEIGHTS], dtype, row * slots),
-                      dtype, slots, ZMI_MIN(width - first, ZMI_COMBINE), zmi_at(c->dst[0], dtype, row * width + first));
+    zmi_combine_piece(c->kernels, zmi_at(c->src[Y], dtype, row * slots * width + first), dtype, width,
+                      zmi_at(c->src[WEIGHTS], dtype, row * slots), dtype, slots, ZMI_MIN(width - first, ZMI_COMBINE),
+                      zmi_at(c->dst[0], dtype, row * width + first), dtype);
   }
 }
 

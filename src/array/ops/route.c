@@ -14,48 +14,129 @@ static const zmi_field fields[] = {
 
 enum { LOGITS, BIAS };
 
-// Integers in the order of the floats: zeros of either sign are equal, NaN comes below everything. INT32_MIN is free for "taken".
-static int32_t order_of(float v) {
+// ---- the k largest of n ----
+
+// Numbers in the order of the choice: a key above, the complement of the index below. Zeros of either sign are equal.
+static uint64_t rank_of(float v, int64_t i) {
   int32_t bits;
-  if (v != v) return INT32_MIN + 1;
-  if (v == 0) return 0;
+  uint32_t key;
   memcpy(&bits, &v, sizeof bits);
-  return bits < 0 ? bits ^ INT32_MAX : bits;
+  if (v != v)
+    key = 0;
+  else if (v == 0)
+    key = 0x80000000u;
+  else
+    key = (uint32_t)(bits < 0 ? bits ^ INT32_MAX : bits) ^ 0x80000000u;
+  return (uint64_t)key << 32 | (uint32_t) ~(uint32_t)i;
 }
 
-// The largest remaining key, the lowest index among equals; marks it as taken.
-static int32_t take_largest(int32_t *keys, int64_t n) {
-  int64_t best = 0;
-  for (int64_t i = 1; i < n; i++) {
-    if (keys[i] > keys[best]) best = i;
+static void sink(uint64_t *heap, int64_t n, int64_t i) { // the smallest is on top
+  uint64_t v = heap[i];
+  for (int64_t child; (child = 2 * i + 1) < n; i = child) {
+    if (child + 1 < n && heap[child + 1] < heap[child]) child++;
+    if (v <= heap[child]) break;
+    heap[i] = heap[child];
   }
-  keys[best] = INT32_MIN;
-  return (int32_t)best;
+  heap[i] = v;
 }
 
-void zmi_route_row(const zmi_kernels *kn, const zmi_route_attrs *a, const void *logits, zm_dtype dtype, int64_t experts, const float *bias,
-                   float *work, int32_t *chosen, void *weights) {
-  float *p = work, total = 0;
-  int32_t *keys = (int32_t *)(void *)(work + experts);
+void zmi_largest(const float *x, int64_t n, int64_t k, uint64_t *best) {
+  enum { FEW = 32 };
+  if (k <= FEW) { // insertion
+    int64_t have = 0;
+    for (int64_t i = 0; i < n; i++) {
+      uint64_t r = rank_of(x[i], i);
+      if (have == k && r < best[k - 1]) continue;
+      int64_t at = have < k ? have++ : k - 1;
+      for (; at > 0 && best[at - 1] < r; at--) best[at] = best[at - 1];
+      best[at] = r;
+    }
+    return;
+  }
+  for (int64_t i = 0; i < k; i++) best[i] = rank_of(x[i], i);
+  for (int64_t i = k / 2 - 1; i >= 0; i--) sink(best, k, i);
+  for (int64_t i = k; i < n; i++) {
+    uint64_t r = rank_of(x[i], i);
+    if (r <= best[0]) continue;
+    best[0] = r;
+    sink(best, k, 0);
+  }
+  for (int64_t i = k - 1; i > 0; i--) { // the smallest goes to the end: falling
+    uint64_t v = best[0];
+    best[0] = best[i];
+    best[i] = v;
+    sink(best, i, 0);
+  }
+}
+
+// ---- a row of a router ----
+
+zmi_route_rule zmi_route_rule_of(const zmi_route_attrs *a) {
+  const bool sigmoid = a->kind == ZMI_ROUTE_SIGMOID;
+  return (zmi_route_rule){.kind = a->kind,
+                          .k = a->top_k,
+                          .groups = 1,
+                          .top_groups = 1,
+                          .rounds = true,
+                          .norm = a->norm != 0,
+                          .eps = sigmoid ? (float)a->eps : 0.0f,
+                          .scale = sigmoid ? (float)a->scale : 1.0f};
+}
+
+// In the memory of a row: p and scores [experts], scores of groups, weights [k], then the best.
+static size_t floats_of(const zmi_route_rule *r, int64_t experts) {
+  return zmi_align64((size_t)(2 * experts + r->groups + r->k) * sizeof(float));
+}
+
+size_t zmi_route_work(const zmi_route_rule *r, int64_t experts) {
+  return floats_of(r, experts) + zmi_align64((size_t)ZMI_MAX(r->k, ZMI_MAX(r->top_groups, 2)) * sizeof(uint64_t));
+}
+
+// Scores of groups that are not among the best become -infinity: nothing in them can be chosen before what is in the others.
+static void keep_groups(const zmi_route_rule *r, float *score, int64_t experts, float *group, uint64_t *best) {
+  static const union {
+    uint32_t u;
+    float f;
+  } none = {.u = 0xff800000u};
+  int64_t size = experts / r->groups;
+  for (int64_t g = 0; g < r->groups; g++) {
+    const float *s = score + g * size;
+    zmi_largest(s, size, ZMI_MIN(size, 2), best);
+    group[g] = size > 1 ? s[zmi_largest_index(best[0])] + s[zmi_largest_index(best[1])] : s[0];
+  }
+  zmi_largest(group, r->groups, r->top_groups, best);
+  for (int64_t g = 0; g < r->groups; g++) {
+    bool kept = false;
+    for (int64_t i = 0; i < r->top_groups; i++) kept |= zmi_largest_index(best[i]) == (uint32_t)g;
+    for (int64_t e = g * size; !kept && e < (g + 1) * size; e++) score[e] = none.f;
+  }
+}
+
+void zmi_route_row(const zmi_kernels *kn, const zmi_route_rule *r, const void *logits, zm_dtype dtype, int64_t experts, const float *bias,
+                   void *work, int32_t *chosen, void *weights, zm_dtype to) {
+  float *p = work, *score = p + experts, *group = score + experts, *w = group + r->groups;
+  uint64_t *best = (uint64_t *)(void *)((char *)work + floats_of(r, experts));
   kn->load(logits, dtype, experts, p);
-  if (a->kind == ZMI_ROUTE_SOFTMAX) {
-    kn->softmax(p, experts);
-  } else {
-    kn->sigmoid(p, experts);
+  if (r->kind == ZMI_ROUTE_SOFTMAX) kn->softmax(p, experts);
+  if (r->kind == ZMI_ROUTE_SIGMOID) kn->sigmoid(p, experts);
+  if (r->rounds) kn->round(p, experts, dtype);
+  for (int64_t e = 0; e < experts; e++) score[e] = bias ? p[e] + bias[e] : p[e];
+  if (r->weighs_bias) memcpy(p, score, (size_t)experts * sizeof *p);
+  if (r->groups > 1) keep_groups(r, score, experts, group, best);
+  zmi_largest(score, experts, r->k, best);
+  float total = 0;
+  for (int64_t s = 0; s < r->k; s++) {
+    chosen[s] = (int32_t)zmi_largest_index(best[s]);
+    w[s] = p[chosen[s]];
+    total += w[s];
   }
-  kn->round(p, experts, dtype);
-  for (int64_t e = 0; e < experts; e++) keys[e] = order_of(bias ? p[e] + bias[e] : p[e]);
-  for (int64_t s = 0; s < a->top_k; s++) {
-    chosen[s] = take_largest(keys, experts);
-    total += p[chosen[s]];
+  if (r->kind == ZMI_ROUTE_CHOSEN) kn->softmax(w, r->k);
+  float divisor = total + r->eps;
+  for (int64_t s = 0; s < r->k && r->kind != ZMI_ROUTE_CHOSEN; s++) {
+    if (r->norm) w[s] /= divisor;
+    if (r->scale != 1) w[s] *= r->scale;
   }
-  float divisor = a->kind == ZMI_ROUTE_SOFTMAX ? total : total + (float)a->eps;
-  for (int64_t s = 0; s < a->top_k; s++) {
-    float w = p[chosen[s]];
-    if (a->norm) w /= divisor;
-    if (a->kind == ZMI_ROUTE_SIGMOID) w *= (float)a->scale;
-    kn->store(&w, 1, zmi_at(weights, dtype, s), dtype);
-  }
+  kn->store(w, r->k, weights, to);
 }
 
 zm_status zmi_want_route(const zmi_route_attrs *a, int64_t experts) {
@@ -91,19 +172,20 @@ static int64_t tiles(const zmi_call *c) {
 }
 
 static size_t scratch(const zmi_call *c) {
-  return zmi_route_work(c->in[LOGITS]->type.shape[1]) * (size_t)tiles(c);
+  zmi_route_rule r = zmi_route_rule_of(c->attrs);
+  return zmi_route_work(&r, c->in[LOGITS]->type.shape[1]) * (size_t)tiles(c);
 }
 
 static void run(const zmi_call *c, int64_t begin, int64_t end) {
-  const zmi_route_attrs *a = c->attrs;
+  const zmi_route_rule rule = zmi_route_rule_of(c->attrs);
   zm_dtype dtype = c->in[LOGITS]->type.dtype;
   int64_t rows = c->in[LOGITS]->type.shape[0], experts = c->in[LOGITS]->type.shape[1];
   const float *bias = c->nin > BIAS ? c->src[BIAS] : NULL;
   for (int64_t lane = begin; lane < end; lane++) {
-    float *work = (float *)(void *)((char *)c->scratch + (size_t)lane * zmi_route_work(experts));
+    void *work = (char *)c->scratch + (size_t)lane * zmi_route_work(&rule, experts);
     for (int64_t r = zmi_lane_begin(rows, lane); r < zmi_lane_begin(rows, lane + 1); r++) {
-      zmi_route_row(c->kernels, a, zmi_at(c->src[LOGITS], dtype, r * experts), dtype, experts, bias, work,
-                    (int32_t *)c->dst[0] + r * a->top_k, zmi_at(c->dst[1], dtype, r * a->top_k));
+      zmi_route_row(c->kernels, &rule, zmi_at(c->src[LOGITS], dtype, r * experts), dtype, experts, bias, work,
+                    (int32_t *)c->dst[0] + r * rule.k, zmi_at(c->dst[1], dtype, r * rule.k), dtype);
     }
   }
 }

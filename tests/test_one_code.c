@@ -1,6 +1,6 @@
 // What models decode with and what the catalog offers are the same code: rows of the catalog have the bits of ops of models' tapes, and
-// every op that a fused op of the patcher stands for has such a row. A new pattern, or a row that says what it is on tapes, fails here until
-// it is compared. That fused ops have the bits of the ops that they replace is the matter of test_patch.
+// every op that a fused op of the patcher stands for has such a row. A new pattern, or a row that says what it is on tapes, fails here
+// until it is compared. That fused ops have the bits of the ops that they replace is the matter of test_patch.
 #include "catalog/catalog.h"
 #include "patch/patch.h"
 

@@ -588,7 +588,8 @@ static void chunks(zmi_emit_state *e, int begin, int end, int join) {
   zmi_emit_top(e, "}");
 }
 
-// What the block is emitted as: e->serial, e->blocks; the place of its JOIN or -1. Variables of outside that a serial block sets need an order.
+// What the block is emitted as: e->serial, e->blocks; the place of its JOIN or -1. Variables of outside that a serial block sets need an
+// order.
 static int plan_block(zmi_emit_state *e, int block) {
   const int begin = block + 1, end = e->match[block], join = find_join(e, begin, end);
   bool serial = zmi_emit_has(e, begin, end, ZMI_K_SCAN_SUM);

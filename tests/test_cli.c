@@ -668,6 +668,11 @@ static void catalog_rows_are_shown(void **state) {
   const result *r = run("kernel", "show", "zm_rmsnorm", NULL);
   assert_works(r);
   assert_string_equal(r->out, plain);
+  assert_int_equal(strncmp(plain, "// The code of tape ops: rms_norm (in fused_residual_norm, fused_qkv)\n", 70), 0);
+  r = run("kernel", "show", "paged_attention", NULL);
+  assert_non_null(strstr(r->out, "tape ops: attention (in fused_attention)"));
+  r = run("kernel", "list", "moe_combine", NULL);
+  assert_non_null(strstr(r->out, "tape        combine (in fused_moe_mlp)"));
   r = run("kernel", "show", "rmsnorm", "--vjp", "--target", "ir", NULL);
   assert_works(r);
   assert_non_null(strstr(r->out, "output #1")); // by x and by the weight

@@ -52,9 +52,10 @@ static void list_json(const cli_kernel_choice *only) {
   json_t *list = json_array();
   for (size_t i = 0; (e = zmi_catalog_at(i, &group)) != NULL && list; i++) {
     if (!cli_kernel_is_chosen(only, e, group)) continue;
-    json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:s?}", "name", e->name, "group", group->name,
-                                          "file", group->file, "form", zmi_entry_form(e), "formula", e->formula, "shapes", e->shapes,
-                                          "dtypes", e->dtypes, "gradient", e->gradient, "parameters", e->parameters));
+    json_array_append_new(list,
+                          json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:s?, s:s?}", "name", e->name, "group", group->name,
+                                    "file", group->file, "form", zmi_entry_form(e), "formula", e->formula, "shapes", e->shapes, "dtypes",
+                                    e->dtypes, "gradient", e->gradient, "parameters", e->parameters, "tape", zmi_entry_tape(e)));
   }
   cli_print_json(json_pack("{s:o}", "kernels", list));
 }
@@ -137,8 +138,9 @@ static int show_operations(const cli_args *args, const zmi_entry *e, bool gradie
   const zmi_catalog_group *group = NULL;
   for (size_t i = 0; zmi_catalog_at(i, &group) != e; i++) continue;
   if (cli_flag(args, "json")) {
-    cli_print_json(json_pack("{s:s, s:s, s:s, s:n, s:s, s:s}", "name", e->name, "target", cli_text(args, "target"), "form",
-                             gradients ? "gradients in C" : "in C", "source", "file", group->file, "formula", e->formula));
+    cli_print_json(json_pack("{s:s, s:s, s:s, s:n, s:s, s:s, s:s?}", "name", e->name, "target", cli_text(args, "target"), "form",
+                             gradients ? "gradients in C" : "in C", "source", "file", group->file, "formula", e->formula, "tape",
+                             gradients ? NULL : zmi_entry_tape(e)));
     return CLI_OK;
   }
   cli_print("// %s%s %s made of operations in C, in %s: there is no source for %s.\n", gradients ? "The gradients of " : "", e->name,
@@ -173,7 +175,8 @@ int cli_kernel_show(const cli_args *args, const char *name) {
   zmi_text_release(&out);
   if (!source) return cli_failed();
   if (cli_flag(args, "json"))
-    cli_print_json(json_pack("{s:s, s:s, s:s}", "name", e->name, "target", cli_text(args, "target"), "source", source));
+    cli_print_json(json_pack("{s:s, s:s, s:s, s:s?}", "name", e->name, "target", cli_text(args, "target"), "source", source, "tape",
+                             gradients ? NULL : zmi_entry_tape(e)));
   else
     show_tape(args, e), cli_write(source, strlen(source));
   zm_free_text(source);

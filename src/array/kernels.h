@@ -176,6 +176,8 @@ bool zmi_streams(const zmi_call *c);
 // Copies what was just computed past the caches, where the machine can; zmi_copied_past comes after the last copy of a worker's stage.
 void zmi_copy_past(void *to, const void *from, size_t bytes);
 void zmi_copied_past(void);
+// Asks for the lines of `bytes` bytes that stand `ahead` bytes behind p, wherever that is.
+void zmi_ask_ahead(const void *p, size_t bytes, size_t ahead);
 
 // ---- rows of other operations ----
 typedef struct zmi_rope_attrs {
@@ -218,9 +220,9 @@ size_t zmi_route_work(const zmi_route_rule *r, int64_t experts);
 zm_status zmi_want_route(const zmi_route_attrs *a, int64_t experts);
 
 enum { ZMI_COMBINE = 512, ZMI_COMBINE_MOST = 2048 }; // elements of one tile of combine; most that a piece may have
-// dst[0..n) = sum over s of weights[s] * y[s * stride .. + n); y, weights and dst each of its dtype.
+// dst[0..n) = sum over s of weights[s] * y[s * stride .. + n); y, weights and dst each of its dtype. past: zmi_streams.
 void zmi_combine_piece(const zmi_kernels *kn, const void *y, zm_dtype dtype, int64_t stride, const void *weights, zm_dtype weight_dtype,
-                       int64_t slots, int64_t n, void *dst, zm_dtype to);
+                       int64_t slots, int64_t n, void *dst, zm_dtype to, bool past);
 
 // ---- attention (ops/attention.c, ops/kv_write.c) ----
 // What some ranges of one query head came to: a maximum, a sum of exponentials and un-normalized values [dim].

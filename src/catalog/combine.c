@@ -60,7 +60,7 @@ static void add_rounded(const zmi_kernels *kn, float *restrict sum, float *restr
   kn->round(sum, n, dtype);
 }
 
-static void piece(const zmi_call *c, int64_t kind, int64_t row, int64_t first, int64_t n) {
+static void piece(const zmi_call *c, int64_t kind, int64_t row, int64_t first, int64_t n, bool past) {
   _Alignas(64) float sum[PIECE], value[PIECE];
   const zmi_kernels *kn = c->kernels;
   const zmi_type *t = &c->in[Y]->type;
@@ -70,7 +70,7 @@ static void piece(const zmi_call *c, int64_t kind, int64_t row, int64_t first, i
   const bool exact = kind == ZM_COMBINE_EXACT && t->dtype != ZM_F32; // float32 is rounded as it is computed
   if (kind == ZM_COMBINE_FMA || kind == ZM_COMBINE_FP32) {
     zmi_combine_piece(kn, zmi_at(c->src[Y], t->dtype, row * slots * width + first), t->dtype, width,
-                      zmi_at(c->src[WEIGHTS], wt, row * slots), wt, slots, n, dst, c->out[0]->type.dtype);
+                      zmi_at(c->src[WEIGHTS], wt, row * slots), wt, slots, n, dst, c->out[0]->type.dtype, past);
     return;
   }
   memset(sum, 0, (size_t)n * sizeof *sum);
@@ -89,10 +89,12 @@ static void piece(const zmi_call *c, int64_t kind, int64_t row, int64_t first, i
 
 static void run(const zmi_call *c, int64_t begin, int64_t end) {
   int64_t count = pieces(c), width = c->in[Y]->type.shape[2];
+  const bool past = zmi_streams(c);
   for (int64_t t = begin; t < end; t++) {
     int64_t first = t % count * PIECE;
-    piece(c, ((const combine_attrs *)c->attrs)->kind, t / count, first, ZMI_MIN(width - first, PIECE));
+    piece(c, ((const combine_attrs *)c->attrs)->kind, t / count, first, ZMI_MIN(width - first, PIECE), past);
   }
+  if (past) zmi_copied_past();
 }
 
 static zm_status composed(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {

@@ -35,7 +35,7 @@ static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout
   return ZM_OK;
 }
 
-enum { HEADS_OF_A_TILE = 16 };
+enum { HEADS_OF_A_TILE = 16, AHEAD = 4096 /* bytes asked for before they are turned */ };
 
 static int64_t tiles(const zmi_call *c) {
   const int64_t *n = c->in[X]->type.shape;
@@ -49,13 +49,21 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
   const bool past = zmi_streams(c);
   int64_t dim = n[3], turned = c->in[COSINE]->type.shape[1], last = ZMI_MIN(end * HEADS_OF_A_TILE, n[0] * n[1] * n[2]);
   bool traditional = ((const zmi_rope_attrs *)c->attrs)->traditional != 0;
+  const size_t bytes = (size_t)dim * zm_dtype_size(dtype);
   for (int64_t h = begin * HEADS_OF_A_TILE; h < last; h++) {
     int64_t row = h / n[2] % n[1];
-    c->kernels->load(zmi_at(c->src[X], dtype, h * dim), dtype, dim, x);
+    const float *cosine = (const float *)c->src[COSINE] + row * turned, *sine = (const float *)c->src[SINE] + row * turned;
+    const void *from = zmi_at(c->src[X], dtype, h * dim);
     void *to = zmi_at(c->dst[0], dtype, h * dim);
-    zmi_rope_head(c->kernels, x, dim, turned, traditional, (const float *)c->src[COSINE] + row * turned,
-                  (const float *)c->src[SINE] + row * turned, past ? y : to, dtype);
-    if (past) zmi_copy_past(to, y, (size_t)dim * zm_dtype_size(dtype));
+    if (past) zmi_ask_ahead(from, bytes, AHEAD);
+    c->kernels->load(from, dtype, dim, x);
+    if (past && dtype == ZM_F32) { // nothing is rounded
+      c->kernels->rope(x, 2 * turned, traditional, cosine, sine);
+      zmi_copy_past(to, x, bytes);
+      continue;
+    }
+    zmi_rope_head(c->kernels, x, dim, turned, traditional, cosine, sine, past ? y : to, dtype);
+    if (past) zmi_copy_past(to, y, bytes);
   }
   if (past) zmi_copied_past();
 }

@@ -277,7 +277,7 @@ static void sum_run(const zmi_call *c, int64_t begin, int64_t end) {
     int64_t row = t / sum_pieces(&m), first = t % sum_pieces(&m) * ZMI_COMBINE;
     zmi_combine_piece(m.kn, zmi_at(m.memory + m.y, m.dtype, row * m.slots * m.hidden + first), m.dtype, m.hidden,
                       zmi_at(m.memory + m.weights, m.dtype, row * m.slots), m.dtype, m.slots, ZMI_MIN(m.hidden - first, ZMI_COMBINE),
-                      zmi_at(c->dst[0], m.dtype, row * m.hidden + first), m.dtype);
+                      zmi_at(c->dst[0], m.dtype, row * m.hidden + first), m.dtype, false);
   }
 }
 

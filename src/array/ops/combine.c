@@ -7,15 +7,26 @@
 enum { Y, WEIGHTS };
 
 void zmi_combine_piece(const zmi_kernels *kn, const void *y, zm_dtype dtype, int64_t stride, const void *weights, zm_dtype weight_dtype,
-                       int64_t slots, int64_t n, void *dst, zm_dtype to) {
+                       int64_t slots, int64_t n, void *dst, zm_dtype to, bool past) {
+  enum { RUN = 256 }; // elements between two requests for memory
   _Alignas(64) float sum[ZMI_COMBINE_MOST];
+  const size_t size = zm_dtype_size(dtype);
   memset(sum, 0, (size_t)n * sizeof *sum);
   for (int64_t s = 0; s < slots; s++) {
     float w;
     kn->load(zmi_at(weights, weight_dtype, s), weight_dtype, 1, &w);
-    kn->axpy(w, zmi_at(y, dtype, s * stride), dtype, n, sum);
+    for (int64_t at = 0; at < n; at += RUN) {
+      const void *from = zmi_at(y, dtype, s * stride + at);
+      const int64_t run = ZMI_MIN(RUN, n - at);
+      // What comes next stands a row further on: the piece of the next slot.
+      if (past) zmi_ask_ahead(from, (size_t)run * size, (size_t)stride * size);
+      kn->axpy(w, from, dtype, run, sum + at);
+    }
   }
-  kn->store(sum, n, dst, to);
+  if (past && to == ZM_F32)
+    zmi_copy_past(dst, sum, (size_t)n * sizeof *sum);
+  else
+    kn->store(sum, n, dst, to);
 }
 
 void zmi_swiglu_values(const zmi_kernels *kn, float *gate, const float *up, int64_t n, zm_dtype dtype) {
@@ -55,7 +66,7 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
     int64_t row = t / pieces, first = t % pieces * ZMI_COMBINE;
     zmi_combine_piece(c->kernels, zmi_at(c->src[Y], dtype, row * slots * width + first), dtype, width,
                       zmi_at(c->src[WEIGHTS], dtype, row * slots), dtype, slots, ZMI_MIN(width - first, ZMI_COMBINE),
-                      zmi_at(c->dst[0], dtype, row * width + first), dtype);
+                      zmi_at(c->dst[0], dtype, row * width + first), dtype, false);
   }
 }
 

@@ -118,6 +118,12 @@ void zmi_copied_past(void) {
 #endif
 }
 
+void zmi_ask_ahead(const void *p, size_t bytes, size_t ahead) {
+  enum { LINE = 64 };
+  const uintptr_t first = (uintptr_t)p + ahead; // a number: it may be outside of the array
+  for (size_t at = 0; at < bytes; at += LINE) __builtin_prefetch((const void *)(first + at), 0, 3);
+}
+
 zmi_walk zmi_walk_of(const zmi_slot *slot) {
   zmi_walk w = {0};
   for (int i = 0; i < slot->type.rank; i++) {

@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { SUB = 64, PIECE = 1024, BLOCK = 16384, WIDTH = 1024, LEAST = 512, NARROW = 16, ROWS = 64, AHEAD = 6 };
+enum { SUB = 64, PIECE = 1024, BLOCK = 16384, WIDTH = 1024, LEAST = 512, NARROW = 16, ROWS = 64, AHEAD = 6, PAST = 4 * SUB };
 
 typedef enum scan_kind { SUM, PROD, MAX, MIN, LOG, KIND_COUNT } scan_kind;
 
@@ -360,6 +360,7 @@ typedef struct plan {
   int64_t outer, k, inner, blocks;
   int64_t width, strips, lines; // columns side by side (1: rows, even if they stride), strips of them, outer * strips
   bool reverse, inclusive, converts;
+  bool past;     // rows beside each other: results go past the caches, PAST at a time
   value *totals; // [outer * inner][blocks]: of each block; then the carry into the block after it
 } plan;
 
@@ -464,7 +465,11 @@ static void store_row(const plan *p, int64_t outer, int64_t position, int64_t co
   } else if (step == 1) {
     memcpy(dst, x, (size_t)n * p->size);
   }
-  if (step == -1)
+  if (step == -1 && p->past) {
+    uint64_t turned[PAST];
+    turn[p->size]((const char *)x + (size_t)(n - 1) * p->size, n, turned);
+    zmi_copy_past(dst - (size_t)(n - 1) * p->size, turned, (size_t)n * p->size);
+  } else if (step == -1)
     turn[p->size]((const char *)x + (size_t)(n - 1) * p->size, n, dst - (size_t)(n - 1) * p->size);
   else if (step != 1)
     spread[p->size](x, n, dst, step);
@@ -491,15 +496,25 @@ static void row_block(const plan *p, int64_t line, int64_t block, bool total) {
   if (s.carried) s.carry = totals[block - 1];
   // Rows without steps are read and written where they are.
   const bool direct = !p->converts && step_of(p) == 1, gives = direct && p->inclusive && !total;
-  for (int64_t at = block * BLOCK; at < last; at += PIECE) {
-    const int64_t n = ZMI_MIN(PIECE, last - at);
+  const int64_t most = p->past ? PAST : PIECE;
+  for (int64_t at = block * BLOCK; at < last; at += most) {
+    const int64_t n = ZMI_MIN(most, last - at);
+    if (p->past) { // the row goes on behind or in front of here
+      const size_t bytes = (size_t)n * p->size;
+      const char *first = source(p, outer, p->reverse ? at + n - 1 : at, col);
+      zmi_ask_ahead(first, bytes, p->reverse ? (size_t)0 - 2 * bytes : 2 * bytes);
+    }
     if (!direct) load_row(p, outer, at, col, n, x);
     if (total && p->scan->total) {
       p->scan->total(direct ? (const void *)source(p, outer, at, col) : x, n, &s);
       continue;
     }
-    p->scan->row(direct ? (const void *)source(p, outer, at, col) : x, gives ? (void *)target(p, outer, at, col) : x, n, &s);
-    if (!total && !gives) give_row(p, outer, at, col, n, x);
+    const bool there = gives && !p->past;
+    p->scan->row(direct ? (const void *)source(p, outer, at, col) : x, there ? (void *)target(p, outer, at, col) : x, n, &s);
+    if (gives && p->past)
+      zmi_copy_past(target(p, outer, at, col), x, (size_t)n * p->size);
+    else if (!total && !gives)
+      give_row(p, outer, at, col, n, x);
   }
   if (total) totals[block] = s.chain;
 }
@@ -601,7 +616,9 @@ static void run_carries(const zmi_call *c, scan_kind kind, int64_t begin, int64_
 static void run_results(const zmi_call *c, scan_kind kind, int64_t begin, int64_t end) {
   plan p = plan_of(c, kind);
   const int64_t lines = tile_lines(&p), last = ZMI_MIN(end * lines, p.lines * p.blocks);
+  p.past = p.inner == 1 && zmi_streams(c);
   for (int64_t i = begin * lines; i < last; i++) run_block(&p, i / p.blocks, i % p.blocks, false);
+  if (p.past) zmi_copied_past();
 }
 
 static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {

@@ -107,6 +107,7 @@ void zmi_float_rule_leave(unsigned saved);
 double zmi_now(void);                // monotonic seconds
 uint64_t zmi_peak_memory(void);      // bytes: largest resident set of this process so far
 uint64_t zmi_cache_bytes(void);      // of the largest cache that CPUs share; 32 MiB when unknown
+void zmi_cache_bytes_assume(uint64_t bytes); // what it gives from now on; 0: what the machine says. For tests of what large calls do
 uint64_t zmi_memory_available(void); // bytes that can be had now, cgroup limit respected; 0 when unknown
 // What the control groups of this process allow; `root` is "" outside of tests, which give a folder with proc/ and sys/ of their own.
 typedef struct zmi_limits {

@@ -183,9 +183,14 @@ uint64_t zmi_memory_available(void) {
   return limits.memory_limited ? ZMI_MIN(kib << 10, limits.memory_left) : kib << 10;
 }
 
+static _Atomic uint64_t cache_bytes; // found once; two threads at once find the same
+
+void zmi_cache_bytes_assume(uint64_t bytes) {
+  atomic_store_explicit(&cache_bytes, bytes, memory_order_relaxed);
+}
+
 uint64_t zmi_cache_bytes(void) {
-  static _Atomic uint64_t known; // found once; two threads at once find the same
-  uint64_t bytes = atomic_load_explicit(&known, memory_order_relaxed);
+  uint64_t bytes = atomic_load_explicit(&cache_bytes, memory_order_relaxed);
   if (bytes) return bytes;
   for (int level = 0; level < 8; level++) { // "32768K": the last one is the largest
     char path[80], text[32], *end;
@@ -196,6 +201,6 @@ uint64_t zmi_cache_bytes(void) {
     bytes = ZMI_MAX(bytes, size);
   }
   if (bytes < (uint64_t)1 << 16) bytes = (uint64_t)32 << 20;
-  atomic_store_explicit(&known, bytes, memory_order_relaxed);
+  zmi_cache_bytes_assume(bytes);
   return bytes;
 }

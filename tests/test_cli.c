@@ -816,6 +816,9 @@ static void bash_completion(void **state) {
   assert_completes("zmlx logits --device cu", "cuda\n");
   assert_completes("zmlx help toke", "tokenize\n");
   assert_completes("zmlx completion z", "zsh\n");
+  assert_completes("zmlx kernel sh", "show\n");
+  assert_completes("zmlx kernel show residual_rms", "residual_rmsnorm\n");
+  assert_completes("zmlx kernel bench acti", "activations\n");
   assert_completes("zmlx inspect checkpoints/story", "checkpoints/storyteller-4bit\n");
   assert_completes("zmlx generate m --prompt .", "\n"); // any text
 }
@@ -828,6 +831,7 @@ static void other_completions(void **state) {
     assert_works(r);
     for (size_t k = 0; cli_commands[k]; k++) assert_non_null(strstr(r->out, cli_commands[k]->name));
     assert_non_null(strstr(r->out, i ? "-l max-tokens" : "--max-tokens["));
+    assert_non_null(strstr(r->out, " residual_rmsnorm "));
     char *path = (char *)(uintptr_t)file_with("other", r->out);
     if (run_words((char *[]){(char *)(uintptr_t)shells[i], "--version", NULL})->status == 0)
       assert_works(run_words((char *[]){(char *)(uintptr_t)shells[i], "-n", path, NULL}));

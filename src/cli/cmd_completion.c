@@ -1,5 +1,5 @@
 // zmlx completion: completion scripts for shells, made from the option table.
-#include "cli/cli.h"
+#include "cli/kernel.h"
 
 #include <string.h>
 
@@ -7,6 +7,21 @@ static const cli_option options[] = {CLI_END};
 
 static void add_names(zmi_text *out) {
   for (size_t i = 0; cli_commands[i]; i++) zmi_text_add(out, i ? " %s" : "%s", cli_commands[i]->name);
+}
+
+static void add_actions(zmi_text *out) { // of zmlx kernel
+  const char *name;
+  for (size_t i = 0; (name = cli_kernel_action(i)); i++) zmi_text_add(out, i ? " %s" : "%s", name);
+}
+
+static void add_kernels(zmi_text *out) { // groups of the catalog and its kernels
+  const zmi_catalog_group *group, *last = NULL;
+  const zmi_entry *e;
+  for (size_t i = 0; (e = zmi_catalog_at(i, &group)); i++) {
+    if (group != last) zmi_text_add(out, last ? " %s" : "%s", group->name);
+    if (strcmp(e->name, group->name) != 0) zmi_text_add(out, " %s", e->name);
+    last = group;
+  }
 }
 
 // Words of a choice, separated by blanks.
@@ -66,6 +81,12 @@ static void bash_script(zmi_text *out) {
   add_names(out);
   zmi_text_add(out, "' -- \"$cur\")) ;;\n"
                     "        completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- \"$cur\")) ;;\n"
+                    "        kernel)\n"
+                    "          if [ \"$COMP_CWORD\" -eq 2 ]; then COMPREPLY=($(compgen -W '");
+  add_actions(out);
+  zmi_text_add(out, "' -- \"$cur\"))\n          else COMPREPLY=($(compgen -W '");
+  add_kernels(out);
+  zmi_text_add(out, "' -- \"$cur\")); fi ;;\n"
                     "        *) COMPREPLY=($(compgen -f -- \"$cur\")) ;;\n"
                     "      esac ;;\n"
                     "  esac\n"
@@ -112,6 +133,12 @@ static void zsh_script(zmi_text *out) {
       zmi_text_add(out, ")' ;;\n");
     } else if (strcmp(cli_commands[i]->name, "completion") == 0) {
       zmi_text_add(out, " \\\n        '1:shell:(bash zsh fish)' ;;\n");
+    } else if (strcmp(cli_commands[i]->name, "kernel") == 0) {
+      zmi_text_add(out, " \\\n        '1:action:(");
+      add_actions(out);
+      zmi_text_add(out, ")' \\\n        '2:kernel:(");
+      add_kernels(out);
+      zmi_text_add(out, ")' ;;\n");
     } else {
       zmi_text_add(out, " \\\n        '*:path:_files' ;;\n");
     }
@@ -149,6 +176,14 @@ static void fish_script(zmi_text *out) {
   zmi_text_add(out, "complete -c zmlx -f -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'\n"
                     "complete -c zmlx -f -n '__fish_seen_subcommand_from help' -a 'model sampling ");
   add_names(out);
+  zmi_text_add(out, "'\ncomplete -c zmlx -f -n '__fish_seen_subcommand_from kernel; and not __fish_seen_subcommand_from ");
+  add_actions(out);
+  zmi_text_add(out, "' -a '");
+  add_actions(out);
+  zmi_text_add(out, "'\ncomplete -c zmlx -f -n '__fish_seen_subcommand_from kernel; and __fish_seen_subcommand_from ");
+  add_actions(out);
+  zmi_text_add(out, "' -a '");
+  add_kernels(out);
   zmi_text_add(out, "'\n");
 }
 

@@ -32,6 +32,10 @@ static const struct action {
     {"cache", "", " clear ", "The folder of compiled kernels"},
 };
 
+const char *cli_kernel_action(size_t i) {
+  return i < ZMI_COUNT(actions) ? actions[i].name : NULL;
+}
+
 // ---- show ----
 
 // Named after where its source stands on the command line, for messages.

@@ -5,6 +5,7 @@
 #include "catalog/catalog.h"
 #include "cli/cli.h"
 
+const char *cli_kernel_action(size_t i);                     // "list", ...; NULL past the end
 int cli_kernel_list(const cli_args *args, const char *name); // NULL: all
 int cli_kernel_show(const cli_args *args, const char *name);
 zm_status cli_kernel_print(const zmi_code *code, const cli_args *args, zmi_text *out); // for the target that is asked for

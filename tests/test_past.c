@@ -1,4 +1,5 @@
-// Calls whose operands and results are larger than the caches ask for memory ahead and store past the caches: the bits are those of small ones.
+// Calls whose operands and results are larger than the caches ask for memory ahead and store past the caches: the bits are those of small
+// ones.
 #include "kernel/kernel.h"
 #include "play.h"
 

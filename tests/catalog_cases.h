@@ -3,6 +3,7 @@
 #define ZMLX_TEST_CATALOG_CASES_H
 
 #include "catalog/catalog.h"
+#include "layouts.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -61,6 +62,14 @@ static zm_array *floats_of(const double *x, zm_dtype dtype, const int64_t *shape
   return a;
 }
 
+static inline zm_array *laid_out(zm_array *a, const json_t *spec) {
+  const char *how = json_string_value(json_object_get(spec, "lay"));
+  for (size_t i = 0; how && i < ZMI_COUNT(layouts); i++)
+    if (layouts[i].letter == *how) return layouts[i].make(a);
+  assert_null(how);
+  return a;
+}
+
 static inline zm_array *operand_of(const json_t *spec, zm_dtype dtype) {
   int64_t shape[ZM_MAX_RANK];
   const json_t *dims = json_object_get(spec, "s"), *given = json_object_get(spec, "x");
@@ -68,9 +77,11 @@ static inline zm_array *operand_of(const json_t *spec, zm_dtype dtype) {
   int rank = (int)json_array_size(dims);
   int64_t n = shape_of(dims, shape), m = field(spec, "m"), below = field(spec, "below"), add = field(spec, "add");
   uint32_t seed = (uint32_t)field(spec, "seed");
-  if (strcmp(type, "T") != 0) dtype = zm_dtype_from_name(type);
+  if (type && strcmp(type, "T") != 0) dtype = zm_dtype_from_name(type);
   if (is_float(dtype)) {
     double *x = malloc((size_t)n * sizeof *x + 1), d = (double)field(spec, "d");
+    if (m == 0) m = 64; // what is usual is not always stored
+    if (d == 0) d = 32;
     bool odd = field(spec, "odd") != 0;
     for (int64_t i = 0; i < n; i++) {
       double k = (double)(hashed(seed, (uint32_t)i) % (2 * m + 1) - m + add) + (odd ? 0.5 : 0);
@@ -78,7 +89,7 @@ static inline zm_array *operand_of(const json_t *spec, zm_dtype dtype) {
     }
     zm_array *a = floats_of(x, dtype, shape, rank, n);
     free(x);
-    return a;
+    return laid_out(a, spec);
   }
   size_t size = zm_dtype_size(dtype);
   char *data = malloc((size_t)n * size + 1);
@@ -89,7 +100,7 @@ static inline zm_array *operand_of(const json_t *spec, zm_dtype dtype) {
   }
   zm_array *a = zm_array_from_data(data, dtype, shape, rank);
   free(data);
-  return a;
+  return laid_out(a, spec);
 }
 
 // ---- files ----

@@ -301,6 +301,20 @@ static void check_cases(const char *file, const json_t *cases) {
   }
 }
 
+// The row has a case with operands that are not contiguous, and another one; none if `none`.
+static inline void check_laid_out(const json_t *cases, const char *row, bool none) {
+  int laid = 0, count = 0;
+  for (size_t i = 0; i < json_array_size(cases); i++) {
+    const json_t *json = json_array_get(cases, i), *in = json_object_get(json, "in");
+    if (strcmp(json_string_value(json_object_get(json, "row")), row) != 0) continue;
+    bool is_laid = false;
+    for (size_t k = 0; k < json_array_size(in); k++) is_laid |= json_object_get(json_array_get(in, k), "lay") != NULL;
+    laid += is_laid;
+    count++;
+  }
+  if (none ? count != 0 : laid == 0 || count < 2) fail_msg("%s: %d cases of other shapes, %d of them not contiguous", row, count, laid);
+}
+
 static inline void check_file(size_t f) {
   check_cases(files[f], roots[f]);
 }

@@ -7,6 +7,17 @@ static void rows_are_what_mlx_gives(void **state) {
   check_file(MLX_FILE);
 }
 
+// Dims of 0 and 1, operands that are not contiguous (stored by scripts/make_shape_mlx_cases.py).
+static void other_shapes_are_what_mlx_gives(void **state) {
+  (void)state;
+  json_t *shapes = json_load_file("tests/data/catalog_mlx_shapes.json", 0, NULL);
+  const zmi_entry *e;
+  assert_non_null(shapes);
+  check_cases("catalog_mlx_shapes", shapes);
+  for (size_t i = 0; (e = zmi_catalog_at(i, NULL)); i++) check_laid_out(shapes, e->name, false);
+  json_decref(shapes);
+}
+
 static void every_row_is_there(void **state) {
   (void)state;
   check_coverage(MLX_FILE, MLX_FILE + 1);
@@ -35,6 +46,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(every_row_is_there),
       cmocka_unit_test(second_derivatives_are_there),
       cmocka_unit_test(rows_are_what_mlx_gives),
+      cmocka_unit_test(other_shapes_are_what_mlx_gives),
   };
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, open_files, close_files);

@@ -18,6 +18,9 @@ import statistics
 import subprocess
 import sys
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers"))
+from server import Server  # noqa: E402
+
 PAIRS = [(1, 0), (1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (3, 2), (4, 3)]
 SIZES = {"bool": 1, "uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "float16": 2, "bfloat16": 2, "uint64": 8, "int64": 8}
 ROWS = """exp log sigmoid tanh relu silu gelu_tanh softplus mish elu relu_grad silu_grad add mul add_bias bias_silu
@@ -27,20 +30,6 @@ fused_add_rmsnorm rmsnorm_residual fused_add_layernorm layernorm_residual rms_no
 silu_mul_residual depth_gate_sigmoid sum_lastdim mean_lastdim max_lastdim argmax_lastdim var_lastdim std_lastdim apply_rope
 apply_rope_interleaved apply_gqa_rope cumsum_lastdim adamw_step fused_recurrent_step moe_combine dequantize_int8
 dequantize_blockwise""".split()
-
-
-class Server:
-    def __init__(self, path):
-        environment = os.environ | {"ZMLX_KERNELS": "compile"}  # at the first call
-        self.process = subprocess.Popen([path], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            sys.exit(f"the server ended at: {line}")
-        return json.loads(answer)
 
 
 def pair_of(read, written):

@@ -324,4 +324,13 @@ static inline void evaluate(const zmi_code *c, int d, double (*in)[8], double (*
   free(e.lane);
 }
 
+// Numbers to evaluate at.
+static uint64_t evaluate_seed = 88172645463325252ull;
+static inline double random_between(double low, double high) {
+  evaluate_seed ^= evaluate_seed << 13;
+  evaluate_seed ^= evaluate_seed >> 7;
+  evaluate_seed ^= evaluate_seed << 17;
+  return low + (high - low) * (double)(evaluate_seed >> 11) * 0x1p-53;
+}
+
 #endif

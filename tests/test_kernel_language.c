@@ -35,14 +35,6 @@ static void assert_printed(zmi_code *c, const char *expected) {
   zmi_code_free(c);
 }
 
-static uint64_t seed = 88172645463325252ull;
-static double random_between(double low, double high) {
-  seed ^= seed << 13;
-  seed ^= seed >> 7;
-  seed ^= seed << 17;
-  return low + (high - low) * (double)(seed >> 11) * 0x1p-53;
-}
-
 // ---- parsing ----
 static void precedence_and_spellings(void **state) {
   (void)state;

@@ -7,14 +7,6 @@
 
 #include <cmocka.h>
 
-static uint64_t seed = 88172645463325252ull;
-static double random_between(double low, double high) {
-  seed ^= seed << 13;
-  seed ^= seed >> 7;
-  seed ^= seed << 17;
-  return low + (high - low) * (double)(seed >> 11) * 0x1p-53;
-}
-
 static double value_of(const char *source, double x) {
   double in[ZMI_CODE_MAX][8] = {{x}}, out[ZMI_CODE_MAX][8];
   const zmi_kernel_text t = {.name = "k", .form = ZMI_FORM_ELEMENTS, .inputs = "x", .source = source};

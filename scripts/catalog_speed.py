@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes docs/catalog-speed.md and docs/array-speed.md from the capsules of benchmarks/peers/beside_mlx.py, and of benchmarks/memory.py
-(kind "memory") for the former. --check only compares.
+(kind "memory") for the former. --check only compares; --reasons FILE takes the place of reasons.txt.
 
 benchmarks/peers/reasons.txt says why a row is slower than MLX's: "name = reason". A row below 1x without a reason is an error, and so is
 one of the other kind below 85% of the bandwidth without "memory name = reason".
@@ -14,7 +14,8 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def reasons():
-    with open(os.path.join(TOP, "benchmarks", "peers", "reasons.txt")) as f:
+    given = sys.argv[sys.argv.index("--reasons") + 1] if "--reasons" in sys.argv[1:] else "benchmarks/peers/reasons.txt"
+    with open(os.path.join(TOP, given)) as f:
         lines = [line.strip() for line in f if line.strip() and not line.startswith("#")]
     return dict((part.strip() for part in line.split("=", 1)) for line in lines)
 
@@ -23,13 +24,17 @@ def micro(seconds):
     return f"{seconds * 1e6:,.0f}" if seconds else ""
 
 
-def row_of(r, why, copy):
+def key_of(name, dtype):
+    return name if dtype == "float32" else f"{dtype} {name}"
+
+
+def row_of(r, dtype, why, copy):
     if "error" in r:
         return [r["name"], "", "", "", "", "", "", "", r["error"]]
     m = r.get("best") or r["median"]
     mlx = min((v for k, v in m.items() if k.startswith("mlx")), default=None)
     ratio = lambda k: f"{r[k]:.2f}" if k in r else ""
-    reason = why.get(r["name"], "") if r.get("over_mlx", 0) < 1 else ""
+    reason = why.get(key_of(r["name"], dtype), "") if r.get("over_mlx", 0) < 1 else ""
     share = f"{r['gb_s'] / copy:.0%}"
     value = f"{r['difference']:.0e}" if r.get("difference") else "0" if "difference" in r else r.get("not_compared", "")
     times = [micro(m["zmlx"]), micro(mlx), micro(m.get("numpy"))]
@@ -50,7 +55,7 @@ def section(path, kind, why):
         "",
         f"{c['dtype']}, {'operands of each sample' if not c['elements'] else str(c['elements']) + ' elements'}; {machine['cpu']}, "
         f"{machine['cores']} cores, {machine['isa']}; MLX {c['peers']['mlx']} on the CPU, NumPy {c['peers']['numpy']}; "
-        f"commit {c['commit']}. A plain copy moves {copy:.1f} GB/s.",
+        f"commit {c['commit']}{', load ' + format(c['load'], '.0f') if 'load' in c else ''}. A plain copy moves {copy:.1f} GB/s.",
         "",
         f"Geometric mean over {s['rows_beside_mlx']} rows: **{s['geomean_over_mlx']:.2f}x MLX**"
         + (f", {s['geomean_over_numpy']:.2f}x NumPy." if s["geomean_over_numpy"] else "."),
@@ -58,8 +63,9 @@ def section(path, kind, why):
         "| row | us | MLX us | NumPy us | x MLX | x NumPy | of a copy | difference | why not faster |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
-    lines += ["| " + " | ".join(row_of(r, why, copy)) + " |" for r in c["rows"]]
-    return "\n".join(lines), [r["name"] for r in c["rows"] if r.get("over_mlx", 1) < 1 and r["name"] not in why]
+    lines += ["| " + " | ".join(row_of(r, c["dtype"], why, copy)) + " |" for r in c["rows"]]
+    below = [key_of(r["name"], c["dtype"]) for r in c["rows"] if r.get("over_mlx", 1) < 1]
+    return "\n".join(lines), [name for name in below if name not in why]
 
 
 ENOUGH = 0.85  # of the bandwidth
@@ -112,7 +118,8 @@ ABOUT = """\
 Made by `scripts/catalog_speed.py` from the capsules of `benchmarks/peers/beside_mlx.py`: the fastest call of interleaved rounds of one run,
 all threads of each library; MLX plainly and under `mx.compile`, the faster counts. "Of a copy": bytes of operands and results a second
 beside what a plain copy of memory moves; above 100% what is used stays in the caches. "Difference": the largest of MLX's results from
-ours, relative to the largest magnitude; the tolerance is in the file of the peers, and a row beyond it is refused.
+ours, relative to the largest magnitude; the tolerance is in the file of the peers, and a row beyond it is refused. In short dtypes it is
+eight units of the last place, and rows beyond it are left out: MLX rounds running sums and what codes are made of between its steps.
 """
 
 PAGES = {

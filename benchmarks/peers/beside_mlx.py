@@ -220,6 +220,7 @@ def main():
         "peers": {"mlx": version("mlx"), "numpy": np.__version__},
         "dtype": args.dtype,
         "elements": args.elements,
+        "load": os.getloadavg()[0],  # other work on the machine slows both libraries, but not evenly
         "bandwidth_gb_s": bandwidth,
         "summary": summary,
         "rows": results,

@@ -43,5 +43,7 @@ trap 'rm -f "$page"' EXIT
 printf 'See `src/nowhere/x.c`; run `make tea` and then `zmlx brew MODEL`.\n' >"$page"
 expect_found "finds a file that is not there" "$(missing_files "$page")"
 expect_found "finds an unknown target" "$(unknown_targets "$page")"
+expect_found "finds a row of the benchmarks that is slow without a reason" \
+  "$(python3 scripts/catalog_speed.py --check --reasons /dev/null 2>&1 | grep 'no reason for')"
 expect_found "finds an unknown command" "$(unknown_commands "$page")"
 finish

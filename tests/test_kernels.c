@@ -496,6 +496,53 @@ static void attend(void **context) {
   all_tiers(check_attend);
 }
 
+// ---- few rows by a matrix ----
+
+// Remainders of columns, of lines, of k, and of the ranges of k; what lies between the lines is not touched.
+static void few_case(const zmi_kernels *scalar, const zmi_kernels *tier, int64_t count, int64_t n, int64_t k, zm_dtype dtype, nature kind) {
+  const int64_t high = count <= 2 ? count : count <= 4 ? 4 : 8, ranges = (k + ZMI_RANGE - 1) / ZMI_RANGE, apart = n + 3, ld = k + 5;
+  const int64_t some = k < ZMI_RANGE ? k : ZMI_RANGE;
+  const size_t results = (size_t)(count * apart) * 4, size = zm_dtype_size(dtype);
+  buffer x = make((size_t)(ranges * high * ZMI_RANGE) * 4), lines = make((size_t)((n - 1) * ld + k) * size);
+  buffer across = make((size_t)((some - 1) * apart + n) * size), a = make(results), b = make(results);
+  float *xs = (float *)(void *)x.data, *as = (float *)(void *)a.data, *bs = (float *)(void *)b.data;
+  char detail[96];
+  snprintf(detail, sizeof detail, "%d rows, %d columns, %d k, %s", (int)count, (int)n, (int)k, zm_dtype_name(dtype));
+  fill(ZM_F32, x.data, ranges * high * ZMI_RANGE, kind);
+  fill(dtype, lines.data, (n - 1) * ld + k, kind);
+  fill(dtype, across.data, (some - 1) * apart + n, kind);
+  for (int add = 0; add < 2; add++) {
+    fill(ZM_F32, a.data, count * apart, kind);
+    memcpy(bs, as, results);
+    scalar->few_lines(xs, count, lines.data, dtype, ld, n, k, as, apart, add),
+        tier->few_lines(xs, count, lines.data, dtype, ld, n, k, bs, apart, add);
+    assert_same("few_lines", tier->name, detail, bs, as, count * apart);
+  }
+  scalar->few_rows(xs, count, across.data, dtype, apart, n, some, as, apart),
+      tier->few_rows(xs, count, across.data, dtype, apart, n, some, bs, apart);
+  assert_same("few_rows", tier->name, detail, bs, as, count * apart);
+  drop(&x), drop(&lines), drop(&across), drop(&a), drop(&b);
+}
+
+static void check_few(const zmi_kernels *scalar, const zmi_kernels *tier) {
+  static const int64_t columns[] = {1, 7, 8, 16, 19, 33, 64, 75}, ks[] = {1, 3, 8, 17, 255, 256, 259, 700, 1024};
+  for (int64_t count = 1; count <= ZMI_FEW_ROWS; count++) {
+    for (size_t c = 0; c < ZMI_COUNT(columns); c++) {
+      for (size_t i = 0; i < ZMI_COUNT(ks); i++) {
+        const size_t round = (size_t)count + c + i;
+        few_case(scalar, tier, count, columns[c], ks[i], float_dtypes[round % 3], (nature)(round / 3 % KINDS));
+      }
+    }
+  }
+  for (size_t t = 0; t < 3; t++)
+    few_case(scalar, tier, 2, 20, 16 * ZMI_RANGE + 300, float_dtypes[t], PLAIN); // sums that are put down on the way
+}
+
+static void few_rows(void **context) {
+  (void)context;
+  all_tiers(check_few);
+}
+
 // ---- the choice of a tier ----
 
 static void finding(void **context) {
@@ -528,7 +575,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(digits),         cmocka_unit_test(digits_border), cmocka_unit_test(dot_affine),  cmocka_unit_test(affine_accuracy),
       cmocka_unit_test(dot_float),      cmocka_unit_test(conversions),   cmocka_unit_test(row_helpers), cmocka_unit_test(attend),
-      cmocka_unit_test(negative_zeros), cmocka_unit_test(finding),
+      cmocka_unit_test(negative_zeros), cmocka_unit_test(finding),       cmocka_unit_test(few_rows),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -61,7 +61,8 @@ static void the_written_order(void **state) {
   // Every way to cut: one tile, few rows, few columns, both sides packed once, tiles of all sizes, edges of panels.
   static const int64_t sizes[][3] = {{1, 1, 1},      {1, 700, 1},    {1, 300, 513},  {513, 300, 1},  {4, 257, 300},  {5, 64, 1100},
                                      {33, 256, 300}, {300, 257, 33}, {7, 1, 9},      {97, 520, 258}, {200, 30, 300}, {13, 100, 17},
-                                     {2, 520, 64},   {3, 600, 100},  {1, 1025, 257}, {300, 520, 2},  {4, 1, 70}};
+                                     {2, 520, 64},   {3, 600, 100},  {1, 1025, 257}, {300, 520, 2},  {4, 1, 70},     {6, 300, 1200},
+                                     {8, 270, 90},   {9, 270, 40},   {100, 270, 8},  {1, 9000, 19},  {8, 5000, 13},  {1, 40, 9000}};
   for (size_t s = 0; s < ZMI_COUNT(sizes); s++) {
     for (int form = 0; form < 12; form++) { // dtype, and each operand transposed or not
       zm_dtype t = float_dtypes[form / 4];

@@ -12,7 +12,8 @@ enum {
   ZMI_KEY_BLOCK = 16,  // positions side by side in the key cache
   ZMI_ROWS = 4,        // rows of x that the dot kernels take at once
   ZMI_GEMM_ROWS = 6,   // rows and columns of the panels of a matrix product
-  ZMI_GEMM_COLS = 16
+  ZMI_GEMM_COLS = 16,
+  ZMI_FEW_ROWS = 8 // most rows of a product that is bound by reading the other matrix
 };
 
 // One row of activations as digits. Per group, one after another: group bytes of d0 (most significant), of d1, of d2; after all groups:
@@ -65,6 +66,15 @@ typedef struct zmi_kernels {
   void (*gemm)(const float *a, int64_t rows, const float *b, int64_t cols, int64_t k, float *c, int64_t ldc, bool add);
   // One panel of b from ZMI_GEMM_COLS columns that are contiguous: out[q][i] = line[i][q].
   void (*gemm_columns)(const float *const *line, int64_t k, float *out);
+  // A few rows (1 to 8) by a matrix that is read where it lies, in float32, bfloat16 or float16; ldb in its elements. x: ranges of
+  // ZMI_RANGE k, in each so many lines as there are rows, rounded up to 1, 2, 4 or 8.
+  // few_rows: k <= ZMI_RANGE, acc[i * ld + j] = fma(x[i][q], b[q * ldb + j], acc[i * ld + j]) with q rising below k.
+  void (*few_rows)(const float *x, int64_t rows, const void *b, zm_dtype dtype, int64_t ldb, int64_t cols, int64_t k, float *acc,
+                   int64_t ld);
+  // few_lines: y[i * ldy + j] = the parts of the ranges of k, each fma(x[i][q], b[j * ldb + q], part) from +0 with q rising, added in
+  // rising order; with `add` after what is there. k > 0.
+  void (*few_lines)(const float *x, int64_t rows, const void *b, zm_dtype dtype, int64_t ldb, int64_t lines, int64_t k, float *y,
+                    int64_t ldy, bool add);
   // One range of attention for one query head: `count` <= ZMI_KEY_RANGE positions of one key/value head starting at a multiple of
   // ZMI_KEY_RANGE. q [dim] of dtype; keys: blocks of ZMI_KEY_BLOCK positions, each dim/2 pairs x 16 positions x {2j, 2j+1}; values
   // [positions][dim] row-major. Out: running maximum, sum of exp, and un-normalized values acc [dim] (float32).

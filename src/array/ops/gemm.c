@@ -12,13 +12,13 @@ enum {
   MC_LEAST = 12, // least, where tiles are cut smaller to have ENOUGH of them for the workers
   NC_LEAST = 32,
   ENOUGH = 16,
+  MOST_RUN = 1024,      // results that are stored at a time
   LEAST_WORK = 1 << 15, // multiply-adds of a tile that is not cut any more
   FEW = 2,              // tiles that pack the same operand each for themselves
-  FEW_ROWS = 2,         // a product of so few rows is bound by memory: packing b costs more than it helps
-  FEW_COLS = 64,        // least columns of these
-  FEW_RUN = 256,        // least columns of their tiles: memory likes to be read in long runs
-  MOST_RUN = 1024,
-  AHEAD = 8 // rows of b that are asked for before they are read: their runs are too short for the processor to see
+  FEW_COLS = 64,        // columns of its tiles: neighbours are computed together, as memory likes to be read in long runs
+  FEW_SUMS = 8192,      // most results of such a run
+  FEW_APART = 16,       // between their rows: rows a power of two apart would drive each other out of the first cache
+  AHEAD = 8             // rows of b that are asked for before they are packed: their runs are too short for the processor to see
 };
 
 static int64_t tiles_down(const zmi_gemm *g) {
@@ -29,24 +29,21 @@ static int64_t tiles_across(const zmi_gemm *g) {
   return zmi_tiles_of(g->p.b.lines, g->nc);
 }
 
-// Whether few rows meet rows of b that lie in memory as they are needed.
-static bool is_few(const zmi_gemm *g) {
-  const zmi_side *a = &g->p.a, *b = &g->p.b;
-  return a->lines <= FEW_ROWS && b->lines >= FEW_COLS && b->by_line == 1 && !a->load && !b->load;
+// Whether few rows meet a matrix whose rows or columns lie in memory as they are needed.
+static bool are_few(int64_t rows, const zmi_side *b) {
+  return rows <= ZMI_FEW_ROWS && !b->load && (b->by_line == 1 || b->by_k == 1);
 }
 
 static void cut_few(zmi_gemm *g) {
-  g->mc = FEW_ROWS;
-  g->nc = MOST_RUN;
-  while (g->nc > FEW_RUN && (double)tiles_across(g) * (double)g->p.batches < ENOUGH &&
-         (double)g->p.a.lines * (double)g->nc * (double)g->p.k > LEAST_WORK)
-    g->nc /= 2;
+  g->mc = ZMI_FEW_ROWS;
+  g->nc = FEW_COLS;
+  if ((double)g->p.a.lines * (double)g->p.b.lines * (double)g->p.k <= LEAST_WORK) g->nc = ZMI_MAX(g->p.b.lines, 1);
   g->down = 1;
   g->across = tiles_across(g);
 }
 
 static void cut(zmi_gemm *g) {
-  g->few = is_few(g);
+  g->few = g->p.k > 0 && g->p.a.lines > 0 && !g->p.a.load && are_few(g->p.a.lines, &g->p.b);
   if (g->few) {
     cut_few(g);
     return;
@@ -273,46 +270,95 @@ static void store(const zmi_gemm_out *o, float *x, int64_t n, int64_t first, int
   for (int64_t j = 0; j < n; j++) memcpy(dst + (size_t)(j * step) * size, raw + (size_t)j * size, size);
 }
 
-// One range of k of a few rows: what gemm gives, from b as it is. lines: room for FEW_ROWS ranges; part: for FEW_ROWS + 1 runs.
-static void few_range(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64_t rows, const zmi_side *b, int64_t col, int64_t cols,
-                      int64_t k, int64_t n, float *y, int64_t ldy, float *lines, float *part) {
-  const float *x[FEW_ROWS];
-  float *wide = part + FEW_ROWS * MOST_RUN;
-  const size_t bytes = (size_t)cols * zm_dtype_size(b->dtype);
-  for (int64_t i = 0; i < rows; i++) {
-    x[i] = line_of(kn, a, row + i, k, n, lines + i * ZMI_RANGE);
-    memset(part + i * MOST_RUN, 0, (size_t)cols * sizeof *part);
+// Rows of a in float32 from k on, as few_rows and few_lines take them: in place or in `buffer` of `room` floats. How many of k are there,
+// whole ranges but for the last ones.
+static int64_t few_x(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64_t rows, int64_t k, int64_t left, float *buffer,
+                     int64_t room, const float **x) {
+  const int64_t high = rows <= 2 ? rows : rows <= 4 ? 4 : 8, n = ZMI_MIN(left, room / high / ZMI_RANGE * ZMI_RANGE);
+  if (rows == 1 && !a->load && a->dtype == ZM_F32 && a->by_k == 1) {
+    *x = (const float *)(const void *)element(a, row * a->by_line + k);
+    return left;
   }
-  for (int64_t q = 0; q < n; q++) {
-    const void *from = element(b, col + (k + q) * b->by_k);
-    zm_dtype dtype = b->dtype;
-    if (q + AHEAD < n) ask(element(b, col + (k + q + AHEAD) * b->by_k), bytes);
-    if (rows > 1 && dtype != ZM_F32) {
-      kn->load(from, dtype, cols, wide);
-      from = wide;
-      dtype = ZM_F32;
+  for (int64_t q = 0; q < n; q += ZMI_RANGE) {
+    const int64_t some = ZMI_MIN(n - q, ZMI_RANGE);
+    for (int64_t i = 0; i < high; i++) {
+      float *to = buffer + q * high + i * ZMI_RANGE;
+      const float *from = line_of(kn, a, row + ZMI_MIN(i, rows - 1), k + q, some, to);
+      if (from != to) memcpy(to, from, (size_t)some * sizeof *to);
     }
-    for (int64_t i = 0; i < rows; i++) kn->axpy(x[i][q], from, dtype, cols, part + i * MOST_RUN);
   }
-  for (int64_t i = 0; i < rows; i++) {
-    if (k == 0) memcpy(y + i * ldy, part + i * MOST_RUN, (size_t)cols * sizeof *y);
-    for (int64_t j = 0; j < cols && k > 0; j++) y[i * ldy + j] += part[i * MOST_RUN + j];
+  *x = buffer;
+  return n;
+}
+
+// Results of a few rows, at most FEW_SUMS: what gemm gives, from b as it is. buffer: `room` floats, many more than FEW_SUMS.
+static void few(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64_t rows, const zmi_side *b, int64_t col, int64_t cols,
+                int64_t k, float *y, int64_t ldy, float *buffer, int64_t room) {
+  const int64_t high = rows <= 2 ? rows : rows <= 4 ? 4 : 8, ld = cols + FEW_APART;
+  const float *x;
+  for (int64_t at = 0, n; at < k; at += n) {
+    n = few_x(kn, a, row, rows, at, k - at, buffer + rows * ld, room - rows * ld, &x);
+    if (b->by_line != 1) {
+      kn->few_lines(x, rows, element(b, col * b->by_line + at), b->dtype, b->by_line, cols, n, y, ldy, at > 0);
+      continue;
+    }
+    for (int64_t q = 0; q < n; q += ZMI_RANGE) {
+      memset(buffer, 0, (size_t)(rows * ld) * sizeof *buffer);
+      kn->few_rows(x + q * high, rows, element(b, col + (at + q) * b->by_k), b->dtype, b->by_k, cols, ZMI_MIN(n - q, ZMI_RANGE), buffer,
+                   ld);
+      for (int64_t i = 0; i < rows; i++) {
+        if (at + q == 0) memcpy(y + i * ldy, buffer + i * ld, (size_t)cols * sizeof *y);
+        for (int64_t j = 0; j < cols && at + q > 0; j++) y[i * ldy + j] += buffer[i * ld + j];
+      }
+    }
   }
+}
+
+// The operands of a batch, and the places of their packed matrices.
+static void of_batch(const zmi_product *p, int64_t batch, const zmi_gemm *g, zmi_side *a, zmi_side *b, int64_t *matrix_a,
+                     int64_t *matrix_b) {
+  *a = p->a;
+  *b = p->b;
+  *matrix_a = *matrix_b = 0;
+  for (int i = p->batch_rank - 1; i >= 0; i--) {
+    int64_t at = batch % p->batch[i];
+    batch /= p->batch[i];
+    a->data = element(a, at * a->batch[i]);
+    b->data = element(b, at * b->batch[i]);
+    *matrix_a += at * g->packed_a[i];
+    *matrix_b += at * g->packed_b[i];
+  }
+}
+
+// Tiles of a few rows from `index` on, below `end`: neighbours in one run. How many they were.
+static int64_t few_tiles(const zmi_gemm *g, const zmi_gemm_out *o, int64_t index, int64_t end, work *w) {
+  const zmi_product *p = &g->p;
+  const int64_t batch = index / g->across, tile = index % g->across, count = ZMI_MIN(end - index, g->across - tile), rows = p->a.lines;
+  const int64_t stop = ZMI_MIN((tile + count) * g->nc, p->b.lines), most = FEW_SUMS / rows / FEW_COLS * FEW_COLS;
+  const bool direct = o->dtype == ZM_F32 && g->col_step == 1;
+  zmi_side a, b;
+  int64_t matrix_a, matrix_b, cols;
+  of_batch(p, batch, g, &a, &b, &matrix_a, &matrix_b);
+  for (int64_t col = tile * g->nc; col < stop; col += cols) {
+    cols = ZMI_MIN(stop - col, most);
+    const int64_t first = batch * g->batch_step + col * g->col_step;
+    float *y = direct ? (float *)o->dst + first : w->y;
+    const int64_t ldy = direct ? g->row_step : cols;
+    few(o->kernels, &a, 0, rows, &b, col, cols, p->k, y, ldy, w->b, ZMI_COUNT(w->b));
+    for (int64_t i = 0; i < rows && !(direct && !o->more); i++) {
+      for (int64_t j = 0; j < cols; j += MOST_RUN)
+        store(o, y + i * ldy + j, ZMI_MIN(cols - j, MOST_RUN), first + i * g->row_step + j * g->col_step, g->col_step);
+    }
+  }
+  return count;
 }
 
 static void tile(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *o, int64_t index, work *w) {
   const zmi_product *p = &g->p;
-  zmi_side a = p->a, b = p->b;
-  int64_t col = index % g->across * g->nc, row = index / g->across % g->down * g->mc, batch = index / g->across / g->down, rest = batch;
-  int64_t rows = ZMI_MIN(a.lines - row, g->mc), cols = ZMI_MIN(b.lines - col, g->nc), matrix_a = 0, matrix_b = 0;
-  for (int i = p->batch_rank - 1; i >= 0; i--) {
-    int64_t at = rest % p->batch[i];
-    rest /= p->batch[i];
-    a.data = element(&a, at * a.batch[i]);
-    b.data = element(&b, at * b.batch[i]);
-    matrix_a += at * g->packed_a[i];
-    matrix_b += at * g->packed_b[i];
-  }
+  zmi_side a, b;
+  int64_t col = index % g->across * g->nc, row = index / g->across % g->down * g->mc, batch = index / g->across / g->down;
+  int64_t rows = ZMI_MIN(p->a.lines - row, g->mc), cols = ZMI_MIN(p->b.lines - col, g->nc), matrix_a, matrix_b;
+  of_batch(p, batch, g, &a, &b, &matrix_a, &matrix_b);
   const int64_t first = batch * g->batch_step + row * g->row_step + col * g->col_step;
   const bool direct = o->dtype == ZM_F32 && !g->swapped;
   float *y = direct ? (float *)o->dst + first : w->y;
@@ -321,10 +367,6 @@ static void tile(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *o, 
   for (int64_t k = 0; k < p->k; k += ZMI_RANGE) {
     const int64_t n = ZMI_MIN(p->k - k, ZMI_RANGE);
     const float *x = w->a, *z = w->b;
-    if (g->few) {
-      few_range(o->kernels, &a, 0, rows, &b, col, cols, k, n, y, ldy, w->a, w->b);
-      continue;
-    }
     if (g->pack_a)
       x = panel_at(scratch, matrix_a, g->panels_a, ZMI_GEMM_ROWS, p->k, k, n, row / ZMI_GEMM_ROWS);
     else
@@ -341,14 +383,13 @@ static void tile(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *o, 
 
 void zmi_gemm_block(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64_t rows, const zmi_side *b, int64_t col, int64_t cols,
                     int64_t k, zmi_gemm_work *w) {
-  const bool few = rows <= FEW_ROWS && b->by_line == 1 && !b->load;
   if (k == 0) memset(w->y, 0, sizeof w->y);
+  if (are_few(rows, b)) {
+    few(kn, a, row, rows, b, col, cols, k, w->y, ZMI_BLOCK_COLS, w->b, ZMI_COUNT(w->b));
+    return;
+  }
   for (int64_t at = 0; at < k; at += ZMI_RANGE) {
     const int64_t n = ZMI_MIN(k - at, ZMI_RANGE);
-    if (few) {
-      few_range(kn, a, row, rows, b, col, cols, at, n, w->y, ZMI_BLOCK_COLS, w->a, w->b);
-      continue;
-    }
     pack(kn, b, col, cols, at, n, ZMI_GEMM_COLS, w->b);
     for (int64_t i = 0; i < rows; i += ZMI_BLOCK_STEP) {
       const int64_t some = ZMI_MIN(rows - i, ZMI_BLOCK_STEP);
@@ -360,5 +401,11 @@ void zmi_gemm_block(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64
 
 void zmi_gemm_run(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *out, int64_t begin, int64_t end) {
   work w;
-  for (int64_t i = begin; i < end; i++) tile(g, scratch, out, i, &w);
+  for (int64_t i = begin; i < end;) {
+    if (g->few) {
+      i += few_tiles(g, out, i, end, &w);
+    } else {
+      tile(g, scratch, out, i++, &w);
+    }
+  }
 }

@@ -152,6 +152,31 @@ static void scalar_gemm_columns(const float *const *line, int64_t k, float *out)
   }
 }
 
+static void scalar_few_rows(const float *x, int64_t rows, const void *b, zm_dtype dtype, int64_t ldb, int64_t cols, int64_t k, float *acc,
+                            int64_t ld) {
+  for (int64_t q = 0; q < k; q++) {
+    const char *row = (const char *)b + q * ldb * (int64_t)zm_dtype_size(dtype);
+    for (int64_t i = 0; i < rows; i++) row_axpy(x[i * ZMI_RANGE + q], row, dtype, cols, acc + i * ld);
+  }
+}
+
+static void scalar_few_lines(const float *x, int64_t rows, const void *b, zm_dtype dtype, int64_t ldb, int64_t lines, int64_t k, float *y,
+                             int64_t ldy, bool add) {
+  const int64_t size = (int64_t)zm_dtype_size(dtype), high = rows <= 2 ? rows : rows <= 4 ? 4 : 8;
+  for (int64_t j = 0; j < lines; j++) {
+    for (int64_t from = 0; from < k; from += ZMI_RANGE) {
+      const int64_t n = ZMI_MIN(k - from, ZMI_RANGE);
+      float line[ZMI_RANGE];
+      row_load((const char *)b + (j * ldb + from) * size, dtype, n, line);
+      for (int64_t i = 0; i < rows; i++) {
+        float acc = 0, *at = &y[i * ldy + j];
+        for (int64_t q = 0; q < n; q++) acc = __builtin_fmaf(x[from * high + i * ZMI_RANGE + q], line[q], acc);
+        *at = from > 0 || add ? *at + acc : acc;
+      }
+    }
+  }
+}
+
 const zmi_kernels zmi_kernels_scalar = {
     .name = "scalar",
     .dot_affine = scalar_dot_affine,
@@ -160,5 +185,7 @@ const zmi_kernels zmi_kernels_scalar = {
     .attend = scalar_attend,
     .gemm = scalar_gemm,
     .gemm_columns = scalar_gemm_columns,
+    .few_rows = scalar_few_rows,
+    .few_lines = scalar_few_lines,
     .lanes = &zmi_lanes_scalar,
 };

@@ -1,5 +1,6 @@
 // The vector tiers: dot products, digits and attention for 256 and 512 bits, with the bits of scalar.c. Compiled once for each tier with
 // that tier's flags; what the flags allow (VNNI, BF16) is used.
+#include "backend/cpu/few.h"
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/rows.h"
 #include "backend/cpu/simd.h"
@@ -447,6 +448,8 @@ const zmi_kernels JOIN(zmi_kernels_, ZMI_TIER) = {
     .attend = vector_attend,
     .gemm = vector_gemm,
     .gemm_columns = vector_gemm_columns,
+    .few_rows = vector_few_rows,
+    .few_lines = vector_few_lines,
 #if defined(__AVX512F__)
     .lanes = &zmi_lanes_avx512,
 #else

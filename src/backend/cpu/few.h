@@ -162,9 +162,8 @@ ZMI_INLINE float few_element(zm_dtype dtype, const char *at) {
   return dtype == ZM_BF16 ? zmi_float((uint32_t)h << 16) : zmi_f16_to_f32(h);
 }
 
-// One range of n k: part[s * rows + m] = row m by set s of eight lines. Two sets take turns, as a sum waits for itself; more lines at a time
-// are more than memory is good at. x and `at` of
-// each set: of its range.
+// One range of n k: part[s * rows + m] = row m by set s of eight lines. Two sets take turns, as a sum waits for itself; more lines at a
+// time are more than memory is good at. x and `at` of each set: of its range.
 ZMI_INLINE void few_range(zm_dtype dtype, int rows, int sets, const float *const *x, const char *const *at, int64_t ld, int64_t n,
                           float *const *part) {
   const int size = dtype == ZM_F32 ? 4 : 2, step = 16 / size;

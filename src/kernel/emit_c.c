@@ -292,6 +292,10 @@ static void walk(zmi_emit_state *e, int begin, int end);
 
 // ---- ELEMENTS blocks of rows ----
 
+static bool is_place(zmi_cop op) {
+  return op == ZMI_K_ARGMAX || op == ZMI_K_ARGMIN;
+}
+
 static void start_reductions(zmi_emit_state *e, int begin, int end) {
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &e->code->insts[i];
@@ -299,13 +303,13 @@ static void start_reductions(zmi_emit_state *e, int begin, int end) {
     if (!zmi_emit_reduces(x->op)) continue;
     const zmi_ctype type = e->code->insts[x->a].type;
     const char *name = zmi_emit_type(type), *first = zmi_emit_identity(x->op, type);
-    if (x->op == ZMI_K_ARGMAX || x->op == ZMI_K_ARGMIN) {
-      zmi_emit_top(e, "%s a%d = %s;", name, i, first);
-      zmi_emit_top(e, "zk_int at%d = 0;", i);
-      continue;
-    }
     if (e->blocks) {
       zmi_emit_top(e, "ze_lanes_%s a%d = ze_first_%s(%s);", zmi_emit_word(type), i, zmi_emit_word(type), first);
+      continue;
+    }
+    if (is_place(x->op)) {
+      zmi_emit_top(e, "%s a%d = %s;", name, i, first);
+      zmi_emit_top(e, "zk_int at%d = 0;", i);
       continue;
     }
     const bool floats = type == ZMI_C_FLOAT, flags = floats && (x->op == ZMI_K_MAXIMUM || x->op == ZMI_K_MINIMUM);
@@ -326,7 +330,7 @@ static void reductions(zmi_emit_state *e, int begin, int end, bool last) {
     if (!zmi_emit_reduces(x->op)) continue;
     const char *word = reduction_word(x->op), *joined = x->op == ZMI_K_SUMSQ ? "sum" : word; // what joins lanes
     const char *type = zmi_emit_word(e->code->insts[x->a].type);
-    const bool arg = x->op == ZMI_K_ARGMAX || x->op == ZMI_K_ARGMIN;
+    const bool arg = is_place(x->op);
     if (e->blocks)
       zmi_emit_top(e, "const %s v%d = ze_total_%s_%s(&a%d);", zmi_emit_type(x->type), i, joined, type, i);
     else if (!last && arg)
@@ -436,7 +440,8 @@ static void block_results(zmi_emit_state *e, int begin, int end, bool last) {
     if (!zmi_emit_reduces(x->op)) continue;
     const zmi_ctype type = e->code->insts[x->a].type;
     if (last) zmi_emit_top(e, "for (zk_int t = n; t < %d; t++) r%d[t] = %s;", BLOCK, i, zmi_emit_identity(x->op, type));
-    zmi_emit_top(e, "ze_block_%s_%s(&a%d, r%d);", reduction_word(x->op), zmi_emit_word(type), i, i);
+    zmi_emit_top(e, "ze_block_%s_%s(&a%d, r%d%s);", reduction_word(x->op), zmi_emit_word(type), i, i,
+                 is_place(x->op) ? ", (zk_int)at" : "");
   }
 }
 

@@ -47,11 +47,8 @@ static void work_part(void *user, int worker, int workers) {
   for (int64_t b = begin; b < end; b += 8) { // a tile of the executor: 128 output rows
     int64_t n = ZMI_MIN(end - b, 8);
     float *y = w->y + b * ZMI_LANES;
-    if (w->format.mode == ZMI_QUANT_AFFINE) {
-      w->kernels->dot_affine(&w->format, w->blocks + (size_t)b * w->block_bytes, n, K, w->rows, w->x, y, w->count * ZMI_LANES);
-    } else {
-      w->kernels->dot_float(&w->format, w->blocks + (size_t)b * w->block_bytes, n, K, w->rows, w->x, w->x_dtype, y, w->count * ZMI_LANES);
-    }
+    w->kernels->dot[w->format.mode](&w->format, w->blocks + (size_t)b * w->block_bytes, n, K, w->rows, w->x, w->x_dtype, y,
+                                    w->count * ZMI_LANES);
   }
 }
 
@@ -68,6 +65,10 @@ static void fill(char *memory, size_t bytes, const zmi_format *f) {
     uint64_t r = next_random();
     memcpy(memory + i, &r, 8);
   }
+  const size_t whole = zmi_packed_block_bytes(f, K), scales = f->mode > ZMI_QUANT_AFFINE ? zmi_packed_code_bytes(f, K) : whole;
+  for (size_t b = 0; b + whole <= bytes && scales < whole; b += whole)
+    memset(memory + b + scales, f->mode == ZMI_QUANT_NVFP4 ? 8 : 121, whole - scales);
+  if (scales < whole) return;
   size_t codes = f->mode == ZMI_QUANT_AFFINE ? (size_t)(f->group * f->bits * 2) : 0;
   size_t group = codes + (f->dtype == ZM_BF16 ? 64 : 128), size = zm_dtype_size((zm_dtype)f->dtype);
   for (size_t g = 0; g + group <= bytes; g += group) {
@@ -81,7 +82,7 @@ static void fill(char *memory, size_t bytes, const zmi_format *f) {
 static void stream(zmi_pool *pool, work *w, size_t bytes, int rounds, void *memory, const void *const x[3]) {
   char name[64];
   fill(memory, bytes, &w->format);
-  bool affine = w->format.mode == ZMI_QUANT_AFFINE;
+  bool affine = w->format.mode != ZMI_QUANT_NONE && w->format.mode != ZMI_QUANT_MXFP8; // takes digits
   w->blocks = memory;
   w->block_bytes = zmi_packed_block_bytes(&w->format, K);
   w->count = (int64_t)(bytes / w->block_bytes);
@@ -246,7 +247,7 @@ int main(int argc, char **argv) {
   char *memory = zmi_block_alloc(bytes);
   float *x = zmi_block_alloc(ZMI_ROWS * K * 4);
   uint16_t *half = zmi_block_alloc(ZMI_ROWS * K * 2);
-  void *digits = zmi_block_alloc(ZMI_ROWS * zmi_digits_bytes(K, 32));
+  void *digits = zmi_block_alloc(ZMI_ROWS * zmi_digits_bytes(K, 16));
   float *y = zmi_block_alloc(bytes / K * 64 + 4096);
   if (!k || !pool || !memory || !x || !half || !digits || !y) {
     fprintf(stderr, "%s\n", zm_last_error());
@@ -264,6 +265,12 @@ int main(int argc, char **argv) {
     work w = {.kernels = k, .format = {ZMI_QUANT_AFFINE, shapes[i][0], shapes[i][1], ZM_BF16}, .y = y};
     stream(pool, &w, bytes, rounds, memory, inputs);
   }
+  for (int mode = ZMI_QUANT_MXFP4; mode < ZMI_QUANT_MODE_COUNT; mode++) {
+    work w = {.kernels = k, .format = {.mode = mode}, .x_dtype = ZM_F32, .y = y};
+    if (zmi_codes_complete(&w.format) != ZM_OK || (only && atoi(only) != w.format.bits)) continue;
+    w.format.dtype = ZM_BF16;
+    stream(pool, &w, bytes, rounds, memory, inputs);
+  }
   for (int i = 0; i < 3 && !(only && atoi(only) < 16); i++) {
     work w = {.kernels = k, .format = {ZMI_QUANT_NONE, 0, 0, i == 2 ? ZM_F32 : ZM_BF16}, .x_dtype = i == 0 ? ZM_BF16 : ZM_F32, .y = y};
     stream(pool, &w, bytes, rounds, memory, inputs);
@@ -277,7 +284,7 @@ int main(int argc, char **argv) {
     rows(k, memory, x);
   }
   zmi_block_free(y, bytes / K * 64 + 4096);
-  zmi_block_free(digits, ZMI_ROWS * zmi_digits_bytes(K, 32));
+  zmi_block_free(digits, ZMI_ROWS * zmi_digits_bytes(K, 16));
   zmi_block_free(half, ZMI_ROWS * K * 2);
   zmi_block_free(x, ZMI_ROWS * K * 4);
   zmi_block_free(memory, bytes);

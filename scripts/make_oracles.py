@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes small checkpoints and what mlx-lm computes with them, for tests/test_models.c.
 
-    python3 scripts/make_oracles.py SOURCES            # needs: pip install 'mlx[cpu]' mlx-lm
+    python3 scripts/make_oracles.py SOURCES [NAME]...  # needs: pip install 'mlx[cpu]' mlx-lm; without names: all
 
 SOURCES is a folder that holds trained checkpoints of the families (lfm2-mxfp8, qwen3-nvfp4, with their tokenizer). They are dequantized,
 cut to a few layers and the frequent tokens, and quantized again in affine formats. All other checkpoints are random and tiny: they
@@ -40,6 +40,15 @@ TEXTS = [
 
 def affine(bits, group_size):
     return {"bits": bits, "group_size": group_size, "mode": "affine"}
+
+
+def floats(mode):
+    bits, group_size = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}[mode]
+    return {"bits": bits, "group_size": group_size, "mode": mode}
+
+
+def wanted(name):
+    return not sys.argv[2:] or name in sys.argv[2:]
 
 
 def model_class(config):
@@ -148,6 +157,8 @@ def save(name, model, config):
 
 
 def trained(sources, source, name, default, overrides=(), layers=None, change=None):
+    if not wanted(name):
+        return
     model, config = load_model(sources / source)
     def dense(module):
         if not isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
@@ -202,6 +213,8 @@ def loosen(folder):
 
 
 def random_model(name, config, dtype, default=None, overrides=(), seed=0, loose=False):
+    if not wanted(name):
+        return
     mx.random.seed(seed)
     base = {"vocab_size": 176, "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
             "max_position_embeddings": 256, "eos_token_id": [2, 7], "torch_dtype": dtype}
@@ -254,6 +267,10 @@ def main():
            "norm_topk_prob": False, "tie_word_embeddings": True}
     random_model("tiny-qwen3_moe", moe, "bfloat16", affine(6, 32), [("mlp.gate", affine(8, 32)), ("switch_mlp.up_proj", affine(3, 32)),
                  ("switch_mlp.down_proj", affine(5, 64))], 4)
+    random_model("tiny-floats", {**moe, "tie_word_embeddings": False, "mlp_only_layers": [], "num_hidden_layers": 2}, "bfloat16",
+                 floats("mxfp4"), [("embed_tokens", floats("mxfp8")), ("lm_head", floats("nvfp4")), ("self_attn.o_proj", floats("nvfp4")),
+                 ("self_attn.k_proj", affine(8, 32)), ("mlp.gate", affine(8, 32)), ("mlp.gate_proj", floats("mxfp8")),
+                 ("mlp.down_proj", floats("mxfp8")), ("switch_mlp.down_proj", floats("nvfp4"))], 8)
     lfm2 = {"model_type": "lfm2_moe", "intermediate_size": 128, "moe_intermediate_size": 64, "num_hidden_layers": 4, "num_experts": 8,
             "num_experts_per_tok": 2, "norm_topk_prob": True, "use_expert_bias": True, "num_dense_layers": 1, "norm_eps": 1e-5,
             "conv_bias": True, "conv_L_cache": 4, "routed_scaling_factor": 1.5,

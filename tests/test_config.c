@@ -95,7 +95,7 @@ static void bad_fields(void **state) {
       {llama, "quantization_config", "{\"bits\": 7, \"group_size\": 64}", "quantization_config: affine quantization with 7 bits"},
       {llama, "quantization_config", "{\"group_size\": 64}", "quantization_config.bits is missing"},
       {llama, "quantization", "{\"bits\": \"4\", \"group_size\": 64}", "quantization.bits must be a whole number"},
-      {llama, "quantization", "{\"bits\": 4, \"group_size\": 32, \"mode\": \"mxfp4\"}", "quantization.mode \"mxfp4\" is not supported yet"},
+      {llama, "quantization", "{\"bits\": 4, \"group_size\": 64, \"mode\": \"mxfp4\"}", "mxfp4 quantization with groups of 64 does not exist"},
       {llama, "quantization", "{\"bits\": 4, \"group_size\": 32, \"mode\": \"magic\"}", "quantization.mode \"magic\" is unknown"},
       {llama, "quantization", "{\"bits\": 4, \"group_size\": 64, \"model.embed_tokens\": {\"bits\": 9}}",
        "quantization[\"model.embed_tokens\"]: affine quantization with 9 bits"},

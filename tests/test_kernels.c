@@ -125,15 +125,15 @@ static void all_tiers(check_fn check) {
 // ---- digits ----
 
 static void check_digits(const zmi_kernels *scalar, const zmi_kernels *tier) {
-  static const int64_t groups[] = {32, 64, 128};
-  for (int round = 0; round < 300; round++) {
+  static const int64_t groups[] = {16, 32, 64, 128};
+  for (int round = 0; round < 400; round++) {
     nature kind = (nature)(round % KINDS);
-    int64_t group = groups[round % 3], k = group * (int64_t)(1 + next_random() % 12);
+    int64_t group = groups[round % 4], k = group * (int64_t)(1 + next_random() % 12);
     buffer x = make((size_t)k * 4), a = make(zmi_digits_bytes(k, group)), b = make(zmi_digits_bytes(k, group));
     fill(ZM_F32, x.data, k, kind);
     scalar->digits((float *)(void *)x.data, k, group, a.data);
     tier->digits((float *)(void *)x.data, k, group, b.data);
-    assert_memory_equal(a.data, b.data, (size_t)(3 * k + 8 * k / group));
+    assert_memory_equal(a.data, b.data, (size_t)(3 * k + 20 * k / group));
     // What the digits stand for: within half a unit of x, and the exact sum.
     const float *scale = (float *)(void *)(a.data + 3 * k), *sum = scale + k / group;
     for (int64_t g = 0; g < k / group; g++) {
@@ -153,6 +153,12 @@ static void check_digits(const zmi_kernels *scalar, const zmi_kernels *tier) {
       if (broken) {
         assert_true(most == 0 && sum[g] != sum[g]);
         continue;
+      }
+      const int32_t *part = (const int32_t *)(const void *)(sum + k / group) + 3 * g;
+      for (int p = 0; p < 3; p++) {
+        int32_t all = 0;
+        for (int64_t i = 0; i < group; i++) all += d[p * group + i];
+        assert_int_equal(part[p], all);
       }
       assert_true(same_float(sum[g], (float)total * scale[g]));
       assert_true(scale[g] == 0 || scale[g] == 0x1p-126f || (most >= 4177856 && most <= 8355711));
@@ -191,8 +197,32 @@ typedef struct rows {
   const void *pointers[ZMI_ROWS];
 } rows;
 
-static void affine_case(const zmi_kernels *scalar, const zmi_kernels *tier, const zmi_format *f, int64_t k, int64_t blocks, nature kind) {
+// One to four rows together, alone, and block by block: the bits of the scalar tier, and nothing written past them.
+static void check_dot(const zmi_kernels *scalar, const zmi_kernels *tier, const zmi_format *f, const unsigned char *w, int64_t k,
+                      int64_t blocks, const void *const *rows, const char *kind) {
   char name[64], detail[160];
+  int64_t ldy = blocks * 16 + 3;
+  for (int count = 1; count <= ZMI_ROWS; count++) {
+    buffer a = make((size_t)(count * ldy - 3) * 4), b = make((size_t)(count * ldy - 3) * 4), one = make((size_t)blocks * 64);
+    scalar->dot[f->mode](f, w, blocks, k, count, rows, ZM_F32, (float *)(void *)a.data, ldy);
+    tier->dot[f->mode](f, w, blocks, k, count, rows, ZM_F32, (float *)(void *)b.data, ldy);
+    snprintf(detail, sizeof detail, "%s, k %lld, %lld blocks, %d rows, %s", zmi_format_text(f, name), (long long)k, (long long)blocks,
+             count, kind);
+    for (int m = 0; m < count; m++) {
+      assert_same("dot", tier->name, detail, b.data + 4 * m * ldy, a.data + 4 * m * ldy, blocks * 16);
+      tier->dot[f->mode](f, w, blocks, k, 1, rows + m, ZM_F32, (float *)(void *)one.data, ldy);
+      assert_same("dot alone", tier->name, detail, one.data, a.data + 4 * m * ldy, blocks * 16);
+      if (m + 1 < count) assert_memory_equal(b.data + 4 * (m * ldy + blocks * 16), "\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5", 12);
+    }
+    for (int64_t i = 0; i < blocks; i++) { // block by block as in a run
+      tier->dot[f->mode](f, w + (size_t)i * zmi_packed_block_bytes(f, k), 1, k, 1, rows, ZM_F32, (float *)(void *)one.data, ldy);
+      assert_same("dot of one block", tier->name, detail, one.data, a.data + 64 * i, 16);
+    }
+    drop(&a), drop(&b), drop(&one);
+  }
+}
+
+static void affine_case(const zmi_kernels *scalar, const zmi_kernels *tier, const zmi_format *f, int64_t k, int64_t blocks, nature kind) {
   buffer x = make((size_t)k * 4), w = make((size_t)blocks * zmi_packed_block_bytes(f, k));
   rows r;
   for (int m = 0; m < ZMI_ROWS; m++) {
@@ -208,25 +238,7 @@ static void affine_case(const zmi_kernels *scalar, const zmi_kernels *tier, cons
     for (size_t g = 0; g < w.size; g += codes + 32 * size) memset(w.data + g, 0xff, codes);
     for (int m = 0; m < ZMI_ROWS; m++) memset(r.digits[m].data, m % 2 ? 0x7f : 0x80, (size_t)(3 * k));
   }
-  int64_t ldy = blocks * 16 + 3;
-  for (int count = 1; count <= ZMI_ROWS; count++) {
-    buffer a = make((size_t)(count * ldy - 3) * 4), b = make((size_t)(count * ldy - 3) * 4), one = make((size_t)blocks * 64);
-    scalar->dot_affine(f, w.data, blocks, k, count, r.pointers, (float *)(void *)a.data, ldy);
-    tier->dot_affine(f, w.data, blocks, k, count, r.pointers, (float *)(void *)b.data, ldy);
-    snprintf(detail, sizeof detail, "%s, k %lld, %lld blocks, %d rows, %s", zmi_format_text(f, name), (long long)k, (long long)blocks,
-             count, kind_names[kind]);
-    for (int m = 0; m < count; m++) {
-      assert_same("dot_affine", tier->name, detail, b.data + 4 * m * ldy, a.data + 4 * m * ldy, blocks * 16);
-      tier->dot_affine(f, w.data, blocks, k, 1, r.pointers + m, (float *)(void *)one.data, ldy);
-      assert_same("dot_affine alone", tier->name, detail, one.data, a.data + 4 * m * ldy, blocks * 16);
-      if (m + 1 < count) assert_memory_equal(b.data + 4 * (m * ldy + blocks * 16), "\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5", 12);
-    }
-    for (int64_t i = 0; i < blocks; i++) { // block by block as in a run
-      tier->dot_affine(f, w.data + (size_t)i * zmi_packed_block_bytes(f, k), 1, k, 1, r.pointers, (float *)(void *)one.data, ldy);
-      assert_same("dot_affine, one block", tier->name, detail, one.data, a.data + 64 * i, 16);
-    }
-    drop(&a), drop(&b), drop(&one);
-  }
+  check_dot(scalar, tier, f, w.data, k, blocks, r.pointers, kind_names[kind]);
   drop(&x), drop(&w);
   for (int m = 0; m < ZMI_ROWS; m++) drop(&r.digits[m]);
 }
@@ -269,11 +281,112 @@ static void affine_accuracy(void **context) {
     zmi_tier(0)->digits(x, LENGTH, f.group, digits.data);
     float y[16];
     const void *pointer = digits.data;
-    zmi_tier(0)->dot_affine(&f, packed.data, 1, LENGTH, 1, &pointer, y, 16);
+    zmi_tier(0)->dot[ZMI_QUANT_AFFINE](&f, packed.data, 1, LENGTH, 1, &pointer, ZM_F32, y, 16);
     for (int n = 0; n < N; n++) {
       double sum = 0, magnitude = 0;
       zmi_unpack_row(&f, packed.data, LENGTH, n, unpacked);
       for (int i = 0; i < LENGTH; i++) sum += (double)unpacked[i] * (double)x[i], magnitude += fabs((double)unpacked[i] * (double)x[i]);
+      assert_true(fabs(sum - (double)y[n]) <= 4e-7 * magnitude);
+    }
+    drop(&packed), drop(&digits);
+  }
+  zmi_float_rule_leave(saved);
+}
+
+// ---- dot products of numbers of 4 and 8 bits ----
+
+// The sums of digits that belong to digits put there by hand.
+static void sum_digits(unsigned char *digits, int64_t k, int64_t group) {
+  int32_t *part = (int32_t *)(void *)(digits + 3 * k + 8 * (k / group));
+  for (int64_t i = 0; i < 3 * (k / group); i++) {
+    part[i] = 0;
+    for (int64_t j = 0; j < group; j++) part[i] += (int8_t)digits[i * group + j];
+  }
+}
+
+static void number_case(const zmi_kernels *scalar, const zmi_kernels *tier, const zmi_format *f, int64_t k, int64_t blocks, nature kind) {
+  const bool eight = f->mode == ZMI_QUANT_MXFP8;
+  const size_t codes = zmi_packed_code_bytes(f, k), whole = zmi_packed_block_bytes(f, k);
+  buffer x = make((size_t)k * 4), w = make((size_t)blocks * whole), rows[ZMI_ROWS];
+  const void *pointers[ZMI_ROWS];
+  for (size_t i = 0; i < w.size; i++) {
+    const unsigned char v = (unsigned char)(next_random() >> 20);
+    const bool scale = i % whole >= codes;
+    w.data[i] = (scale && f->mode != ZMI_QUANT_NVFP4) || (!eight && !scale) || (v & 127) != 127 ? v : 0x7e; // no NaN
+    if (scale && f->mode != ZMI_QUANT_NVFP4) w.data[i] = (unsigned char)(kind == PLAIN ? 110 + v % 20 : v % 255);
+  }
+  const bool extreme = next_random() % 4 == 0; // the largest codes and digits: nothing may overflow
+  for (int64_t b = 0; b < blocks && extreme; b++) memset(w.data + (size_t)b * whole, eight ? 0x7e : b % 2 ? 0xff : 0x77, codes);
+  for (int m = 0; m < ZMI_ROWS; m++) {
+    rows[m] = make(eight ? (size_t)k * 4 : zmi_digits_bytes(k, f->group));
+    fill(ZM_F32, x.data, k, kind);
+    if (eight)
+      memcpy(rows[m].data, x.data, (size_t)k * 4);
+    else
+      scalar->digits((float *)(void *)x.data, k, f->group, rows[m].data);
+    if (extreme && !eight) {
+      memset(rows[m].data, m % 2 ? 0x7f : 0x80, (size_t)(3 * k));
+      sum_digits(rows[m].data, k, f->group);
+    }
+    pointers[m] = rows[m].data;
+  }
+  check_dot(scalar, tier, f, w.data, k, blocks, pointers, kind_names[kind]);
+  drop(&x), drop(&w);
+  for (int m = 0; m < ZMI_ROWS; m++) drop(&rows[m]);
+}
+
+static const zmi_format number_formats[] = {
+    {ZMI_QUANT_MXFP4, 4, 32, ZM_BF16}, {ZMI_QUANT_NVFP4, 4, 16, ZM_BF16}, {ZMI_QUANT_MXFP8, 8, 32, ZM_BF16}};
+
+static void check_numbers(const zmi_kernels *scalar, const zmi_kernels *tier) {
+  for (size_t i = 0; i < ZMI_COUNT(number_formats); i++) {
+    const zmi_format *f = &number_formats[i];
+    for (int j = 0; j < 6 * KINDS; j++) {
+      number_case(scalar, tier, f, f->group * (int64_t)(1 + next_random() % 19), (int64_t)(1 + next_random() % 2), (nature)(j % KINDS));
+    }
+  }
+}
+
+static void dot_numbers(void **context) {
+  (void)context;
+  all_tiers(check_numbers);
+}
+
+// Against float64 over unpacked weights, from the checkpoint's form on: rows that do not fill a block too.
+static void number_accuracy(void **context) {
+  (void)context;
+  enum { N = 21, LENGTH = 1056 };
+  unsigned saved = zmi_float_rule_enter();
+  for (size_t i = 0; i < ZMI_COUNT(number_formats); i++) {
+    const zmi_format *f = &number_formats[i];
+    const int64_t groups = LENGTH / f->group;
+    static float x[LENGTH], unpacked[LENGTH], w[N * LENGTH];
+    static uint32_t codes[N * LENGTH / 4];
+    static uint8_t scales[N * LENGTH / 16];
+    for (int j = 0; j < LENGTH; j++) x[j] = number(PLAIN);
+    for (int j = 0; j < N * LENGTH; j++) w[j] = number(PLAIN);
+    const zmi_float_quantizer q = {f->bits, f->group, ZM_F32, 1, log2};
+    zmi_quantize_floats(&q, w, N * groups, codes, scales);
+    const zmi_stored_matrix m = {codes, scales, NULL, ZM_BF16, N, LENGTH};
+    assert_int_equal(zmi_stored_matrix_check(f, &m), ZM_OK);
+    buffer packed = make(2 * zmi_packed_block_bytes(f, LENGTH)), digits = make(zmi_digits_bytes(LENGTH, f->group));
+    zmi_pack_blocks(f, &m, packed.data, 0, 2);
+    zmi_tier(0)->digits(x, LENGTH, f->group, digits.data);
+    const void *row = f->mode == ZMI_QUANT_MXFP8 ? (const void *)x : digits.data;
+    float y[32];
+    zmi_tier(0)->dot[f->mode](f, packed.data, 2, LENGTH, 1, &row, ZM_F32, y, 32);
+    for (int n = 0; n < 32; n++) {
+      double sum = 0, magnitude = 0;
+      float plain[LENGTH];
+      zmi_unpack_row(f, packed.data, LENGTH, n, unpacked);
+      if (n < N) {
+        zmi_decode_floats(f, &m, n, 0, LENGTH, plain);
+        assert_memory_equal(unpacked, plain, sizeof plain);
+      }
+      for (int j = 0; j < LENGTH; j++) {
+        sum += (double)unpacked[j] * (double)x[j], magnitude += fabs((double)unpacked[j] * (double)x[j]);
+        if (n >= N) assert_true(unpacked[j] == 0); // rows past the last one
+      }
       assert_true(fabs(sum - (double)y[n]) <= 4e-7 * magnitude);
     }
     drop(&packed), drop(&digits);
@@ -302,13 +415,13 @@ static void check_float(const zmi_kernels *scalar, const zmi_kernels *tier) {
     }
     for (int count = 1; count <= ZMI_ROWS; count++) {
       buffer a = make((size_t)(count * ldy - 1) * 4), b = make((size_t)(count * ldy - 1) * 4), one = make((size_t)blocks * 64);
-      scalar->dot_float(&f, w.data, blocks, k, count, pointers, x_dtype, (float *)(void *)a.data, ldy);
-      tier->dot_float(&f, w.data, blocks, k, count, pointers, x_dtype, (float *)(void *)b.data, ldy);
+      scalar->dot[f.mode](&f, w.data, blocks, k, count, pointers, x_dtype, (float *)(void *)a.data, ldy);
+      tier->dot[f.mode](&f, w.data, blocks, k, count, pointers, x_dtype, (float *)(void *)b.data, ldy);
       snprintf(detail, sizeof detail, "%s x %s, k %lld, %lld blocks, %d rows, %s", zm_dtype_name((zm_dtype)f.dtype), zm_dtype_name(x_dtype),
                (long long)k, (long long)blocks, count, kind_names[kind]);
       for (int m = 0; m < count; m++) {
         assert_same("dot_float", tier->name, detail, b.data + 4 * m * ldy, a.data + 4 * m * ldy, blocks * 16);
-        tier->dot_float(&f, w.data, blocks, k, 1, pointers + m, x_dtype, (float *)(void *)one.data, ldy);
+        tier->dot[f.mode](&f, w.data, blocks, k, 1, pointers + m, x_dtype, (float *)(void *)one.data, ldy);
         assert_same("dot_float alone", tier->name, detail, one.data, a.data + 4 * m * ldy, blocks * 16);
       }
       drop(&a), drop(&b), drop(&one);
@@ -573,9 +686,10 @@ static void finding(void **context) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(digits),         cmocka_unit_test(digits_border), cmocka_unit_test(dot_affine),  cmocka_unit_test(affine_accuracy),
-      cmocka_unit_test(dot_float),      cmocka_unit_test(conversions),   cmocka_unit_test(row_helpers), cmocka_unit_test(attend),
-      cmocka_unit_test(negative_zeros), cmocka_unit_test(finding),       cmocka_unit_test(few_rows),
+      cmocka_unit_test(digits),      cmocka_unit_test(digits_border), cmocka_unit_test(dot_affine),      cmocka_unit_test(affine_accuracy),
+      cmocka_unit_test(dot_float),   cmocka_unit_test(dot_numbers),   cmocka_unit_test(number_accuracy), cmocka_unit_test(conversions),
+      cmocka_unit_test(row_helpers), cmocka_unit_test(attend),        cmocka_unit_test(negative_zeros),  cmocka_unit_test(finding),
+      cmocka_unit_test(few_rows),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

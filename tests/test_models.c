@@ -280,6 +280,7 @@ int main(void) {
       {"llama-8bit-g128", 0.02, false},  {"lfm2-3bit-g32", 0.02, false},  {"qwen3-5bit-g128", 0.02, false},
       {"tiny-llama-biases", 0, false}, // float16: computed in float32
       {"tiny-llama-f32", 0, false},      {"tiny-mistral", 0.02, false},   {"tiny-qwen3_moe", 0.02, false},
+      {"tiny-floats", 0.02, false},
       {"tiny-lfm2_moe", 0.12, true}, // its random router chooses between experts that are nearly equal
       {"tiny-lfm2", 0.02, false},        {"tiny-lfm2_moe-hf", 0, false},
   };

@@ -304,7 +304,9 @@ static void formats(void **context) {
              {{ZMI_QUANT_AFFINE, 1000, 64, ZM_BF16}, ZM_ERROR_FORMAT, "1000 bits"},
              {{ZMI_QUANT_AFFINE, 4, 48, ZM_BF16}, ZM_ERROR_FORMAT, "48"},
              {{ZMI_QUANT_AFFINE, 4, 0, ZM_BF16}, ZM_ERROR_FORMAT, "groups of 0"},
-             {{ZMI_QUANT_MXFP4, 4, 32, ZM_BF16}, ZM_ERROR_UNSUPPORTED, "mxfp4"},
+             {{ZMI_QUANT_MXFP4, 4, 64, ZM_BF16}, ZM_ERROR_FORMAT, "must be 32"},
+             {{ZMI_QUANT_MXFP8, 4, 32, ZM_BF16}, ZM_ERROR_FORMAT, "must be 8"},
+             {{ZMI_QUANT_NVFP4, 4, 32, ZM_BF16}, ZM_ERROR_FORMAT, "must be 16"},
              {{99, 4, 32, ZM_BF16}, ZM_ERROR_ARGUMENT, "99"},
              {{-1, 4, 32, ZM_BF16}, ZM_ERROR_ARGUMENT, "-1"},
              {{ZMI_QUANT_AFFINE, 4, 64, ZM_F16}, ZM_ERROR_ARGUMENT, "float16"}};

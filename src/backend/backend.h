@@ -17,24 +17,24 @@ enum {
 };
 
 // One row of activations as digits. Per group, one after another: group bytes of d0 (most significant), of d1, of d2; after all groups:
-// float scale[groups] (the power of two 2^e), float sum[groups] (2^e times the sum of the integers). Size and addresses: zmi_digits_bytes
-// (a multiple of 64).
+// float scale[groups] (the power of two 2^e), float sum[groups] (2^e times the sum of the integers), int32 parts[groups][3] (the sums of
+// d0, d1 and d2). Size: zmi_digits_bytes (a multiple of 64).
 size_t zmi_digits_bytes(int64_t k, int64_t group);
+
+// y[m][16*b + lane] = dot of rows m < rows (<= ZMI_ROWS) of x with the 16 rows of each of `blocks` consecutive blocks of a format. y:
+// float32, row stride ldy. x: rows of k elements: digits (affine, mxfp4, nvfp4), or elements of x_dtype, ZM_BF16 (with bf16 weights only)
+// or ZM_F32 (with any float weights, widened: fma(float(w), x, acc); odd k is handled). Long runs of blocks stream best: the kernel
+// prefetches ahead across them.
+typedef void (*zmi_dot_fn)(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *x,
+                           zm_dtype x_dtype, float *y, int64_t ldy);
 
 // One CPU tier. Every function gives the same bits in every tier; the scalar tier (scalar.c) is the readable definition.
 typedef struct zmi_kernels {
   const char *name; // "scalar", "avx2", "avx512", "avx512vnni"
 
-  // x float32 [k] -> digits (zmi_digits_bytes(k, group) bytes, 64-byte aligned).
+  // x float32 [k] -> digits (zmi_digits_bytes(k, group) bytes, 64-byte aligned). group: 16, 32, 64 or 128.
   void (*digits)(const float *x, int64_t k, int64_t group, void *digits);
-  // y[m][16*b + lane] = dot of rows m < rows (<= ZMI_ROWS) of x, given as digits, with the 16 rows of each of `blocks` consecutive affine
-  // blocks. y: float32, row stride ldy. Long runs of blocks stream best: the kernel prefetches ahead across them.
-  void (*dot_affine)(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits, float *y,
-                     int64_t ldy);
-  // The same for float blocks. x: rows of the dtype of the block (bf16 or f32), k elements; odd k is handled. x_dtype ZM_BF16 or ZM_F32;
-  // blocks of bf16 weights with float32 x compute fma(float(w), x, acc). blocks may be n = 1.. consecutive blocks: y[m][16*b + lane].
-  void (*dot_float)(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *x, zm_dtype x_dtype,
-                    float *y, int64_t ldy);
+  zmi_dot_fn dot[ZMI_QUANT_MODE_COUNT]; // by the mode of the weights
 
   // Row helpers. n elements; dtype of memory at `src`/`dst` is any float dtype; float32 inside.
   void (*load)(const void *src, zm_dtype dtype, int64_t n, float *out); // widen

@@ -189,7 +189,7 @@ static bool format_fits(const zmi_want *want, const parts *p, const zmi_format *
 
 // The format of a quantized matrix: what config.json says of it. A matrix that config.json does not name may also have any format that its
 // shapes spell out, as in MLX.
-static zm_status quantized_format(const zmi_checkpoint *c, const zmi_want *want, const parts *p, zmi_format *f) {
+static zm_status quantized_format(zmi_checkpoint *c, const zmi_want *want, const parts *p, zmi_format *f) {
   const zmi_override *override = zmi_config_override(c->config, want->name);
   *f = override ? override->format : c->config->format;
   if (!override && p->weight->rank > 0 && p->scales->rank == p->weight->rank && !(c->config->quantized && format_fits(want, p, f))) {
@@ -210,8 +210,15 @@ static zm_status quantized_format(const zmi_checkpoint *c, const zmi_want *want,
     return zmi_fail(ZM_ERROR_FORMAT, "%s: expected uint32 codes, found %s", p->weight->name, zm_dtype_name(p->weight->dtype));
   zm_status status = check_shape(p->weight, rank, shape);
   matrix_shape(want, want->k / f->group, shape);
+  if (status == ZM_OK && f->mode != ZMI_QUANT_AFFINE) {
+    f->dtype = ZM_BF16;
+    if (p->scales->dtype == ZM_U8) return check_shape(p->scales, rank, shape);
+    return zmi_fail(ZM_ERROR_FORMAT, "%s: expected uint8 (%s), found %s", p->scales->name, zmi_quant_mode_name(f->mode),
+                    zm_dtype_name(p->scales->dtype));
+  }
   if (status == ZM_OK) status = check_float(p->scales);
   if (status == ZM_OK) status = check_shape(p->scales, rank, shape);
+  if (status == ZM_OK && !p->biases) return missing(c, want->name, ".biases");
   if (status == ZM_OK) status = check_shape(p->biases, rank, shape);
   if (status == ZM_OK && p->biases->dtype != p->scales->dtype)
     status = zmi_fail(ZM_ERROR_FORMAT, "%s: expected %s like the scales, found %s", p->biases->name, zm_dtype_name(p->scales->dtype),
@@ -246,7 +253,7 @@ static zm_status find_parts(zmi_checkpoint *c, const zmi_want *want, parts *p, z
   if (override && override->quantized && !p->scales) return missing(c, want->name, ".scales");
   if (override && !override->quantized && p->scales)
     return zmi_fail(ZM_ERROR_FORMAT, "%s: config.json says that it is not quantized, but the checkpoint has scales for it", want->name);
-  if (p->scales && !(p->biases = find(c, "%s.biases", want->name))) return missing(c, want->name, ".biases");
+  if (p->scales) p->biases = find(c, "%s.biases", want->name);
   zm_status status = p->scales ? quantized_format(c, want, p, format) : dense_format(want, p, format);
   for (int64_t e = 1; status == ZM_OK && p->loose && e < want->experts; e++) {
     const zmi_tensor *t = loose_expert(c, want->name, e);
@@ -293,8 +300,9 @@ static zmi_stored_matrix part_matrix(const packing *p, const zmi_stored_matrix *
   const size_t row = (size_t)(begin * ZMI_LANES);
   const size_t scale_row = p->scale_step / (size_t)m->n;
   part.n = ZMI_MIN(end * ZMI_LANES, m->n) - begin * ZMI_LANES;
+  part.weight = (const uint8_t *)m->weight + row * (p->weight_step / (size_t)m->n);
   part.scales = (const uint8_t *)m->scales + row * scale_row;
-  part.biases = (const uint8_t *)m->biases + row * scale_row;
+  if (m->biases) part.biases = (const uint8_t *)m->biases + row * scale_row;
   return part;
 }
 
@@ -356,7 +364,7 @@ static zm_status pack_slabs(zmi_checkpoint *c, const zmi_want *want, const parts
   }
   if (p->scales) zmi_tensors_drop(c->tensors, p->scales);
   if (p->biases) zmi_tensors_drop(c->tensors, p->biases);
-  return report(c, p->scales ? p->scales->bytes + p->biases->bytes : 0);
+  return report(c, (p->scales ? p->scales->bytes : 0) + (p->biases ? p->biases->bytes : 0));
 }
 
 static zm_status pack(zmi_checkpoint *c, const zmi_want *want, const parts *p, zmi_store_entry *entry) {
@@ -366,7 +374,7 @@ static zm_status pack(zmi_checkpoint *c, const zmi_want *want, const parts *p, z
   job.first = (zmi_stored_matrix){.weight = p->weight->data, .n = want->n, .k = want->k, .stored = p->weight->dtype};
   if (p->scales) {
     job.first.scales = p->scales->data;
-    job.first.biases = p->biases->data;
+    if (p->biases) job.first.biases = p->biases->data;
     job.first.stored = p->scales->dtype;
     job.scale_step = p->scales->bytes / experts;
   }

@@ -32,13 +32,13 @@ const char *zmi_config_quantization(const zmi_config *config, char buffer[64]) {
 static void read_format(zmi_reader *r, zmi_format *f, bool defaults) {
   const char *mode = zmi_read_text_or(r, "mode", "affine");
   const int found = zmi_quant_mode_find(mode);
-  if (found < 0)
-    zmi_read_fail(r, ZM_ERROR_UNSUPPORTED, "mode", "\"%.40s\" is unknown (supported: affine)", mode);
-  else if (found != ZMI_QUANT_AFFINE)
-    zmi_read_fail(r, ZM_ERROR_UNSUPPORTED, "mode", "\"%s\" is not supported yet; convert the checkpoint in mode affine", mode);
-  *f = (zmi_format){.mode = ZMI_QUANT_AFFINE, .dtype = ZM_BF16};
-  f->group = defaults ? zmi_read_int_or(r, "group_size", 64, 1, 4096) : zmi_read_int(r, "group_size", 1, 4096);
-  f->bits = defaults ? zmi_read_int_or(r, "bits", 4, 1, 32) : zmi_read_int(r, "bits", 1, 32);
+  if (found <= ZMI_QUANT_NONE)
+    zmi_read_fail(r, ZM_ERROR_UNSUPPORTED, "mode", "\"%.40s\" is unknown (supported: affine, mxfp4, mxfp8, nvfp4)", mode);
+  *f = (zmi_format){.mode = found > ZMI_QUANT_NONE ? found : ZMI_QUANT_AFFINE, .dtype = ZM_BF16};
+  zmi_format usual = *f;
+  zmi_codes_complete(&usual);
+  f->group = defaults ? zmi_read_int_or(r, "group_size", usual.group, 1, 4096) : zmi_read_int(r, "group_size", 1, 4096);
+  f->bits = defaults ? zmi_read_int_or(r, "bits", usual.bits, 1, 32) : zmi_read_int(r, "bits", 1, 32);
   const int field = (int)strlen(r->prefix) - 1; // without the point at its end
   if (r->status == ZM_OK && zmi_format_check(f) != ZM_OK) r->status = zmi_fail_within("%s: %.*s", r->file, field, r->prefix);
 }
@@ -75,7 +75,7 @@ static void read_quantization(zmi_reader *r, zmi_config *c) {
     zmi_reader legacy = {.object = q, .file = r->file, .prefix = "quantization_config.", .status = r->status};
     if (q && zmi_read_has(&legacy, "quant_method")) {
       zmi_read_fail(&legacy, ZM_ERROR_UNSUPPORTED, "quant_method",
-                    "\"%.40s\" is not supported; convert the checkpoint to MLX affine quantization",
+                    "\"%.40s\" is not supported; convert the checkpoint to a quantization of MLX",
                     zmi_read_text_or(&legacy, "quant_method", "?"));
       r->status = legacy.status;
       return;

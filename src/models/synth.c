@@ -14,13 +14,13 @@
 enum { PIECE_BYTES = 32 << 20 };
 static const uint64_t most_shard_bytes = (uint64_t)5 << 30;
 
-typedef enum kind { CODES, SCALES, BIASES, UNIFORM, ONES } kind;
+typedef enum kind { CODES, SCALES, BIASES, UNIFORM, ONES, E4M3_CODES, E4M3_SCALES, E8M0_SCALES } kind;
 
 typedef struct made_tensor {
   zmi_tensor tensor; // name owned
   kind kind;
   uint64_t key;
-  double width;      // SCALES, BIASES: the middle of |scale|; UNIFORM: values lie in [-width, width]; ONES: in 1 +- width
+  double width;      // all kinds of scales, BIASES: the middle of |scale|; UNIFORM: values lie in [-width, width]; ONES: in 1 +- width
   double half_codes; // BIASES: half of the largest code
   int shard;
 } made_tensor;
@@ -78,6 +78,15 @@ static zm_status add_matrix(void *self, const zmi_want *want, zmi_held *held) {
   if (f->mode == ZMI_QUANT_NONE) {
     shape[rank++] = want->k;
     status = add(r, name, UNIFORM, dtype, rank, shape, spread * __builtin_sqrt(3.0));
+  } else if (f->mode != ZMI_QUANT_AFFINE) {
+    const bool eight = f->bits == 8;
+    const double size = eight ? 0.598 : 2.926; // root mean square of what codes drawn evenly stand for
+    shape[rank++] = want->k * f->bits / 32;
+    status = add(r, name, eight ? E4M3_CODES : CODES, ZM_U32, rank, shape, 0);
+    shape[rank - 1] = want->k / f->group;
+    snprintf(name, sizeof name, "%s.scales", want->name);
+    if (status == ZM_OK)
+      status = add(r, name, f->mode == ZMI_QUANT_NVFP4 ? E4M3_SCALES : E8M0_SCALES, ZM_U8, rank, shape, spread / size);
   } else {
     const double codes = (double)((int64_t)1 << f->bits);
     const double scale = spread / __builtin_sqrt((codes * codes - 1.0) / 12.0); // of codes drawn evenly
@@ -164,14 +173,33 @@ static float value_of(const made_tensor *t, uint64_t i) {
   return t->kind == ONES ? 1.0f + (float)t->width * even : (float)t->width * even;
 }
 
+// Scale bytes of about the middle: powers of two on both sides of it, or e4m3 within a quarter.
+static uint8_t byte_of(const made_tensor *t, uint64_t i) {
+  const uint64_t w = word(t->key, i);
+  if (t->kind == E4M3_SCALES) return zmi_f32_to_e4m3((float)(t->width * (0.75 + 0.5 * (double)(w >> 40) / 16777216.0)));
+  const float middle = (float)(t->width * 0.894); // of 1 and 2, the root of 5/2: what both together come to
+  uint32_t bits;
+  memcpy(&bits, &middle, 4);
+  return (uint8_t)((bits >> 23) + (w & 1));
+}
+
+static void fill_bytes(const piece *p, size_t from, size_t to) {
+  for (size_t at = from; at < to; at++) p->out[at] = byte_of(p->t, p->begin + at);
+}
+
 static void fill_share(void *user, int worker, int workers) {
   const piece *p = user;
   const size_t lines = (p->size + 63) / 64;
   const size_t from = lines * (size_t)worker / (size_t)workers * 64,
                to = ZMI_MIN(lines * ((size_t)worker + 1) / (size_t)workers * 64, p->size);
-  if (p->t->kind == CODES) {
+  if (p->t->kind == E4M3_SCALES || p->t->kind == E8M0_SCALES) {
+    fill_bytes(p, from, to);
+    return;
+  }
+  if (p->t->kind == CODES || p->t->kind == E4M3_CODES) {
+    const uint64_t kept = p->t->kind == CODES ? UINT64_MAX : 0xbfbfbfbfbfbfbfbfu; // below 2 and no NaN among them
     for (size_t at = from; at < to; at += 8) {
-      const uint64_t w = word(p->t->key, (p->begin + at) / 8);
+      const uint64_t w = word(p->t->key, (p->begin + at) / 8) & kept;
       memcpy(p->out + at, &w, ZMI_MIN((size_t)8, to - at));
     }
     return;

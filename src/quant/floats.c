@@ -121,35 +121,3 @@ void zmi_quantize_floats(const zmi_float_quantizer *q, const float *w, int64_t g
     for (int64_t i = 0; i < group; i += 2) *out++ = (uint8_t)(codes[i] | codes[i + 1] << 4);
   }
 }
-
-// ---- formats of arrays ----
-
-// What a mode allows: bits and groups, ending with 0; the first ones are the defaults.
-static const struct {
-  int64_t bits[8], group[4];
-} allowed[ZMI_QUANT_MODE_COUNT] = {
-    [ZMI_QUANT_AFFINE] = {{4, 2, 3, 5, 6, 8}, {64, 32, 128}},
-    [ZMI_QUANT_MXFP4] = {{4}, {32}},
-    [ZMI_QUANT_MXFP8] = {{8}, {32}},
-    [ZMI_QUANT_NVFP4] = {{4}, {16}},
-};
-
-static bool listed(const int64_t *list, int64_t v) {
-  for (; *list; list++) {
-    if (*list == v) return true;
-  }
-  return false;
-}
-
-zm_status zmi_codes_complete(zmi_format *f) {
-  if (f->mode <= ZMI_QUANT_NONE || f->mode >= ZMI_QUANT_MODE_COUNT) {
-    return zmi_fail(ZM_ERROR_ARGUMENT, "quantization mode %lld does not exist", (long long)f->mode);
-  }
-  if (f->bits == 0) f->bits = allowed[f->mode].bits[0];
-  if (f->group == 0) f->group = allowed[f->mode].group[0];
-  if (listed(allowed[f->mode].bits, f->bits) && listed(allowed[f->mode].group, f->group)) return ZM_OK;
-  return zmi_fail(ZM_ERROR_ARGUMENT, "%s with %lld bits and groups of %lld does not exist: %s", zmi_quant_mode_name(f->mode),
-                  (long long)f->bits, (long long)f->group,
-                  f->mode == ZMI_QUANT_AFFINE ? "bits are 2, 3, 4, 5, 6 or 8, groups 32, 64 or 128"
-                                              : "mxfp4 has 4 bits and groups of 32, mxfp8 8 and 32, nvfp4 4 and 16");
-}

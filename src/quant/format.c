@@ -4,21 +4,29 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const mode_names[ZMI_QUANT_MODE_COUNT] = {
-    [ZMI_QUANT_NONE] = "none",   [ZMI_QUANT_AFFINE] = "affine", [ZMI_QUANT_MXFP4] = "mxfp4",
-    [ZMI_QUANT_MXFP8] = "mxfp8", [ZMI_QUANT_NVFP4] = "nvfp4",
+// The lists of what a mode allows end with 0. usual: bits and group where nothing is said.
+static const struct mode {
+  const char *name;
+  int64_t bits[8], group[4];
+  struct {
+    int64_t bits, group;
+  } usual;
+} modes[ZMI_QUANT_MODE_COUNT] = {
+    [ZMI_QUANT_NONE] = {"none", {0}, {0}, {0, 0}},     [ZMI_QUANT_AFFINE] = {"affine", {2, 3, 4, 5, 6, 8}, {32, 64, 128}, {4, 64}},
+    [ZMI_QUANT_MXFP4] = {"mxfp4", {4}, {32}, {4, 32}}, [ZMI_QUANT_MXFP8] = {"mxfp8", {8}, {32}, {8, 32}},
+    [ZMI_QUANT_NVFP4] = {"nvfp4", {4}, {16}, {4, 16}},
 };
 
 // Bit planes by width, low bits first. A width without a row is not a format.
 static const int planes[9][3] = {[2] = {2, 0}, [3] = {2, 1, 0}, [4] = {4, 0}, [5] = {4, 1, 0}, [6] = {4, 2, 0}, [8] = {8, 0}};
 
 const char *zmi_quant_mode_name(int64_t mode) {
-  return mode >= 0 && mode < ZMI_QUANT_MODE_COUNT ? mode_names[mode] : "?";
+  return mode >= 0 && mode < ZMI_QUANT_MODE_COUNT ? modes[mode].name : "?";
 }
 
 int zmi_quant_mode_find(const char *name) {
   for (int i = 0; i < ZMI_QUANT_MODE_COUNT; i++) {
-    if (strcmp(mode_names[i], name) == 0) return i;
+    if (strcmp(modes[i].name, name) == 0) return i;
   }
   return -1;
 }
@@ -28,27 +36,52 @@ const int *zmi_planes(int64_t bits) {
   return bits >= 0 && bits <= 8 ? planes[bits] : none;
 }
 
+static bool listed(const int64_t *list, int64_t v) {
+  for (; *list; list++) {
+    if (*list == v) return true;
+  }
+  return false;
+}
+
+// "2, 3 or 4"
+static const char *list_text(const int64_t *list, char buffer[64]) {
+  size_t at = 0;
+  for (int i = 0; list[i]; i++)
+    at += (size_t)snprintf(buffer + at, 64 - at, "%s%lld", i == 0 ? "" : list[i + 1] ? ", " : " or ", (long long)list[i]);
+  return buffer;
+}
+
+static zm_status check_numbers(const zmi_format *f, zm_status kind) {
+  const struct mode *m = &modes[f->mode];
+  char text[64];
+  if (!listed(m->bits, f->bits)) {
+    return zmi_fail(kind, "%s quantization with %lld bits does not exist: bits must be %s", m->name, (long long)f->bits,
+                    list_text(m->bits, text));
+  }
+  if (!listed(m->group, f->group)) {
+    return zmi_fail(kind, "%s quantization with groups of %lld does not exist: the group size must be %s", m->name, (long long)f->group,
+                    list_text(m->group, text));
+  }
+  return ZM_OK;
+}
+
+zm_status zmi_codes_complete(zmi_format *f) {
+  if (f->mode <= ZMI_QUANT_NONE || f->mode >= ZMI_QUANT_MODE_COUNT) {
+    return zmi_fail(ZM_ERROR_ARGUMENT, "quantization mode %lld does not exist", (long long)f->mode);
+  }
+  if (f->bits == 0) f->bits = modes[f->mode].usual.bits;
+  if (f->group == 0) f->group = modes[f->mode].usual.group;
+  return check_numbers(f, ZM_ERROR_ARGUMENT);
+}
+
 zm_status zmi_format_check(const zmi_format *f) {
   if (f->mode < 0 || f->mode >= ZMI_QUANT_MODE_COUNT) {
     return zmi_fail(ZM_ERROR_ARGUMENT, "quantization mode %lld does not exist", (long long)f->mode);
   }
-  if (f->mode != ZMI_QUANT_NONE && f->mode != ZMI_QUANT_AFFINE) {
-    return zmi_fail(ZM_ERROR_UNSUPPORTED, "quantization mode %s is not supported: convert the weights to affine or to bfloat16",
-                    mode_names[f->mode]);
-  }
   if (f->dtype != ZM_BF16 && f->dtype != ZM_F32) {
     return zmi_fail(ZM_ERROR_ARGUMENT, "packed weights hold bfloat16 or float32, not %s", zm_dtype_name((zm_dtype)f->dtype));
   }
-  if (f->mode == ZMI_QUANT_NONE) return ZM_OK;
-  if (zmi_planes(f->bits)[0] == 0) {
-    return zmi_fail(ZM_ERROR_FORMAT, "affine quantization with %lld bits does not exist: bits must be 2, 3, 4, 5, 6 or 8",
-                    (long long)f->bits);
-  }
-  if (f->group != 32 && f->group != 64 && f->group != 128) {
-    return zmi_fail(ZM_ERROR_FORMAT, "affine quantization with groups of %lld does not exist: the group size must be 32, 64 or 128",
-                    (long long)f->group);
-  }
-  return ZM_OK;
+  return f->mode == ZMI_QUANT_NONE ? ZM_OK : check_numbers(f, ZM_ERROR_FORMAT);
 }
 
 const char *zmi_format_text(const zmi_format *f, char buffer[64]) {
@@ -60,12 +93,16 @@ const char *zmi_format_text(const zmi_format *f, char buffer[64]) {
   return buffer;
 }
 
+size_t zmi_packed_code_bytes(const zmi_format *f, int64_t k) {
+  return (size_t)(k * f->bits) * ZMI_LANES / 8;
+}
+
 size_t zmi_packed_block_bytes(const zmi_format *f, int64_t k) {
   size_t element = zm_dtype_size((zm_dtype)f->dtype);
   if (f->mode == ZMI_QUANT_NONE) return (size_t)((k + 1) / 2) * 2 * ZMI_LANES * element;
   size_t groups = (size_t)(k / f->group);
-  size_t codes = (size_t)(f->group * f->bits) * ZMI_LANES / 8;
-  return groups * (codes + 2 * ZMI_LANES * element);
+  if (f->mode == ZMI_QUANT_AFFINE) return zmi_packed_code_bytes(f, k) + groups * 2 * ZMI_LANES * element;
+  return zmi_packed_code_bytes(f, k) + (groups * ZMI_LANES + 63) / 64 * 64;
 }
 
 bool zmi_packed_bytes(const zmi_format *f, int64_t n, int64_t k, size_t *bytes) {

@@ -1,6 +1,6 @@
 // From the checkpoint's form to the packed form and back. Both are written down in quant.h; a code goes through one byte in between.
 #include "quant/half.h"
-#include "quant/quant.h"
+#include "quant/packing.h"
 
 #include <string.h>
 
@@ -92,20 +92,12 @@ static const pack_fn pack_codes[9] = {WIDTHS(X)};
 
 // ---- whole blocks of 4 and 8 bits: a word of all lanes at a time, in loops for vector compilers ----
 
-// Eight codes of 4 bits in their order to the order of a packed word: byte j holds code j and, above it, code j + 4.
-static inline uint32_t turn_nibbles(uint32_t x) {
-  const uint32_t even = x & 0x0f0f0f0fu, odd = x >> 4 & 0x0f0f0f0fu;
-  const uint32_t u = (even & 0xfu) | (even & 0xf00u) << 8 | (even >> 12 & 0xf0u) | (even >> 4 & 0xf00000u);
-  const uint32_t v = (odd & 0xfu) | (odd & 0xf00u) << 8 | (odd >> 12 & 0xf0u) | (odd >> 4 & 0xf00000u);
-  return u | v << 8;
-}
-
 static void pack_lanes(int64_t bits, const uint8_t *source, size_t row_bytes, int64_t words, uint32_t *out) {
   for (int64_t w = 0; w < words; w++, out += ZMI_LANES) {
     uint32_t x[ZMI_LANES];
     for (int lane = 0; lane < ZMI_LANES; lane++) memcpy(&x[lane], source + (size_t)lane * row_bytes + 4 * w, 4);
     if (bits == 4) {
-      for (int lane = 0; lane < ZMI_LANES; lane++) x[lane] = turn_nibbles(x[lane]);
+      for (int lane = 0; lane < ZMI_LANES; lane++) x[lane] = zmi_turn_nibbles(x[lane]);
     }
     memcpy(out, x, sizeof x);
   }
@@ -191,16 +183,28 @@ static void pack_float(const zmi_format *f, const zmi_stored_matrix *m, void *bl
   }
 }
 
+// ---- modes ----
+
+static void unpack_affine(const zmi_format *f, const void *block, int64_t k, int64_t lane, float *out);
+static void unpack_float(const zmi_format *f, const void *block, int64_t k, int64_t lane, float *out);
+
+static const struct codec {
+  void (*pack)(const zmi_format *f, const zmi_stored_matrix *m, void *block, int64_t first); // rows from `first` on
+  void (*unpack)(const zmi_format *f, const void *block, int64_t k, int64_t lane, float *out);
+} codecs[ZMI_QUANT_MODE_COUNT] = {
+    [ZMI_QUANT_NONE] = {pack_float, unpack_float},      [ZMI_QUANT_AFFINE] = {pack_affine, unpack_affine},
+    [ZMI_QUANT_MXFP4] = {zmi_pack_fp4, zmi_unpack_fp4}, [ZMI_QUANT_MXFP8] = {zmi_pack_fp8, zmi_unpack_fp8},
+    [ZMI_QUANT_NVFP4] = {zmi_pack_fp4, zmi_unpack_fp4},
+};
+
 void zmi_pack_blocks(const zmi_format *f, const zmi_stored_matrix *m, void *packed, int64_t begin, int64_t end) {
   size_t block_bytes = zmi_packed_block_bytes(f, m->k);
-  for (int64_t b = begin; b < end; b++) {
-    void *block = (char *)packed + (size_t)b * block_bytes;
-    if (f->mode == ZMI_QUANT_NONE) {
-      pack_float(f, m, block, b * ZMI_LANES);
-    } else {
-      pack_affine(f, m, block, b * ZMI_LANES);
-    }
-  }
+  for (int64_t b = begin; b < end; b++) codecs[f->mode].pack(f, m, (char *)packed + (size_t)b * block_bytes, b * ZMI_LANES);
+}
+
+void zmi_unpack_row(const zmi_format *f, const void *packed, int64_t k, int64_t row, float *out) {
+  const char *block = (const char *)packed + (size_t)(row / ZMI_LANES) * zmi_packed_block_bytes(f, k);
+  codecs[f->mode].unpack(f, block, k, row % ZMI_LANES, out);
 }
 
 // ---- back ----
@@ -232,14 +236,8 @@ static void unpack_affine(const zmi_format *f, const void *block, int64_t k, int
   }
 }
 
-void zmi_unpack_row(const zmi_format *f, const void *packed, int64_t k, int64_t row, float *out) {
-  const char *block = (const char *)packed + (size_t)(row / ZMI_LANES) * zmi_packed_block_bytes(f, k);
-  int64_t lane = row % ZMI_LANES;
-  if (f->mode == ZMI_QUANT_NONE) {
-    for (int64_t i = 0; i < k; i++) out[i] = element(block, (zm_dtype)f->dtype, (size_t)((i / 2 * ZMI_LANES + lane) * 2 + i % 2));
-  } else {
-    unpack_affine(f, block, k, lane, out);
-  }
+static void unpack_float(const zmi_format *f, const void *block, int64_t k, int64_t lane, float *out) {
+  for (int64_t i = 0; i < k; i++) out[i] = element(block, (zm_dtype)f->dtype, (size_t)((i / 2 * ZMI_LANES + lane) * 2 + i % 2));
 }
 
 // ---- refusing what is not a number ----
@@ -256,7 +254,8 @@ static zm_status check_finite(const void *p, const zmi_stored_matrix *m, int64_t
 }
 
 zm_status zmi_stored_matrix_check(const zmi_format *f, const zmi_stored_matrix *m) {
-  if (f->mode != ZMI_QUANT_AFFINE) return ZM_OK;
+  if (f->mode == ZMI_QUANT_NONE) return ZM_OK;
+  if (f->mode != ZMI_QUANT_AFFINE) return zmi_check_numbers(f, m);
   int64_t groups = m->k / f->group;
   zm_status status = check_finite(m->scales, m, groups, "the scale");
   return status ? status : check_finite(m->biases, m, groups, "the bias");

@@ -8,6 +8,10 @@
 //   the low bits. Per 32 k, plane after plane: a plane of p bits has p words a lane, word w of all 16 lanes side by side (64 bytes).
 //   Byte j of word w, field f (bits f*p .. f*p+p-1, f < 8/p) is the plane's part of the code of k = w*(32/p) + 4*f + j.
 //
+// mxfp4, nvfp4 (4 bits): all code words, as those of affine 4 bits, 32 k (a rest of 16 k: half the words); then per group 16 scale bytes,
+//   the last ones padded to 64 bytes. Codes are e2m1, scales e8m0 (mxfp4, groups of 32) or e4m3 (nvfp4, groups of 16), as stored.
+// mxfp8 (8 bits): per pair of k 16 lanes side by side, each {code of 2j, code of 2j + 1}, e4m3; then scale bytes (e8m0) in the same way.
+//
 // float (bf16, f16 or f32 stored): per pair of k 16 lanes side by side, each {w[2j], w[2j+1]}, in bf16 (4 bytes a lane) or f32 (8 bytes a
 //   lane). f16 is widened to f32. Odd K is padded with a zero.
 #ifndef ZMI_QUANT_H
@@ -28,9 +32,9 @@ typedef enum zmi_quant_mode {
 // How a matrix is stored in a checkpoint.
 typedef struct zmi_format {
   int64_t mode;  // zmi_quant_mode
-  int64_t bits;  // affine: 2, 3, 4, 5, 6, 8
-  int64_t group; // affine: 32, 64, 128
-  int64_t dtype; // zm_dtype of packed scales and biases (affine) or weights (none): ZM_BF16 or ZM_F32
+  int64_t bits;  // affine: 2, 3, 4, 5, 6, 8; mxfp4, nvfp4: 4; mxfp8: 8
+  int64_t group; // affine: 32, 64, 128; mxfp4, mxfp8: 32; nvfp4: 16
+  int64_t dtype; // zm_dtype of packed scales and biases (affine) or weights (none): ZM_BF16 or ZM_F32; of no meaning elsewhere
 } zmi_format;
 
 const char *zmi_quant_mode_name(int64_t mode); // "affine"
@@ -41,26 +45,28 @@ const char *zmi_format_text(const zmi_format *f, char buffer[64]); // "affine 4-
 
 enum { ZMI_LANES = 16 };
 size_t zmi_packed_block_bytes(const zmi_format *f, int64_t k);                   // one block of 16 rows
+size_t zmi_packed_code_bytes(const zmi_format *f, int64_t k);                    // of them, codes (not of mode none)
 bool zmi_packed_bytes(const zmi_format *f, int64_t n, int64_t k, size_t *bytes); // one matrix [n, k]; false on overflow
 
 // The planes of a bit width, low bits first, ending with 0.
 const int *zmi_planes(int64_t bits);
 
-// One matrix as it stands in a checkpoint. weight: affine: uint32 [n, k*bits/32] little-endian bit stream; none: [n, k] of `stored`.
-// scales, biases: [n, k/group] of `stored` (affine only).
+// One matrix as it stands in a checkpoint. weight: none: [n, k] of `stored`; else uint32 [n, k*bits/32], a little-endian bit stream.
+// scales, biases: [n, k/group] of `stored` (affine); scales uint8 [n, k/group] (mxfp4, mxfp8, nvfp4).
 typedef struct zmi_stored_matrix {
   const void *weight, *scales, *biases;
-  zm_dtype stored; // ZM_BF16, ZM_F16 or ZM_F32: dtype of scales and biases, or of a float weight
+  zm_dtype stored; // ZM_BF16, ZM_F16 or ZM_F32: dtype of scales and biases, or of a float weight; not of scales that are bytes
   int64_t n, k;
 } zmi_stored_matrix;
 
 // Packs rows of blocks [begin, end) (of 16 rows) of a matrix to `packed` (address of block 0). Pointers need no alignment. Blocks are
 // independent: callers share them out to workers. NaN or infinite scales are found by zmi_stored_matrix_check.
 void zmi_pack_blocks(const zmi_format *f, const zmi_stored_matrix *m, void *packed, int64_t begin, int64_t end);
-// Refuses scales and biases that are NaN or infinite: row and group of the first one are in the message.
+// Refuses scales, biases and codes of 8-bit numbers that are NaN or infinite: row and group of the first one are in the message.
 zm_status zmi_stored_matrix_check(const zmi_format *f, const zmi_stored_matrix *m);
 
-// Row `row` of a packed matrix as float32 [k]: affine: fma(code, scale, bias) in float32, rounded once.
+// Row `row` of a packed matrix as float32 [k]: affine: fma(code, scale, bias) in float32, rounded once; numbers of 4 and 8 bits times
+// their scales, which is exact (below 2^-126: zero).
 void zmi_unpack_row(const zmi_format *f, const void *packed, int64_t k, int64_t row, float *out);
 
 // Quantizes float32 rows [n, k] to the checkpoint's affine form by the CPU rule of MLX (docs/numerics.md): weight uint32 [n, k*bits/32],

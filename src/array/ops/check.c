@@ -71,7 +71,7 @@ zm_status zmi_want_matrix(const zmi_matrix_attrs *m, int nin, const zmi_type *in
     return zmi_fail(ZM_ERROR_ARGUMENT, "weight: %lld matrices of [%lld, %lld]: every dimension must be at least 1", (long long)m->experts,
                     (long long)m->n, (long long)m->k);
   }
-  if (m->format.mode == ZMI_QUANT_AFFINE && m->k % m->format.group != 0) {
+  if (m->format.mode != ZMI_QUANT_NONE && m->k % m->format.group != 0) {
     return zmi_fail(ZM_ERROR_ARGUMENT, "weight: rows of %lld elements are not a whole number of groups of %lld", (long long)m->k,
                     (long long)m->format.group);
   }

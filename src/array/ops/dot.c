@@ -6,14 +6,14 @@
 
 zmi_ready zmi_ready_of(const zmi_format *f, zm_dtype x, int64_t k) {
   zmi_ready r = {.k = k};
-  if (f->mode != ZMI_QUANT_NONE) {
+  if (f->mode != ZMI_QUANT_NONE && f->mode != ZMI_QUANT_MXFP8) {
     r.group = f->group;
     r.dtype = ZM_F32;
     r.bytes = zmi_digits_bytes(k, f->group);
     return r;
   }
-  // float32 rows meet blocks of either dtype; bf16 rows only bf16 blocks.
-  r.dtype = x == ZM_BF16 && f->dtype == ZM_BF16 ? ZM_BF16 : ZM_F32;
+  // float32 rows meet blocks of any kind; bf16 rows only bf16 blocks.
+  r.dtype = x == ZM_BF16 && f->mode == ZMI_QUANT_NONE && f->dtype == ZM_BF16 ? ZM_BF16 : ZM_F32;
   r.direct = x == r.dtype;
   r.bytes = zmi_align64((size_t)k * zm_dtype_size(r.dtype));
   return r;
@@ -34,16 +34,20 @@ void zmi_ready_values(const zmi_kernels *kn, const zmi_ready *f, int64_t piece, 
     return;
   }
   // Groups are independent: those of a piece are made apart and put in their places.
-  _Alignas(64) unsigned char digits[3 * ZMI_PIECE + 2 * sizeof(float) * (ZMI_PIECE / 32) + 64];
+  _Alignas(64) unsigned char digits[3 * ZMI_PIECE + 20 * (ZMI_PIECE / 16) + 64];
   unsigned char *row = ready;
-  int64_t groups = n / f->group, before = first / f->group, all = f->k / f->group;
-  size_t size = (size_t)groups * sizeof(float);
-  float *scale = (float *)(void *)(row + 3 * f->k), *sum = scale + all;
-  const unsigned char *made = digits + 3 * n;
+  size_t groups = (size_t)(n / f->group), before = (size_t)(first / f->group), all = (size_t)(f->k / f->group);
   kn->digits(values, n, f->group, digits);
   memcpy(row + 3 * first, digits, (size_t)(3 * n));
-  memcpy(scale + before, made, size);
-  memcpy(sum + before, made + size, size);
+  // What follows the digits: scale, sum (4 bytes a group) and parts (12 bytes).
+  unsigned char *to = row + 3 * f->k;
+  const unsigned char *made = digits + 3 * n;
+  static const size_t sizes[] = {4, 4, 12};
+  for (int i = 0; i < 3; i++) {
+    memcpy(to + before * sizes[i], made, groups * sizes[i]);
+    to += all * sizes[i];
+    made += groups * sizes[i];
+  }
 }
 
 void zmi_ready_piece(const zmi_kernels *kn, const zmi_ready *f, int64_t piece, const void *x, zm_dtype dtype, void *ready) {
@@ -80,11 +84,7 @@ zmi_weights zmi_weights_of(const zmi_call *c, const zmi_matrix_attrs *m, int wei
 void zmi_dot_values(const zmi_kernels *kn, const zmi_weights *w, int64_t expert, int64_t first, int64_t blocks, const zmi_ready *f,
                     int count, const void *const *rows, float y[][ZMI_DOT_VALUES]) {
   const unsigned char *block = w->packed + (size_t)expert * w->matrix_bytes + (size_t)first * w->block_bytes;
-  if (f->group) {
-    kn->dot_affine(&w->format, block, blocks, w->k, count, rows, &y[0][0], ZMI_DOT_VALUES);
-  } else {
-    kn->dot_float(&w->format, block, blocks, w->k, count, rows, f->dtype, &y[0][0], ZMI_DOT_VALUES);
-  }
+  kn->dot[w->format.mode](&w->format, block, blocks, w->k, count, rows, f->dtype, &y[0][0], ZMI_DOT_VALUES);
   if (!w->bias) return;
   _Alignas(64) float bias[ZMI_DOT_VALUES];
   int64_t n = ZMI_MIN(w->n - first * ZMI_LANES, blocks * ZMI_LANES);

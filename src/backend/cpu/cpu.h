@@ -40,6 +40,10 @@ ZMI_INLINE float *zmi_digits_sum(const void *digits, int64_t k, int64_t group) {
   return zmi_digits_scale(digits, k) + k / group;
 }
 
+ZMI_INLINE int32_t *zmi_digits_parts(const void *digits, int64_t k, int64_t group) {
+  return (int32_t *)(void *)(zmi_digits_sum(digits, k, group) + k / group);
+}
+
 ZMI_INLINE uint32_t zmi_bits(float v) {
   union {
     float f;

@@ -240,33 +240,41 @@ static void row_affine(const uint8_t *restrict codes, int64_t n, float scale, fl
 // ---- activations as digits ----
 
 // Written for vector compilers: integers only after one multiplication, no early exits inside the loops.
-static void digits_of_group(const float *x, int64_t group, int8_t *d, float *scale, float *sum) {
+static void digits_of_group(const float *x, int64_t group, int8_t *d, float *scale, float *sum, int32_t part[3]) {
   uint32_t largest = 0;
   for (int64_t i = 0; i < group; i++) largest = ZMI_MAX(largest, zmi_bits(x[i]) & 0x7fffffffu);
   if (largest < 0x00800000u || largest >= 0x7f800000u) { // all zero, or a NaN or an infinity among them
     memset(d, 0, (size_t)(3 * group));
+    memset(part, 0, 3 * sizeof *part);
     *scale = *sum = largest < 0x00800000u ? 0.0f : zmi_float(0x7fc00000u);
     return;
   }
   uint32_t exponent = zmi_digits_exponent(largest);
   float to_integer = zmi_float((254 - exponent) << 23);
-  int32_t total = 0;
+  int32_t total = 0, upper = 0, top = 0; // sums of X = 256 (256 d0 + d1) + d2, of 256 d0 + d1 and of d0
   for (int64_t i = 0; i < group; i++) {
     float v = x[i] * to_integer, big = __builtin_copysignf(0x1p23f, v);
     int32_t q = (int32_t)((v + big) - big); // |v| < 2^23: rounds to nearest even
     total += q;
     d[2 * group + i] = (int8_t)(uint8_t)(q & 255);
     q = (q + 128) >> 8;
+    upper += q;
     d[group + i] = (int8_t)(uint8_t)(q & 255);
-    d[i] = (int8_t)((q + 128) >> 8);
+    q = (q + 128) >> 8;
+    top += q;
+    d[i] = (int8_t)q;
   }
   *scale = zmi_float(exponent << 23);
   *sum = (float)total * *scale;
+  part[0] = top;
+  part[1] = upper - 256 * top;
+  part[2] = total - 256 * upper;
 }
 
 static void row_digits(const float *x, int64_t k, int64_t group, void *digits) {
   float *scale = zmi_digits_scale(digits, k), *sum = zmi_digits_sum(digits, k, group);
-  for (int64_t at = 0; at < k; at += group) digits_of_group(x + at, group, (int8_t *)digits + 3 * at, scale++, sum++);
+  int32_t *part = zmi_digits_parts(digits, k, group);
+  for (int64_t at = 0; at < k; at += group, part += 3) digits_of_group(x + at, group, (int8_t *)digits + 3 * at, scale++, sum++, part);
 }
 
 #define ZMI_ROW_KERNELS                                                                                                                    \

@@ -46,7 +46,8 @@ static float affine_range(const zmi_format *f, const uint8_t *codes, const char 
 }
 
 static void scalar_dot_affine(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits,
-                              float *y, int64_t ldy) {
+                              zm_dtype x_dtype, float *y, int64_t ldy) {
+  (void)x_dtype;
   const size_t code_bytes = (size_t)(f->group * f->bits) * ZMI_LANES / 8;
   const size_t group_bytes = code_bytes + 2 * ZMI_LANES * zm_dtype_size((zm_dtype)f->dtype);
   const int *plane = zmi_planes(f->bits);
@@ -65,6 +66,73 @@ static void scalar_dot_affine(const zmi_format *f, const void *block, int64_t bl
       for (int m = 0; m < rows; m++) sum[m] += affine_range(f, codes, scales, group_bytes, lane, begin, end, k, digits[m]);
     }
     for (int m = 0; m < rows; m++) y[m * ldy + row] = sum[m];
+  }
+}
+
+// ---- dot products of 4-bit numbers: as affine ones, with twice the value for a code and without biases ----
+
+// Scales of a group as the sums take them: 2^(v-127), 0 for the denormal 2^-127; of nvfp4 the value / 256.
+static float number_scale(const zmi_format *f, uint8_t v) {
+  if (f->mode == ZMI_QUANT_NVFP4) return zmi_e4m3_to_f32(v) * 0x1p-8f;
+  return zmi_float((uint32_t)v << 23);
+}
+
+static void scalar_dot_fp4(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits,
+                           zm_dtype x_dtype, float *y, int64_t ldy) {
+  static const int8_t twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  const float high = f->mode == ZMI_QUANT_NVFP4 ? 32768.0f : 128.0f, low = f->mode == ZMI_QUANT_NVFP4 ? 128.0f : 0.5f;
+  (void)x_dtype;
+  for (int64_t row = 0; row < blocks * ZMI_LANES; row++) {
+    const uint8_t *codes = (const uint8_t *)block + (size_t)(row / ZMI_LANES) * zmi_packed_block_bytes(f, k);
+    const uint8_t *scales = codes + zmi_packed_code_bytes(f, k);
+    const int64_t lane = row % ZMI_LANES;
+    for (int m = 0; m < rows; m++) {
+      float sum = 0;
+      for (int64_t begin = 0; begin < k; begin += ZMI_RANGE) {
+        float hi = 0, lo = 0;
+        for (int64_t at = begin; at < ZMI_MIN(begin + ZMI_RANGE, k); at += f->group) {
+          const int8_t *d = (const int8_t *)digits[m] + 3 * at;
+          int32_t D[3] = {0};
+          for (int64_t i = 0; i < f->group; i++) {
+            const int byte = codes[((at + i) / 8 * ZMI_LANES + lane) * 4 + i % 4], code = i % 8 < 4 ? byte & 15 : byte >> 4;
+            for (int p = 0; p < 3; p++) D[p] += twice[code] * d[p * f->group + i];
+          }
+          const float s = number_scale(f, scales[at / f->group * ZMI_LANES + lane]), e = zmi_digits_scale(digits[m], k)[at / f->group];
+          hi = __builtin_fmaf(s * (e * high), __builtin_fmaf((float)D[0], 256.0f, (float)D[1]), hi);
+          lo = __builtin_fmaf(s * (e * low), (float)D[2], lo);
+        }
+        sum += hi + lo;
+      }
+      y[m * ldy + row] = sum;
+    }
+  }
+}
+
+// ---- dot products of 8-bit numbers: a sum of pairs for each group, which is scaled once ----
+
+static void scalar_dot_fp8(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *x,
+                           zm_dtype x_dtype, float *y, int64_t ldy) {
+  (void)x_dtype;
+  for (int64_t row = 0; row < blocks * ZMI_LANES; row++) {
+    const uint8_t *codes = (const uint8_t *)block + (size_t)(row / ZMI_LANES) * zmi_packed_block_bytes(f, k);
+    const uint8_t *scales = codes + zmi_packed_code_bytes(f, k);
+    const int64_t lane = row % ZMI_LANES;
+    for (int m = 0; m < rows; m++) {
+      float sum = 0, acc = 0;
+      for (int64_t at = 0; at < k; at += f->group) {
+        const float *v = (const float *)x[m] + at;
+        float group = 0;
+        for (int64_t i = 0; i < f->group; i += 2) {
+          const uint8_t *pair = codes + ((at + i) / 2 * ZMI_LANES + lane) * 2;
+          group = __builtin_fmaf(zmi_e4m3_to_f32(pair[1]) * 0x1p-8f, v[i + 1], group);
+          group = __builtin_fmaf(zmi_e4m3_to_f32(pair[0]) * 0x1p-8f, v[i], group);
+        }
+        if (at % ZMI_RANGE == 0) acc = 0;
+        acc = __builtin_fmaf(zmi_float(ZMI_MIN(scales[at / f->group * ZMI_LANES + lane] + 8u, 255u) << 23), group, acc);
+        if ((at + f->group) % ZMI_RANGE == 0 || at + f->group == k) sum += acc;
+      }
+      y[m * ldy + row] = sum;
+    }
   }
 }
 
@@ -179,8 +247,11 @@ static void scalar_few_lines(const float *x, int64_t rows, const void *b, zm_dty
 
 const zmi_kernels zmi_kernels_scalar = {
     .name = "scalar",
-    .dot_affine = scalar_dot_affine,
-    .dot_float = scalar_dot_float,
+    .dot = {[ZMI_QUANT_NONE] = scalar_dot_float,
+            [ZMI_QUANT_AFFINE] = scalar_dot_affine,
+            [ZMI_QUANT_MXFP4] = scalar_dot_fp4,
+            [ZMI_QUANT_MXFP8] = scalar_dot_fp8,
+            [ZMI_QUANT_NVFP4] = scalar_dot_fp4},
     ZMI_ROW_KERNELS,
     .attend = scalar_attend,
     .gemm = scalar_gemm,

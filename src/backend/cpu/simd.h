@@ -122,12 +122,12 @@ ZMI_INLINE pair pair_interleave(pair v) {
 
 // ---- codes (unsigned bytes) times digits (signed bytes) ----
 
-// acc + the sums over four bytes of codes[0..7] times the digits d[0..31], four a vector. Codes have at most `bits` bits.
-ZMI_INLINE vi unit_dot(vi acc, const vu codes[8], const int8_t *d, int bits) {
+// acc + the sums over four bytes of codes[0..quads) times the digits d, four a vector. Codes have at most `bits` bits; quads is 8 or 4.
+ZMI_INLINE vi unit_dot(vi acc, const vu *codes, const int8_t *d, int bits, int quads) {
 #if defined(__AVX512VNNI__)
   (void)bits;
   ZMI_UNROLL
-  for (int t = 0; t < 8; t++) acc = (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes[t], (__m512i)vi_broadcast4(d + 4 * t));
+  for (int t = 0; t < quads; t++) acc = (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes[t], (__m512i)vi_broadcast4(d + 4 * t));
   return acc;
 #else
 #if defined(__AVX512F__)
@@ -138,7 +138,7 @@ ZMI_INLINE vi unit_dot(vi acc, const vu codes[8], const int8_t *d, int bits) {
   const word one = ZMI_SIMD(set1_epi16)(1);
   if (bits == 8) { // 16-bit sums of pairs would overflow: the low seven bits and the highest one apart
     ZMI_UNROLL
-    for (int t = 0; t < 8; t++) {
+    for (int t = 0; t < quads; t++) {
       word digits = (word)vi_broadcast4(d + 4 * t);
       word low = ZMI_SIMD(maddubs_epi16)((word)(codes[t] & 0x7f7f7f7fu), digits),
            high = ZMI_SIMD(maddubs_epi16)((word)(codes[t] & 0x80808080u), digits);
@@ -148,7 +148,7 @@ ZMI_INLINE vi unit_dot(vi acc, const vu codes[8], const int8_t *d, int bits) {
   }
   const int run = bits <= 4 ? 8 : bits == 5 ? 4 : 2; // vectors whose 16-bit sums cannot overflow
   ZMI_UNROLL
-  for (int t0 = 0; t0 < 8; t0 += run) {
+  for (int t0 = 0; t0 < quads; t0 += run) {
     word sum = ZMI_SIMD(maddubs_epi16)((word)codes[t0], (word)vi_broadcast4(d + 4 * t0));
     ZMI_UNROLL
     for (int t = t0 + 1; t < t0 + run; t++) {

@@ -54,7 +54,7 @@ static const struct tier {
 };
 
 size_t zmi_digits_bytes(int64_t k, int64_t group) {
-  return ((size_t)(3 * k + k / group * 8) + 63) / 64 * 64;
+  return ((size_t)(3 * k + k / group * 20) + 63) / 64 * 64;
 }
 
 size_t zmi_tier_count(void) {

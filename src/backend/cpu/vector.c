@@ -54,7 +54,7 @@ ZMI_INLINE void affine_group(int bits, int rows, int64_t group, bool wide, const
       ZMI_UNROLL_FULL
       for (int m = 0; m < rows; m++) {
         ZMI_UNROLL
-        for (int p = 0; p < 3; p++) D[m][p] = unit_dot(D[m][p], codes, d[m] + (3 * g + p) * group + 32 * u, bits);
+        for (int p = 0; p < 3; p++) D[m][p] = unit_dot(D[m][p], codes, d[m] + (3 * g + p) * group + 32 * u, bits, 8);
       }
     }
     vf s, b;
@@ -142,13 +142,16 @@ static const affine_fn affine_table[9][ZMI_ROWS + 1] = {ROWS(2), ROWS(3), ROWS(4
 #undef ROWS
 
 static void vector_dot_affine(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits,
-                              float *y, int64_t ldy) {
+                              zm_dtype x_dtype, float *y, int64_t ldy) {
+  (void)x_dtype;
   for (int m = 0; m < rows;) { // three rows are two and one: the blocks are still near
     int n = rows - m >= 4 ? 4 : rows - m >= 2 ? 2 : 1;
     affine_table[f->bits][n](f->group, f->dtype == ZM_F32, block, blocks, k, digits + m, y + m * ldy, ldy);
     m += n;
   }
 }
+
+#include "backend/cpu/small_floats.h"
 
 // ---- float dot products ----
 
@@ -442,8 +445,11 @@ static void vector_attend(const void *q, const void *keys, const void *values, z
 
 const zmi_kernels JOIN(zmi_kernels_, ZMI_TIER) = {
     .name = TEXT(ZMI_TIER),
-    .dot_affine = vector_dot_affine,
-    .dot_float = vector_dot_float,
+    .dot = {[ZMI_QUANT_NONE] = vector_dot_float,
+            [ZMI_QUANT_AFFINE] = vector_dot_affine,
+            [ZMI_QUANT_MXFP4] = vector_dot_fp4,
+            [ZMI_QUANT_MXFP8] = vector_dot_fp8,
+            [ZMI_QUANT_NVFP4] = vector_dot_fp4},
     ZMI_ROW_KERNELS,
     .attend = vector_attend,
     .gemm = vector_gemm,

@@ -108,7 +108,7 @@ static void scalar_dot_fp4(const zmi_format *f, const void *block, int64_t block
   }
 }
 
-// ---- dot products of 8-bit numbers: a sum of pairs for each group, which is scaled once ----
+// ---- dot products of 8-bit numbers: sums of even and odd elements for each group, scaled once ----
 
 static void scalar_dot_fp8(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *x,
                            zm_dtype x_dtype, float *y, int64_t ldy) {
@@ -121,14 +121,14 @@ static void scalar_dot_fp8(const zmi_format *f, const void *block, int64_t block
       float sum = 0, acc = 0;
       for (int64_t at = 0; at < k; at += f->group) {
         const float *v = (const float *)x[m] + at;
-        float group = 0;
+        float even = 0, odd = 0;
         for (int64_t i = 0; i < f->group; i += 2) {
           const uint8_t *pair = codes + ((at + i) / 2 * ZMI_LANES + lane) * 2;
-          group = __builtin_fmaf(zmi_e4m3_to_f32(pair[1]) * 0x1p-8f, v[i + 1], group);
-          group = __builtin_fmaf(zmi_e4m3_to_f32(pair[0]) * 0x1p-8f, v[i], group);
+          even = __builtin_fmaf(zmi_e4m3_to_f32(pair[0]) * 0x1p-8f, v[i], even);
+          odd = __builtin_fmaf(zmi_e4m3_to_f32(pair[1]) * 0x1p-8f, v[i + 1], odd);
         }
         if (at % ZMI_RANGE == 0) acc = 0;
-        acc = __builtin_fmaf(zmi_float(ZMI_MIN(scales[at / f->group * ZMI_LANES + lane] + 8u, 255u) << 23), group, acc);
+        acc = __builtin_fmaf(zmi_float(ZMI_MIN(scales[at / f->group * ZMI_LANES + lane] + 8u, 255u) << 23), even + odd, acc);
         if ((at + f->group) % ZMI_RANGE == 0 || at + f->group == k) sum += acc;
       }
       y[m * ldy + row] = sum;

@@ -120,44 +120,38 @@ ZMI_INLINE pair pair_interleave(pair v) {
   return p;
 }
 
-// ---- codes (unsigned bytes) times digits (signed bytes) ----
+// ---- scales that are bytes ----
 
-// acc + the sums over four bytes of codes[0..quads) times the digits d, four a vector. Codes have at most `bits` bits; quads is 8 or 4.
-ZMI_INLINE vi unit_dot(vi acc, const vu *codes, const int8_t *d, int bits, int quads) {
-#if defined(__AVX512VNNI__)
-  (void)bits;
-  ZMI_UNROLL
-  for (int t = 0; t < quads; t++) acc = (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes[t], (__m512i)vi_broadcast4(d + 4 * t));
-  return acc;
-#else
+// ZMI_WIDE bytes of e8m0 as 2^(v - 127 + up); 0 for 2^-127, infinity above the largest float32.
+ZMI_INLINE vf vf_load_e8m0(const void *p, int up) {
 #if defined(__AVX512F__)
-  typedef __m512i word;
+  __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128(p));
+  if (up) v = _mm512_min_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(up)), _mm512_set1_epi32(255));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(v, 23));
 #else
-  typedef __m256i word;
-#endif
-  const word one = ZMI_SIMD(set1_epi16)(1);
-  if (bits == 8) { // 16-bit sums of pairs would overflow: the low seven bits and the highest one apart
-    ZMI_UNROLL
-    for (int t = 0; t < quads; t++) {
-      word digits = (word)vi_broadcast4(d + 4 * t);
-      word low = ZMI_SIMD(maddubs_epi16)((word)(codes[t] & 0x7f7f7f7fu), digits),
-           high = ZMI_SIMD(maddubs_epi16)((word)(codes[t] & 0x80808080u), digits);
-      acc += (vi)ZMI_SIMD(madd_epi16)(low, one) + (vi)ZMI_SIMD(madd_epi16)(high, one);
-    }
-    return acc;
-  }
-  const int run = bits <= 4 ? 8 : bits == 5 ? 4 : 2; // vectors whose 16-bit sums cannot overflow
-  ZMI_UNROLL
-  for (int t0 = 0; t0 < quads; t0 += run) {
-    word sum = ZMI_SIMD(maddubs_epi16)((word)codes[t0], (word)vi_broadcast4(d + 4 * t0));
-    ZMI_UNROLL
-    for (int t = t0 + 1; t < t0 + run; t++) {
-      sum = ZMI_SIMD(add_epi16)(sum, ZMI_SIMD(maddubs_epi16)((word)codes[t], (word)vi_broadcast4(d + 4 * t)));
-    }
-    acc += (vi)ZMI_SIMD(madd_epi16)(sum, one);
-  }
-  return acc;
+  __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p));
+  if (up) v = _mm256_min_epi32(_mm256_add_epi32(v, _mm256_set1_epi32(up)), _mm256_set1_epi32(255));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(v, 23));
 #endif
 }
+
+// ZMI_WIDE bytes of e4m3 divided by 256: the bits of a float16 with a smaller exponent. There is no NaN among them.
+ZMI_INLINE vf vf_load_e4m3(const void *p) {
+#if defined(__AVX512F__)
+  const __m256i b = _mm256_cvtepi8_epi16(_mm_loadu_si128(p));
+  return _mm512_cvtph_ps(_mm256_and_si256(_mm256_slli_epi16(b, 7), _mm256_set1_epi16((short)0xbf80)));
+#else
+  const __m128i b = _mm_cvtepi8_epi16(_mm_loadl_epi64(p));
+  return _mm256_cvtph_ps(_mm_and_si128(_mm_slli_epi16(b, 7), _mm_set1_epi16((short)0xbf80)));
+#endif
+}
+
+// ---- codes (unsigned bytes) times digits (signed bytes): vectors of integers ----
+
+#if defined(__AVX512F__)
+typedef __m512i word;
+#else
+typedef __m256i word;
+#endif
 
 #endif

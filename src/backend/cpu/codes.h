@@ -1,0 +1,354 @@
+// Dot products of codes and digits for the vector tiers: affine weights, and numbers of 4 bits (mxfp4, nvfp4). Included once by vector.c.
+//
+// A strip is `side` vectors of weight rows that share each digit: the two halves of a block with 256 bits, two blocks with 512. Loads of
+// digits are what limits these kernels otherwise.
+#ifndef ZMI_CODES_H
+#define ZMI_CODES_H
+
+enum { SIDE = 2 };
+
+// What the codes are: bits of a code, or 4-bit numbers.
+enum { FP4 = 0 };
+
+// What a call works on: rows of x, and strides in bytes.
+typedef struct code_call {
+  const int8_t *d[ZMI_ROWS];
+  const float *scale[ZMI_ROWS], *sum[ZMI_ROWS];
+  const int32_t *part[ZMI_ROWS];
+  int64_t group, groups;
+  int64_t unit_step, scale_step, block_step; // from group to group of codes and of scales; from block to block
+  int64_t scales_at;                         // of a block: its first scales
+  int64_t code_side, scale_side;             // from vector to vector of a strip
+  bool wide;                                 // affine: float32 scales and biases
+} code_call;
+
+// ---- codes ----
+
+// Codes of quad t (k = 4 t .. 4 t + 3 of a unit of 32): `unit` is the address of these lanes in the unit's first word.
+ZMI_INLINE vu quad(int bits, const char *unit, int t) {
+  const int planes[9][3] = {[2] = {2}, [3] = {2, 1}, [4] = {4}, [5] = {4, 1}, [6] = {4, 2}, [8] = {8}};
+  vu codes = {0};
+  int done = 0;
+  for (int i = 0; i < 2 && planes[bits][i]; i++) {
+    int p = planes[bits][i], fields = 8 / p, shift = t % fields * p - done;
+    vu w = vu_load(unit + t / fields * 64);
+    if (p == 8) return w;
+    w = shift >= 0 ? w >> (shift >= 0 ? shift : 0) : w << (shift < 0 ? -shift : 0);
+    w &= (((1u << p) - 1) << done) * 0x01010101u;
+    codes = i == 0 ? w : codes | w;
+    done += p;
+    unit += 64 * p;
+  }
+  return codes;
+}
+
+// Twice the value of an e2m1 code plus 16: unsigned bytes, as the dot instructions take them. What is too much, 16 times the sums of the
+// digits, is taken off the integer sums.
+ZMI_INLINE vu fp4_codes(vu nibbles) {
+  const __m128i table = _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4);
+#if defined(__AVX512F__)
+  return (vu)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), (__m512i)nibbles);
+#else
+  return (vu)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), (__m256i)nibbles);
+#endif
+}
+
+ZMI_INLINE vu codes_of(int bits, const char *unit, int t) {
+  return bits == FP4 ? fp4_codes(quad(4, unit, t)) : quad(bits, unit, t);
+}
+
+// ---- exact integer sums of one unit: 32 k, or 16 ----
+
+#if !defined(__AVX512VNNI__)
+// Products of unsigned and signed bytes are summed in 16 bits over a run of quads, which cannot overflow, and then in 32 bits. Codes of 8
+// bits are two halves of 4 bits.
+ZMI_INLINE int run_of(int bits) {
+  return bits == 6 ? 2 : bits == 5 || bits == FP4 ? 4 : 8;
+}
+
+// Sums in the order written: gcc would add in pairs, for which no registers are left.
+#define in_order(v) __asm__("" : "+v"(v))
+
+ZMI_INLINE void add_product(word codes, word digits, bool first, word *sum) {
+  const word products = ZMI_SIMD(maddubs_epi16)(codes, digits);
+  *sum = first ? products : ZMI_SIMD(add_epi16)(*sum, products);
+  in_order(*sum);
+}
+
+ZMI_INLINE vi widened(word sum, short times) {
+  return (vi)ZMI_SIMD(madd_epi16)(sum, ZMI_SIMD(set1_epi16)(times));
+}
+
+// One row: codes go through registers once, for all three digits.
+ZMI_INLINE void one_row(int bits, int side, int quads, const char *unit, int64_t stride, const int8_t *d, int64_t group, vi D[3][SIDE]) {
+  const int run = run_of(bits), halves = bits == 8 ? 2 : 1;
+  ZMI_UNROLL_FULL
+  for (int t0 = 0; t0 < quads; t0 += run) {
+    word S[3][SIDE][2];
+    ZMI_UNROLL_FULL
+    for (int t = t0; t < t0 + run; t++) {
+      ZMI_UNROLL
+      for (int half = 0; half < halves; half++) {
+        word codes[SIDE];
+        ZMI_UNROLL
+        for (int v = 0; v < side; v++) {
+          const vu whole = codes_of(bits, unit + v * stride, t);
+          codes[v] = (word)(halves == 1 ? whole : (half ? whole >> 4 : whole) & 0x0f0f0f0fu);
+        }
+        ZMI_UNROLL
+        for (int p = 0; p < 3; p++) {
+          const word digits = (word)vi_broadcast4(d + p * group + 4 * t);
+          ZMI_UNROLL
+          for (int v = 0; v < side; v++) add_product(codes[v], digits, t == t0, &S[p][v][half]);
+        }
+      }
+    }
+    ZMI_UNROLL
+    for (int p = 0; p < 3; p++) {
+      ZMI_UNROLL
+      for (int v = 0; v < side; v++) {
+        D[p][v] += widened(S[p][v][0], 1);
+        if (halves == 2) D[p][v] += widened(S[p][v][1], 16);
+      }
+    }
+  }
+}
+
+// Several rows: codes wait in the first-level cache, and one digit of all rows is summed at a time.
+ZMI_INLINE void some_rows(int bits, int rows, int side, int quads, const char *unit, int64_t stride, const int8_t *const *d, int64_t group,
+                          vi D[ZMI_ROWS][3][SIDE]) {
+  const int run = run_of(bits), halves = bits == 8 ? 2 : 1;
+  word codes[2][8][SIDE];
+  ZMI_UNROLL_FULL
+  for (int t = 0; t < quads; t++) {
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) {
+      const vu whole = codes_of(bits, unit + v * stride, t);
+      codes[0][t][v] = (word)(halves == 1 ? whole : whole & 0x0f0f0f0fu);
+      if (halves == 2) codes[1][t][v] = (word)(whole >> 4 & 0x0f0f0f0fu);
+    }
+  }
+  for (int p = 0; p < 3; p++) {
+    for (int half = 0; half < halves; half++) {
+      ZMI_UNROLL_FULL
+      for (int t0 = 0; t0 < quads; t0 += run) {
+        word S[ZMI_ROWS][SIDE];
+        ZMI_UNROLL_FULL
+        for (int t = t0; t < t0 + run; t++) {
+          ZMI_UNROLL_FULL
+          for (int m = 0; m < rows; m++) {
+            const word digits = (word)vi_broadcast4(d[m] + p * group + 4 * t);
+            ZMI_UNROLL
+            for (int v = 0; v < side; v++) add_product(codes[half][t][v], digits, t == t0, &S[m][v]);
+          }
+        }
+        ZMI_UNROLL_FULL
+        for (int m = 0; m < rows; m++) {
+          ZMI_UNROLL
+          for (int v = 0; v < side; v++) D[m][p][v] += widened(S[m][v], half ? 16 : 1);
+        }
+      }
+    }
+  }
+}
+#endif
+
+// d[m]: row m's d0 of this unit; d1 and d2 stand one and two groups further. All sizes are constants at every call.
+ZMI_INLINE void unit_sums(int bits, int rows, int side, int quads, const char *unit, int64_t stride, const int8_t *const *d, int64_t group,
+                          vi D[ZMI_ROWS][3][SIDE]) {
+#if defined(__AVX512VNNI__)
+  ZMI_UNROLL_FULL
+  for (int t = 0; t < quads; t++) {
+    __m512i codes[SIDE];
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) codes[v] = (__m512i)codes_of(bits, unit + v * stride, t);
+    ZMI_UNROLL_FULL
+    for (int m = 0; m < rows; m++) {
+      ZMI_UNROLL
+      for (int p = 0; p < 3; p++) {
+        const __m512i digits = (__m512i)vi_broadcast4(d[m] + p * group + 4 * t);
+        ZMI_UNROLL
+        for (int v = 0; v < side; v++) D[m][p][v] = (vi)_mm512_dpbusd_epi32((__m512i)D[m][p][v], codes[v], digits);
+      }
+    }
+  }
+#else
+  if (rows == 1)
+    one_row(bits, side, quads, unit, stride, d[0], group, D[0]);
+  else
+    some_rows(bits, rows, side, quads, unit, stride, d, group, D);
+#endif
+}
+
+// ---- one group ----
+
+// Sums of one strip over one range.
+typedef struct strip_sums {
+  vf hi[ZMI_ROWS][SIDE], lo[ZMI_ROWS][SIDE];
+} strip_sums;
+
+// The float operations of a group of affine codes, and of 4-bit numbers, for row m and vector v.
+ZMI_INLINE void affine_floats(const code_call *c, const char *scales, int64_t g, int rows, int v, vi D[ZMI_ROWS][3][SIDE],
+                              strip_sums *acc) {
+  const vf s = c->wide ? vf_load(scales) : vf_load_bf16(scales), b = c->wide ? vf_load(scales + 64) : vf_load_bf16(scales + 32);
+  ZMI_UNROLL
+  for (int m = 0; m < rows; m++) {
+    const vf f = vf_fma(vf_from_int(D[m][0][v]), vf_set1(256.0f), vf_from_int(D[m][1][v]));
+    acc->hi[m][v] = vf_fma(s * vf_set1(c->scale[m][g] * 256.0f), f, acc->hi[m][v]);
+    acc->lo[m][v] = vf_fma(s * vf_set1(c->scale[m][g]), vf_from_int(D[m][2][v]), acc->lo[m][v]);
+    acc->hi[m][v] = vf_fma(b, vf_set1(c->sum[m][g]), acc->hi[m][v]);
+  }
+}
+
+ZMI_INLINE void fp4_floats(const code_call *c, int quads, const char *scales, int64_t g, int rows, int v, vi D[ZMI_ROWS][3][SIDE],
+                           strip_sums *acc) {
+  const bool nv = quads == 4;
+  const vf s = nv ? vf_load_e4m3(scales) : vf_load_e8m0(scales, 0);
+  ZMI_UNROLL
+  for (int m = 0; m < rows; m++) {
+    const vf f = vf_fma(vf_from_int(D[m][0][v]), vf_set1(256.0f), vf_from_int(D[m][1][v]));
+    acc->hi[m][v] = vf_fma(s * vf_set1(c->scale[m][g] * (nv ? 32768.0f : 128.0f)), f, acc->hi[m][v]);
+    acc->lo[m][v] = vf_fma(s * vf_set1(c->scale[m][g] * (nv ? 128.0f : 0.5f)), vf_from_int(D[m][2][v]), acc->lo[m][v]);
+  }
+}
+
+// Group g of a strip. quads: of a unit; 4 only for nvfp4.
+ZMI_INLINE void strip_group(int bits, int rows, int side, int quads, const code_call *c, const char *codes, const char *scales, int64_t g,
+                            strip_sums *acc) {
+  vi D[ZMI_ROWS][3][SIDE];
+  const int8_t *d[ZMI_ROWS];
+  const int lines = bits == FP4 ? quads / 2 : bits;
+  ZMI_UNROLL
+  for (int m = 0; m < rows; m++) {
+    ZMI_UNROLL
+    for (int p = 0; p < 3; p++) {
+      const vi first = bits == FP4 ? -(vi_broadcast4(c->part[m] + 3 * g + p) << 4) : (vi){0};
+      ZMI_UNROLL
+      for (int v = 0; v < side; v++) D[m][p][v] = first;
+    }
+    d[m] = c->d[m] + 3 * g * c->group;
+  }
+  for (int64_t u = 0; u < c->group; u += 4 * quads) {
+    const char *unit = codes + u / 32 * (bits == FP4 ? 4 : bits) * 64;
+    ZMI_UNROLL
+    for (int v = 0; v < side / ZMI_HALVES; v++) prefetch(unit + v * c->code_side, lines);
+    unit_sums(bits, rows, side, quads, unit, c->code_side, d, c->group, D);
+    ZMI_UNROLL
+    for (int m = 0; m < rows; m++) d[m] += 4 * quads;
+  }
+  ZMI_UNROLL
+  for (int v = 0; v < side; v++) {
+    const char *at = scales + v * c->scale_side;
+    if (v % ZMI_HALVES == 0 && (bits != FP4 || g % 4 == 0)) prefetch(at, c->wide ? 2 : 1);
+    if (bits == FP4)
+      fp4_floats(c, quads, at, g, rows, v, D, acc);
+    else
+      affine_floats(c, at, g, rows, v, D, acc);
+  }
+}
+
+// ---- strips ----
+
+ZMI_INLINE void strip(int bits, int rows, int side, int quads, const code_call *c, const char *block, float *y, int64_t ldy) {
+  const int64_t per_range = ZMI_RANGE / c->group;
+  vf total[ZMI_ROWS][SIDE];
+  ZMI_UNROLL
+  for (int m = 0; m < rows; m++) {
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) total[m][v] = vf_zero();
+  }
+  for (int64_t begin = 0; begin < c->groups; begin += per_range) {
+    const int64_t end = ZMI_MIN(begin + per_range, c->groups);
+    strip_sums acc;
+    ZMI_UNROLL
+    for (int m = 0; m < rows; m++) {
+      ZMI_UNROLL
+      for (int v = 0; v < side; v++) acc.hi[m][v] = acc.lo[m][v] = vf_zero();
+    }
+    for (int64_t g = begin; g < end; g++) {
+      const char *codes = block + g * c->unit_step, *scales = block + c->scales_at + g * c->scale_step;
+      strip_group(bits, rows, side, quads, c, codes, scales, g, &acc);
+    }
+    ZMI_UNROLL
+    for (int m = 0; m < rows; m++) {
+      ZMI_UNROLL
+      for (int v = 0; v < side; v++) total[m][v] += acc.hi[m][v] + acc.lo[m][v];
+    }
+  }
+  ZMI_UNROLL
+  for (int m = 0; m < rows; m++) {
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) vf_store(y + m * ldy + v * ZMI_WIDE, total[m][v]);
+  }
+}
+
+ZMI_INLINE void all_strips(int bits, int rows, int quads, const code_call *c, const char *block, int64_t blocks, float *y, int64_t ldy) {
+  const int64_t together = SIDE / ZMI_HALVES; // blocks of a strip
+  int64_t b = 0;
+  for (; b + together <= blocks; b += together) strip(bits, rows, SIDE, quads, c, block + b * c->block_step, y + b * ZMI_LANES, ldy);
+  for (; b < blocks; b++) strip(bits, rows, ZMI_HALVES, quads, c, block + b * c->block_step, y + b * ZMI_LANES, ldy);
+}
+
+typedef void (*strips_fn)(const code_call *c, const char *block, int64_t blocks, float *y, int64_t ldy);
+
+#define STRIPS(name, bits, quads, rows)                                                                                                    \
+  static void strips_##name##_##rows(const code_call *c, const char *block, int64_t blocks, float *y, int64_t ldy) {                       \
+    all_strips(bits, rows, quads, c, block, blocks, y, ldy);                                                                               \
+  }
+#define ALL_ROWS(name, bits, quads) STRIPS(name, bits, quads, 1) STRIPS(name, bits, quads, 2) STRIPS(name, bits, quads, 4)
+ALL_ROWS(2, 2, 8)
+ALL_ROWS(3, 3, 8)
+ALL_ROWS(4, 4, 8)
+ALL_ROWS(5, 5, 8)
+ALL_ROWS(6, 6, 8)
+ALL_ROWS(8, 8, 8)
+ALL_ROWS(mx, FP4, 8)
+ALL_ROWS(nv, FP4, 4)
+#undef ALL_ROWS
+#undef STRIPS
+
+#define ALL_ROWS(name)                                                                                                                     \
+  { [1] = strips_##name##_1, [2] = strips_##name##_2, [4] = strips_##name##_4 }
+static const strips_fn affine_table[9][ZMI_ROWS + 1] = {
+    [2] = ALL_ROWS(2), [3] = ALL_ROWS(3), [4] = ALL_ROWS(4), [5] = ALL_ROWS(5), [6] = ALL_ROWS(6), [8] = ALL_ROWS(8)};
+static const strips_fn fp4_table[2][ZMI_ROWS + 1] = {ALL_ROWS(mx), ALL_ROWS(nv)};
+#undef ALL_ROWS
+
+static void run_strips(const strips_fn table[ZMI_ROWS + 1], code_call *c, const void *block, int64_t blocks, int64_t k, int rows,
+                       const void *const *digits, float *y, int64_t ldy) {
+  for (int m = 0; m < rows;) { // three rows are two and one: the blocks are still near
+    const int n = rows - m >= 4 ? 4 : rows - m >= 2 ? 2 : 1;
+    for (int i = 0; i < n; i++) {
+      c->d[i] = digits[m + i];
+      c->scale[i] = zmi_digits_scale(digits[m + i], k);
+      c->sum[i] = zmi_digits_sum(digits[m + i], k, c->group);
+      c->part[i] = zmi_digits_parts(digits[m + i], k, c->group);
+    }
+    table[n](c, block, blocks, y + m * ldy, ldy);
+    m += n;
+  }
+}
+
+static void vector_dot_affine(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits,
+                              zm_dtype x_dtype, float *y, int64_t ldy) {
+  code_call c = {.group = f->group, .groups = k / f->group, .wide = f->dtype == ZM_F32};
+  (void)x_dtype;
+  c.scales_at = f->group / 32 * f->bits * 64;
+  c.unit_step = c.scale_step = c.scales_at + (c.wide ? 128 : 64);
+  c.block_step = c.groups * c.unit_step;
+  c.code_side = ZMI_HALVES == 2 ? 32 : c.block_step;
+  c.scale_side = ZMI_HALVES == 2 ? (c.wide ? 32 : 16) : c.block_step;
+  run_strips(affine_table[f->bits], &c, block, blocks, k, rows, digits, y, ldy);
+}
+
+static void vector_dot_fp4(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits,
+                           zm_dtype x_dtype, float *y, int64_t ldy) {
+  code_call c = {.group = f->group, .groups = k / f->group, .unit_step = f->group * 8, .scale_step = ZMI_LANES, .scales_at = k * 8};
+  (void)x_dtype;
+  c.block_step = c.scales_at + (c.groups * ZMI_LANES + 63) / 64 * 64;
+  c.code_side = ZMI_HALVES == 2 ? 32 : c.block_step;
+  c.scale_side = ZMI_HALVES == 2 ? ZMI_WIDE : c.block_step;
+  run_strips(fp4_table[f->mode == ZMI_QUANT_NVFP4], &c, block, blocks, k, rows, digits, y, ldy);
+}
+
+#endif

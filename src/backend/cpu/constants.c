@@ -5,10 +5,8 @@
 
 #define ONE(X)                                                                                                                             \
   X(exp)                                                                                                                                   \
-  X(exp2)                                                                                                                                  \
-  X(expm1)                                                                                                                                 \
-  X(log) X(log2) X(log10) X(log1p) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) X(acosh) X(atanh) X(erf)  \
-      X(erfinv) X(sigmoid) X(silu) X(softplus) X(rsqrt) X(round) X(trunc) X(floor) X(ceil)
+  X(exp2) X(expm1) X(log) X(log2) X(log10) X(log1p) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) X(asinh) X(acosh) \
+      X(atanh) X(erf) X(erfinv) X(sigmoid) X(silu) X(softplus) X(rsqrt) X(round) X(trunc) X(floor) X(ceil)
 #define TWO(X) X(pow, zk_pow) X(atan2, zk_atan2) X(rem, zk_rem_float)
 
 #define X(name)                                                                                                                            \

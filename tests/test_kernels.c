@@ -192,10 +192,10 @@ static void digits_border(void **context) {
 
 // ---- affine dot products ----
 
-typedef struct rows {
+typedef struct digit_rows {
   buffer digits[ZMI_ROWS];
   const void *pointers[ZMI_ROWS];
-} rows;
+} digit_rows;
 
 // One to four rows together, alone, and block by block: the bits of the scalar tier, and nothing written past them.
 static void check_dot(const zmi_kernels *scalar, const zmi_kernels *tier, const zmi_format *f, const unsigned char *w, int64_t k,
@@ -224,7 +224,7 @@ static void check_dot(const zmi_kernels *scalar, const zmi_kernels *tier, const 
 
 static void affine_case(const zmi_kernels *scalar, const zmi_kernels *tier, const zmi_format *f, int64_t k, int64_t blocks, nature kind) {
   buffer x = make((size_t)k * 4), w = make((size_t)blocks * zmi_packed_block_bytes(f, k));
-  rows r;
+  digit_rows r;
   for (int m = 0; m < ZMI_ROWS; m++) {
     r.digits[m] = make(zmi_digits_bytes(k, f->group));
     fill(ZM_F32, x.data, k, kind);

@@ -201,7 +201,8 @@ static void refusals(void **state) {
   if (!strstr(zm_last_error(), words)) fail_msg("says: %s", zm_last_error())
   REFUSED(zm_quantize(x, &(zm_quant){ZM_AFFINE, 7, 64}, NULL, out, out + 1, out + 2) == ZM_OK,
           "affine quantization with 7 bits does not exist: bits must be 2, 3, 4, 5, 6 or 8");
-  REFUSED(zm_quantize(x, &(zm_quant){ZM_MXFP4, 4, 64}, NULL, out, out + 1, out + 2) == ZM_OK, "mxfp4 quantization with groups of 64 does not exist: the group size must be 32");
+  REFUSED(zm_quantize(x, &(zm_quant){ZM_MXFP4, 4, 64}, NULL, out, out + 1, out + 2) == ZM_OK,
+          "mxfp4 quantization with groups of 64 does not exist: the group size must be 32");
   REFUSED(zm_quantize(noise(ZM_F32, SHAPE(2, 100)), NULL, NULL, out, out + 1, out + 2) == ZM_OK, "a multiple of the group of 64");
   REFUSED(zm_quantize(x, NULL, noise(ZM_F32, SHAPE(1)), out, out + 1, out + 2) == ZM_OK, "a global scale belongs to nvfp4");
   REFUSED(zm_dequantize(w.codes, w.scales, NULL, &w.q, NULL, ZM_F32), "affine needs biases");

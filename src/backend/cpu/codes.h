@@ -69,13 +69,13 @@ ZMI_INLINE int run_of(int bits) {
 // Sums in the order written: gcc would add in pairs, for which no registers are left.
 #define in_order(v) __asm__("" : "+v"(v))
 
-ZMI_INLINE void add_product(word codes, word digits, bool first, word *sum) {
-  const word products = ZMI_SIMD(maddubs_epi16)(codes, digits);
+ZMI_INLINE void add_product(vw codes, vw digits, bool first, vw *sum) {
+  const vw products = ZMI_SIMD(maddubs_epi16)(codes, digits);
   *sum = first ? products : ZMI_SIMD(add_epi16)(*sum, products);
   in_order(*sum);
 }
 
-ZMI_INLINE vi widened(word sum, short times) {
+ZMI_INLINE vi widened(vw sum, short times) {
   return (vi)ZMI_SIMD(madd_epi16)(sum, ZMI_SIMD(set1_epi16)(times));
 }
 
@@ -84,20 +84,20 @@ ZMI_INLINE void one_row(int bits, int side, int quads, const char *unit, int64_t
   const int run = run_of(bits), halves = bits == 8 ? 2 : 1;
   ZMI_UNROLL_FULL
   for (int t0 = 0; t0 < quads; t0 += run) {
-    word S[3][SIDE][2];
+    vw S[3][SIDE][2];
     ZMI_UNROLL_FULL
     for (int t = t0; t < t0 + run; t++) {
       ZMI_UNROLL
       for (int half = 0; half < halves; half++) {
-        word codes[SIDE];
+        vw codes[SIDE];
         ZMI_UNROLL
         for (int v = 0; v < side; v++) {
           const vu whole = codes_of(bits, unit + v * stride, t);
-          codes[v] = (word)(halves == 1 ? whole : (half ? whole >> 4 : whole) & 0x0f0f0f0fu);
+          codes[v] = (vw)(halves == 1 ? whole : (half ? whole >> 4 : whole) & 0x0f0f0f0fu);
         }
         ZMI_UNROLL
         for (int p = 0; p < 3; p++) {
-          const word digits = (word)vi_broadcast4(d + p * group + 4 * t);
+          const vw digits = (vw)vi_broadcast4(d + p * group + 4 * t);
           ZMI_UNROLL
           for (int v = 0; v < side; v++) add_product(codes[v], digits, t == t0, &S[p][v][half]);
         }
@@ -118,26 +118,26 @@ ZMI_INLINE void one_row(int bits, int side, int quads, const char *unit, int64_t
 ZMI_INLINE void some_rows(int bits, int rows, int side, int quads, const char *unit, int64_t stride, const int8_t *const *d, int64_t group,
                           vi D[ZMI_ROWS][3][SIDE]) {
   const int run = run_of(bits), halves = bits == 8 ? 2 : 1;
-  word codes[2][8][SIDE];
+  vw codes[2][8][SIDE];
   ZMI_UNROLL_FULL
   for (int t = 0; t < quads; t++) {
     ZMI_UNROLL
     for (int v = 0; v < side; v++) {
       const vu whole = codes_of(bits, unit + v * stride, t);
-      codes[0][t][v] = (word)(halves == 1 ? whole : whole & 0x0f0f0f0fu);
-      if (halves == 2) codes[1][t][v] = (word)(whole >> 4 & 0x0f0f0f0fu);
+      codes[0][t][v] = (vw)(halves == 1 ? whole : whole & 0x0f0f0f0fu);
+      if (halves == 2) codes[1][t][v] = (vw)(whole >> 4 & 0x0f0f0f0fu);
     }
   }
   for (int p = 0; p < 3; p++) {
     for (int half = 0; half < halves; half++) {
       ZMI_UNROLL_FULL
       for (int t0 = 0; t0 < quads; t0 += run) {
-        word S[ZMI_ROWS][SIDE];
+        vw S[ZMI_ROWS][SIDE];
         ZMI_UNROLL_FULL
         for (int t = t0; t < t0 + run; t++) {
           ZMI_UNROLL_FULL
           for (int m = 0; m < rows; m++) {
-            const word digits = (word)vi_broadcast4(d[m] + p * group + 4 * t);
+            const vw digits = (vw)vi_broadcast4(d[m] + p * group + 4 * t);
             ZMI_UNROLL
             for (int v = 0; v < side; v++) add_product(codes[half][t][v], digits, t == t0, &S[m][v]);
           }

@@ -149,9 +149,9 @@ ZMI_INLINE vf vf_load_e4m3(const void *p) {
 // ---- codes (unsigned bytes) times digits (signed bytes): vectors of integers ----
 
 #if defined(__AVX512F__)
-typedef __m512i word;
+typedef __m512i vw;
 #else
-typedef __m256i word;
+typedef __m256i vw;
 #endif
 
 #endif

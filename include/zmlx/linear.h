@@ -1,8 +1,8 @@
 // Products of matrices and convolutions.
 //
-// Products are computed in float32, in the written order of docs/numerics.md, and rounded once: the same bits on every machine. Batch
-// dimensions broadcast without copies.
-// zm_matmul is declared in zmlx/array.h, with what all of them do about vectors, batches and integers.
+// Products are computed in float32 and rounded once. Each sum has the order of docs/numerics.md, so a product has the same bits on every
+// machine, in every tier and for any number of threads; docs/architecture.md ("Choices") says what that costs. Batch dimensions broadcast
+// without copies. zm_matmul is declared in zmlx/array.h, with what all of them do about vectors, batches and integers.
 #ifndef ZMLX_LINEAR_H
 #define ZMLX_LINEAR_H
 

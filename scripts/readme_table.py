@@ -14,7 +14,7 @@ def rate(v):
 
 
 def peer_rows(c):
-    names = {"zmlx_patched": "zmlx, patched", "zmlx_stock": "zmlx, stock", "llama_cpp": c["peer"] + ", Q4_0"}
+    names = {"zmlx_patched": "zmlx, patched", "zmlx_stock": "zmlx, stock", "llama_cpp": c["peer"] + ", Q4_0", "mlx_lm": c["peer"]}
     for who, m in c["result"]["median"].items():
         share = f"{m['share_of_bandwidth']:.0%}" if "share_of_bandwidth" in m else ""
         model = f"{c['result']['config']}, {c['result']['threads']} threads"

@@ -313,6 +313,9 @@ static void failures(void **state) {
   static const char nowhere[] = "/nonexistent/capsule.json";
   assert_fails(run("bench", "/no/such/model", "--capsule", nowhere, NULL), CLI_FAILURE, nowhere);
   assert_fails(run("validate", "/no/such/model", "--capsule", nowhere, NULL), CLI_FAILURE, nowhere);
+  assert_fails(run("bench", "/no/such/model", "--compare", nowhere, NULL), CLI_FAILURE, nowhere);
+  assert_fails(run("bench", "/no/such/model", "--compare", "benchmarks/capsules/storyteller-validate.json", NULL), CLI_FAILURE,
+               "found kind \"validate\"");
   assert_fails(run("logits", MODEL, "--tokens-file", ids, "--out", in_scratch("none/x"), NULL), CLI_FAILURE, "none/x");
   assert_fails(run("logits", MODEL, "--tokens-file", ids, "--out", scratch, NULL), CLI_FAILURE, scratch);
   assert_fails(run("logits", MODEL, "--tokens-file", empty, "--out", in_scratch("x"), NULL), CLI_FAILURE, "no token ids");
@@ -326,6 +329,28 @@ static void failures(void **state) {
   assert_fails(run("detokenize", MODEL, "--tokens-file", far, NULL), CLI_FAILURE, "9000");
   assert_fails(run("tape", "--parse", ids, NULL), CLI_FAILURE, "ids");
   assert_fails(run("synth", "no/such/folder", in_scratch("made"), NULL), CLI_FAILURE, "no/such/folder");
+}
+
+// The profile and the peers' runs, as tables and as JSON.
+static void benches(void **state) {
+  (void)state;
+  static const char peer[] = "benchmarks/capsules/qwen3-30b-8layers-llama_cpp.json";
+  const result *r = run("bench", MODEL, "-p", "8", "-n", "2", "--runs", "1", "--profile", "--compare", peer, NULL);
+  assert_int_equal(r->status, CLI_OK);
+  static const char *const said[] = {"MB read",         "us waiting",       "waits for",  "(end)",
+                                     "zmlx over it",    "llama-cpp-python", "zmlx_stock", "not made in this setting: ",
+                                     "layers 8 there, "};
+  for (size_t i = 0; i < ZMI_COUNT(said); i++) {
+    if (!strstr(r->out, said[i])) fail_msg("'%s' is not in:\n%s", said[i], r->out);
+  }
+  r = run("bench", MODEL, "-p", "8", "-n", "2", "--runs", "1", "--profile", "--compare", peer, "--json", NULL);
+  json_t *j = json_loads(r->out, 0, NULL);
+  assert_true(json_array_size(json_object_get(j, "profile")) > 3 && json_array_size(json_object_get(j, "waits")) > 3);
+  const json_t *compare = json_object_get(j, "compare");
+  assert_int_equal(json_array_size(json_object_get(compare, "engines")), 3);
+  assert_true(json_array_size(json_object_get(compare, "differences")) > 3);
+  assert_int_equal(json_integer_value(json_object_get(json_object_get(compare, "model"), "layers")), 8);
+  json_decref(j);
 }
 
 // The next run overwrites a result.
@@ -847,6 +872,7 @@ int main(void) {
       cmocka_unit_test(tables_are_aligned),
       cmocka_unit_test(usage_errors),
       cmocka_unit_test(failures),
+      cmocka_unit_test(benches),
       cmocka_unit_test(generates),
       cmocka_unit_test(tokens_and_text),
       cmocka_unit_test(logits_file),

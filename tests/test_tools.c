@@ -161,7 +161,9 @@ static const char *only_file(const char *in) {
   return path;
 }
 
-static void save(json_t *j, const char *path) { assert_int_equal(json_dump_file(j, path, 0), 0); }
+static void save(json_t *j, const char *path) {
+  assert_int_equal(json_dump_file(j, path, 0), 0);
+}
 
 // Says of each entry that it is to be kept, being `speedup` times as fast.
 static void promise(const char *path, const char *outcome, double speedup) {
@@ -407,8 +409,7 @@ static void benchmarks(void **state) {
   assert_int_equal(b.depth, 16);
   assert_true(b.decode.median > 0 && b.prefill.median > 0 && b.bandwidth > 0 && b.op_count > 3);
   double shares[3]; // each run has its own bandwidth, so the medians' quotient is another number
-  for (int i = 0; i < 3; i++)
-    shares[i] = (double)(b.bytes_per_token + b.cache_bytes) * b.decode_runs[i] / 1e9 / b.bandwidth_runs[i];
+  for (int i = 0; i < 3; i++) shares[i] = (double)(b.bytes_per_token + b.cache_bytes) * b.decode_runs[i] / 1e9 / b.bandwidth_runs[i];
   assert_true(zmi_median(shares, 3) > b.share * 0.999 && zmi_median(shares, 3) < b.share * 1.001);
 
   char *words[] = {"zmlx", "bench", "MODEL"};
@@ -425,7 +426,7 @@ static void benchmarks(void **state) {
   assert_int_equal(zmi_capsule_check(scratch_path("capsule.json")), ZM_OK);
   assert_int_equal(zmi_capsule_check("/nonexistent/capsule.json"), ZM_ERROR_FILE);
   // Bytes that are no UTF-8 are replaced, the rest of the word stays.
-  char *const odd[] = {(char *)(uintptr_t)"zmlx", (char *)(uintptr_t)"a\xff\xc3z\xe2\x82"};
+  char *const odd[] = {(char *)(uintptr_t) "zmlx", (char *)(uintptr_t) "a\xff\xc3z\xe2\x82"};
   assert_int_equal(zmi_capsule_write(scratch_path("odd.json"), "bench", 2, odd, m, zmi_bench_json(&b, m)), ZM_OK);
   json_t *odd_capsule = json_load_file(scratch_path("odd.json"), 0, NULL);
   assert_string_equal(json_string_value(json_array_get(json_object_get(odd_capsule, "command"), 1)),
@@ -439,11 +440,147 @@ static void benchmarks(void **state) {
   zm_model_close(m);
 }
 
+// ---- profiles ----
+
+static double sum_of(const json_t *list, const char *key) {
+  double sum = 0;
+  for (size_t i = 0; i < json_array_size(list); i++) sum += json_number_value(json_object_get(json_array_get(list, i), key));
+  return sum;
+}
+
+static const json_t *row_of(const json_t *list, const char *op) {
+  for (size_t i = 0; i < json_array_size(list); i++) {
+    const json_t *row = json_array_get(list, i);
+    if (strcmp(json_string_value(json_object_get(row, "op")), op) == 0) return row;
+  }
+  return NULL;
+}
+
+static void check_profile(zm_model *m, const char *what) {
+  zmi_bench b;
+  zmi_bench_options o = {.prompt_tokens = 8, .decode_tokens = 4, .depth = 24, .rounds = 1, .profile = true};
+  if (zmi_bench_run(m, &o, &b) != ZM_OK) fail_msg("%s: %s", what, zm_last_error());
+  json_t *j = zmi_bench_json(&b, m);
+  const json_t *ops = json_object_get(j, "profile"), *waits = json_object_get(j, "waits");
+  static const char *const op_keys[] = {"op",      "calls", "bytes", "seconds", "waited_seconds", "share", "gb_s", "share_of_bandwidth",
+                                        "barriers"};
+  static const char *const wait_keys[] = {"op", "waits_for", "barriers", "waited_seconds", "idle_seconds"};
+  for (size_t i = 0; i < ZMI_COUNT(op_keys); i++) assert_non_null(json_object_get(json_array_get(ops, 0), op_keys[i]));
+  for (size_t i = 0; i < ZMI_COUNT(wait_keys); i++) assert_non_null(json_object_get(json_array_get(waits, 0), wait_keys[i]));
+
+  // What ops read is what a token reads: the plan counts the same from the configuration.
+  const double bytes = sum_of(ops, "bytes"), expected = (double)(b.bytes_per_token + b.cache_bytes);
+  if (!(bytes > expected - 8 && bytes < expected + 8)) fail_msg("%s: ops read %.0f bytes, a token %.0f", what, bytes, expected);
+  assert_true(b.cache_bytes > 0 && bytes < (double)b.bytes_per_token + 1.5 * (double)b.cache_bytes);
+  const double share = sum_of(ops, "share");
+  if (!(share > 0.999 && share < 1.001)) fail_msg("%s: shares add up to %g", what, share);
+  // Every barrier stands in both lists; the start and the end are in the second one too.
+  assert_non_null(row_of(ops, "(end)"));
+  assert_true(sum_of(waits, "barriers") == sum_of(ops, "barriers") + 1);
+  assert_true(sum_of(ops, "barriers") > 1);
+  const double waited = sum_of(waits, "waited_seconds"), same = sum_of(ops, "waited_seconds");
+  if (!(waited > same * 0.999 && waited < same * 1.001)) fail_msg("%s: %g s waited, %g s by op", what, waited, same);
+  for (size_t i = 0; i < b.wait_count; i++) {
+    const zmi_bench_wait *w = &b.waits[i];
+    assert_true(w->idle >= 0 && w->idle <= w->waited + 1e-9);
+  }
+  json_decref(j);
+  zmi_bench_release(&b);
+}
+
+static void profiles(void **state) {
+  (void)state;
+  static const char *const paths[] = {"checkpoints/tiny-qwen3_moe", "checkpoints/tiny-lfm2_moe", "checkpoints/tiny-llama-biases",
+                                      "checkpoints/tiny-mistral"};
+  for (size_t i = 0; i < ZMI_COUNT(paths); i++) {
+    zm_model *m = open_model(paths[i]);
+    check_profile(m, paths[i]);
+    assert_int_equal(zm_patch(m, NULL, NULL), ZM_OK);
+    check_profile(m, paths[i]);
+    zm_model_close(m);
+  }
+}
+
+// Each barrier names the instruction whose memory it guards.
+static void what_waits_for_what(void **state) {
+  (void)state;
+  zm_model *m = open_model(model_path);
+  zmi_bench b;
+  zmi_bench_options o = {.prompt_tokens = 8, .decode_tokens = 2, .rounds = 1, .profile = true};
+  assert_int_equal(zmi_bench_run(m, &o, &b), ZM_OK);
+  static const char *const pairs[][2] = {{"gather_linear", "route"}, {"linear", "rms_norm"}, {"linear", "linear"}, {"(end)", "linear"}};
+  for (size_t k = 0; k < ZMI_COUNT(pairs); k++) {
+    bool found = false;
+    for (size_t i = 0; i < b.wait_count; i++)
+      found = found || (strcmp(b.waits[i].op, pairs[k][0]) == 0 && strcmp(b.waits[i].awaited, pairs[k][1]) == 0);
+    if (!found) fail_msg("%s is not said to wait for %s", pairs[k][0], pairs[k][1]);
+  }
+  zmi_bench_release(&b);
+  zm_model_close(m);
+}
+
+// ---- peers ----
+
+static zm_status compare_with(json_t *capsule, const zmi_bench *b, const zm_model *m, zmi_peers *p) {
+  assert_int_equal(json_dump_file(capsule, scratch_path("peer.json"), 0), 0);
+  zm_status status = zmi_peers_read(scratch_path("peer.json"), p);
+  return status == ZM_OK ? zmi_peers_compare(p, b, m) : status;
+}
+
+static void peers(void **state) {
+  (void)state;
+  zm_model *m = open_model(model_path);
+  const zmi_bench b = {.decode = {.median = 100}, .prefill = {.median = 300}, .prompt_tokens = 8};
+  zmi_peers p;
+  json_t *capsule = json_pack("{s:i, s:s, s:s, s:o, s:o, s:{s:i, s:i, s:{s:{s:f, s:f}, s:{s:f, s:f}}}}", "schema", 1, "kind", "peer",
+                              "peer", "some engine 1.2.3", "machine", zmi_machine_json(zmi_model_kernels(m)), "model", zmi_model_json(m),
+                              "result", "threads", 2, "prompt_tokens", 8, "median", "other", "decode_tok_s", 40.0, "prefill_tok_s", 600.0,
+                              "zmlx_patched", "decode_tok_s", 80.0, "prefill_tok_s", 300.0);
+  assert_int_equal(compare_with(capsule, &b, m, &p), ZM_OK);
+  const json_t *engines = json_object_get(p.comparison, "engines"), *e = json_array_get(engines, 0);
+  assert_int_equal(json_array_size(engines), 2);
+  assert_string_equal(json_string_value(json_object_get(e, "engine")), "some engine");
+  assert_string_equal(json_string_value(json_object_get(e, "version")), "1.2.3");
+  assert_int_equal(json_integer_value(json_object_get(e, "threads")), 2);
+  assert_true(json_number_value(json_object_get(e, "decode_ratio")) == 2.5);
+  assert_true(json_number_value(json_object_get(e, "prefill_ratio")) == 0.5);
+  assert_string_equal(json_string_value(json_object_get(json_array_get(engines, 1), "engine")), "zmlx_patched");
+  zmi_text text = {0};
+  zmi_peers_difference(&p, &text);
+  assert_string_equal(zmi_text_str(&text), "");
+  zmi_peers_release(&p);
+
+  // Another setting is said, and in what.
+  json_object_set_new(json_object_get(capsule, "machine"), "cpu", json_string("Abacus"));
+  json_object_set_new(json_object_get(capsule, "model"), "threads", json_integer(7));
+  json_object_del(json_object_get(capsule, "model"), "layers");
+  assert_int_equal(compare_with(capsule, &b, m, &p), ZM_OK);
+  assert_int_equal(json_array_size(json_object_get(p.comparison, "differences")), 3);
+  zmi_peers_difference(&p, &text);
+  assert_non_null(strstr(zmi_text_str(&text), "CPU Abacus there, "));
+  assert_non_null(strstr(zmi_text_str(&text), "; threads 7 there, 2 here; layers unknown there, "));
+  zmi_text_release(&text);
+  zmi_peers_release(&p);
+
+  json_object_set_new(json_object_get(json_object_get(json_object_get(capsule, "result"), "median"), "other"), "decode_tok_s", json_null());
+  assert_int_equal(compare_with(capsule, &b, m, &p), ZM_ERROR_FORMAT);
+  assert_non_null(strstr(zm_last_error(), "result.median.other"));
+  json_object_set_new(capsule, "kind", json_string("bench"));
+  assert_int_equal(compare_with(capsule, &b, m, &p), ZM_ERROR_FORMAT);
+  assert_non_null(strstr(zm_last_error(), "found kind \"bench\""));
+  json_decref(capsule);
+  assert_int_equal(temp_write(scratch_path("peer.json"), "{", 1), 0);
+  assert_int_equal(zmi_peers_read(scratch_path("peer.json"), &p), ZM_ERROR_FORMAT);
+  assert_int_equal(zmi_peers_read("/no/such/file", &p), ZM_ERROR_FILE);
+  zm_model_close(m);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(intervals),      cmocka_unit_test(smart_patching),  cmocka_unit_test(remembering),
-      cmocka_unit_test(damaged_memory), cmocka_unit_test(where_memory_is), cmocka_unit_test(validation),
-      cmocka_unit_test(damaged_tokenizer), cmocka_unit_test(benchmarks),
+      cmocka_unit_test(intervals),           cmocka_unit_test(smart_patching),  cmocka_unit_test(remembering),
+      cmocka_unit_test(damaged_memory),      cmocka_unit_test(where_memory_is), cmocka_unit_test(validation),
+      cmocka_unit_test(damaged_tokenizer),   cmocka_unit_test(benchmarks),      cmocka_unit_test(profiles),
+      cmocka_unit_test(what_waits_for_what), cmocka_unit_test(peers),
   };
   return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }

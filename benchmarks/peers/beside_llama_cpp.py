@@ -8,17 +8,14 @@ machine). Writes a capsule with all raw runs.
   benchmarks/peers/beside_llama_cpp.py --config benchmarks/configs/Qwen3-30B-A3B-4bit-8layers --work /tmp/peers --threads 2 \
       --capsule out.json
 """
-import argparse
 import ctypes
-import datetime
-import json
 import os
-import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
+
+import beside
 
 
 def make_gguf(config, path):
@@ -103,6 +100,7 @@ class Llama:
         c.n_threads = c.n_threads_batch = threads
         self.context = l.llama_init_from_model(self.model, c)
         self.vocab = l.llama_vocab_n_tokens(l.llama_model_get_vocab(self.model))
+        self.title, self.threads = f"llama-cpp-python {l.__version__}", threads
 
     def run(self, prompt, decode):
         l = self.l
@@ -124,65 +122,13 @@ class Llama:
         return prefill, decode / (time.perf_counter() - t)
 
 
-def zmlx_run(a, model, patch):
-    command = [a.zmlx, "bench", model, "--threads", str(a.threads), "--prompt-tokens", str(a.prompt), "--decode-tokens", str(a.decode),
-               "--runs", "1", "--patch", patch, "--json"]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--config", required=True, help="folder with config.json")
-    p.add_argument("--work", required=True, help="folder for the two checkpoints (a few GB)")
-    p.add_argument("--zmlx", default="build/zmlx")
-    p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--prompt", type=int, default=128)
-    p.add_argument("--decode", type=int, default=48)
-    p.add_argument("--rounds", type=int, default=6)
-    p.add_argument("--capsule", help="JSON file to write")
-    a = p.parse_args()
-    name = os.path.basename(os.path.normpath(a.config))
-    with open(os.path.join(a.config, "config.json")) as f:
-        config = json.load(f)
-    os.makedirs(a.work, exist_ok=True)
-    gguf_path, model = os.path.join(a.work, name + ".q4_0.gguf"), os.path.join(a.work, name)
+    a = beside.parser(__doc__).parse_args()
+    name, config, model = beside.checkpoint(a)
+    gguf_path = os.path.join(a.work, name + ".q4_0.gguf")
     if not os.path.exists(gguf_path):
         make_gguf(config, gguf_path)
-    if not os.path.exists(os.path.join(model, "config.json")):
-        subprocess.run([a.zmlx, "synth", a.config, model], check=True)
-    llama = Llama(gguf_path, a.threads, a.prompt + a.decode + 64)
-    prompt = np.random.default_rng(2).integers(0, llama.vocab, a.prompt).tolist()
-    llama.run(prompt, 4)  # warm
-    runs = {"llama_cpp": [], "zmlx_patched": [], "zmlx_stock": []}
-    for r in range(a.rounds):
-        for who in ("llama", "zmlx", "zmlx", "llama") if r % 2 == 0 else ("zmlx", "llama", "llama", "zmlx"):
-            if who == "llama":
-                prefill, decode = llama.run(prompt, a.decode)
-                runs["llama_cpp"].append({"prefill_tok_s": prefill, "decode_tok_s": decode})
-            else:
-                for kind, patch in (("zmlx_patched", "all"), ("zmlx_stock", "none")):
-                    j = zmlx_run(a, model, patch)
-                    runs[kind].append({k: j[k] for k in ("prefill_tok_s", "decode_tok_s", "read_bandwidth_gb_s", "share_of_bandwidth")})
-        print(f"round {r + 1}/{a.rounds}: " + ", ".join(f"{k} {v[-1]['decode_tok_s']:.1f} tok/s" for k, v in runs.items()), file=sys.stderr)
-    median = {k: {f: statistics.median(x[f] for x in v) for f in v[0]} for k, v in runs.items()}
-    result = {"config": name, "threads": a.threads, "prompt_tokens": a.prompt, "decode_tokens": a.decode, "median": median, "runs": runs,
-              "patched_over_llama_cpp": median["zmlx_patched"]["decode_tok_s"] / median["llama_cpp"]["decode_tok_s"]}
-    print(f"{'':14} decode tok/s  prefill tok/s  share of bandwidth")
-    for k, v in median.items():
-        share = f"{v['share_of_bandwidth']:.0%}" if "share_of_bandwidth" in v else ""
-        print(f"{k:14} {v['decode_tok_s']:12.1f} {v['prefill_tok_s']:14.1f}  {share}")
-    if a.capsule:
-        import llama_cpp
-
-        last = zmlx_run(a, model, "all")
-        capsule = {"schema": 1, "kind": "peer", "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                   "command": ["benchmarks/peers/beside_llama_cpp.py", "--config", a.config, "--threads", str(a.threads)],
-                   "machine": last.get("machine"), "model": last.get("model"), "peer": f"llama-cpp-python {llama_cpp.__version__}",
-                   "result": result}
-        with open(a.capsule + ".part", "w") as f:
-            json.dump(capsule, f, indent=1)
-            f.write("\n")
-        os.rename(a.capsule + ".part", a.capsule)
+    beside.measure(a, name, model, "llama_cpp", Llama(gguf_path, a.threads, a.prompt + a.decode + 64))
 
 
 if __name__ == "__main__":

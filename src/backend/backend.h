@@ -119,8 +119,21 @@ void zmi_player_free(zmi_player *p);
 // Takes new addresses: those of the arena, of INPUT slots, and of OUTPUT slots that are apart. They must not overlap, as before.
 void zmi_player_rebind(zmi_player *p, void *arena);
 void zmi_player_play(zmi_player *p, zmi_pool *pool);
-// Plays with a time stamp after each instruction: seconds[i] for instruction i is added to.
-void zmi_player_profile(zmi_player *p, zmi_pool *pool, double *seconds);
+// What a step (a stage of an instruction) took. Seconds are means over the workers, added up over all plays.
+typedef struct zmi_step_time {
+  size_t instr;
+  int64_t waits_for; // it stands behind a barrier, as it meets memory of this instruction (itself: of an earlier stage); -1: no barrier
+  double worked;
+  double waited; // at that barrier; of the first step: to wake up
+  double idle;   // of `waited`: until the last worker came
+} zmi_step_time;
+typedef struct zmi_profile {
+  zmi_step_time *steps; // in order; one more at the end, instr = instructions of the tape: waiting until all workers are done
+  size_t count, plays;
+} zmi_profile;
+// Plays with the barriers of any play and with each worker's time stamps, and adds to *profile, which starts as zeros.
+zm_status zmi_player_profile(zmi_player *p, zmi_pool *pool, zmi_profile *profile);
+void zmi_profile_release(zmi_profile *profile);
 // Plays one instruction after another and calls `look` after each (used to find the first difference between two tapes).
 void zmi_player_trace(zmi_player *p, zmi_pool *pool, void (*look)(void *user, const zmi_tape *tape, size_t instr), void *user);
 

@@ -2,7 +2,6 @@
 // runs.
 #include "tools/tools.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct bencher {
@@ -86,45 +85,31 @@ static zm_status take_share(bencher *b) {
 
 // ---- profile ----
 
-static int by_time(const void *x, const void *y) {
-  const zmi_bench_op *a = x, *b = y;
-  return (a->seconds < b->seconds) - (a->seconds > b->seconds);
-}
-
-static void add_op(zmi_bench *out, const char *name, double seconds) {
-  size_t i = 0;
-  while (i < out->op_count && strcmp(out->ops[i].name, name) != 0) i++;
-  if (i == out->op_count) out->ops[out->op_count++] = (zmi_bench_op){.name = name};
-  out->ops[i].calls++;
-  out->ops[i].seconds += seconds;
-}
-
 static void set_input(zmi_program *p, const char *name, int32_t value) {
   int32_t *slot = zmi_program_slot(p, name);
   if (slot) *slot = value;
 }
 
-// Plays a decode program of its own at the depth reached; positions are not advanced, so the caches keep their meaning.
+// Plays a decode program of its own at the last of the positions that the bench is about; positions are not advanced, so the caches keep
+// their meaning.
 static zm_status profile(bencher *b) {
-  zmi_program *p = zmi_model_compile(b->model, 1, 1, zmi_session_states(b->session), NULL);
+  const zmi_state_set *states = zmi_session_states(b->session);
+  zmi_program *p = zmi_model_compile(b->model, 1, 1, states, NULL);
   if (!p) return zm_last_status();
-  zmi_tape *t = zmi_program_tape(p);
-  double *seconds = zmi_calloc(t->instr_count + 1, sizeof *seconds);
-  b->out->ops = zmi_calloc(t->instr_count + 1, sizeof *b->out->ops);
-  zm_status status = seconds && b->out->ops ? ZM_OK : ZM_ERROR_MEMORY;
-  int32_t repeats = b->out->decode_tokens;
-  if (status == ZM_OK) {
-    set_input(p, "position", zm_session_length(b->session, 0) - 1);
-    set_input(p, "sequence", 0);
-    set_input(p, "select", 0);
-    for (int32_t i = 0; i < repeats; i++) {
-      set_input(p, "tokens", b->tokens[i % b->out->prompt_tokens]); // other tokens, other experts
-      zmi_player_profile(zmi_program_player(p), zmi_model_pool(b->model), seconds);
-    }
-    for (size_t i = 0; i < t->instr_count; i++) add_op(b->out, t->instrs[i].op->name, seconds[i] / repeats);
-    qsort(b->out->ops, b->out->op_count, sizeof *b->out->ops, by_time);
+  zmi_player *player = zmi_program_player(p);
+  zmi_pool *pool = zmi_model_pool(b->model);
+  zmi_profile times = {0};
+  set_input(p, "position", b->out->depth - 1);
+  set_input(p, "sequence", 0);
+  set_input(p, "select", 0);
+  zmi_player_play(player, pool); // its memory is touched for the first time
+  zm_status status = ZM_OK;
+  for (int32_t i = 0; i < b->out->decode_tokens && status == ZM_OK; i++) {
+    set_input(p, "tokens", b->tokens[i % b->out->prompt_tokens]); // other tokens, other experts
+    status = zmi_player_profile(player, pool, &times);
   }
-  zmi_free(seconds);
+  if (status == ZM_OK) status = zmi_bench_add_profile(b->out, zmi_program_tape(p), &times, states);
+  zmi_profile_release(&times);
   zmi_program_free(p);
   return status;
 }
@@ -177,6 +162,7 @@ void zmi_bench_release(zmi_bench *b) {
   zmi_free(b->prefill_runs);
   zmi_free(b->bandwidth_runs);
   zmi_free(b->ops);
+  zmi_free(b->waits);
   memset(b, 0, sizeof *b);
 }
 
@@ -194,12 +180,6 @@ json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m) {
                         b->decode.low, b->decode.high, "prefill_interval", b->prefill.low, b->prefill.high, "decode_runs",
                         list(b->decode_runs, b->runs), "prefill_runs", list(b->prefill_runs, b->runs), "bandwidth_runs",
                         list(b->bandwidth_runs, b->runs), "peak_memory", (json_int_t)b->peak_memory, "model", zmi_model_json(m));
-  if (!j || b->op_count == 0) return j;
-  json_t *ops = json_array();
-  for (size_t i = 0; i < b->op_count && ops; i++) {
-    json_array_append_new(ops,
-                          json_pack("{s:s, s:i, s:f}", "op", b->ops[i].name, "calls", (int)b->ops[i].calls, "seconds", b->ops[i].seconds));
-  }
-  json_object_set_new(j, "profile", ops);
+  if (j && b->op_count) zmi_bench_profile_json(b, j);
   return j;
 }

@@ -96,28 +96,62 @@ typedef struct zmi_bench_options {
   void *user;
 } zmi_bench_options;
 
+// The profile of a token, added up by op. Seconds are means over the workers, so that those of all rows add up to the token's time; after
+// the ops stands "(end)": waiting until all workers are done.
 typedef struct zmi_bench_op {
   const char *name; // of the op
   size_t calls;     // a token
-  double seconds;   // a token
+  uint64_t bytes;   // a token: weights (of experts: the chosen ones) and caches at the depth
+  double worked;    // seconds a token
+  double waited;    // seconds a token at the barriers before it and between its stages; of the first op: also to wake up
+  size_t barriers;
 } zmi_bench_op;
+
+// The barriers of a token, added up by the op behind them and the one that it waits for (the same: an earlier stage of it).
+typedef struct zmi_bench_wait {
+  const char *op, *awaited; // "(end)"; "(start)": until a worker is awake
+  size_t count;
+  double waited, idle; // seconds a token; idle: of it, until the last worker came
+} zmi_bench_wait;
 
 typedef struct zmi_bench {
   zmi_interval decode, prefill; // tokens a second
   double *decode_runs, *prefill_runs;
   size_t runs;
   int32_t prompt_tokens, decode_tokens, depth;
-  double *bandwidth_runs; // GB/s around each run: the better of before and after, in the same process
-  double bandwidth;       // their median
-  double share;           // median over the runs of bytes read a second / bandwidth around it
+  double *bandwidth_runs;                // GB/s around each run: the better of before and after, in the same process
+  double bandwidth;                      // their median
+  double share;                          // median over the runs of bytes read a second / bandwidth around it
   uint64_t bytes_per_token, cache_bytes; // weights read for one token; cache read at this depth
   uint64_t peak_memory;
   zmi_bench_op *ops; // with profile: by falling time
   size_t op_count;
+  zmi_bench_wait *waits; // by falling time
+  size_t wait_count;
 } zmi_bench;
 zm_status zmi_bench_run(zm_model *m, const zmi_bench_options *options, zmi_bench *out);
 void zmi_bench_release(zmi_bench *b);
 json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m);
+
+// ---- profiles (profile.c) ----
+// Bytes that an instruction of a program of one row reads: weights, of experts those that the row chooses, and caches up to `depth`.
+uint64_t zmi_instr_bytes(const zmi_tape *t, const zmi_instr *in, const zmi_state_set *states, int32_t depth);
+// Fills ops and waits of *out, whose depth is set.
+zm_status zmi_bench_add_profile(zmi_bench *out, const zmi_tape *t, const zmi_profile *p, const zmi_state_set *states);
+double zmi_bench_profile_seconds(const zmi_bench *b); // of a token: the sum over all rows
+void zmi_bench_profile_json(const zmi_bench *b, json_t *to);
+
+// ---- peers (peers.c) ----
+// Runs of other engines in a capsule of kind "peer". Comparing gives {"engines": [{"engine", "version", "threads", "prefill_tok_s",
+// "decode_tok_s", "prefill_ratio", "decode_ratio"}], "differences": [{"what", "capsule", "here"}], "machine", "model"}: ratios are rates
+// here over those of the engine; differences are what the capsule's machine, threads, model and prompt have otherwise.
+typedef struct zmi_peers {
+  json_t *capsule, *comparison;
+} zmi_peers;
+zm_status zmi_peers_read(const char *path, zmi_peers *out);
+zm_status zmi_peers_compare(zmi_peers *p, const zmi_bench *b, const zm_model *m);
+void zmi_peers_difference(const zmi_peers *p, zmi_text *out); // the differences as text; nothing if there is none
+void zmi_peers_release(zmi_peers *p);
 
 // ---- capsules (capsule.c; docs/capsules.md is their schema) ----
 // A record of a measurement: {"schema": 1, "kind", "created", "command", "machine": {...}, "model": {...}, "result": {...}}. Takes over

@@ -10,7 +10,13 @@ typedef struct step {
   int64_t tiles;
   bool barrier; // before this step
   size_t instr;
+  size_t waits_for; // with a barrier: the last instruction whose memory it meets
 } step;
+
+// When a worker began a step, behind the barrier if there is one, and ended it.
+typedef struct stamp {
+  double begun, ended;
+} stamp;
 
 struct zmi_player {
   zmi_tape *tape;
@@ -23,7 +29,8 @@ struct zmi_player {
   // one play
   zmi_pool *pool;
   size_t first, last; // steps of this run
-  double *seconds;
+  stamp *stamps;      // of profiles: step_count a worker, and a gap that keeps workers off each other's lines
+  size_t stamp_workers;
 };
 
 // ---- binding ----
@@ -64,6 +71,7 @@ static void bind_call(zmi_call *c, const zmi_tape *t, const zmi_instr *in, void 
 
 typedef struct span {
   const char *begin, *end;
+  size_t instr;
 } span;
 
 enum { MOST_SPANS = 256 };
@@ -74,15 +82,18 @@ typedef struct traffic {
   size_t read_count, read_capacity, write_count, write_capacity;
 } traffic;
 
-static span slot_span(const zmi_tape *t, int slot) {
+static span slot_span(const zmi_tape *t, int slot, size_t instr) {
   if (t->slots[slot].kind == ZMI_SLOT_VIEW) slot = t->slots[slot].base;
   const char *data = t->slots[slot].data;
-  return (span){data, data + t->slots[slot].bytes};
+  return (span){data, data + t->slots[slot].bytes, instr};
 }
 
-static bool meets(const span *spans, size_t count, span s) {
-  for (size_t i = 0; i < count; i++) {
-    if (spans[i].begin < s.end && s.begin < spans[i].end) return true;
+// If one of the spans meets s: true, and *last becomes the last instruction of those or stays what is later.
+static bool meets(const span *spans, size_t count, span s, size_t *last) {
+  for (size_t i = count; i-- > 0;) { // in order of instructions
+    if (spans[i].begin >= s.end || s.begin >= spans[i].end) continue;
+    *last = ZMI_MAX(*last, spans[i].instr);
+    return true;
   }
   return false;
 }
@@ -98,19 +109,23 @@ static bool is_constant(const zmi_tape *t, int slot) {
   return t->slots[slot].kind == ZMI_SLOT_WEIGHT || t->slots[slot].kind == ZMI_SLOT_INPUT;
 }
 
-// Whether the instruction must wait for the ones since the last barrier; then notes its own traffic.
-static zm_status note_traffic(traffic *m, const zmi_tape *t, const zmi_instr *in, const zmi_call *c, bool *wait) {
+// Whether instruction `index` must wait for the ones since the last barrier, and for which of them; then notes its own traffic.
+static zm_status note_traffic(traffic *m, const zmi_tape *t, size_t index, const zmi_call *c, bool *wait, size_t *waits_for) {
+  const zmi_instr *in = &t->instrs[index];
   span writes[ZMI_MAX_OUT + 1];
   size_t write_count = 0;
-  for (int o = 0; o < in->nout; o++) writes[write_count++] = slot_span(t, in->out[o]);
-  if (in->scratch) writes[write_count++] = (span){c->scratch, (char *)c->scratch + in->scratch};
-  // A barrier now and then keeps the list short: binding takes linear time.
+  for (int o = 0; o < in->nout; o++) writes[write_count++] = slot_span(t, in->out[o], index);
+  if (in->scratch) writes[write_count++] = (span){c->scratch, (char *)c->scratch + in->scratch, index};
+  // A barrier now and then keeps the list short: binding takes linear time. It waits for the instruction before.
   *wait = m->read_count + m->write_count > MOST_SPANS;
+  *waits_for = *wait ? index - 1 : 0;
   for (size_t i = 0; i < write_count; i++) {
-    if (meets(m->reads, m->read_count, writes[i]) || meets(m->writes, m->write_count, writes[i])) *wait = true;
+    if (meets(m->reads, m->read_count, writes[i], waits_for)) *wait = true;
+    if (meets(m->writes, m->write_count, writes[i], waits_for)) *wait = true;
   }
   for (int i = 0; i < in->nin; i++) {
-    if (in->in[i] >= 0 && !is_constant(t, in->in[i]) && meets(m->writes, m->write_count, slot_span(t, in->in[i]))) *wait = true;
+    if (in->in[i] < 0 || is_constant(t, in->in[i])) continue;
+    if (meets(m->writes, m->write_count, slot_span(t, in->in[i], index), waits_for)) *wait = true;
   }
   if (*wait) m->read_count = m->write_count = 0;
   for (size_t i = 0; i < write_count; i++) {
@@ -118,7 +133,7 @@ static zm_status note_traffic(traffic *m, const zmi_tape *t, const zmi_instr *in
   }
   for (int i = 0; i < in->nin; i++) {
     if (in->in[i] < 0 || is_constant(t, in->in[i])) continue;
-    if (!add_span(&m->reads, &m->read_count, &m->read_capacity, slot_span(t, in->in[i]))) return ZM_ERROR_MEMORY;
+    if (!add_span(&m->reads, &m->read_count, &m->read_capacity, slot_span(t, in->in[i], index))) return ZM_ERROR_MEMORY;
   }
   return ZM_OK;
 }
@@ -145,15 +160,18 @@ static zm_status add_steps(zmi_player *p, traffic *m, size_t index) {
   const zmi_instr *in = &p->tape->instrs[index];
   const zmi_call *c = &p->calls[index];
   bool any = false, wait;
+  size_t waits_for;
   for (int s = 0; s < ZMI_MAX_STAGES && in->op->stages[s].run; s++) any = any || in->op->stages[s].tiles(c) > 0;
   if (!any) return ZM_OK; // nothing to compute: empty arrays
-  zm_status status = note_traffic(m, p->tape, in, c, &wait);
+  zm_status status = note_traffic(m, p->tape, index, c, &wait, &waits_for);
   for (int s = 0; s < ZMI_MAX_STAGES && in->op->stages[s].run && status == ZM_OK; s++) {
     int64_t tiles = in->op->stages[s].tiles(c);
     if (tiles <= 0) continue;
     if (!ZMI_GROW(p->steps, p->step_capacity, p->step_count + 1)) return ZM_ERROR_MEMORY;
-    p->steps[p->step_count++] = (step){.call = c, .run = in->op->stages[s].run, .tiles = tiles, .barrier = wait, .instr = index};
+    p->steps[p->step_count++] =
+        (step){.call = c, .run = in->op->stages[s].run, .tiles = tiles, .barrier = wait, .instr = index, .waits_for = waits_for};
     wait = true; // between the stages of one instruction
+    waits_for = index;
   }
   return status;
 }
@@ -193,6 +211,7 @@ void zmi_player_free(zmi_player *p) {
   zmi_free(p->calls);
   zmi_free(p->steps);
   zmi_free(p->prepared);
+  zmi_free(p->stamps);
   zmi_free(p);
 }
 
@@ -208,18 +227,24 @@ static void play_steps(void *user, int worker, int workers) {
   }
 }
 
+static size_t stamps_a_worker(const zmi_player *p) {
+  return p->step_count + 64 / sizeof(stamp);
+}
+
 static void play_with_stamps(void *user, int worker, int workers) {
   zmi_player *p = user;
-  double before = zmi_now();
+  stamp *stamps = p->stamps + (size_t)worker * stamps_a_worker(p);
+  double now = zmi_now();
   for (size_t i = p->first; i < p->last; i++) {
     const step *s = &p->steps[i];
+    if (s->barrier && workers > 1 && i > p->first) {
+      zmi_pool_barrier(p->pool, worker);
+      now = zmi_now();
+    }
+    stamps[i].begun = now;
     int64_t begin = s->tiles * worker / workers, end = s->tiles * (worker + 1) / workers;
     if (begin < end) s->run(s->call, begin, end);
-    zmi_pool_barrier(p->pool, worker);
-    if (worker > 0) continue;
-    double now = zmi_now();
-    p->seconds[s->instr] += now - before;
-    before = now;
+    stamps[i].ended = now = zmi_now();
   }
 }
 
@@ -229,7 +254,7 @@ static void run_steps(zmi_player *p, zmi_pool *pool, size_t first, size_t last, 
   p->last = last;
   if (first == last) return;
   for (size_t i = 0; first == 0 && i < p->prepared_count; i++) p->prepared[i]->op->prepare(p->prepared[i]);
-  if (!p->light || fn != play_steps) {
+  if (!p->light) {
     zmi_pool_run(pool, fn, p);
     return;
   }
@@ -242,9 +267,56 @@ void zmi_player_play(zmi_player *p, zmi_pool *pool) {
   run_steps(p, pool, 0, p->step_count, play_steps);
 }
 
-void zmi_player_profile(zmi_player *p, zmi_pool *pool, double *seconds) {
-  p->seconds = seconds;
+// ---- profiles ----
+
+static zm_status prepare_profile(zmi_player *p, size_t workers, zmi_profile *profile) {
+  if (!p->stamps || p->stamp_workers != workers) {
+    zmi_free(p->stamps);
+    p->stamps = zmi_calloc(workers * stamps_a_worker(p), sizeof *p->stamps);
+    if (!p->stamps) return ZM_ERROR_MEMORY;
+    p->stamp_workers = workers;
+  }
+  if (profile->steps) return ZM_OK;
+  profile->steps = zmi_calloc(p->step_count + 1, sizeof *profile->steps);
+  if (!profile->steps) return ZM_ERROR_MEMORY;
+  profile->count = p->step_count + 1;
+  for (size_t i = 0; i < p->step_count; i++) {
+    const step *s = &p->steps[i];
+    profile->steps[i] = (zmi_step_time){.instr = s->instr, .waits_for = s->barrier && i > 0 ? (int64_t)s->waits_for : -1};
+  }
+  const int64_t last = p->step_count ? (int64_t)p->steps[p->step_count - 1].instr : -1;
+  profile->steps[p->step_count] = (zmi_step_time){.instr = p->tape->instr_count, .waits_for = last};
+  return ZM_OK;
+}
+
+// Of step i, or of the end if i is step_count: workers arrive when they have ended the step before.
+static void add_times(const zmi_player *p, size_t workers, size_t i, double start, double end, zmi_step_time *to) {
+  double last = start;
+  for (size_t w = 0; w < workers && i > 0; w++) last = ZMI_MAX(last, p->stamps[w * stamps_a_worker(p) + i - 1].ended);
+  for (size_t w = 0; w < workers; w++) {
+    const stamp *stamps = p->stamps + w * stamps_a_worker(p);
+    const double came = i > 0 ? stamps[i - 1].ended : start, begun = i < p->step_count ? stamps[i].begun : end;
+    to->waited += (begun - came) / (double)workers;
+    if (to->waits_for >= 0) to->idle += (last - came) / (double)workers;
+    if (i < p->step_count) to->worked += (stamps[i].ended - begun) / (double)workers;
+  }
+}
+
+zm_status zmi_player_profile(zmi_player *p, zmi_pool *pool, zmi_profile *profile) {
+  const size_t workers = p->light ? 1 : (size_t)zmi_pool_workers(pool);
+  zm_status status = prepare_profile(p, workers, profile);
+  if (status != ZM_OK) return status;
+  const double start = zmi_now();
   run_steps(p, pool, 0, p->step_count, play_with_stamps);
+  const double end = zmi_now();
+  for (size_t i = 0; i <= p->step_count; i++) add_times(p, workers, i, start, end, &profile->steps[i]);
+  profile->plays++;
+  return ZM_OK;
+}
+
+void zmi_profile_release(zmi_profile *profile) {
+  zmi_free(profile->steps);
+  *profile = (zmi_profile){0};
 }
 
 void zmi_player_trace(zmi_player *p, zmi_pool *pool, void (*look)(void *user, const zmi_tape *tape, size_t instr), void *user) {

@@ -519,6 +519,38 @@ static void what_waits_for_what(void **state) {
   zm_model_close(m);
 }
 
+// Each allocation of a profile fails in turn.
+static void profile_without_memory(void **state) {
+  (void)state;
+  zm_model *m = open_model(model_path);
+  zm_session *s = zm_session_open(m, &(zm_session_options){.context = 64});
+  const zmi_state_set *states = zmi_session_states(s);
+  zmi_model_lock(m);
+  zmi_program *p = zmi_model_compile(m, 1, 1, states, NULL);
+  assert_non_null(p);
+  static const char *const inputs[] = {"tokens", "position", "sequence", "select"};
+  for (size_t i = 0; i < ZMI_COUNT(inputs); i++) *(int32_t *)zmi_program_slot(p, inputs[i]) = 0;
+  zm_status status = ZM_ERROR_MEMORY;
+  uint64_t n = 0;
+  while (status != ZM_OK) {
+    zmi_profile times = {0};
+    zmi_bench b = {.depth = 1};
+    zmi_alloc_fail_at(++n);
+    status = zmi_player_profile(zmi_program_player(p), zmi_model_pool(m), &times);
+    if (status == ZM_OK) status = zmi_bench_add_profile(&b, zmi_program_tape(p), &times, states);
+    zmi_alloc_fail_at(0);
+    if (status != ZM_OK) assert_int_equal(status, ZM_ERROR_MEMORY);
+    zmi_profile_release(&times);
+    zmi_bench_release(&b);
+    assert_true(n < 20);
+  }
+  assert_true(n > 3);
+  zmi_program_free(p);
+  zmi_model_unlock(m);
+  zm_session_close(s);
+  zm_model_close(m);
+}
+
 // ---- peers ----
 
 static zm_status compare_with(json_t *capsule, const zmi_bench *b, const zm_model *m, zmi_peers *p) {
@@ -577,10 +609,18 @@ static void peers(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(intervals),           cmocka_unit_test(smart_patching),  cmocka_unit_test(remembering),
-      cmocka_unit_test(damaged_memory),      cmocka_unit_test(where_memory_is), cmocka_unit_test(validation),
-      cmocka_unit_test(damaged_tokenizer),   cmocka_unit_test(benchmarks),      cmocka_unit_test(profiles),
-      cmocka_unit_test(what_waits_for_what), cmocka_unit_test(peers),
+      cmocka_unit_test(intervals),
+      cmocka_unit_test(smart_patching),
+      cmocka_unit_test(remembering),
+      cmocka_unit_test(damaged_memory),
+      cmocka_unit_test(where_memory_is),
+      cmocka_unit_test(validation),
+      cmocka_unit_test(damaged_tokenizer),
+      cmocka_unit_test(benchmarks),
+      cmocka_unit_test(profiles),
+      cmocka_unit_test(what_waits_for_what),
+      cmocka_unit_test(profile_without_memory),
+      cmocka_unit_test(peers),
   };
   return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }

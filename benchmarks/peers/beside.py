@@ -75,7 +75,8 @@ def measure(a, name, model, key, peer):
 
 
 def write_capsule(a, key, peer, last, result):
-    command = [os.path.join("benchmarks", "peers", os.path.basename(sys.argv[0])), "--config", a.config, "--threads", str(a.threads)]
+    command = [os.path.join("benchmarks", "peers", os.path.basename(sys.argv[0])), "--config", a.config, "--threads", str(a.threads),
+               "--prompt", str(a.prompt), "--decode", str(a.decode), "--rounds", str(a.rounds)]
     capsule = {"schema": 1, "kind": "peer", "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
                "command": command, "machine": last["machine"], "model": last["model"], "peer": peer.title, "engines": {key: peer.title},
                "result": result}

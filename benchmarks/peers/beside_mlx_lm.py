@@ -3,6 +3,7 @@
 
 Makes a checkpoint of random weights (zmlx synth) for the shapes of a config.json if there is none; mlx-lm opens the same files. Needs:
 pip install mlx-lm (on Linux with mlx[cpu]). Writes a capsule with all raw runs.
+MLX's CPU kernels for quantized weights may take seconds a token: begin with --prompt 16 --decode 4 --rounds 1.
 
   benchmarks/peers/beside_mlx_lm.py --config benchmarks/configs/Llama-3.2-1B-4bit --work /tmp/peers --threads 2 --capsule out.json
 """

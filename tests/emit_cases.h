@@ -185,6 +185,25 @@ static zmi_code *case_constants(int variant) {
   return finish(c);
 }
 
+// Values of all types that are needed behind roundings to float16, one of them behind three; float16 and the rest in a row, too.
+static zmi_code *case_halves(int variant) {
+  zmi_code *c = start(variant ? ZMI_FORM_ROWS : ZMI_FORM_ELEMENTS, "halves", 4, (zm_dtype[]){ZM_F16, ZM_F32, ZM_I32, ZM_BOOL});
+  if (variant) places(c, 0);
+  int x = input(c, 0), y = input(c, 1), whole = op2(c, ZMI_K_ADD, input(c, 2), place_of(c)), less = op2(c, ZMI_K_LT, x, y);
+  int unrounded = op2(c, ZMI_K_MUL, y, op1(c, ZMI_K_SILU, x)), a = op1(c, ZMI_K_ROUND_F16, unrounded);
+  int b = op1(c, ZMI_K_ROUND_F16, op2(c, ZMI_K_ADD, a, y)), bits = xi(c, ZMI_K_BITCAST, ZMI_C_UINT, b, -1, 0);
+  int last = op1(c, ZMI_K_ROUND_F16, zmi_code_op(c, ZMI_K_SELECT, less, op2(c, ZMI_K_DIV, b, a), x));
+  give(c, ZM_F32, zmi_code_op(c, ZMI_K_SELECT, op2(c, ZMI_K_OR, less, input(c, 3)), last, unrounded));
+  give(c, ZM_I32, whole);
+  give(c, ZM_U32, bits);
+  give(c, ZM_F16, op2(c, ZMI_K_MUL, last, a));
+  if (!variant) return finish(c);
+  int sum = reduce(c, ZMI_K_SUM, last);
+  done(c);
+  give_row(c, ZM_F32, op1(c, ZMI_K_ROUND_F16, sum));
+  return finish(c);
+}
+
 // Loops that all elements make together, loops of their own, branches, variables that live across.
 static zmi_code *case_loops(int variant) {
   (void)variant;
@@ -448,6 +467,7 @@ static const emit_case emit_cases[] = {
     {"bools", case_bools, 1},
     {"dtypes", case_dtypes, ZM_DTYPE_COUNT - ZM_BOOL},
     {"constants", case_constants, 1},
+    {"halves", case_halves, 2},
     {"loops", case_loops, 1},
     {"softmax", case_softmax, 3},
     {"norm", case_norm, 3},

@@ -264,6 +264,26 @@ static void special_values(void **context) {
   assert_true(zk_exp2(-126) == 0x1p-126f && zk_exp2(-127) == 0 && zk_exp2(128) == INFINITY && zk_exp2(10) == 1024 && zk_log2(1024) == 10);
 }
 
+static void must_round(uint32_t bits) {
+  const float x = float_of(bits);
+  if (bits_of(zk_round_f16(x)) != bits_of(zk_load_float16(zk_store_float16_float(x)))) fail_msg("round_f16 of bits %08x", (unsigned)bits);
+}
+
+// To float16 and back in one step is what storing and reading give: at every tie, beside it, and over a dense sweep.
+static void float16_and_back(void **context) {
+  (void)context;
+  for (uint32_t h = 0; h < 0x7c01; h++) {
+    const float a = zk_load_float16((zk_stored_float16)h), b = h < 0x7bff ? zk_load_float16((zk_stored_float16)(h + 1)) : 65536;
+    const uint32_t tie = bits_of(a + (b - a) / 2);
+    for (uint32_t sign = 0; sign < 2; sign++)
+      for (uint32_t k = 0; k < 3; k++) must_round((tie + k - (tie > 0)) ^ sign << 31), must_round((bits_of(a) + k) ^ sign << 31);
+  }
+  uint32_t bits = 0;
+  do must_round(bits);
+  while ((bits += 257) > 256);
+  for (uint32_t k = 0; k < 4; k++) must_round(0x7f800000u + k), must_round(0xff800000u + k), must_round(0x7fffffffu - k), must_round(~k);
+}
+
 // ---- double ----
 
 static double error_ulp_double(double y, long double t) {
@@ -317,7 +337,7 @@ int main(void) {
       cmocka_unit_test(every_bfloat16),           cmocka_unit_test(dense_float32),
       cmocka_unit_test(special_values),           cmocka_unit_test(powers_and_angles),
       cmocka_unit_test(remainders_and_reduction), cmocka_unit_test(doubles),
-      cmocka_unit_test(special_doubles),
+      cmocka_unit_test(special_doubles),          cmocka_unit_test(float16_and_back),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -281,7 +281,7 @@ static zm_status make_state(zmi_emit_state *e, const zmi_code *code, zmi_target 
   const size_t n = code->count ? code->count : 1;
   *e = (zmi_emit_state){.code = code, .target = target, .out = out, .block = -1};
   e->place = zmi_calloc(n, 5);
-  e->segment = zmi_calloc(n, 4 * sizeof(int));
+  e->segment = zmi_calloc(n, 5 * sizeof(int));
   if (!e->place || !e->segment) return ZM_ERROR_MEMORY;
   e->uniform = e->place + n;
   e->lifted = e->uniform + n;
@@ -289,7 +289,13 @@ static zm_status make_state(zmi_emit_state *e, const zmi_code *code, zmi_target 
   e->match = e->segment + n;
   e->outer = e->match + n;
   e->kept = e->outer + n;
-  for (size_t i = 0; i < n; i++) e->kept[i] = -1;
+  e->last = e->kept + n;
+  for (size_t i = 0; i < n; i++) e->kept[i] = e->last[i] = -1;
+  for (size_t i = 0; i < code->count; i++) {
+    const int operands[3] = {code->insts[i].a, code->insts[i].b, code->insts[i].c};
+    for (int k = 0; k < 3; k++)
+      if (operands[k] >= 0) e->last[operands[k]] = (int)i;
+  }
   e->keeps = e->risky + n;
   zm_status status = find_blocks(e);
   if (status != ZM_OK) return status;

@@ -31,6 +31,7 @@ typedef struct zmi_emit_state {
   unsigned char *place, *uniform, *lifted, *risky;
   unsigned char *keeps; // C, rows: whether a later pass wants the value, or has it (zmi_keeping)
   int *kept;            // C, rows: the value of an earlier pass that this one is; -1
+  int *last;            // the last instruction with the value as an operand; -1
   bool use_kept;
   int *segment, *match, *outer; // of each instruction: segment, END of its block, enclosing block (-1: none)
   bool in_lanes;                // C: instructions go to `lanes`
@@ -85,6 +86,9 @@ void zmi_instance_call(const zmi_instance *x, void (*kernel)(void), const zmi_wo
 zm_status zmi_emit_raw(const zmi_code *code, zmi_target target, zmi_text *out); // emit_raw.c
 void zmi_emit_call_struct(const zmi_code *c, zmi_text *out);                    // emit_gpu.c: struct zk_call, sizes by value
 void zmi_emit_c(zmi_emit_state *e);                                             // emit_c.c
+void zmi_emit_leaf(zmi_emit_state *e, int i);                                   // emit_c.c: an operand, a place, a length
+bool zmi_emit_is_cut(const zmi_emit_state *e, int i);                           // emit_round.c: the loop ends in front of it
+void zmi_emit_cut(zmi_emit_state *e, int begin, int i);                         // emit_round.c
 void zmi_emit_gpu(zmi_emit_state *e);                                           // emit_gpu.c
 
 #endif

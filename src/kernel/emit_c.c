@@ -126,7 +126,7 @@ static void structure(zmi_emit_state *e, int i, int *stack, int *top) {
 
 // ---- instructions ----
 
-static void leaf(zmi_emit_state *e, int i) {
+void zmi_emit_leaf(zmi_emit_state *e, int i) {
   const zmi_inst *x = &e->code->insts[i];
   char place[48];
   zmi_text t = {0};
@@ -265,7 +265,7 @@ static void one(zmi_emit_state *e, int i) {
     zmi_emit_value(e, i, zmi_text_str(&t));
     if (e->blocks && e->keeps[i]) zmi_emit_line(e, "k%d[(at & kept) + t] = v%d;", i, i);
   } else if (kind == 'P') {
-    leaf(e, i);
+    zmi_emit_leaf(e, i);
   } else if (kind == 'M' || x->op == ZMI_K_SHARED_LOAD || x->op == ZMI_K_SHARED_STORE) {
     memory_access(e, i);
   } else if (x->op == ZMI_K_VAR || x->op == ZMI_K_GET || x->op == ZMI_K_SET || x->op == ZMI_K_GET_RIGHT) {
@@ -658,6 +658,8 @@ static void walk(zmi_emit_state *e, int begin, int end) {
       structure(e, i, stack, &top);
     } else if (op == ZMI_K_BARRIER) {
       flush(e);
+    } else if (zmi_emit_is_cut(e, i)) {
+      zmi_emit_cut(e, begin, i);
     } else if (op != ZMI_K_SHARED && !(op == ZMI_K_INPUT && c->form == ZMI_FORM_ELEMENTS && !e->blocks) && !(e->blocks && e->uniform[i])) {
       one(e, i);
     }

@@ -9,7 +9,7 @@
 
 // clang-format off
 #define F(word)                                                                                                                            \
-  static zm_status call_##word(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status call_##word(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)in, (void)nin, (void)params;
 #define END return out[0] ? ZM_OK : zm_last_status(); }
 #define OP(word, value) F(word) out[0] = value; END

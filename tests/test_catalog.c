@@ -97,6 +97,55 @@ static void test_samples(void **state) {
   }
 }
 
+// What a row's text says of its parameters: the usual value is allowed; whoever gives what is no integer, or none of the range, is told
+// which parameter of which row, before anything is made.
+static void test_integers(void **state) {
+  (void)state;
+  const zmi_entry *e;
+  int integers = 0;
+  for (size_t i = 0; (e = zmi_catalog_at(i, NULL)); i++) {
+    zmi_parameter rows[ZMI_CATALOG_PARAMS];
+    const int count = zmi_entry_described(e, rows);
+    int equals = 0;
+    for (const char *s = e->parameters; s && *s; s++) equals += *s == '=';
+    if (count != equals) fail_msg("%s: \"%s\": %d parameters are read", e->name, e->parameters, count);
+    zm_scope *scope = zm_scope_open();
+    zm_array *in[ZMI_CATALOG_IN];
+    const int n = zmi_entry_sample(e, ZM_F32, 64, in);
+    for (int k = 0; k < count; k++) {
+      const zmi_parameter *p = &rows[k];
+      if (!p->name[0]) fail_msg("%s: \"%s\": a parameter without a name", e->name, e->parameters);
+      if (!p->integer) continue;
+      const double least = (double)p->least, most = (double)p->most;
+      if (!(least <= p->usual && p->usual <= most)) fail_msg("%s: %s: %g is out of its range", e->name, p->name, p->usual);
+      const double bad[] = {least + 0.5, 1.5, least - 1, most + 1, NAN, INFINITY, -INFINITY, 1e300, -1e300, least - 0x1p-20};
+      for (size_t b = 0; b < ZMI_COUNT(bad); b++) {
+        double params[ZMI_CATALOG_PARAMS];
+        zm_array *out[ZMI_CATALOG_OUT] = {NULL};
+        char wanted[512];
+        zmi_entry_parameters(e, params);
+        params[k] = bad[b];
+        snprintf(wanted, sizeof wanted, "%s: %s: expected an integer from %lld to %lld, found %.12g", e->name, p->name, (long long)p->least,
+                 (long long)p->most, bad[b]);
+        zm_clear_error();
+        assert_int_equal(zmi_entry_call(e, in, n, params, out), ZM_ERROR_ARGUMENT);
+        assert_string_equal(zm_last_error(), wanted);
+        for (int o = 0; o < ZMI_CATALOG_OUT; o++) assert_null(out[o]);
+      }
+      integers++;
+    }
+    zm_scope_close(scope);
+  }
+  assert_int_equal(integers, 64);
+  zmi_parameter rows[ZMI_CATALOG_PARAMS];
+  const zmi_entry made = {.name = "made", .parameters = "eps=1e-6, k=4 integer 1..8, n=-2 integer -3.., m=7"};
+  assert_int_equal(zmi_entry_described(&made, rows), 4);
+  assert_string_equal(rows[2].name, "n");
+  assert_true(!rows[0].integer && rows[0].usual == 1e-6 && !rows[3].integer && rows[3].usual == 7);
+  assert_true(rows[1].integer && rows[1].usual == 4 && rows[1].least == 1 && rows[1].most == 8);
+  assert_true(rows[2].integer && rows[2].usual == -2 && rows[2].least == -3 && rows[2].most == INT32_MAX);
+}
+
 // Every definition becomes source for each target: it has the target's words, its own name, and the storage of the dtype that is asked for.
 // That the sources compile and give the interpreter's bits is the matter of test_catalog_emit.
 static void test_sources(void **state) {
@@ -344,13 +393,16 @@ static void test_errors(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_table),       cmocka_unit_test(test_page),          cmocka_unit_test(test_activations),
-      cmocka_unit_test(test_rows),        cmocka_unit_test(test_transformer),   cmocka_unit_test(test_reductions),
-      cmocka_unit_test(test_attention),   cmocka_unit_test(test_quant),         cmocka_unit_test(test_image),
-      cmocka_unit_test(test_moe),         cmocka_unit_test(test_samples),       cmocka_unit_test(test_sources),
-      cmocka_unit_test(test_swiglu_bits), cmocka_unit_test(test_combine_bits),  cmocka_unit_test(test_dispatch_and_back),
-      cmocka_unit_test(test_errors),      cmocka_unit_test(test_adamw_options), cmocka_unit_test(test_names),
-      cmocka_unit_test(test_adamw_rates),
+      cmocka_unit_test(test_table),        cmocka_unit_test(test_page),
+      cmocka_unit_test(test_activations),  cmocka_unit_test(test_rows),
+      cmocka_unit_test(test_transformer),  cmocka_unit_test(test_reductions),
+      cmocka_unit_test(test_attention),    cmocka_unit_test(test_quant),
+      cmocka_unit_test(test_image),        cmocka_unit_test(test_moe),
+      cmocka_unit_test(test_samples),      cmocka_unit_test(test_integers),
+      cmocka_unit_test(test_sources),      cmocka_unit_test(test_swiglu_bits),
+      cmocka_unit_test(test_combine_bits), cmocka_unit_test(test_dispatch_and_back),
+      cmocka_unit_test(test_errors),       cmocka_unit_test(test_adamw_options),
+      cmocka_unit_test(test_names),        cmocka_unit_test(test_adamw_rates),
   };
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, open_files, close_files);

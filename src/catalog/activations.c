@@ -23,7 +23,7 @@ ZMI_ELEMENTS(sigmoid, "x", NULL, "sigmoid(x)")
 ZMI_ELEMENTS(silu, "x", NULL, "silu(x)")
 ZMI_ELEMENTS(softplus, "x", NULL, "softplus(x)")
 #define OF_ARRAYS(word)                                                                                                                    \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin, (void)params;                                                                                                               \
     out[0] = zm_##word(in[0]);                                                                                                             \
     return out[0] ? ZM_OK : zm_last_status();                                                                                              \

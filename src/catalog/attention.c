@@ -90,20 +90,20 @@ zm_array *zm_attention_tile_proto(zm_array *q, zm_array *k) {
 }
 
 #define CALL(word, ...)                                                                                                                    \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin, (void)params;                                                                                                               \
     out[0] = zm_##word(__VA_ARGS__);                                                                                                       \
     return out[0] ? ZM_OK : zm_last_status();                                                                                              \
   }
 CALL(masked_softmax, in[0], in[1])
-CALL(scale_mask_softmax, in[0], in[1], params[0])
+CALL(scale_mask_softmax, in[0], in[1], params[0].real)
 CALL(attention_tile_proto, in[0], in[1])
-CALL(paged_attention, in[0], in[1], in[2], in[3], in[4], params[0])
+CALL(paged_attention, in[0], in[1], in[2], in[3], in[4], params[0].real)
 
 // q, k, v, then a mask and sinks if they are given.
-static zm_status attention_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status attention_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   const zm_attention_options o = {
-      .scale = params[0], .causal = params[1] != 0, .mask = nin > 3 ? in[3] : NULL, .sinks = nin > 4 ? in[4] : NULL};
+      .scale = params[0].real, .causal = params[1].whole != 0, .mask = nin > 3 ? in[3] : NULL, .sinks = nin > 4 ? in[4] : NULL};
   out[0] = zm_scaled_dot_product_attention(in[0], in[1], in[2], &o);
   return out[0] ? ZM_OK : zm_last_status();
 }
@@ -137,7 +137,7 @@ static const zmi_entry entries[] = {
      .shapes = "q [B, H, L, D], k [B, G, S, D], v [B, G, S, E], optional: mask, broadcast to [B, H, L, S], sinks [H] -> [B, H, L, E]",
      .dtypes = "float16, bfloat16, float32; mask also bool",
      .gradient = "q k v mask sinks",
-     .parameters = "scale=0 causal=0",
+     .parameters = "scale=0, causal=0 integer 0..1",
      .sample = "q 1 16 256 64; k 1 4 256 64; v 1 4 256 64",
      .call = attention_call},
     {.name = "attention_tile_proto",

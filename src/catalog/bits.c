@@ -111,13 +111,13 @@ zm_array *zm_unpack_bits(zm_array *x) {
   return zmi_cat_apply1(&zmi_op_unpack_bits, NULL, 0, 1, &flat);
 }
 
-static zm_status pack_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status pack_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin, (void)params;
   out[0] = zm_pack_bits(in[0]);
   return zmi_cat_status(out[0]);
 }
 
-static zm_status unpack_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status unpack_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin, (void)params;
   out[0] = zm_unpack_bits(in[0]);
   return zmi_cat_status(out[0]);

@@ -33,6 +33,18 @@ const zm_op *zmi_definition_op(zmi_definition *d);
 zm_status zmi_definition_apply(zmi_definition *d, zm_array *const *in, int nin, const double *params, int count, zm_array **out, int nout);
 zm_array *zmi_definition_apply1(zmi_definition *d, zm_array *const *in, int nin, const double *params, int count);
 
+// A parameter of a row as its text says it, and as a call gives it: zmi_entry_call() has made sure of `whole`.
+typedef struct zmi_parameter {
+  char name[24];
+  double usual;
+  bool integer;
+  int64_t least, most; // of integers
+} zmi_parameter;
+typedef struct zmi_given {
+  double real;
+  int64_t whole; // of integers
+} zmi_given;
+
 typedef struct zmi_entry {
   const char *name;
   const char *function; // the public function without its zm_; NULL: the row's name
@@ -40,12 +52,12 @@ typedef struct zmi_entry {
   const char *shapes;     // "x [..., D], weight [D] -> [..., D]"
   const char *dtypes;     // NULL: float16, bfloat16, float32; computed in float32, rounded once
   const char *gradient;   // "x weight": operands; "none: ..." says why
-  const char *parameters; // names with their usual values, "eps=1e-6 groups=1"; NULL: none
+  const char *parameters; // names with usual values, "eps=1e-6, k=4 integer 1..8" ("1..": up to 2147483647); NULL: none
   zmi_definition *definition;
   int outputs;        // results; 0 stands for 1
   const char *sample; // operands for benchmarks and tests of one's own, see sample.c
   // NULL: the definition is applied to the operands as they are
-  zm_status (*call)(zm_array *const *in, int nin, const double *params, zm_array **out);
+  zm_status (*call)(zm_array *const *in, int nin, const zmi_given *params, zm_array **out);
 } zmi_entry;
 
 typedef struct zmi_catalog_group {
@@ -64,7 +76,9 @@ const char *zmi_entry_function(const zmi_entry *e); // the public function witho
 // The ops of models' tapes, one after another, whose bits the row has ("silu multiply"); NULL: none. tests/test_one_code.c compares them.
 const char *zmi_entry_tape(const zmi_entry *e);
 const char *zmi_entry_form(const zmi_entry *e); // elements, rows, tiles, raw, or "in C": nothing of it is in the kernel language
-int zmi_entry_parameters(const zmi_entry *e, double *values); // their number; values (may be NULL): the usual ones
+int zmi_entry_parameters(const zmi_entry *e, double *values);                        // their number; values (may be NULL): the usual ones
+int zmi_entry_described(const zmi_entry *e, zmi_parameter rows[ZMI_CATALOG_PARAMS]); // their number
+// params: as many numbers as the row has parameters; NULL: the usual ones. Refuses what is no integer of the range where one is wanted.
 zm_status zmi_entry_call(const zmi_entry *e, zm_array *const *in, int nin, const double *params, zm_array **out);
 // The source of the definition, `dtype` for floats, for "c", "cuda", "metal" or "ir"; `full`: with the functions that it calls in front.
 // zm_free_text() it. NULL with a message.

@@ -21,21 +21,21 @@ zm_status zm_glm_topk_gating(zm_array *logits, int k, zm_array **weights, zm_arr
   return zm_topk_gating_softmax(logits, k, NULL, true, weights, indices);
 }
 
-static zm_status combine_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status combine_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin, (void)params;
   out[0] = zm_glm_moe_combine(in[0], in[1]);
   return zmi_cat_status(out[0]);
 }
 
-static zm_status rmsnorm_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status rmsnorm_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  out[0] = zm_glm_rmsnorm(in[0], in[1], params[0]);
+  out[0] = zm_glm_rmsnorm(in[0], in[1], params[0].real);
   return zmi_cat_status(out[0]);
 }
 
-static zm_status topk_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status topk_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  return zm_glm_topk_gating(in[0], (int)params[0], &out[0], &out[1]);
+  return zm_glm_topk_gating(in[0], (int)params[0].whole, &out[0], &out[1]);
 }
 
 static const zmi_entry entries[] = {
@@ -64,7 +64,7 @@ static const zmi_entry entries[] = {
      .shapes = "logits [..., E] -> weights [..., k], indices [..., k]",
      .dtypes = "logits any float, computed in float32 -> float32, uint32",
      .gradient = "logits",
-     .parameters = "k=4",
+     .parameters = "k=4 integer 1..",
      .outputs = 2,
      .sample = "logits 256 64",
      .call = topk_call},

@@ -24,7 +24,7 @@ static zm_array *with_bias(zmi_definition *d, zm_array *x, zm_array *bias) {
   zm_array *zm_##word(zm_array *x, zm_array *bias) {                                                                                       \
     return with_bias(&word##_def, x, bias);                                                                                                \
   }                                                                                                                                        \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin, (void)params;                                                                                                               \
     out[0] = zm_##word(in[0], in[1]);                                                                                                      \
     return out[0] ? ZM_OK : zm_last_status();                                                                                              \
@@ -33,13 +33,13 @@ BIAS(add_bias)
 BIAS(bias_gelu_tanh)
 BIAS(bias_silu)
 
-static zm_status add_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status add_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin, (void)params;
   out[0] = zm_add(in[0], in[1]);
   return out[0] ? ZM_OK : zm_last_status();
 }
 
-static zm_status mul_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status mul_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin, (void)params;
   out[0] = zm_multiply(in[0], in[1]);
   return out[0] ? ZM_OK : zm_last_status();

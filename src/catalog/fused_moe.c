@@ -360,18 +360,18 @@ zm_array *zm_fused_quantized_swiglu_gemv(zm_array *x, const zm_affine *gate, con
   return zmi_cat_like(y, x, 1, 1, gate->words->type.shape[0]);
 }
 
-static zm_status swiglu_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status swiglu_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  zm_affine gate = {in[1], in[2], in[3], (int)params[0], (int64_t)params[1]},
-            up = {in[4], in[5], in[6], (int)params[0], (int64_t)params[1]};
+  zm_affine gate = {in[1], in[2], in[3], (int)params[0].whole, params[1].whole},
+            up = {in[4], in[5], in[6], (int)params[0].whole, params[1].whole};
   out[0] = zm_gather_qmm_swiglu(in[0], &gate, &up, in[7], in[8]);
   return zmi_cat_status(out[0]);
 }
 
-static zm_status qmv_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status qmv_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  zm_affine gate = {in[1], in[2], in[3], (int)params[0], (int64_t)params[1]},
-            up = {in[4], in[5], in[6], (int)params[0], (int64_t)params[1]};
+  zm_affine gate = {in[1], in[2], in[3], (int)params[0].whole, params[1].whole},
+            up = {in[4], in[5], in[6], (int)params[0].whole, params[1].whole};
   out[0] = zm_fused_swiglu_gather_qmv(in[0], &gate, &up, in[7]);
   return zmi_cat_status(out[0]);
 }
@@ -386,7 +386,7 @@ static const zmi_entry entries[] = {
      .shapes = "x [..., M, K], " MATRICES "lhs_indices, rhs_indices broadcast to I -> [I..., M, N]",
      .dtypes = "x, scales, biases any float; words uint32; integers",
      .gradient = "x scales biases",
-     .parameters = "bits=4 group_size=64",
+     .parameters = "bits=4 integer 2..8, group_size=64 integer 1..",
      .sample = "x 1 1 2048; " MATRICES_SAMPLE "lhs 4 int32 < 1; rhs 4 int32 < 16",
      .call = swiglu_call},
     {.name = "fused_swiglu_gather_qmv",
@@ -394,7 +394,7 @@ static const zmi_entry entries[] = {
      .shapes = "x [..., K], " MATRICES "experts [..., S] -> [..., S, N]",
      .dtypes = "x, scales, biases any float; words uint32; integers",
      .gradient = "x scales biases",
-     .parameters = "bits=4 group_size=64",
+     .parameters = "bits=4 integer 2..8, group_size=64 integer 1..",
      .sample = "x 1 2048; " MATRICES_SAMPLE "experts 1 4 int32 < 16",
      .call = qmv_call},
 };

@@ -236,13 +236,13 @@ zm_array *zm_depthwise_conv_3x3(zm_array *x, zm_array *w) {
   return zmi_cat_apply1(&zmi_op_depthwise_conv_3x3, NULL, 0, 2, (zm_array *[]){x, w});
 }
 
-static zm_status resize_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status resize_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  out[0] = zm_resize_bilinear(in[0], (int64_t)params[0], (int64_t)params[1]);
+  out[0] = zm_resize_bilinear(in[0], params[0].whole, params[1].whole);
   return zmi_cat_status(out[0]);
 }
 
-static zm_status conv_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status conv_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin, (void)params;
   out[0] = zm_depthwise_conv_3x3(in[0], in[1]);
   return zmi_cat_status(out[0]);
@@ -253,7 +253,7 @@ static const zmi_entry entries[] = {
      .formula = "the four neighbours of ((y + 1/2) H / height - 1/2, (x + 1/2) W / width - 1/2), clamped to the picture, by their weights",
      .shapes = "x [N, H, W, C] -> [N, height, width, C]",
      .gradient = "x",
-     .parameters = "height=64 width=64",
+     .parameters = "height=64 integer 1.., width=64 integer 1..",
      .sample = "x 1 128 128 32",
      .call = resize_call},
     {.name = "depthwise_conv_3x3",

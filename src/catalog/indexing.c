@@ -95,16 +95,16 @@ zm_array *zm_fused_scatter_add(zm_array *indices, zm_array *updates, const int64
   return y ? zm_reshape(y, shape, rank) : NULL;
 }
 
-static zm_status gather_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status gather_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin, (void)params;
   out[0] = zm_fused_gather_add(in[0], in[1], in[2]);
   return zmi_cat_status(out[0]);
 }
 
-static zm_status scatter_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status scatter_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
   int64_t shape[ZM_MAX_RANK] = {0};
-  for (int i = 0; i < in[1]->type.rank; i++) shape[i] = i ? in[1]->type.shape[i] : (int64_t)params[0];
+  for (int i = 0; i < in[1]->type.rank; i++) shape[i] = i ? in[1]->type.shape[i] : params[0].whole;
   out[0] = zm_fused_scatter_add(in[0], in[1], shape, in[1]->type.rank);
   return zmi_cat_status(out[0]);
 }
@@ -123,7 +123,7 @@ static const zmi_entry entries[] = {
      .shapes = "indices [M], updates [M, ...] -> [rows, ...]",
      .dtypes = "updates any float, indices integers -> float32",
      .gradient = "updates",
-     .parameters = "rows=16",
+     .parameters = "rows=16 integer 0..",
      .sample = "indices 4096 int32 < 16; updates 4096 1024",
      .call = scatter_call},
 };

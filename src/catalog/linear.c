@@ -37,14 +37,14 @@ zm_array *zm_fused_linear_rmsnorm(zm_array *x, zm_array *w, zm_array *gamma, dou
 }
 
 #define CALL(word, ...)                                                                                                                    \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin, (void)params;                                                                                                               \
     out[0] = zm_##word(__VA_ARGS__);                                                                                                       \
     return out[0] ? ZM_OK : zm_last_status();                                                                                              \
   }
 CALL(fused_linear_bias_silu, in[0], in[1], in[2])
 CALL(fused_linear_bias_gelu, in[0], in[1], in[2])
-CALL(fused_linear_rmsnorm, in[0], in[1], in[2], params[0])
+CALL(fused_linear_rmsnorm, in[0], in[1], in[2], params[0].real)
 
 #define ROW(word, text, vector, options)                                                                                                   \
   {                                                                                                                                        \

@@ -57,15 +57,15 @@ zm_array *zm_softmax_cross_entropy_grad(zm_array *logits, zm_array *targets, zm_
                                4, NULL, 0);
 }
 
-static zm_status loss_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status loss_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  out[0] = zm_softmax_cross_entropy(in[0], in[1], (int32_t)params[0]);
+  out[0] = zm_softmax_cross_entropy(in[0], in[1], (int32_t)params[0].whole);
   return out[0] ? ZM_OK : zm_last_status();
 }
 
-static zm_status grad_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status grad_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  out[0] = zm_softmax_cross_entropy_grad(in[0], in[1], in[2], (int32_t)params[0]);
+  out[0] = zm_softmax_cross_entropy_grad(in[0], in[1], in[2], (int32_t)params[0].whole);
   return out[0] ? ZM_OK : zm_last_status();
 }
 
@@ -75,7 +75,7 @@ static const zmi_entry entries[] = {
      .shapes = "logits [..., V], targets [...] -> [...]",
      .dtypes = "logits float16, bfloat16, float32; targets integers; float32",
      .gradient = "logits",
-     .parameters = "ignore_index=-1",
+     .parameters = "ignore_index=-1 integer -2147483648..",
      .definition = &cross_entropy_def,
      .sample = "logits 128 32000; targets 128 int32 < 32000",
      .call = loss_call},
@@ -84,7 +84,7 @@ static const zmi_entry entries[] = {
      .shapes = "logits [..., V], targets [...], g [...] -> [..., V]",
      .dtypes = "logits float16, bfloat16, float32; targets integers; g float32",
      .gradient = "logits g",
-     .parameters = "ignore_index=-1",
+     .parameters = "ignore_index=-1 integer -2147483648..",
      .definition = &cross_entropy_grad_def,
      .sample = "logits 128 32000; targets 128 int32 < 32000; g 128 float32",
      .call = grad_call},

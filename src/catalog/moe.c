@@ -100,41 +100,41 @@ zm_array *zm_gather_qmm_combine_quantized(zm_array *act, const zm_affine *weight
 // ---- rows ----
 
 #define CALL(word, ...)                                                                                                                    \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin, (void)params;                                                                                                               \
     out[0] = zm_##word(__VA_ARGS__);                                                                                                       \
     return zmi_cat_status(out[0]);                                                                                                         \
   }
 #define STATUS(word, ...)                                                                                                                  \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin, (void)params;                                                                                                               \
     return zm_##word(__VA_ARGS__, &out[0], &out[1]);                                                                                       \
   }
 STATUS(top2_gating_softmax, in[0])
-STATUS(topk_gating_softmax, in[0], (int)params[0], nin > 1 ? in[1] : NULL, params[1] != 0)
-STATUS(router_argpartition_logits_topk, in[0], (int)params[0])
-STATUS(deepseek_router_topk_sigmoid, in[0], nin > 1 ? in[1] : NULL, (int)params[0], (int)params[1], (int)params[2])
+STATUS(topk_gating_softmax, in[0], (int)params[0].whole, nin > 1 ? in[1] : NULL, params[1].whole != 0)
+STATUS(router_argpartition_logits_topk, in[0], (int)params[0].whole)
+STATUS(deepseek_router_topk_sigmoid, in[0], nin > 1 ? in[1] : NULL, (int)params[0].whole, (int)params[1].whole, (int)params[2].whole)
 CALL(moe_combine, in[0], in[1])
 CALL(moe_combine_no_fma, in[0], in[1])
 CALL(moe_combine_exact, in[0], in[1])
 CALL(moe_combine_fp32, in[0], in[1])
 CALL(moe_combine_fp32_no_fma, in[0], in[1])
-CALL(gather_mmk_combine, in[0], in[1], in[2], in[3], (zm_combine)(unsigned)(int64_t)params[0])
-CALL(gather_qmm_combine, in[0], in[1], in[2], in[3], (zm_combine)(unsigned)(int64_t)params[0])
+CALL(gather_mmk_combine, in[0], in[1], in[2], in[3], (zm_combine)params[0].whole)
+CALL(gather_qmm_combine, in[0], in[1], in[2], in[3], (zm_combine)params[0].whole)
 
-static zm_status dispatch_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status dispatch_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   zm_dispatch d;
   (void)nin;
-  zm_status status = zm_moe_dispatch(in[0], in[1], (int64_t)params[0], &d);
+  zm_status status = zm_moe_dispatch(in[0], in[1], params[0].whole, &d);
   if (status == ZM_OK) out[0] = d.rows, out[1] = d.place, out[2] = d.order, out[3] = d.offsets;
   return status;
 }
 
 #define QUANTIZED(word)                                                                                                                    \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin;                                                                                                                             \
-    zm_affine w = {in[1], in[2], in[3], (int)params[1], (int64_t)params[2]};                                                               \
-    out[0] = zm_##word(in[0], &w, in[4], in[5], (zm_combine)(unsigned)(int64_t)params[0]);                                                 \
+    zm_affine w = {in[1], in[2], in[3], (int)params[1].whole, params[2].whole};                                                            \
+    out[0] = zm_##word(in[0], &w, in[4], in[5], (zm_combine)params[0].whole);                                                              \
     return zmi_cat_status(out[0]);                                                                                                         \
   }
 QUANTIZED(gather_qmmk_combine_quantized)
@@ -156,14 +156,15 @@ QUANTIZED(gather_qmm_combine_quantized)
   {                                                                                                                                        \
     .name = #word, .formula = "combine(act[b, k] weights[indices[b, k]], gate), combine 0 fma, 1 no_fma, 2 exact, 3 fp32, 4 fp32_no_fma",  \
     .shapes = "act [B, K, I], weights [E, I, O], gate [B, K], indices [B, K] -> [B, O]", .gradient = "act weights gate",                   \
-    .parameters = "combine=0", .sample = "act 4 4 512; weights 16 512 256; gate 4 4; indices 4 4 int32 < 16", .call = word##_call          \
+    .parameters = "combine=0 integer 0..4", .sample = "act 4 4 512; weights 16 512 256; gate 4 4; indices 4 4 int32 < 16",                 \
+    .call = word##_call                                                                                                                    \
   }
 #define QMM(word)                                                                                                                          \
   {                                                                                                                                        \
     .name = #word, .formula = "combine(act[b, k] weights[indices[b, k]]^T, gate), the tier's quantized dot product; combine as above",     \
     .shapes = "act [B, K, I], words [E, O, I bits / 32], scales [E, O, I / group], biases [E, O, I / group], gate [B, K], indices [B, K] " \
               "-> [B, O]",                                                                                                                 \
-    .gradient = "act scales biases gate", .parameters = "combine=0 bits=4 group_size=64",                                                  \
+    .gradient = "act scales biases gate", .parameters = "combine=0 integer 0..4, bits=4 integer 2..8, group_size=64 integer 1..",          \
     .sample = "act 4 4 1024; words 16 512 128 uint32; scales 16 512 16; biases 16 512 16; gate 4 4; indices 4 4 int32 < 16",               \
     .call = word##_call                                                                                                                    \
   }
@@ -174,21 +175,22 @@ static const zmi_entry entries[] = {
          "without bias: the k largest logits, softmax over them (norm) or of all; with bias: p = softmax + bias of all, the k largest, "
          "divided "
          "by their sum + 1e-20 (norm)",
-         "logits bias", "k=4 norm=1", "logits [..., E], bias [E] or none", "logits 256 64"),
-    GATE(router_argpartition_logits_topk, "the k largest logits in falling order, softmax over them", "logits", "k=4", "logits [..., E]",
-         "logits 256 64"),
+         "logits bias", "k=4 integer 1.., norm=1 integer 0..1", "logits [..., E], bias [E] or none", "logits 256 64"),
+    GATE(router_argpartition_logits_topk, "the k largest logits in falling order, softmax over them", "logits", "k=4 integer 1..",
+         "logits [..., E]", "logits 256 64"),
     GATE(deepseek_router_topk_sigmoid,
          "a = sigmoid(logits), s = a + bias; the topk_group groups with the largest sums of their two largest s, the k largest s in them; "
          "a / "
          "(sum of the chosen a + 1e-20)",
-         "logits", "k=4 n_group=1 topk_group=1", "logits [..., E], bias [E] or none", "logits 256 64; bias 64"),
+         "logits", "k=4 integer 1.., n_group=1 integer 1.., topk_group=1 integer 1..", "logits [..., E], bias [E] or none",
+         "logits 256 64; bias 64"),
     {.name = "moe_dispatch",
      .formula = "rows of x in the order of their experts: pair (b, k) in row place[b, k]; row r is pair order[r]; expert e has rows "
                 "offsets[e] to offsets[e + 1]",
      .shapes = "x [..., D], indices [..., K] -> rows [B K, D], place [..., K], order [B K], offsets [E + 1]",
      .dtypes = "x any float, indices integers; uint32",
      .gradient = "x",
-     .parameters = "experts=8",
+     .parameters = "experts=8 integer 0..",
      .outputs = 4,
      .sample = "x 256 1024; indices 256 4 int32 < 8",
      .call = dispatch_call},

@@ -131,22 +131,22 @@ zm_status zm_add_rms_norm(zm_array *x, zm_array *residual, zm_array *weight, dou
 }
 
 #define CALL(word, ...)                                                                                                                    \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin;                                                                                                                             \
     out[0] = zm_##word(__VA_ARGS__);                                                                                                       \
     return out[0] ? ZM_OK : zm_last_status();                                                                                              \
   }
-CALL(rmsnorm, in[0], in[1], params[0])
-CALL(rmsnorm_grad, in[0], in[1], in[2], params[0])
-CALL(layernorm, in[0], in[1], in[2], params[0])
-CALL(layer_norm_dropout, in[0], in[1], in[2], params[0], (uint32_t)(int64_t)params[1], params[2])
-CALL(rms_norm_dropout, in[0], in[1], params[0], (uint32_t)(int64_t)params[1], params[2])
-CALL(dropout, in[0], params[0], (uint32_t)(int64_t)params[1])
-CALL(residual_rmsnorm, in[0], in[1], in[2], params[0])
+CALL(rmsnorm, in[0], in[1], params[0].real)
+CALL(rmsnorm_grad, in[0], in[1], in[2], params[0].real)
+CALL(layernorm, in[0], in[1], in[2], params[0].real)
+CALL(layer_norm_dropout, in[0], in[1], in[2], params[0].real, (uint32_t)params[1].whole, params[2].real)
+CALL(rms_norm_dropout, in[0], in[1], params[0].real, (uint32_t)params[1].whole, params[2].real)
+CALL(dropout, in[0], params[0].real, (uint32_t)params[1].whole)
+CALL(residual_rmsnorm, in[0], in[1], in[2], params[0].real)
 
-static zm_status add_rms_norm_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status add_rms_norm_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  return zm_add_rms_norm(in[0], in[1], in[2], params[0], &out[0], &out[1]);
+  return zm_add_rms_norm(in[0], in[1], in[2], params[0].real, &out[0], &out[1]);
 }
 
 static const zmi_entry entries[] = {
@@ -192,7 +192,7 @@ static const zmi_entry entries[] = {
      .formula = "dropout(layernorm(x, gamma, beta))",
      .shapes = "x [..., D], gamma [D], beta [D] -> [..., D]",
      .gradient = "x gamma beta",
-     .parameters = "p=0.25 seed=7 eps=1e-5",
+     .parameters = "p=0.25, seed=7 integer 0..4294967295, eps=1e-5",
      .definition = &layer_norm_dropout_def,
      .sample = "x 1024 2048; gamma 2048; beta 2048",
      .call = layer_norm_dropout_call},
@@ -200,7 +200,7 @@ static const zmi_entry entries[] = {
      .formula = "dropout(rmsnorm(x, weight))",
      .shapes = "x [..., D], weight [D] -> [..., D]",
      .gradient = "x weight",
-     .parameters = "p=0.25 seed=7 eps=1e-6",
+     .parameters = "p=0.25, seed=7 integer 0..4294967295, eps=1e-6",
      .definition = &rms_norm_dropout_def,
      .sample = "x 1024 2048; weight 2048",
      .call = rms_norm_dropout_call},
@@ -208,7 +208,7 @@ static const zmi_entry entries[] = {
      .formula = "x / (1 - p) where u >= p, else 0; u = ((seed + index) 1664525 + 1013904223) mod 2^24 / 2^24",
      .shapes = "x [..., D] -> [..., D]",
      .gradient = "x",
-     .parameters = "p=0.25 seed=7",
+     .parameters = "p=0.25, seed=7 integer 0..4294967295",
      .definition = &dropout_def,
      .sample = "x 1024 2048",
      .call = dropout_call},

@@ -70,12 +70,14 @@ zm_status zm_adamw_step(zm_array *p, zm_array *g, zm_array *m, zm_array *v, zm_a
   return status;
 }
 
-static zm_status adamw_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status adamw_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
 #define EXACT(v) ((v) == 0 ? ZM_NONE : (v))
-  zm_adamw_options o = {.beta1 = EXACT(params[2]), .beta2 = EXACT(params[3]), .eps = EXACT(params[4]), .weight_decay = EXACT(params[5])};
+  zm_adamw_options o = {
+      .beta1 = EXACT(params[2].real), .beta2 = EXACT(params[3].real), .eps = EXACT(params[4].real), .weight_decay = EXACT(params[5].real)};
 #undef EXACT
-  return zm_adamw_step(in[0], in[1], in[2], in[3], zmi_cat_scalar(params[0]), zmi_cat_scalar(params[1]), &o, &out[0], &out[1], &out[2]);
+  return zm_adamw_step(in[0], in[1], in[2], in[3], zmi_cat_scalar(params[0].real), zmi_cat_scalar(params[1].real), &o, &out[0], &out[1],
+                       &out[2]);
 }
 
 static const zmi_entry entries[] = {
@@ -83,7 +85,7 @@ static const zmi_entry entries[] = {
      .formula = "m' = b1 m + (1 - b1) g; v' = b2 v + (1 - b2) g^2; p' = p - lr (m'/(1 - b1^step) / (sqrt(v'/(1 - b2^step)) + eps) + wd p)",
      .shapes = "p [...], g [...], m [...], v [...], lr [], step [] -> p' [...], m' [...], v' [...]",
      .gradient = "p g m v: lr and step too",
-     .parameters = "lr=0.01 step=3 beta1=0.9 beta2=0.999 eps=1e-8 weight_decay=0.01",
+     .parameters = "lr=0.01, step=3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01",
      .definition = &adamw_def,
      .outputs = 3,
      .sample = "p 1024 1024; g 1024 1024; m 1024 1024; v 1024 1024 positive",

@@ -263,7 +263,7 @@ zm_array *zm_dequantize_affine_packed_lo2_delta(zm_array *x, zm_array *scales, i
 // ---- rows ----
 
 #define CALL(word, ...)                                                                                                                    \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin, (void)params;                                                                                                               \
     out[0] = zm_##word(__VA_ARGS__);                                                                                                       \
     return zmi_cat_status(out[0]);                                                                                                         \
@@ -271,29 +271,29 @@ zm_array *zm_dequantize_affine_packed_lo2_delta(zm_array *x, zm_array *scales, i
 CALL(dequantize_int8, in[0], in[1])
 CALL(dequantize_silu_int8, in[0], in[1])
 CALL(dequantize_int4, in[0], in[1])
-CALL(dequantize_blockwise, in[0], in[1], (int64_t)params[0], (int)params[1])
-CALL(dequantize_fp8, in[0], in[1], params[0] != 0 ? ZM_FP8_E5M2 : ZM_FP8_E4M3)
+CALL(dequantize_blockwise, in[0], in[1], params[0].whole, (int)params[1].whole)
+CALL(dequantize_fp8, in[0], in[1], params[0].whole != 0 ? ZM_FP8_E5M2 : ZM_FP8_E4M3)
 CALL(dequantize_nf4, in[0], in[1])
-CALL(dequantize_affine_packed, in[0], in[1], in[2], (int)params[0], (int64_t)params[1])
-CALL(dequantize_affine_packed_silu, in[0], in[1], in[2], (int)params[0], (int64_t)params[1])
-CALL(dequantize_affine_packed_gelu, in[0], in[1], in[2], (int)params[0], (int64_t)params[1])
-CALL(dequantize_affine_packed_hi2, in[0], in[1], in[2], (int64_t)params[0])
-CALL(dequantize_affine_packed_lo2_delta, in[0], in[1], (int64_t)params[0])
-CALL(fused_swiglu_quant, in[0], in[1], in[2], in[3], (int64_t)params[0])
+CALL(dequantize_affine_packed, in[0], in[1], in[2], (int)params[0].whole, params[1].whole)
+CALL(dequantize_affine_packed_silu, in[0], in[1], in[2], (int)params[0].whole, params[1].whole)
+CALL(dequantize_affine_packed_gelu, in[0], in[1], in[2], (int)params[0].whole, params[1].whole)
+CALL(dequantize_affine_packed_hi2, in[0], in[1], in[2], params[0].whole)
+CALL(dequantize_affine_packed_lo2_delta, in[0], in[1], params[0].whole)
+CALL(fused_swiglu_quant, in[0], in[1], in[2], in[3], params[0].whole)
 
-static zm_status gemv_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status gemv_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  zm_affine gate = {in[1], in[2], in[3], (int)params[0], (int64_t)params[1]},
-            up = {in[4], in[5], in[6], (int)params[0], (int64_t)params[1]};
+  zm_affine gate = {in[1], in[2], in[3], (int)params[0].whole, params[1].whole},
+            up = {in[4], in[5], in[6], (int)params[0].whole, params[1].whole};
   out[0] = zm_fused_quantized_swiglu_gemv(in[0], &gate, &up);
   return zmi_cat_status(out[0]);
 }
 
-static zm_status progressive_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status progressive_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  zm_affine gate = {in[1], in[2], in[3], (int)params[0], (int64_t)params[1]},
-            up = {in[4], in[5], in[6], (int)params[0], (int64_t)params[1]};
-  out[0] = zm_fused_quantized_swiglu_gemv_progressive(in[0], &gate, &up, params[2], params[3] != 0);
+  zm_affine gate = {in[1], in[2], in[3], (int)params[0].whole, params[1].whole},
+            up = {in[4], in[5], in[6], (int)params[0].whole, params[1].whole};
+  out[0] = zm_fused_quantized_swiglu_gemv_progressive(in[0], &gate, &up, params[2].real, params[3].whole != 0);
   return zmi_cat_status(out[0]);
 }
 
@@ -320,7 +320,7 @@ static const zmi_entry entries[] = {
      .shapes = "x [...], scales [ceil(size / block)] -> [...], last axis twice as long with 4 bits",
      .dtypes = "x int8 or uint8 (4 bits: uint8), scales any float -> float32",
      .gradient = "scales",
-     .parameters = "block_size=128 bits=8",
+     .parameters = "block_size=128 integer 1.., bits=8 integer 4..8",
      .definition = &dequantize_int8_def,
      .sample = "x 1024 1024 int8 grows; scales 8192 grows",
      .call = dequantize_blockwise_call},
@@ -329,7 +329,7 @@ static const zmi_entry entries[] = {
      .shapes = "x [...], scale [1] -> [...]",
      .dtypes = "x uint8, scale any float -> float32",
      .gradient = "scale",
-     .parameters = "variant=0",
+     .parameters = "variant=0 integer 0..1",
      .sample = "x 1024 1024 uint8 grows; scale 1",
      .call = dequantize_fp8_call},
     {.name = "dequantize_nf4",
@@ -339,22 +339,23 @@ static const zmi_entry entries[] = {
      .gradient = "scale",
      .sample = "x 1024 1024 uint8 grows; scale 1",
      .call = dequantize_nf4_call},
-    ROW(dequantize_affine_packed, "fma(code, scale, bias)", PACKED, PACKED_KINDS, "scales biases", "bits=4 group_size=64", PACKED_SAMPLE),
-    ROW(dequantize_affine_packed_silu, "silu(fma(code, scale, bias))", PACKED, PACKED_KINDS, "scales biases", "bits=4 group_size=64",
-        PACKED_SAMPLE),
-    ROW(dequantize_affine_packed_gelu, "gelu_tanh(fma(code, scale, bias))", PACKED, PACKED_KINDS, "scales biases", "bits=4 group_size=64",
-        PACKED_SAMPLE),
+    ROW(dequantize_affine_packed, "fma(code, scale, bias)", PACKED, PACKED_KINDS, "scales biases",
+        "bits=4 integer 2..8, group_size=64 integer 1..", PACKED_SAMPLE),
+    ROW(dequantize_affine_packed_silu, "silu(fma(code, scale, bias))", PACKED, PACKED_KINDS, "scales biases",
+        "bits=4 integer 2..8, group_size=64 integer 1..", PACKED_SAMPLE),
+    ROW(dequantize_affine_packed_gelu, "gelu_tanh(fma(code, scale, bias))", PACKED, PACKED_KINDS, "scales biases",
+        "bits=4 integer 2..8, group_size=64 integer 1..", PACKED_SAMPLE),
     ROW(dequantize_affine_packed_hi2, "fma(code & 12, scale, bias) of codes of 4 bits", PACKED, PACKED_KINDS, "scales biases",
-        "group_size=64", PACKED_SAMPLE),
+        "group_size=64 integer 1..", PACKED_SAMPLE),
     ROW(dequantize_affine_packed_lo2_delta, "(code & 3) scale of codes of 4 bits",
-        "words [..., K / 8], scales [..., K / group] -> [..., K]", PACKED_KINDS, "scales", "group_size=64",
+        "words [..., K / 8], scales [..., K / group] -> [..., K]", PACKED_KINDS, "scales", "group_size=64 integer 1..",
         "words 1024 256 uint32; scales 1024 32"),
     {.name = "fused_quantized_swiglu_gemv",
      .formula = "silu(x gate^T) (x up^T), the tier's quantized dot product, float32 from there",
      .shapes = GEMV,
      .dtypes = "x, scales, biases any float; words uint32 -> float32",
      .gradient = "x scales biases",
-     .parameters = "bits=4 group_size=64",
+     .parameters = "bits=4 integer 2..8, group_size=64 integer 1..",
      .sample = GEMV_SAMPLE,
      .call = gemv_call},
     {.name = "fused_quantized_swiglu_gemv_progressive",
@@ -363,12 +364,12 @@ static const zmi_entry entries[] = {
      .shapes = GEMV,
      .dtypes = "x, scales, biases any float; words uint32 -> float32",
      .gradient = "x scales biases",
-     .parameters = "bits=4 group_size=64 epsilon=0 per_group=0",
+     .parameters = "bits=4 integer 2..8, group_size=64 integer 1.., epsilon=0, per_group=0 integer 0..1",
      .sample = GEMV_SAMPLE,
      .call = progressive_call},
     ROW(fused_swiglu_quant, "silu(x1 s1) (x2 s2), scales of blocks of the flat elements",
         "x1 [...], scales1 [blocks], x2 [...], scales2 [blocks] -> [...]", "x int8, scales any float -> float32", "scales1 scales2",
-        "block_size=128", "x1 1024 1024 int8 grows; scales1 8192 grows; x2 1024 1024 int8 grows; scales2 8192 grows"),
+        "block_size=128 integer 1..", "x1 1024 1024 int8 grows; scales1 8192 grows; x2 1024 1024 int8 grows; scales2 8192 grows"),
 };
 
 ZMI_GROUP(quant, "Quantized numbers back to floats, and products with them.");

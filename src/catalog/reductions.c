@@ -54,20 +54,20 @@ zm_array *zm_argmax_lastdim(zm_array *x) {
   return good("argmax_lastdim", x) ? zmi_definition_apply1(&argmax_lastdim_def, &x, 1, NULL, 0) : NULL;
 }
 
-static zm_status mean_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status mean_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  out[0] = zm_mean_lastdim(in[0], params[0] != 0);
+  out[0] = zm_mean_lastdim(in[0], params[0].whole != 0);
   return out[0] ? ZM_OK : zm_last_status();
 }
 
-static zm_status topk_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status topk_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  return zm_topk_lastdim(in[0], (int)params[0], &out[0], &out[1]);
+  return zm_topk_lastdim(in[0], (int)params[0].whole, &out[0], &out[1]);
 }
 
 // The public functions, so that the table refuses what they refuse.
 #define CALL(word)                                                                                                                         \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin, (void)params;                                                                                                               \
     out[0] = zm_##word(in[0]);                                                                                                             \
     return out[0] ? ZM_OK : zm_last_status();                                                                                              \
@@ -77,9 +77,9 @@ CALL(max_lastdim)
 CALL(var_lastdim)
 CALL(argmax_lastdim)
 
-static zm_status std_lastdim_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status std_lastdim_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  out[0] = zm_std_lastdim(in[0], params[0]);
+  out[0] = zm_std_lastdim(in[0], params[0].real);
   return out[0] ? ZM_OK : zm_last_status();
 }
 
@@ -95,7 +95,7 @@ static const zmi_entry entries[] = {
      .formula = "sum x / D; with kahan a compensated sum in rising order",
      .shapes = "x [..., D] -> [...]",
      .gradient = "x",
-     .parameters = "kahan=0",
+     .parameters = "kahan=0 integer 0..1",
      .definition = &mean_lastdim_def,
      .sample = "x 1024 2048",
      .call = mean_call},
@@ -115,7 +115,7 @@ static const zmi_entry entries[] = {
      .formula = "the k largest x in falling order and their places (uint32): NaN below everything, the lowest place among equals",
      .shapes = "x [..., D] -> values [..., k], places [..., k]",
      .gradient = "x",
-     .parameters = "k=4",
+     .parameters = "k=4 integer 1..",
      .outputs = 2,
      .sample = "x 1024 2048",
      .call = topk_call},

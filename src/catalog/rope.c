@@ -345,27 +345,27 @@ zm_status zm_rope_concat_qk_decode_pos(zm_array *q_nope, zm_array *q_rope, zm_ar
 // ---- rows ----
 
 #define CALL(word, ...)                                                                                                                    \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin, (void)params;                                                                                                               \
     out[0] = zm_##word(__VA_ARGS__);                                                                                                       \
     return zmi_cat_status(out[0]);                                                                                                         \
   }
 CALL(apply_rope, in[0], in[1], in[2])
 CALL(apply_rope_interleaved, in[0], in[1], in[2])
-CALL(apply_gqa_rope, in[0], in[1], in[2], (int64_t)params[0])
+CALL(apply_gqa_rope, in[0], in[1], in[2], params[0].whole)
 
-static zm_status update_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status update_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)params;
   zm_rope_cache a = {in[0], in[1], in[2], in[3], in[4], in[5], in[6], in[7], nin > 8 ? in[8] : NULL};
   return nin > 8 ? zm_paged_rope_and_cache_update(&a, &out[0], &out[1], &out[2]) : zm_rope_and_cache_update(&a, &out[0], &out[1], &out[2]);
 }
 
-static zm_status concat_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status concat_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  return zm_rope_concat_qk_decode(in[0], in[1], in[2], in[3], in[4], in[5], (int64_t)params[0], &out[0], &out[1]);
+  return zm_rope_concat_qk_decode(in[0], in[1], in[2], in[3], in[4], in[5], params[0].whole, &out[0], &out[1]);
 }
 
-static zm_status concat_pos_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status concat_pos_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin, (void)params;
   return zm_rope_concat_qk_decode_pos(in[0], in[1], in[2], in[3], in[4], in[5], &out[0], &out[1]);
 }
@@ -393,7 +393,7 @@ static const zmi_entry entries[] = {
      .formula = "apply_rope of each head; H is a multiple of n_kv_heads",
      .shapes = "x [B, S, H, D], cos [S, D/2], sin [S, D/2] -> [B, S, H, D]",
      .gradient = "x cos sin",
-     .parameters = "n_kv_heads=1",
+     .parameters = "n_kv_heads=1 integer 1..",
      .sample = "x 1 512 32 128 grows; cos 512 64 float32; sin 512 64 float32",
      .call = apply_gqa_rope_call},
     {.name = "rope_and_cache_update",
@@ -419,7 +419,7 @@ static const zmi_entry entries[] = {
          "is negative",
      .shapes = MLA "cos [N, DR/2], sin [N, DR/2] -> q [B, H, 1, DN + DR], k [B, 1, 1, DN + DR]",
      .gradient = "q_nope q_rope kv_nope k_rope cos sin",
-     .parameters = "offset=3",
+     .parameters = "offset=3 integer -2147483647..",
      .outputs = 2,
      .sample = MLA_SAMPLE "cos 64 32 float32; sin 64 32 float32",
      .call = concat_call},

@@ -20,13 +20,13 @@ zm_array *zm_cumsum_grad(zm_array *g) {
   return running("cumsum_grad", "g", g, true);
 }
 
-static zm_status lastdim_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status lastdim_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin, (void)params;
   out[0] = zm_cumsum_lastdim(in[0]);
   return out[0] ? ZM_OK : zm_last_status();
 }
 
-static zm_status grad_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status grad_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin, (void)params;
   out[0] = zm_cumsum_grad(in[0]);
   return out[0] ? ZM_OK : zm_last_status();

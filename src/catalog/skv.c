@@ -112,30 +112,30 @@ zm_array *zm_skv_compressed_attention(zm_array *q_rank, const zm_skv *keys, doub
   return zmi_definition_apply1(&scaled_def, &y, 1, &scale, 1);
 }
 
-static zm_status quantize_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status quantize_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   zm_skv s;
   (void)nin;
-  zm_status status = zm_skv_fused_project_quantize(in[0], in[1], (int)params[0], (int64_t)params[1], &s);
+  zm_status status = zm_skv_fused_project_quantize(in[0], in[1], (int)params[0].whole, params[1].whole, &s);
   if (status == ZM_OK) out[0] = s.words, out[1] = s.scales, out[2] = s.zeros;
   return status;
 }
 
 // words, scales, zeros, then basis or q; S, H and R are parameters.
-static zm_skv state_of(zm_array *const *in, const double *params) {
-  return (zm_skv){in[0], in[1], in[2], {(int64_t)params[2], (int64_t)params[3], (int64_t)params[4]}, (int)params[0], (int64_t)params[1]};
+static zm_skv state_of(zm_array *const *in, const zmi_given *params) {
+  return (zm_skv){in[0], in[1], in[2], {params[2].whole, params[3].whole, params[4].whole}, (int)params[0].whole, params[1].whole};
 }
 
-static zm_status unproject_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status unproject_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   zm_skv s = state_of(in, params);
   (void)nin;
   out[0] = zm_skv_fused_dequantize_unproject(&s, in[3]);
   return zmi_cat_status(out[0]);
 }
 
-static zm_status attention_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status attention_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   zm_skv s = state_of(in, params);
   (void)nin;
-  out[0] = zm_skv_compressed_attention(in[3], &s, params[5]);
+  out[0] = zm_skv_compressed_attention(in[3], &s, params[5].real);
   return zmi_cat_status(out[0]);
 }
 
@@ -146,7 +146,7 @@ static const zmi_entry entries[] = {
      .shapes = "kv [S, H, D], basis [H, D, R] -> words [W], scales [G], zeros [G]; G = ceil(S H R / group), W = ceil(G group bits / 32)",
      .dtypes = "any float -> uint32, float32",
      .gradient = "none: of the codes; scales and zeros have one by kv and basis",
-     .parameters = "bits=4 group_size=32",
+     .parameters = "bits=4 integer 2..8, group_size=32 integer 1..",
      .definition = &quantize_def,
      .outputs = 3,
      .sample = "kv 256 8 128; basis 8 128 64",
@@ -156,7 +156,7 @@ static const zmi_entry entries[] = {
      .shapes = "words [W], scales [G], zeros [G], basis [H, D, R] -> [S, H, D]",
      .dtypes = "words uint32, float32, basis any float -> dtype of basis",
      .gradient = "scales zeros basis",
-     .parameters = "bits=4 group_size=32 S=256 H=8 R=64",
+     .parameters = "bits=4 integer 2..8, group_size=32 integer 1.., S=256 integer 0.., H=8 integer 0.., R=64 integer 0..",
      .definition = &coefficients_def,
      .sample = "words 16384 uint32; scales 4096 float32; zeros 4096 float32; basis 8 128 64",
      .call = unproject_call},
@@ -165,7 +165,7 @@ static const zmi_entry entries[] = {
      .shapes = "words [W], scales [G], zeros [G], q [Q, H, R] -> float32 [H, Q, S]",
      .dtypes = "words uint32, float32, q any float -> float32",
      .gradient = "scales zeros q",
-     .parameters = "bits=4 group_size=32 S=256 H=8 R=64 scale=0.125",
+     .parameters = "bits=4 integer 2..8, group_size=32 integer 1.., S=256 integer 0.., H=8 integer 0.., R=64 integer 0.., scale=0.125",
      .definition = &coefficients_def,
      .sample = "words 16384 uint32; scales 4096 float32; zeros 4096 float32; q 4 32 64",
      .call = attention_call},

@@ -109,25 +109,59 @@ const zmi_entry *zmi_catalog_find(const char *name) {
   return NULL;
 }
 
-int zmi_entry_parameters(const zmi_entry *e, double *values) {
+int zmi_entry_described(const zmi_entry *e, zmi_parameter rows[ZMI_CATALOG_PARAMS]) {
+  static const char integer[] = " integer ";
   int count = 0;
-  for (const char *s = e->parameters; s && (s = strchr(s, '=')); count++) {
-    if (values)
-      values[count] = strtod(++s, NULL);
-    else
-      s++;
+  for (const char *s = e->parameters; s && *s && count < ZMI_CATALOG_PARAMS; count++) {
+    zmi_parameter *p = &rows[count];
+    *p = (zmi_parameter){.usual = 0};
+    const size_t size = strcspn(s, "=");
+    memcpy(p->name, s, ZMI_MIN(size, sizeof p->name - 1));
+    s += size;
+    char *end = (char *)(uintptr_t)s;
+    if (*s == '=') p->usual = strtod(s + 1, &end);
+    p->integer = strncmp(end, integer, sizeof integer - 1) == 0;
+    if (p->integer) {
+      p->least = strtoll(end + sizeof integer - 1, &end, 10);
+      end += strspn(end, ".");
+      p->most = *end && *end != ',' ? strtoll(end, &end, 10) : INT32_MAX;
+    }
+    s = end + strspn(end, ", ");
   }
   return count;
 }
 
+int zmi_entry_parameters(const zmi_entry *e, double *values) {
+  zmi_parameter rows[ZMI_CATALOG_PARAMS];
+  const int count = zmi_entry_described(e, rows);
+  for (int i = 0; i < count && values; i++) values[i] = rows[i].usual;
+  return count;
+}
+
+// The bounds of integers are far below 2^53: what lies between them converts and compares exactly.
+static zm_status read_given(const zmi_entry *e, const zmi_parameter *p, double value, zmi_given *given) {
+  *given = (zmi_given){.real = value};
+  if (!p->integer) return ZM_OK;
+  if (value >= (double)p->least && value <= (double)p->most) given->whole = (int64_t)value;
+  if (value >= (double)p->least && value <= (double)p->most && (double)given->whole == value) return ZM_OK;
+  return zmi_fail(ZM_ERROR_ARGUMENT, "%s: %s: expected an integer from %lld to %lld, found %.12g", e->name, p->name, (long long)p->least,
+                  (long long)p->most, value);
+}
+
 zm_status zmi_entry_call(const zmi_entry *e, zm_array *const *in, int nin, const double *params, zm_array **out) {
-  double usual[ZMI_CATALOG_PARAMS];
-  int count = zmi_entry_parameters(e, usual);
+  zmi_parameter rows[ZMI_CATALOG_PARAMS];
+  zmi_given given[ZMI_CATALOG_PARAMS];
+  double values[ZMI_CATALOG_PARAMS];
+  const int count = zmi_entry_described(e, rows);
   for (int i = 0; i < nin; i++) {
     if (!in[i]) return zm_last_status() != ZM_OK ? zm_last_status() : zmi_fail(ZM_ERROR_ARGUMENT, "%s: operand %d is NULL", e->name, i + 1);
   }
-  if (e->call) return e->call(in, nin, params ? params : usual, out);
-  return zmi_definition_apply(e->definition, in, nin, params ? params : usual, count, out, e->outputs ? e->outputs : 1);
+  for (int i = 0; i < count; i++) {
+    values[i] = params ? params[i] : rows[i].usual;
+    if (read_given(e, &rows[i], values[i], &given[i]) != ZM_OK) return zm_last_status();
+  }
+  if (e->call) return e->call(in, nin, given, out);
+  return zmi_definition_apply(e->definition, in, nin, values, count, out, e->outputs ? e->outputs : 1);
 }
 
 // ---- the page ----
@@ -162,7 +196,8 @@ zm_status zmi_catalog_page(zmi_text *out) {
       "# The catalog\n\n"
       "Ready kernels, declared in `include/zmlx/catalog.h`. This page is made from the table of the catalog (`make docs`).\n\n"
       "Floats are computed in float32 and rounded once to the dtype of the first float operand, unless a row says otherwise. Sums run in\n"
-      "the lane order, functions and ties are those of `docs/numerics.md`. Names behind a function are its parameters with usual values.\n"
+      "the lane order, functions and ties are those of `docs/numerics.md`. Names behind a function are its parameters with usual values;\n"
+      "those of integers give the range (\"1..\": from 1 to 2147483647), and anything else is refused.\n"
       "\"Gradient\" lists the operands that have one. \"Form\" is the form of the kernel language that a kernel is written in (elements, "
       "rows,\n"
       "tiles; `docs/kernel-language.md`): `zmlx kernel show NAME` prints what its source becomes for each target. \"in C\" is made of "

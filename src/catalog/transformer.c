@@ -114,15 +114,15 @@ zm_status zm_fused_add_layernorm(zm_array *x, zm_array *residual, zm_array *gamm
 }
 
 #define CALL(word, ...)                                                                                                                    \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin, (void)params;                                                                                                               \
     out[0] = zm_##word(__VA_ARGS__);                                                                                                       \
     return out[0] ? ZM_OK : zm_last_status();                                                                                              \
   }
 #define CALL2(word, ...)                                                                                                                   \
-  static zm_status word##_call(zm_array *const *in, int nin, const double *params, zm_array **out) {                                       \
+  static zm_status word##_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                    \
     (void)nin;                                                                                                                             \
-    return zm_##word(__VA_ARGS__, params[0], &out[0], &out[1]);                                                                            \
+    return zm_##word(__VA_ARGS__, params[0].real, &out[0], &out[1]);                                                                       \
   }
 CALL(swiglu, in[0])
 CALL(geglu, in[0])

@@ -216,16 +216,16 @@ zm_status zm_ttt_linear(const zm_ttt_layer *layer, zm_array *x, const zm_ttt_sta
 }
 
 // x, the layer, then the state if there is one.
-static zm_status layer_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
-  const zm_ttt_layer layer = {(int64_t)params[0], in[1], in[2], in[3], in[4], in[5], in[6], in[7], in[8], in[9], in[10], params[1], 0};
+static zm_status layer_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
+  const zm_ttt_layer layer = {params[0].whole, in[1], in[2], in[3], in[4], in[5], in[6], in[7], in[8], in[9], in[10], params[1].real, 0};
   zm_ttt_state before, after;
-  if (nin > 14) before = (zm_ttt_state){in[11], in[12], in[13], in[14], (int64_t)params[2]};
+  if (nin > 14) before = (zm_ttt_state){in[11], in[12], in[13], in[14], params[2].whole};
   const zm_status status = zm_ttt_linear(&layer, in[0], nin > 14 ? &before : NULL, out, &after);
   if (status == ZM_OK) out[1] = after.W1, out[2] = after.b1, out[3] = after.W1_grad, out[4] = after.b1_grad;
   return status;
 }
 
-static zm_status decode_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status decode_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin, (void)params;
   zm_ttt t = {in[0], in[1], in[2], in[3], in[4], in[5], in[6], in[7], in[8], in[9], in[10], in[11]};
   return zm_ttt_linear_decode(&t, out);
@@ -252,7 +252,7 @@ static const zmi_entry entries[] = {
                "b1_grad -> y, W1, b1, W1_grad, b1_grad",
      .dtypes = "any float; computed in float32 -> dtype of x, float32",
      .gradient = "x projection W1 b1 ln_weight ln_bias lr_bias token_bias post_weight post_bias output",
-     .parameters = "heads=4 base_lr=1 position=0",
+     .parameters = "heads=4 integer 1.., base_lr=1, position=0 integer 0..",
      .outputs = 5,
      .sample = "x 2 40 64; projection 196 64; W1 4 16 16; b1 4 16; ln_weight 4 16; ln_bias 4 16; lr_bias 4; token_bias 16; post_weight 64; "
                "post_bias 64; output 64 64",

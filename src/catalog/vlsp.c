@@ -42,9 +42,9 @@ zm_array *zm_silu_mul_residual(zm_array *gate, zm_array *up, zm_array *residual)
   return zmi_definition_apply1(&silu_mul_residual_def, (zm_array *[]){gate, up, residual}, 3, NULL, 0);
 }
 
-static zm_status step_call(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status step_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
-  out[0] = zm_fused_recurrent_step(in[0], in[1], in[2], in[3], params[0]);
+  out[0] = zm_fused_recurrent_step(in[0], in[1], in[2], in[3], params[0].real);
   return out[0] ? ZM_OK : zm_last_status();
 }
 

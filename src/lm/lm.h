@@ -11,6 +11,9 @@ const zmi_state_set *zmi_session_states(const zm_session *s); // with their memo
 // Puts a sequence back to `length` positions, at most what it holds. Fails if the model has states that only move forward (a convolution's
 // last inputs) unless length is 0 or what it holds already.
 zm_status zmi_session_rewind(zm_session *s, int32_t sequence, int32_t length);
+// Takes the caches to hold `length` positions again after going back: what stood there must have been written by the same tokens. For
+// measuring only: states that keep the latest inputs stay as they are.
+zm_status zmi_session_resume(zm_session *s, int32_t sequence, int32_t length);
 
 // ---- sampling (sampling.c) ----
 // One row of float32 logits becomes one token. The steps, in this order:

@@ -180,6 +180,16 @@ zm_status zmi_session_rewind(zm_session *s, int32_t sequence, int32_t length) {
   return ZM_OK;
 }
 
+zm_status zmi_session_resume(zm_session *s, int32_t sequence, int32_t length) {
+  zm_status status = check_sequence(s, sequence);
+  if (status) return status;
+  if (length < s->length[sequence] || length > s->context)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "sequence %d holds %d positions of %d: it cannot be taken to hold %d", sequence, s->length[sequence],
+                    s->context, length);
+  s->length[sequence] = length;
+  return ZM_OK;
+}
+
 // ---- programs ----
 
 // The program for a step, from those kept or compiled anew in the place of the one unused for longest. NULL on failure.

@@ -25,7 +25,7 @@ typedef struct code_call {
 // ---- codes ----
 
 // Codes of quad t (k = 4 t .. 4 t + 3 of a unit of 32): `unit` is the address of these lanes in the unit's first word.
-ZMI_INLINE vu quad(int bits, const char *unit, int t) {
+ZMI_SHAPED vu quad(int bits, const char *unit, int t) {
   const int planes[9][3] = {[2] = {2}, [3] = {2, 1}, [4] = {4}, [5] = {4, 1}, [6] = {4, 2}, [8] = {8}};
   vu codes = {0};
   int done = 0;
@@ -53,7 +53,7 @@ ZMI_INLINE vu fp4_codes(vu nibbles) {
 #endif
 }
 
-ZMI_INLINE vu codes_of(int bits, const char *unit, int t) {
+ZMI_SHAPED vu codes_of(int bits, const char *unit, int t) {
   return bits == FP4 ? fp4_codes(quad(4, unit, t)) : quad(bits, unit, t);
 }
 
@@ -80,7 +80,7 @@ ZMI_INLINE vi widened(vw sum, short times) {
 }
 
 // One row: codes go through registers once, for all three digits.
-ZMI_INLINE void one_row(int bits, int side, int quads, const char *unit, int64_t stride, const int8_t *d, int64_t group, vi D[3][SIDE]) {
+ZMI_SHAPED void one_row(int bits, int side, int quads, const char *unit, int64_t stride, const int8_t *d, int64_t group, vi D[3][SIDE]) {
   const int run = run_of(bits), halves = bits == 8 ? 2 : 1;
   ZMI_UNROLL_FULL
   for (int t0 = 0; t0 < quads; t0 += run) {
@@ -115,7 +115,7 @@ ZMI_INLINE void one_row(int bits, int side, int quads, const char *unit, int64_t
 }
 
 // Several rows: codes wait in the first-level cache, and one digit of all rows is summed at a time.
-ZMI_INLINE void some_rows(int bits, int rows, int side, int quads, const char *unit, int64_t stride, const int8_t *const *d, int64_t group,
+ZMI_SHAPED void some_rows(int bits, int rows, int side, int quads, const char *unit, int64_t stride, const int8_t *const *d, int64_t group,
                           vi D[ZMI_ROWS][3][SIDE]) {
   const int run = run_of(bits), halves = bits == 8 ? 2 : 1;
   vw codes[2][8][SIDE];
@@ -154,7 +154,7 @@ ZMI_INLINE void some_rows(int bits, int rows, int side, int quads, const char *u
 #endif
 
 // d[m]: row m's d0 of this unit; d1 and d2 stand one and two groups further. All sizes are constants at every call.
-ZMI_INLINE void unit_sums(int bits, int rows, int side, int quads, const char *unit, int64_t stride, const int8_t *const *d, int64_t group,
+ZMI_SHAPED void unit_sums(int bits, int rows, int side, int quads, const char *unit, int64_t stride, const int8_t *const *d, int64_t group,
                           vi D[ZMI_ROWS][3][SIDE]) {
 #if defined(__AVX512VNNI__)
   ZMI_UNROLL_FULL
@@ -188,7 +188,7 @@ typedef struct strip_sums {
 } strip_sums;
 
 // The float operations of a group of affine codes, and of 4-bit numbers, for row m and vector v.
-ZMI_INLINE void affine_floats(const code_call *c, const char *scales, int64_t g, int rows, int v, vi D[ZMI_ROWS][3][SIDE],
+ZMI_SHAPED void affine_floats(const code_call *c, const char *scales, int64_t g, int rows, int v, vi D[ZMI_ROWS][3][SIDE],
                               strip_sums *acc) {
   const vf s = c->wide ? vf_load(scales) : vf_load_bf16(scales), b = c->wide ? vf_load(scales + 64) : vf_load_bf16(scales + 32);
   ZMI_UNROLL
@@ -200,7 +200,7 @@ ZMI_INLINE void affine_floats(const code_call *c, const char *scales, int64_t g,
   }
 }
 
-ZMI_INLINE void fp4_floats(const code_call *c, int quads, const char *scales, int64_t g, int rows, int v, vi D[ZMI_ROWS][3][SIDE],
+ZMI_SHAPED void fp4_floats(const code_call *c, int quads, const char *scales, int64_t g, int rows, int v, vi D[ZMI_ROWS][3][SIDE],
                            strip_sums *acc) {
   const bool nv = quads == 4;
   const vf s = nv ? vf_load_e4m3(scales) : vf_load_e8m0(scales, 0);
@@ -213,7 +213,7 @@ ZMI_INLINE void fp4_floats(const code_call *c, int quads, const char *scales, in
 }
 
 // Group g of a strip. quads: of a unit; 4 only for nvfp4.
-ZMI_INLINE void strip_group(int bits, int rows, int side, int quads, const code_call *c, const char *codes, const char *scales, int64_t g,
+ZMI_SHAPED void strip_group(int bits, int rows, int side, int quads, const code_call *c, const char *codes, const char *scales, int64_t g,
                             strip_sums *acc) {
   vi D[ZMI_ROWS][3][SIDE];
   const int8_t *d[ZMI_ROWS];
@@ -249,7 +249,7 @@ ZMI_INLINE void strip_group(int bits, int rows, int side, int quads, const code_
 
 // ---- strips ----
 
-ZMI_INLINE void strip(int bits, int rows, int side, int quads, const code_call *c, const char *block, float *y, int64_t ldy) {
+ZMI_SHAPED void strip(int bits, int rows, int side, int quads, const code_call *c, const char *block, float *y, int64_t ldy) {
   const int64_t per_range = ZMI_RANGE / c->group;
   vf total[ZMI_ROWS][SIDE];
   ZMI_UNROLL
@@ -282,7 +282,7 @@ ZMI_INLINE void strip(int bits, int rows, int side, int quads, const code_call *
   }
 }
 
-ZMI_INLINE void all_strips(int bits, int rows, int quads, const code_call *c, const char *block, int64_t blocks, float *y, int64_t ldy) {
+ZMI_SHAPED void all_strips(int bits, int rows, int quads, const code_call *c, const char *block, int64_t blocks, float *y, int64_t ldy) {
   const int64_t together = SIDE / ZMI_HALVES; // blocks of a strip
   int64_t b = 0;
   for (; b + together <= blocks; b += together) strip(bits, rows, SIDE, quads, c, block + b * c->block_step, y + b * ZMI_LANES, ldy);

@@ -4,9 +4,11 @@
 
 #include "backend/backend.h"
 
+#define ZMI_INLINE static inline __attribute__((always_inline, unused))
+
 // Before a loop of a constant number of turns over arrays of vectors: gcc makes registers of such arrays only if the loop is unrolled
-// early. clang does by itself, and does worse when it is told to. With the checks of a sanitizer both would take minutes over
-// code that is unrolled, or inlined once for every shape.
+// early. clang does by itself, and does worse when it is told to. ZMI_SHAPED: before a function that is compiled once for each set of its
+// constant arguments. With the checks of a sanitizer both would take minutes over code so large.
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define ZMI_CHECKED
@@ -16,18 +18,18 @@
 #define ZMI_CHECKED
 #endif
 #if defined(ZMI_CHECKED)
-#define ZMI_INLINE static inline __attribute__((unused))
+#define ZMI_SHAPED static __attribute__((noinline, unused))
 #define ZMI_UNROLL
 #define ZMI_UNROLL_FULL
-#elif defined(__clang__)
+#else
+#define ZMI_SHAPED ZMI_INLINE
+#if defined(__clang__)
 #define ZMI_UNROLL
 #define ZMI_UNROLL_FULL _Pragma("unroll")
 #else
 #define ZMI_UNROLL_FULL ZMI_UNROLL
 #define ZMI_UNROLL _Pragma("GCC unroll 16")
 #endif
-#if !defined(ZMI_INLINE)
-#define ZMI_INLINE static inline __attribute__((always_inline, unused))
 #endif
 
 extern const zmi_kernels zmi_kernels_scalar;

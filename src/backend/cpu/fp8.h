@@ -4,7 +4,7 @@
 
 // One group of 16 pairs for `halves` halves of a block: sums of even and of odd elements, which need not wait for each other. The lanes of
 // the sums come in the order of pair_of_two.
-ZMI_INLINE void fp8_group(int rows, int halves, const char *at, const float *const *x, pair q[ZMI_ROWS][ZMI_HALVES]) {
+ZMI_SHAPED void fp8_group(int rows, int halves, const char *at, const float *const *x, pair q[ZMI_ROWS][ZMI_HALVES]) {
   for (int64_t j = 0; j < 16; j++, at += 32) {
     ZMI_UNROLL
     for (int h = 0; h < halves; h++) {
@@ -20,7 +20,7 @@ ZMI_INLINE void fp8_group(int rows, int halves, const char *at, const float *con
 }
 
 // Group g: acc = fma(scale, even + odd, acc). More than two rows with 256 bits: one half after the other, as registers are few.
-ZMI_INLINE void fp8_scaled_group(int rows, const char *codes, const char *scales, const float *const *x, vf acc[ZMI_ROWS][ZMI_HALVES]) {
+ZMI_SHAPED void fp8_scaled_group(int rows, const char *codes, const char *scales, const float *const *x, vf acc[ZMI_ROWS][ZMI_HALVES]) {
   const int together = rows > 2 ? 1 : ZMI_HALVES;
   prefetch(codes, 8);
   ZMI_UNROLL
@@ -41,7 +41,7 @@ ZMI_INLINE void fp8_scaled_group(int rows, const char *codes, const char *scales
   }
 }
 
-ZMI_INLINE void fp8_blocks(int rows, const void *block, int64_t blocks, int64_t k, const void *const *x, float *y, int64_t ldy) {
+ZMI_SHAPED void fp8_blocks(int rows, const void *block, int64_t blocks, int64_t k, const void *const *x, float *y, int64_t ldy) {
   const int64_t groups = k / 32, per_range = ZMI_RANGE / 32;
   const size_t code_bytes = (size_t)k * ZMI_LANES, block_bytes = code_bytes + (size_t)(groups * ZMI_LANES + 63) / 64 * 64;
   for (int64_t b = 0; b < blocks; b++) {

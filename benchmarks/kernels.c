@@ -82,7 +82,7 @@ static void fill(char *memory, size_t bytes, const zmi_format *f) {
 static void stream(zmi_pool *pool, work *w, size_t bytes, int rounds, void *memory, const void *const x[3]) {
   char name[64];
   fill(memory, bytes, &w->format);
-  bool affine = w->format.mode != ZMI_QUANT_NONE && w->format.mode != ZMI_QUANT_MXFP8; // takes digits
+  bool affine = zmi_format_takes_digits(&w->format);
   w->blocks = memory;
   w->block_bytes = zmi_packed_block_bytes(&w->format, K);
   w->count = (int64_t)(bytes / w->block_bytes);

@@ -4,17 +4,20 @@
 #include <stdio.h>
 #include <string.h>
 
-// The lists of what a mode allows end with 0. usual: bits and group where nothing is said.
+// The lists of what a mode allows end with 0. usual: bits and group where nothing is said. digits: products take activations as digits.
 static const struct mode {
   const char *name;
   int64_t bits[8], group[4];
   struct {
     int64_t bits, group;
   } usual;
+  bool digits;
 } modes[ZMI_QUANT_MODE_COUNT] = {
-    [ZMI_QUANT_NONE] = {"none", {0}, {0}, {0, 0}},     [ZMI_QUANT_AFFINE] = {"affine", {2, 3, 4, 5, 6, 8}, {32, 64, 128}, {4, 64}},
-    [ZMI_QUANT_MXFP4] = {"mxfp4", {4}, {32}, {4, 32}}, [ZMI_QUANT_MXFP8] = {"mxfp8", {8}, {32}, {8, 32}},
-    [ZMI_QUANT_NVFP4] = {"nvfp4", {4}, {16}, {4, 16}},
+    [ZMI_QUANT_NONE] = {"none", {0}, {0}, {0, 0}, false},
+    [ZMI_QUANT_AFFINE] = {"affine", {2, 3, 4, 5, 6, 8}, {32, 64, 128}, {4, 64}, true},
+    [ZMI_QUANT_MXFP4] = {"mxfp4", {4}, {32}, {4, 32}, true},
+    [ZMI_QUANT_MXFP8] = {"mxfp8", {8}, {32}, {8, 32}, false},
+    [ZMI_QUANT_NVFP4] = {"nvfp4", {4}, {16}, {4, 16}, true},
 };
 
 // Bit planes by width, low bits first. A width without a row is not a format.
@@ -82,6 +85,10 @@ zm_status zmi_format_check(const zmi_format *f) {
     return zmi_fail(ZM_ERROR_ARGUMENT, "packed weights hold bfloat16 or float32, not %s", zm_dtype_name((zm_dtype)f->dtype));
   }
   return f->mode == ZMI_QUANT_NONE ? ZM_OK : check_numbers(f, ZM_ERROR_FORMAT);
+}
+
+bool zmi_format_takes_digits(const zmi_format *f) {
+  return modes[f->mode].digits;
 }
 
 const char *zmi_format_text(const zmi_format *f, char buffer[64]) {

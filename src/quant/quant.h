@@ -41,6 +41,7 @@ const char *zmi_quant_mode_name(int64_t mode); // "affine"
 int zmi_quant_mode_find(const char *name);     // -1 if unknown
 // Checks bits and group of a mode; the message lists what is allowed.
 zm_status zmi_format_check(const zmi_format *f);
+bool zmi_format_takes_digits(const zmi_format *f); // products take activations as integers (docs/numerics.md), else as floats
 const char *zmi_format_text(const zmi_format *f, char buffer[64]); // "affine 4-bit g64", "bfloat16"
 
 enum { ZMI_LANES = 16 };

@@ -6,7 +6,7 @@
 
 zmi_ready zmi_ready_of(const zmi_format *f, zm_dtype x, int64_t k) {
   zmi_ready r = {.k = k};
-  if (f->mode != ZMI_QUANT_NONE && f->mode != ZMI_QUANT_MXFP8) {
+  if (zmi_format_takes_digits(f)) {
     r.group = f->group;
     r.dtype = ZM_F32;
     r.bytes = zmi_digits_bytes(k, f->group);

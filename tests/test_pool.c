@@ -1,4 +1,4 @@
-// The worker pool: every worker runs once, barriers hold, callers take turns, mistakes do not hang, and the float rule is on inside a run
+// The worker pool: every worker runs once, callers take turns, mistakes do not hang, and the float rule is on inside a run
 // and off after it.
 #define _GNU_SOURCE 1
 #include "base/base.h"
@@ -42,68 +42,6 @@ static void each_worker_runs_once(void **state) {
   zmi_pool_free(NULL);
 }
 
-// Between two barriers each worker writes its own cell and reads those of all others; only the barrier orders them (TSan checks that).
-typedef struct relay {
-  zmi_pool *pool;
-  int rounds;
-  int64_t cells[2][MOST];
-  atomic_int wrong;
-} relay;
-
-static void pass_on(void *user, int worker, int workers) {
-  relay *r = user;
-  for (int round = 0; round < r->rounds; round++) {
-    int64_t *now = r->cells[round & 1];
-    now[worker] = round * 100 + worker;
-    zmi_pool_barrier(r->pool, worker);
-    for (int i = 0; i < workers; i++)
-      if (now[i] != round * 100 + i) atomic_fetch_add(&r->wrong, 1);
-  }
-}
-
-static void barriers_hold(void **state) {
-  (void)state;
-  for (int n = 1; n <= MOST; n++) {
-    static relay r;
-    memset(&r, 0, sizeof r);
-    r.pool = zmi_pool_new(n);
-    r.rounds = 3000;
-    for (int run = 0; run < 3; run++) zmi_pool_run(r.pool, pass_on, &r);
-    assert_int_equal(atomic_load(&r.wrong), 0);
-    zmi_pool_free(r.pool);
-  }
-}
-
-// Workers that come late by more than any spinning: the others have to sleep and to be woken.
-static void come_late(void *user, int worker, int workers) {
-  relay *r = user;
-  for (int round = 0; round < r->rounds; round++) {
-    struct timespec late = {0, 4000000};
-    if (round % workers == worker) nanosleep(&late, NULL);
-    r->cells[round & 1][worker] = round;
-    zmi_pool_barrier(r->pool, worker);
-    for (int i = 0; i < workers; i++)
-      if (r->cells[round & 1][i] != round) atomic_fetch_add(&r->wrong, 1);
-    zmi_pool_barrier(r->pool, worker);
-  }
-}
-
-static void sleepers_are_woken(void **state) {
-  (void)state;
-  for (int n = 2; n <= MOST; n += 3) {
-    static relay r;
-    memset(&r, 0, sizeof r);
-    r.pool = zmi_pool_new(n);
-    r.rounds = 20;
-    zmi_pool_run(r.pool, come_late, &r);
-    struct timespec idle = {0, 3000000}; // all workers are asleep now
-    nanosleep(&idle, NULL);
-    zmi_pool_run(r.pool, come_late, &r);
-    assert_int_equal(atomic_load(&r.wrong), 0);
-    zmi_pool_free(r.pool);
-  }
-}
-
 static void short_sleep(void *user, int worker, int workers) {
   (void)user, (void)workers;
   struct timespec some = {0, 300000000};
@@ -135,13 +73,11 @@ typedef struct shared {
 
 static void one_turn(void *user, int worker, int workers) {
   shared *s = user;
-  atomic_fetch_add(&s->inside, 1);
-  zmi_pool_barrier(s->pool, worker);
-  if (atomic_load(&s->inside) != workers) atomic_fetch_add(&s->wrong, 1); // somebody of another run is in
+  if (atomic_fetch_add(&s->inside, 1) >= workers) atomic_fetch_add(&s->wrong, 1); // somebody of another run is in
   if (worker == 0) s->plain++;
-  zmi_pool_barrier(s->pool, worker);
+  struct timespec moment = {0, 20000};
+  nanosleep(&moment, NULL);
   atomic_fetch_sub(&s->inside, 1);
-  zmi_pool_barrier(s->pool, worker);
 }
 
 static void *caller(void *user) {
@@ -174,14 +110,12 @@ static void inside(void *user, int worker, int workers) {
   nested *n = user;
   atomic_fetch_add(&n->inner_calls, 1);
   if (worker == 0 && workers == 1) atomic_fetch_add(&n->alone, 1);
-  zmi_pool_barrier(n->inner, worker);
 }
 
 static void run_inside(void *user, int worker, int workers) {
   nested *n = user;
-  (void)workers;
+  (void)worker, (void)workers;
   zmi_pool_run(n->inner, inside, n);
-  zmi_pool_barrier(n->outer, worker); // the outer run's barriers still work
 }
 
 static void nested_run_is_done_alone(void **state) {
@@ -204,16 +138,6 @@ static void nested_run_of_another_pool_takes_turns(void **state) {
   assert_int_equal(atomic_load(&n.alone), 0);
   zmi_pool_free(n.inner);
   zmi_pool_free(n.outer);
-}
-
-static void barrier_outside_of_a_run_does_nothing(void **state) {
-  (void)state;
-  zmi_pool *p = zmi_pool_new(3);
-  zmi_pool_barrier(p, 0);
-  counts c = {.pool = p};
-  zmi_pool_run(p, count_call, &c);
-  assert_int_equal(c.calls[2], 1);
-  zmi_pool_free(p);
 }
 
 static void bad_worker_counts(void **state) {
@@ -357,13 +281,10 @@ static void float_rule_without_a_pool(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(each_worker_runs_once),
-    cmocka_unit_test(barriers_hold),
-    cmocka_unit_test(sleepers_are_woken),
     cmocka_unit_test(waiting_costs_no_cpu),
     cmocka_unit_test(callers_take_turns),
     cmocka_unit_test(nested_run_is_done_alone),
     cmocka_unit_test(nested_run_of_another_pool_takes_turns),
-    cmocka_unit_test(barrier_outside_of_a_run_does_nothing),
     cmocka_unit_test(bad_worker_counts),
     cmocka_unit_test(default_size),
     cmocka_unit_test(each_allocation_fails),

@@ -530,6 +530,7 @@ static void profile_without_memory(void **state) {
   assert_non_null(p);
   static const char *const inputs[] = {"tokens", "position", "sequence", "select"};
   for (size_t i = 0; i < ZMI_COUNT(inputs); i++) *(int32_t *)zmi_program_slot(p, inputs[i]) = 0;
+  zmi_program_play(p, zmi_model_pool(m)); // what plays share out with is there: without it they would go on alone
   zm_status status = ZM_ERROR_MEMORY;
   uint64_t n = 0;
   while (status != ZM_OK) {
@@ -544,7 +545,7 @@ static void profile_without_memory(void **state) {
     zmi_bench_release(&b);
     assert_true(n < 20);
   }
-  assert_true(n > 3);
+  assert_true(n > 2);
   zmi_program_free(p);
   zmi_model_unlock(m);
   zm_session_close(s);

@@ -97,8 +97,32 @@ zmi_pool *zmi_pool_new(int workers); // 0: one for each CPU this process may use
 void zmi_pool_free(zmi_pool *p);
 int zmi_pool_workers(const zmi_pool *p);
 void zmi_pool_run(zmi_pool *p, zmi_pool_fn fn, void *user);
-void zmi_pool_barrier(zmi_pool *p, int worker); // inside fn: waits for all workers; full memory ordering
 int zmi_cpu_count(void);
+
+// ---- jobs in phases (phases.c) ----
+// A list of jobs, each cut into tiles, that all workers of a pool do together. Jobs stand in phases: one with `barrier` begins a phase,
+// and sees what all jobs before it wrote. Within a phase any worker does any tile at any time; worker i of n begins with the i-th n-th.
+typedef struct zmi_job {
+  int64_t tiles; // at least 1
+  int64_t least; // tiles that are worth taking at a time, at least 1
+  bool barrier;
+} zmi_job;
+// What a worker did: of each job the seconds it worked; of the first job of each phase also when it began to look for work and when it
+// found no more.
+typedef struct zmi_job_time {
+  double worked, begun, ended;
+} zmi_job_time;
+typedef struct zmi_phase_watch {
+  zmi_job_time *times; // [workers][stride]; the caller's, `worked` is added to
+  size_t stride;
+} zmi_phase_watch;
+typedef void (*zmi_job_fn)(void *user, size_t job, int64_t begin, int64_t end);
+typedef struct zmi_phases zmi_phases;
+zmi_phases *zmi_phases_new(const zmi_job *jobs, size_t count); // copies them
+void zmi_phases_free(zmi_phases *p);
+// Jobs first to last - 1, by zmi_pool_run. One run of a list at a time. watch may be NULL. Without memory one worker does it all.
+void zmi_phases_run(zmi_phases *p, zmi_pool *pool, size_t first, size_t last, zmi_job_fn fn, void *user, const zmi_phase_watch *watch);
+
 // The float rule alone, for code that computes without a pool.
 unsigned zmi_float_rule_enter(void);
 void zmi_float_rule_leave(unsigned saved);

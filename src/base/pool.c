@@ -1,10 +1,8 @@
-// The worker pool: a fixed set of threads that play a tape together. Who waits spins for a moment, as the answer is usually microseconds
-// away, and then sleeps on a condition. Nobody yields: on a busy machine sched_yield gives a whole time slice to a neighbour at each
-// barrier, while a thread that is woken up runs at once.
+// The worker pool: a fixed set of threads that run a function together and sleep in between.
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
-#include "base/base.h"
+#include "base/event.h"
 
 #include <fenv.h>
 #include <pthread.h>
@@ -15,34 +13,19 @@
 #include <xmmintrin.h>
 #endif
 
-enum { MAX_WORKERS = 1024, CACHE_LINE = 64, SPINS_PER_LOOK = 32 };
-enum { PATIENCE_LEAST = 4, PATIENCE_MOST = 64, NAPS = 64 }; // microseconds of spinning; the most is about what waking up costs
-
-
-// A counter that threads wait for. Waiters that sleep say so in `sleepers` before they look at `value` a last time, and who changes
-// `value` looks at `sleepers` afterwards; both in one total order, so that one of the two always sees the other.
-typedef struct event {
-  _Alignas(CACHE_LINE) atomic_uint value;
-  _Alignas(CACHE_LINE) atomic_uint sleepers;
-  atomic_uint patience; // doubled when spinning was worth it, halved when it ended in sleep: a busy machine needs the CPU for others
-  atomic_uint naps;     // sleeps with the least patience; now and then one is preceded by a full try, as the machine may be free again
-  pthread_mutex_t mutex;
-  pthread_cond_t changed;
-} event;
+enum { MAX_WORKERS = 1024 };
 
 struct zmi_pool {
   int workers;
-  int started;        // threads that exist: workers - 1
-  bool spin;          // false when there are more workers than CPUs: the awaited worker may need this CPU
-  bool quit;          // written before `start` changes
+  int started; // threads that exist: workers - 1
+  bool spin;   // false when there are more workers than CPUs: the awaited worker may need this CPU
+  bool quit;   // written before `start` changes
   zmi_pool_fn fn;
   void *user;
   pthread_mutex_t turn;
-  event start;        // changes once a run
-  event done;         // changes when the last worker of a run has finished
-  event phase;        // changes when all workers have reached a barrier
-  _Alignas(CACHE_LINE) atomic_int busy;    // other workers that have not finished the run
-  _Alignas(CACHE_LINE) atomic_int arrived; // workers at the barrier
+  zmi_event start;                          // changes once a run
+  zmi_event done;                           // changes when the last worker of a run has finished
+  _Alignas(ZMI_CACHE_LINE) atomic_int busy; // other workers that have not finished the run
   pthread_t *threads;
   struct thread_arg *args;
 };
@@ -90,74 +73,6 @@ void zmi_float_rule_leave(unsigned saved) {
 #endif
 }
 
-// ---- events ----
-
-static void relax(void) {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
-
-static bool event_init(event *e) {
-  atomic_init(&e->patience, PATIENCE_MOST);
-  if (pthread_mutex_init(&e->mutex, NULL) != 0) return false;
-  if (pthread_cond_init(&e->changed, NULL) == 0) return true;
-  pthread_mutex_destroy(&e->mutex);
-  return false;
-}
-
-static void event_destroy(event *e) {
-  pthread_cond_destroy(&e->changed);
-  pthread_mutex_destroy(&e->mutex);
-}
-
-static void event_advance(event *e) {
-  atomic_fetch_add(&e->value, 1);
-  if (atomic_load(&e->sleepers) == 0) return;
-  pthread_mutex_lock(&e->mutex);
-  pthread_cond_broadcast(&e->changed);
-  pthread_mutex_unlock(&e->mutex);
-}
-
-// True if the value changed while there was patience.
-static bool spin_until(event *e, unsigned seen, unsigned patience) {
-  for (double end = zmi_now() + patience * 1e-6; zmi_now() < end;) {
-    for (int i = 0; i < SPINS_PER_LOOK; i++) {
-      relax();
-      if (atomic_load_explicit(&e->value, memory_order_acquire) != seen) return true;
-    }
-  }
-  return false;
-}
-
-static void sleep_until(event *e, unsigned seen) {
-  pthread_mutex_lock(&e->mutex);
-  atomic_fetch_add(&e->sleepers, 1);
-  while (atomic_load(&e->value) == seen) pthread_cond_wait(&e->changed, &e->mutex);
-  atomic_fetch_sub(&e->sleepers, 1);
-  pthread_mutex_unlock(&e->mutex);
-}
-
-// Waits until the value is no longer `seen`.
-static void event_wait(event *e, unsigned seen, bool spin) {
-  if (atomic_load(&e->value) != seen) return;
-  if (!spin) {
-    sleep_until(e, seen);
-    return;
-  }
-  unsigned patience = atomic_load_explicit(&e->patience, memory_order_relaxed), tried = patience, next;
-  if (patience == PATIENCE_LEAST && atomic_fetch_add_explicit(&e->naps, 1, memory_order_relaxed) % NAPS == NAPS - 1) tried = PATIENCE_MOST;
-  if (spin_until(e, seen, tried)) {
-    next = ZMI_MIN(tried * 2, (unsigned)PATIENCE_MOST);
-  } else {
-    next = ZMI_MAX(patience / 2, (unsigned)PATIENCE_LEAST);
-    sleep_until(e, seen);
-  }
-  if (next != patience) atomic_store_explicit(&e->patience, next, memory_order_relaxed);
-}
-
 // ---- workers ----
 
 static void call(zmi_pool *p, int worker, int workers, bool alone) {
@@ -173,10 +88,10 @@ static void *work(void *arg) {
   thread_arg *a = arg;
   zmi_pool *p = a->pool;
   for (unsigned seen = 0;; seen++) {
-    event_wait(&p->start, seen, p->spin);
+    zmi_event_wait(&p->start, seen, p->spin);
     if (p->quit) return NULL;
     call(p, a->worker, p->workers, false);
-    if (atomic_fetch_sub(&p->busy, 1) == 1) event_advance(&p->done);
+    if (atomic_fetch_sub(&p->busy, 1) == 1) zmi_event_advance(&p->done);
   }
 }
 
@@ -199,10 +114,10 @@ static void start_threads(zmi_pool *p, int wanted) {
 
 static bool init_locks(zmi_pool *p) {
   if (pthread_mutex_init(&p->turn, NULL) != 0) return false;
-  event *events[] = {&p->start, &p->done, &p->phase};
+  zmi_event *events[] = {&p->start, &p->done};
   for (size_t i = 0; i < ZMI_COUNT(events); i++) {
-    if (event_init(events[i])) continue;
-    while (i-- > 0) event_destroy(events[i]);
+    if (zmi_event_init(events[i])) continue;
+    while (i-- > 0) zmi_event_destroy(events[i]);
     pthread_mutex_destroy(&p->turn);
     return false;
   }
@@ -248,18 +163,19 @@ zmi_pool *zmi_pool_new(int workers) {
 void zmi_pool_free(zmi_pool *p) {
   if (!p) return;
   p->quit = true;
-  event_advance(&p->start);
+  zmi_event_advance(&p->start);
   for (int i = 0; i < p->started; i++) pthread_join(p->threads[i], NULL);
-  event_destroy(&p->start);
-  event_destroy(&p->done);
-  event_destroy(&p->phase);
+  zmi_event_destroy(&p->start);
+  zmi_event_destroy(&p->done);
   pthread_mutex_destroy(&p->turn);
   zmi_free(p->args);
   zmi_free(p->threads);
   zmi_block_free(p, sizeof *p);
 }
 
-int zmi_pool_workers(const zmi_pool *p) { return p->workers; }
+int zmi_pool_workers(const zmi_pool *p) {
+  return p->workers;
+}
 
 static const frame *find_frame(const zmi_pool *p) {
   const frame *f = frames;
@@ -283,22 +199,9 @@ void zmi_pool_run(zmi_pool *p, zmi_pool_fn fn, void *user) {
   } else {
     unsigned seen = atomic_load(&p->done.value);
     atomic_store(&p->busy, p->workers - 1);
-    event_advance(&p->start);
+    zmi_event_advance(&p->start);
     call(p, 0, p->workers, false);
-    event_wait(&p->done, seen, p->spin);
+    zmi_event_wait(&p->done, seen, p->spin);
   }
   pthread_mutex_unlock(&p->turn);
-}
-
-void zmi_pool_barrier(zmi_pool *p, int worker) {
-  (void)worker;
-  const frame *f = find_frame(p);
-  if (!f || f->alone || p->workers == 1) return; // alone, everybody is here
-  unsigned seen = atomic_load(&p->phase.value);
-  if (atomic_fetch_add(&p->arrived, 1) == p->workers - 1) {
-    atomic_store(&p->arrived, 0);
-    event_advance(&p->phase);
-  } else {
-    event_wait(&p->phase, seen, p->spin);
-  }
 }

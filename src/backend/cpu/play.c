@@ -1,5 +1,6 @@
-// The CPU executor: a pool of workers walks the tape together. Each stage's tiles are shared out by place, so the same worker always gets
-// the same part of a weight; a barrier stands only where one instruction meets the memory of another.
+// The CPU executor: a pool of workers walks the tape together. A stage of an instruction is a job of base's phases: its tiles are shared out
+// by place, so the same worker gets the same part of a weight each time, as long as no other is in need of work; a barrier stands only
+// where one instruction meets the memory of another.
 #include "backend/backend.h"
 
 #include <string.h>
@@ -13,11 +14,6 @@ typedef struct step {
   size_t waits_for; // with a barrier: the last instruction whose memory it meets
 } step;
 
-// When a worker began a step, behind the barrier if there is one, and ended it.
-typedef struct stamp {
-  double begun, ended;
-} stamp;
-
 struct zmi_player {
   zmi_tape *tape;
   zmi_call *calls; // one an instruction
@@ -25,12 +21,10 @@ struct zmi_player {
   size_t step_count, step_capacity;
   const zmi_call **prepared; // calls whose op wants to know of each play
   size_t prepared_count, prepared_capacity;
-  bool light; // not worth waking anybody for
-  // one play
-  zmi_pool *pool;
-  size_t first, last; // steps of this run
-  stamp *stamps;      // of profiles: step_count a worker, and a gap that keeps workers off each other's lines
-  size_t stamp_workers;
+  bool light;          // not worth waking anybody for
+  zmi_phases *phases;  // the steps
+  zmi_job_time *times; // of profiles: [workers][stride]
+  size_t times_workers;
 };
 
 // ---- binding ----
@@ -138,6 +132,17 @@ static zm_status note_traffic(traffic *m, const zmi_tape *t, size_t index, const
   return ZM_OK;
 }
 
+// Bytes of all operands and results of a call.
+static size_t call_bytes(const zmi_call *c) {
+  size_t bytes = 0;
+  for (int k = 0; k < c->nin + c->nout; k++) {
+    const zmi_slot *s = k < c->nin ? c->in[k] : c->out[k - c->nin];
+    size_t more = 0;
+    if (s && (!zmi_type_bytes(&s->type, &more) || zmi_add_overflow(bytes, more, &bytes))) bytes = SIZE_MAX / 2;
+  }
+  return bytes;
+}
+
 // A player is light if no step can be shared out, or if all of them touch less memory than a sleeping worker costs in time.
 enum { LIGHT_BYTES = 64 << 10 };
 
@@ -146,14 +151,26 @@ static void weigh(zmi_player *p) {
   size_t bytes = 0;
   for (size_t i = 0; i < p->step_count; i++) single = single && p->steps[i].tiles <= 1;
   for (size_t i = 0; i < p->tape->instr_count && bytes <= LIGHT_BYTES; i++) {
-    const zmi_call *c = &p->calls[i];
-    for (int k = 0; k < c->nin + c->nout; k++) {
-      const zmi_slot *s = k < c->nin ? c->in[k] : c->out[k - c->nin];
-      size_t more = 0;
-      if (s && (!zmi_type_bytes(&s->type, &more) || zmi_add_overflow(bytes, more, &bytes))) bytes = SIZE_MAX / 2;
-    }
+    if (zmi_add_overflow(bytes, call_bytes(&p->calls[i]), &bytes)) bytes = SIZE_MAX / 2;
   }
   p->light = single || bytes <= LIGHT_BYTES;
+}
+
+// Tiles of a step are taken by as many at a time as stand for this much memory of its instruction: a piece costs a call, and what was asked
+// for ahead of its end.
+enum { PIECE_BYTES = 128 << 10 };
+
+static zm_status make_phases(zmi_player *p) {
+  zmi_job *jobs = zmi_malloc((p->step_count + 1) * sizeof *jobs);
+  if (!jobs) return ZM_ERROR_MEMORY;
+  for (size_t i = 0; i < p->step_count; i++) {
+    const step *s = &p->steps[i];
+    const double tile = (double)call_bytes(s->call) / (double)s->tiles, least = (double)PIECE_BYTES / ZMI_MAX(tile, 1);
+    jobs[i] = (zmi_job){s->tiles, 1 + (int64_t)ZMI_MIN(least, (double)s->tiles), s->barrier};
+  }
+  p->phases = zmi_phases_new(jobs, p->step_count);
+  zmi_free(jobs);
+  return p->phases ? ZM_OK : ZM_ERROR_MEMORY;
 }
 
 static zm_status add_steps(zmi_player *p, traffic *m, size_t index) {
@@ -194,6 +211,7 @@ zmi_player *zmi_player_new(zmi_tape *tape, void *arena, const zmi_kernels *kerne
       status = ZM_ERROR_MEMORY;
   }
   if (status == ZM_OK) weigh(p);
+  if (status == ZM_OK) status = make_phases(p);
   zmi_free(m.reads);
   zmi_free(m.writes);
   if (status == ZM_OK) return p;
@@ -211,71 +229,48 @@ void zmi_player_free(zmi_player *p) {
   zmi_free(p->calls);
   zmi_free(p->steps);
   zmi_free(p->prepared);
-  zmi_free(p->stamps);
+  zmi_phases_free(p->phases);
+  zmi_free(p->times);
   zmi_free(p);
 }
 
 // ---- playing ----
 
-static void play_steps(void *user, int worker, int workers) {
-  zmi_player *p = user;
-  for (size_t i = p->first; i < p->last; i++) {
-    const step *s = &p->steps[i];
-    if (s->barrier && workers > 1 && i > p->first) zmi_pool_barrier(p->pool, worker);
-    int64_t begin = s->tiles * worker / workers, end = s->tiles * (worker + 1) / workers;
-    if (begin < end) s->run(s->call, begin, end);
-  }
+static void run_step(void *user, size_t index, int64_t begin, int64_t end) {
+  const zmi_player *p = user;
+  p->steps[index].run(p->steps[index].call, begin, end);
 }
 
-static size_t stamps_a_worker(const zmi_player *p) {
-  return p->step_count + 64 / sizeof(stamp);
-}
-
-static void play_with_stamps(void *user, int worker, int workers) {
-  zmi_player *p = user;
-  stamp *stamps = p->stamps + (size_t)worker * stamps_a_worker(p);
-  double now = zmi_now();
-  for (size_t i = p->first; i < p->last; i++) {
-    const step *s = &p->steps[i];
-    if (s->barrier && workers > 1 && i > p->first) {
-      zmi_pool_barrier(p->pool, worker);
-      now = zmi_now();
-    }
-    stamps[i].begun = now;
-    int64_t begin = s->tiles * worker / workers, end = s->tiles * (worker + 1) / workers;
-    if (begin < end) s->run(s->call, begin, end);
-    stamps[i].ended = now = zmi_now();
-  }
-}
-
-static void run_steps(zmi_player *p, zmi_pool *pool, size_t first, size_t last, zmi_pool_fn fn) {
-  p->pool = pool;
-  p->first = first;
-  p->last = last;
+static void run_steps(zmi_player *p, zmi_pool *pool, size_t first, size_t last, const zmi_phase_watch *watch) {
   if (first == last) return;
   for (size_t i = 0; first == 0 && i < p->prepared_count; i++) p->prepared[i]->op->prepare(p->prepared[i]);
-  if (!p->light) {
-    zmi_pool_run(pool, fn, p);
+  if (!p->light || watch) {
+    zmi_phases_run(p->phases, pool, first, last, run_step, p, watch);
     return;
   }
   unsigned saved = zmi_float_rule_enter();
-  fn(p, 0, 1);
+  for (size_t i = first; i < last; i++) run_step(p, i, 0, p->steps[i].tiles);
   zmi_float_rule_leave(saved);
 }
 
 void zmi_player_play(zmi_player *p, zmi_pool *pool) {
-  run_steps(p, pool, 0, p->step_count, play_steps);
+  run_steps(p, pool, 0, p->step_count, NULL);
 }
 
 // ---- profiles ----
 
+static size_t times_stride(const zmi_player *p) {
+  return p->step_count + 64 / sizeof(zmi_job_time) + 1; // workers keep off each other's lines
+}
+
 static zm_status prepare_profile(zmi_player *p, size_t workers, zmi_profile *profile) {
-  if (!p->stamps || p->stamp_workers != workers) {
-    zmi_free(p->stamps);
-    p->stamps = zmi_calloc(workers * stamps_a_worker(p), sizeof *p->stamps);
-    if (!p->stamps) return ZM_ERROR_MEMORY;
-    p->stamp_workers = workers;
+  if (!p->times || p->times_workers != workers) {
+    zmi_free(p->times);
+    p->times = zmi_calloc(workers * times_stride(p), sizeof *p->times);
+    if (!p->times) return ZM_ERROR_MEMORY;
+    p->times_workers = workers;
   }
+  memset(p->times, 0, workers * times_stride(p) * sizeof *p->times);
   if (profile->steps) return ZM_OK;
   profile->steps = zmi_calloc(p->step_count + 1, sizeof *profile->steps);
   if (!profile->steps) return ZM_ERROR_MEMORY;
@@ -289,27 +284,41 @@ static zm_status prepare_profile(zmi_player *p, size_t workers, zmi_profile *pro
   return ZM_OK;
 }
 
-// Of step i, or of the end if i is step_count: workers arrive when they have ended the step before.
-static void add_times(const zmi_player *p, size_t workers, size_t i, double start, double end, zmi_step_time *to) {
+// Of the phase from step `first`, or of the end if that is step_count: its first step waits since workers have ended the phase before, which
+// began at step `before` (of the first phase: since the start), and for what they do in it besides their work.
+static void add_phase(const zmi_player *p, size_t workers, size_t first, size_t end, size_t before, double start, double stop,
+                      zmi_profile *profile) {
+  const size_t stride = times_stride(p);
+  const double share = 1 / (double)workers;
+  zmi_step_time *to = &profile->steps[first];
   double last = start;
-  for (size_t w = 0; w < workers && i > 0; w++) last = ZMI_MAX(last, p->stamps[w * stamps_a_worker(p) + i - 1].ended);
+  for (size_t w = 0; w < workers && first > 0; w++) last = ZMI_MAX(last, p->times[w * stride + before].ended);
   for (size_t w = 0; w < workers; w++) {
-    const stamp *stamps = p->stamps + w * stamps_a_worker(p);
-    const double came = i > 0 ? stamps[i - 1].ended : start, begun = i < p->step_count ? stamps[i].begun : end;
-    to->waited += (begun - came) / (double)workers;
-    if (to->waits_for >= 0) to->idle += (last - came) / (double)workers;
-    if (i < p->step_count) to->worked += (stamps[i].ended - begun) / (double)workers;
+    const zmi_job_time *t = p->times + w * stride;
+    const double came = first > 0 ? t[before].ended : start, begun = first < p->step_count ? t[first].begun : stop;
+    to->waited += (begun - came) * share;
+    if (to->waits_for >= 0) to->idle += ZMI_MIN(ZMI_MAX(last - came, 0), begun - came) * share;
+    for (size_t i = first; i < end; i++) {
+      profile->steps[i].worked += t[i].worked * share;
+      to->waited -= t[i].worked * share;
+    }
+    if (first < p->step_count) to->waited += (t[first].ended - begun) * share;
   }
 }
 
 zm_status zmi_player_profile(zmi_player *p, zmi_pool *pool, zmi_profile *profile) {
-  const size_t workers = p->light ? 1 : (size_t)zmi_pool_workers(pool);
+  const size_t workers = (size_t)zmi_pool_workers(pool);
   zm_status status = prepare_profile(p, workers, profile);
   if (status != ZM_OK) return status;
+  const zmi_phase_watch watch = {p->times, times_stride(p)};
   const double start = zmi_now();
-  run_steps(p, pool, 0, p->step_count, play_with_stamps);
-  const double end = zmi_now();
-  for (size_t i = 0; i <= p->step_count; i++) add_times(p, workers, i, start, end, &profile->steps[i]);
+  run_steps(p, pool, 0, p->step_count, &watch);
+  const double stop = zmi_now();
+  for (size_t i = 0, end, before = 0; i < p->step_count; before = i, i = end) {
+    for (end = i + 1; end < p->step_count && !p->steps[end].barrier;) end++;
+    add_phase(p, workers, i, end, before, start, stop, profile);
+    if (end == p->step_count) add_phase(p, workers, end, end, i, start, stop, profile);
+  }
   profile->plays++;
   return ZM_OK;
 }
@@ -324,7 +333,7 @@ void zmi_player_trace(zmi_player *p, zmi_pool *pool, void (*look)(void *user, co
   for (size_t i = 0; i < p->tape->instr_count; i++) {
     size_t first = next;
     while (next < p->step_count && p->steps[next].instr == i) next++;
-    run_steps(p, pool, first, next, play_steps);
+    run_steps(p, pool, first, next, NULL);
     look(user, p->tape, i);
   }
 }

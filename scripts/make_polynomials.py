@@ -63,6 +63,8 @@ def main():
     fit("sinh: x + x^3 P(x^2)", odd(mp.sinh), odd_weight(mp.sinh), 0, 1, 4)
     log_odd = lambda s: mp.atanh(s)
     fit("log: 2 atanh(s) = 2 (s + s^3 P(s^2))", odd(log_odd), odd_weight(log_odd), 0, mp.mpf("0.02946"), 4)
+    fit("log1p: z + z^2 P(z), of softplus", lambda z: (mp.log1p(z) - z) / z**2 if z > mp.mpf("1e-9") else mp.mpf(-1) / 2,
+        lambda z: abs(z**2 / mp.log1p(z)), 0, 1, 9)
     fit("erf: x + x P(x^2)", root(lambda x: mp.erf(x) / x - 1), root(lambda x: x / mp.erf(x)), 0, mp.mpf("0.8465"), 7)
     fit("erf: 1 - exp(-a - a P(a))", lambda a: -mp.log(mp.erfc(a)) / a - 1, lambda a: a * mp.erfc(a) / mp.erf(a), mp.mpf("0.92"),
         mp.mpf("4.0"), 8)

@@ -92,7 +92,7 @@ static const zmi_function functions[] = {
     TEXT("relu2", 1, "square(max(a, 0))"),
     TEXT("gelu_erf", 1, "0.5 * a * (1.0 + erf(a * 0.70710678118654752))"),
     TEXT("gelu", 1, "0.5 * a * (1.0 + erf(a * 0.70710678118654752))"),
-    TEXT("gelu_tanh", 1, "0.5 * a * (1.0 + tanh(0.79788456080286536 * (a + 0.044715 * a * a * a)))"),
+    TEXT("gelu_tanh", 1, "a * sigmoid(a * fma(0.071354816272600247, a * a, 1.5957691216057308))"),
     TEXT("mish", 1, "a * tanh(softplus(a))"),
     TEXT("log_sigmoid", 1, "-softplus(-a)"),
     TEXT("logaddexp", 2, "isinf(a) && a == b ? a : max(a, b) + log1p(exp(-abs(a - b)))"),

@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { SUB = 64, PIECE = 1024, BLOCK = 16384, WIDTH = 1024, LEAST = 512, NARROW = 16, ROWS = 64, AHEAD = 6, PAST = 4 * SUB };
+enum { SUB = 64, PIECE = 1024, BLOCK = 16384, WIDTH = 1024, LEAST = 512, NARROW = 16, ROWS = 64, AHEAD = 6, PAST = 8 * SUB };
 
 typedef enum scan_kind { SUM, PROD, MAX, MIN, LOG, KIND_COUNT } scan_kind;
 
@@ -69,11 +69,9 @@ static inline float smaller(float a, float b) {
 #define SIDE_BY_SIDE _Pragma("GCC ivdep")
 #endif
 
-#define SCAN_ROW(T, name, JOIN)                                                                                                            \
-  /* n <= PIECE positions from a multiple of SUB of the block on; y may be where x is. */                                                  \
-  static void name##_row_##T(const void *from, void *to, int64_t n, state *s) {                                                            \
-    const T *x = from;                                                                                                                     \
-    T *y = to;                                                                                                                             \
+// Stretches by themselves, as many as stand side by side; returns how many positions that are.
+#define SCAN_STRETCHES(T, name, JOIN)                                                                                                      \
+  static int64_t name##_stretches_##T(const T *x, T *y, int64_t n) {                                                                       \
     int64_t at = 0;                                                                                                                        \
     for (; at + 4 * SUB <= n; at += 4 * SUB) {                                                                                             \
       const T *u = x + at;                                                                                                                 \
@@ -85,6 +83,15 @@ static inline float smaller(float a, float b) {
         v[i + 3 * SUB] = d = JOIN(T, d, u[i + 3 * SUB]);                                                                                   \
       }                                                                                                                                    \
     }                                                                                                                                      \
+    return at;                                                                                                                             \
+  }
+
+#define SCAN_ROW(T, name, JOIN)                                                                                                            \
+  /* n <= PIECE positions from a multiple of SUB of the block on; y may be where x is. */                                                  \
+  static void name##_row_##T(const void *from, void *to, int64_t n, state *s) {                                                            \
+    const T *x = from;                                                                                                                     \
+    T *y = to;                                                                                                                             \
+    int64_t at = name##_stretches_##T(x, y, n);                                                                                            \
     for (; at < n; at += SUB) {                                                                                                            \
       const int64_t last = ZMI_MIN(n, at + SUB);                                                                                           \
       T a = y[at] = x[at];                                                                                                                 \
@@ -180,7 +187,9 @@ static inline float smaller(float a, float b) {
 
 #define SCAN(T, name, JOIN)                                                                                                                \
   SCAN_ROW(T, name, JOIN) SCAN_TOTAL(T, name, JOIN, AS_IT_IS) SCAN_LINE(T, name, JOIN, AS_IT_IS) SCAN_JOIN(T, name, JOIN)
-#define INTEGER_SCANS(T) SCAN(T, sum, WRAP_ADD) SCAN(T, prod, WRAP_MULTIPLY) SCAN(T, max, MORE) SCAN(T, min, LESS)
+#define SCALAR_SCAN(T, name, JOIN) SCAN_STRETCHES(T, name, JOIN) SCAN(T, name, JOIN)
+#define INTEGER_SCANS(T)                                                                                                                   \
+  SCALAR_SCAN(T, sum, WRAP_ADD) SCALAR_SCAN(T, prod, WRAP_MULTIPLY) SCALAR_SCAN(T, max, MORE) SCALAR_SCAN(T, min, LESS)
 INTEGER_SCANS(uint8_t)
 INTEGER_SCANS(uint16_t)
 INTEGER_SCANS(uint32_t)
@@ -189,14 +198,63 @@ INTEGER_SCANS(int8_t)
 INTEGER_SCANS(int16_t)
 INTEGER_SCANS(int32_t)
 INTEGER_SCANS(int64_t)
+SCALAR_SCAN(float, prod, FLOAT_MULTIPLY)
+
+// Sums of floats: one vector has a place of four stretches. Eight stretches are two chains of vectors.
+typedef float four __attribute__((vector_size(16)));
+typedef float four_in_memory __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t places __attribute__((vector_size(16)));
+#if defined(__clang__)
+#define MIX(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define MIX(a, b, i, j, k, l) __builtin_shuffle(a, b, (places){i, j, k, l})
+#endif
+
+static inline void transpose(four r[4]) {
+  const four a = MIX(r[0], r[1], 0, 4, 1, 5), b = MIX(r[2], r[3], 0, 4, 1, 5);
+  const four c = MIX(r[0], r[1], 2, 6, 3, 7), d = MIX(r[2], r[3], 2, 6, 3, 7);
+  r[0] = MIX(a, b, 0, 1, 4, 5);
+  r[1] = MIX(a, b, 2, 3, 6, 7);
+  r[2] = MIX(c, d, 0, 1, 4, 5);
+  r[3] = MIX(c, d, 2, 3, 6, 7);
+}
+
+static inline void load_four(four r[4], const float *x) {
+  for (int j = 0; j < 4; j++) r[j] = *(const four_in_memory *)(const void *)(x + j * SUB);
+  transpose(r);
+}
+
+static inline void store_four(four r[4], float *y) {
+  transpose(r);
+  for (int j = 0; j < 4; j++) *(four_in_memory *)(void *)(y + j * SUB) = r[j];
+}
+
+static int64_t sum_stretches_float(const float *x, float *y, int64_t n) {
+  int64_t at = 0;
+  for (; at + 8 * SUB <= n; at += 8 * SUB) {
+    four p = {0}, q = {0};
+    for (int i = 0; i < SUB; i += 4) {
+      four r[4], s[4];
+      load_four(r, x + at + i);
+      load_four(s, x + at + i + 4 * SUB);
+      for (int j = 0; j < 4; j++) { // a stretch starts from its first element as it is
+        p = r[j] = i + j ? p + r[j] : r[j];
+        q = s[j] = i + j ? q + s[j] : s[j];
+      }
+      store_four(r, y + at + i);
+      store_four(s, y + at + i + 4 * SUB);
+    }
+  }
+  return at;
+}
 SCAN(float, sum, FLOAT_ADD)
-SCAN(float, prod, FLOAT_MULTIPLY)
 
 // Most rows have no NaN: for them a comparison is enough, which is one instruction.
-SCAN_ROW(float, plain_max, MORE)
-SCAN_ROW(float, plain_min, LESS)
-SCAN_ROW(float, safe_max, FLOAT_MORE)
-SCAN_ROW(float, safe_min, FLOAT_LESS)
+#define FLOAT_SCAN_ROW(name, JOIN) SCAN_STRETCHES(float, name, JOIN) SCAN_ROW(float, name, JOIN)
+FLOAT_SCAN_ROW(plain_max, MORE)
+FLOAT_SCAN_ROW(plain_min, LESS)
+FLOAT_SCAN_ROW(safe_max, FLOAT_MORE)
+FLOAT_SCAN_ROW(safe_min, FLOAT_LESS)
 
 // Whether some element is a NaN or a denormal, or a zero, which stands where a denormal may.
 static bool is_plain_row(const float *x, int64_t n) {

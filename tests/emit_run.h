@@ -20,7 +20,7 @@
 
 #include <cmocka.h>
 
-enum { MOST_CASES = 1024, MOST = 3 * 1400, THREADS = 64, GROUPS = 3 };
+enum { MOST_CASES = 1024, MOST = 3 * 5500, THREADS = 64, GROUPS = 3 };
 
 typedef enum way { INTERPRETED, C_BEST, C_PLAIN, METAL, WAYS } way;
 static const char *const way_names[WAYS] = {"interpreter", "C", "C of the baseline", "Metal"};

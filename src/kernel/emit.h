@@ -68,7 +68,8 @@ bool zmi_emit_opens(zmi_cop op); // a block
 bool zmi_emit_reduces(zmi_cop op);
 bool zmi_emit_has(const zmi_emit_state *e, int begin, int end, zmi_cop op);
 void zmi_emit_plan(zmi_emit_state *e, int begin, int end);
-bool zmi_emit_find_kept(zmi_emit_state *e); // false: nothing is to be kept
+bool zmi_emit_find_kept(zmi_emit_state *e);                         // false: nothing is to be kept
+bool zmi_emit_is_busy(const zmi_emit_state *e, int begin, int end); // computes functions, and not what was kept
 bool zmi_emit_fits_block(const zmi_emit_state *e, int begin, int end);
 static inline bool zmi_emit_is_byte(zm_dtype d) {
   return zm_dtype_size(d) == 1;

@@ -5,7 +5,7 @@
 
 #include <stdio.h>
 
-enum { CHUNK = 512, CHUNK_ARRAYS = 128, BLOCK = ZMI_EMIT_BLOCK, KEPT = 8192 /* places of a row */ };
+enum { CHUNK = 512, CHUNK_ARRAYS = 128, BLOCK = ZMI_EMIT_BLOCK, KEPT = 32768 /* places of a row */ };
 
 //
 // Where elements do nothing but arithmetic, 32 are computed at a time (`blocks`): values stay in registers up to the reductions and the
@@ -391,16 +391,37 @@ static bool is_read(const zmi_emit_state *e, int begin, int end, int k) {
   return !e->code->in_per_row[k] && uses(e, begin, end, ZMI_K_INPUT, k);
 }
 
-// Their lines are asked for some time before: those of the next row by each of the passes over this one in turn. One element that stands
-// for all is asked for where it is.
+// Which of the passes over a row that ask for operand k this one is, of how many: those that compute functions, while memory has nothing
+// else to do; without one all that read it.
+static void find_turn(const zmi_emit_state *e, int k, int *turn, int *turns) {
+  for (int busy = 1; busy >= 0; busy--) {
+    *turn = -1;
+    *turns = 0;
+    for (int i = 0; i < (int)e->code->count; i++) {
+      if (e->code->insts[i].op != ZMI_K_ELEMENTS || !is_read(e, i + 1, e->match[i], k)) continue;
+      if (busy && !zmi_emit_is_busy(e, i + 1, e->match[i])) continue;
+      if (i == e->block) *turn = *turns;
+      ++*turns;
+    }
+    if (*turns > 0) return;
+  }
+}
+
+// Their lines are asked for some time before: those of the next row by passes over this one in turn. One element that stands for all is
+// asked for where it is.
 static void ask_ahead(zmi_emit_state *e, int begin, int end) {
-  const bool several = e->passes > 1;
-  if (several) zmi_emit_top(e, "if ((zk_uint)(at / %d) %% %du == %du) {", BLOCK, e->passes, e->pass);
   for (int k = 0; k < e->code->nin; k++) {
     if (!is_read(e, begin, end, k)) continue;
-    zmi_emit_top(e, several ? "  ZE_AHEAD(p%d, f%d);" : "ZE_AHEAD(p%d, m%d & 1024);", k, k);
+    if (e->passes <= 1) {
+      zmi_emit_top(e, "ZE_AHEAD(p%d, m%d & 1024);", k, k);
+      continue;
+    }
+    int turn, turns;
+    find_turn(e, k, &turn, &turns);
+    if (turn < 0) continue;
+    if (turns > 1) zmi_emit_top(e, "if ((zk_uint)(at / %d) %% %du == %du)", BLOCK, turns, turn);
+    zmi_emit_top(e, "%sZE_AHEAD(p%d, f%d);", turns > 1 ? "  " : "", k, k);
   }
-  if (several) zmi_emit_top(e, "}");
 }
 
 // Where the operands of a block are, and where its results will be.

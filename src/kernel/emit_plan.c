@@ -136,6 +136,12 @@ static bool is_in_pass(const zmi_emit_state *e, int i) {
   return block >= 0 && e->code->insts[block].op == ZMI_K_ELEMENTS && e->outer[block] < 0;
 }
 
+bool zmi_emit_is_busy(const zmi_emit_state *e, int begin, int end) {
+  for (int i = begin; i < end; i++)
+    if (is_costly(&e->code->insts[i]) && e->kept[i] < 0) return true;
+  return false;
+}
+
 bool zmi_emit_find_kept(zmi_emit_state *e) {
   enum { MOST = 2, DEPTH = 8 };
   const int count = (int)e->code->count;

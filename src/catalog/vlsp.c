@@ -55,7 +55,7 @@ static const zmi_entry entries[] = {
      .gradient = "h weight gate alpha",
      .parameters = "eps=1e-6",
      .definition = &fused_recurrent_step_def,
-     .sample = "h 512 2048; weight 2048; gate 512 2048; alpha 1",
+     .sample = "h 512 2048 grows; weight 2048; gate 512 2048 grows; alpha 1",
      .call = step_call},
     {.name = "depth_gate_sigmoid",
      .formula = "k_max sigmoid(x)",

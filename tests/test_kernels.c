@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -656,6 +658,71 @@ static void few_rows(void **context) {
   all_tiers(check_few);
 }
 
+// ---- blocks of products ----
+
+// The last `bytes` before a page that nobody may touch: who reads past the end is stopped.
+typedef struct brink {
+  char *pages, *data;
+  size_t length;
+} brink;
+
+static brink make_brink(size_t bytes) {
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE), length = (bytes + page - 1) / page * page + page;
+  brink b = {.length = length, .pages = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)};
+  assert_true(b.pages != MAP_FAILED && mprotect(b.pages + length - page, page, PROT_NONE) == 0);
+  b.data = b.pages + length - page - bytes;
+  return b;
+}
+
+// Sides where they lie, rows or columns of a along k, and both sides packed: the same bits. Panels are written to their last column.
+static void gemm_case(const zmi_kernels *scalar, const zmi_kernels *tier, int64_t rows, int64_t cols, int64_t k, nature kind) {
+  enum { APART = 16 };
+  const int64_t panels = (cols + ZMI_GEMM_COLS - 1) / ZMI_GEMM_COLS, pitch = k * ZMI_GEMM_COLS + APART, ldc = cols + 3;
+  brink a = make_brink((size_t)(rows * k) * 4), b = make_brink((size_t)(k * cols) * 4);
+  buffer want = make((size_t)(rows * ldc) * 4), got = make((size_t)(rows * ldc) * 4);
+  buffer packed[2] = {make((size_t)(panels * pitch) * 4), make((size_t)(panels * pitch) * 4)};
+  float *xs = (float *)(void *)a.data, *ws = (float *)(void *)b.data, *y = (float *)(void *)got.data, *z = (float *)(void *)want.data;
+  float *p[2] = {(float *)(void *)packed[0].data, (float *)(void *)packed[1].data};
+  char detail[96];
+  snprintf(detail, sizeof detail, "%d rows, %d columns, %d k", (int)rows, (int)cols, (int)k);
+  fill(ZM_F32, xs, rows * k, kind);
+  fill(ZM_F32, ws, k * cols, kind);
+  scalar->gemm_across(ws, cols, cols, k, p[0], pitch), tier->gemm_across(ws, cols, cols, k, p[1], pitch);
+  for (int64_t i = 0; i < panels; i++)
+    assert_same("gemm_across", tier->name, detail, p[1] + i * pitch, p[0] + i * pitch, k * ZMI_GEMM_COLS);
+  for (int form = 0; form < 8; form++) {
+    const zmi_panels by_row = {xs, k, 1, 6 * k}, by_column = {xs, 1, rows, 6}, x = form & 1 ? by_column : by_row;
+    const zmi_panels here = {ws, 1, cols, ZMI_GEMM_COLS}, made = {p[0], 1, ZMI_GEMM_COLS, pitch};
+    fill(ZM_F32, z, rows * ldc, kind);
+    memcpy(y, z, (size_t)(rows * ldc) * 4);
+    scalar->gemm(&x, rows, &here, cols, k, z, ldc, form & 4);
+    tier->gemm(&x, rows, form & 2 ? &made : &here, cols, k, y, ldc, form & 4);
+    assert_same("gemm", tier->name, detail, y, z, rows * ldc);
+  }
+  const float *line[ZMI_GEMM_COLS];
+  for (int i = 0; i < ZMI_GEMM_COLS; i++) line[i] = xs + i % rows * k;
+  scalar->gemm_rows(line, k, p[0]), tier->gemm_rows(line, k, p[1]);
+  assert_same("gemm_rows", tier->name, detail, p[1], p[0], k * ZMI_GEMM_ROWS);
+  scalar->gemm_columns(line, k, p[0]), tier->gemm_columns(line, k, p[1]);
+  assert_same("gemm_columns", tier->name, detail, p[1], p[0], k * ZMI_GEMM_COLS);
+  drop(&want), drop(&got), drop(&packed[0]), drop(&packed[1]);
+  munmap(a.pages, a.length), munmap(b.pages, b.length);
+}
+
+static void check_gemm(const zmi_kernels *scalar, const zmi_kernels *tier) {
+  static const int64_t sizes[][2] = {{1, 1},   {2, 7},   {3, 8},  {4, 9},  {5, 15},  {6, 16}, {7, 17},
+                                     {12, 24}, {13, 31}, {8, 32}, {6, 33}, {19, 50}, {9, 63}};
+  static const int64_t ks[] = {1, 3, 4, 17, 100, 256};
+  for (size_t s = 0; s < ZMI_COUNT(sizes); s++) {
+    for (size_t i = 0; i < ZMI_COUNT(ks); i++) gemm_case(scalar, tier, sizes[s][0], sizes[s][1], ks[i], (nature)((s + i) % KINDS));
+  }
+}
+
+static void gemm(void **context) {
+  (void)context;
+  all_tiers(check_gemm);
+}
+
 // ---- the choice of a tier ----
 
 static void finding(void **context) {
@@ -689,7 +756,7 @@ int main(void) {
       cmocka_unit_test(digits),      cmocka_unit_test(digits_border), cmocka_unit_test(dot_affine),      cmocka_unit_test(affine_accuracy),
       cmocka_unit_test(dot_float),   cmocka_unit_test(dot_numbers),   cmocka_unit_test(number_accuracy), cmocka_unit_test(conversions),
       cmocka_unit_test(row_helpers), cmocka_unit_test(attend),        cmocka_unit_test(negative_zeros),  cmocka_unit_test(finding),
-      cmocka_unit_test(few_rows),
+      cmocka_unit_test(few_rows),    cmocka_unit_test(gemm),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

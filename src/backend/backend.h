@@ -29,6 +29,13 @@ typedef void (*zmi_dot_fn)(const zmi_format *f, const void *block, int64_t block
                            zm_dtype x_dtype, float *y, int64_t ldy);
 
 // One CPU tier. Every function gives the same bits in every tier; the scalar tier (scalar.c) is the readable definition.
+// One side of a matrix product in panels of ZMI_GEMM_ROWS rows of a or of ZMI_GEMM_COLS columns of b: packed one after another, each [k]
+// [ZMI_GEMM_ROWS] or [k][ZMI_GEMM_COLS], or where they lie. Steps in floats; by_line of b is 1.
+typedef struct zmi_panels {
+  const float *data;
+  int64_t by_line, by_k, by_panel;
+} zmi_panels;
+
 typedef struct zmi_kernels {
   const char *name; // "scalar", "avx2", "avx512", "avx512vnni"
 
@@ -61,11 +68,14 @@ typedef struct zmi_kernels {
   // out[i] = fma(codes[i], scale, bias)
   void (*affine)(const uint8_t *codes, int64_t n, float scale, float bias, float *out);
   // A block of a matrix product: c[i * ldc + j] (= or +=, if `add`) acc, where acc = fma(a[i][q], b[q][j], acc) from +0 with q rising below
-  // k. a: panels of ZMI_GEMM_ROWS rows, one after another, each [k][ZMI_GEMM_ROWS]; b: panels of ZMI_GEMM_COLS columns, each
-  // [k][ZMI_GEMM_COLS]. The last panels are whole in memory; what is past rows and cols is read but not used.
-  void (*gemm)(const float *a, int64_t rows, const float *b, int64_t cols, int64_t k, float *c, int64_t ldc, bool add);
-  // One panel of b from ZMI_GEMM_COLS columns that are contiguous: out[q][i] = line[i][q].
+  // k. Only rows and cols that are there are read.
+  void (*gemm)(const zmi_panels *a, int64_t rows, const zmi_panels *b, int64_t cols, int64_t k, float *c, int64_t ldc, bool add);
+  // One panel of b or of a from columns or rows that are contiguous: out[q][i] = line[i][q].
   void (*gemm_columns)(const float *const *line, int64_t k, float *out);
+  void (*gemm_rows)(const float *const *line, int64_t k, float *out);
+  // Panels of b, `pitch` apart, from columns that are neighbours: out[j / COLS * pitch + q * COLS + j % COLS] = b[q * ldb + j], 0 from
+  // `cols` on.
+  void (*gemm_across)(const float *b, int64_t ldb, int64_t cols, int64_t k, float *out, int64_t pitch);
   // A few rows (1 to 8) by a matrix that is read where it lies, in float32, bfloat16 or float16; ldb in its elements. x: ranges of
   // ZMI_RANGE k, in each so many lines as there are rows, rounded up to 1, 2, 4 or 8.
   // few_rows: k <= ZMI_RANGE, acc[i * ld + j] = fma(x[i][q], b[q * ldb + j], acc[i * ld + j]) with q rising below k.

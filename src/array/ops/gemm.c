@@ -2,10 +2,11 @@
 // multiplies a range of k of a tile at a time. How tiles are cut changes no bit.
 #include "array/ops/product.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum {
-  MC = 96, // most rows and columns of a tile; of one that packs its operands itself
+  MC = 192, // most rows and columns of a tile; of one that packs its operands itself
   NC = 256,
   MC_INSIDE = 48,
   NC_INSIDE = 128,
@@ -13,12 +14,17 @@ enum {
   NC_LEAST = 32,
   ENOUGH = 16,
   MOST_RUN = 1024,      // results that are stored at a time
-  LEAST_WORK = 1 << 15, // multiply-adds of a tile that is not cut any more
-  FEW = 2,              // tiles that pack the same operand each for themselves
-  FEW_COLS = 64,        // columns of its tiles: neighbours are computed together, as memory likes to be read in long runs
-  FEW_SUMS = 8192,      // most results of such a run
-  FEW_APART = 16,       // between their rows: rows a power of two apart would drive each other out of the first cache
-  AHEAD = 8             // rows of b that are asked for before they are packed: their runs are too short for the processor to see
+  LEAST_WORK = 1 << 18, // multiply-adds of a tile that is not cut any more; of one of few rows, which reads an element for each
+  LEAST_FEW = 1 << 17,
+  IN_PLACE = 128 << 10, // most bytes of what is read where it lies by several tiles or panels
+  LINE = 64,            // bytes of a line of the first cache, those of all its lines of one way, and its ways
+  WAY = 4096,
+  WAYS = 8,
+  FEW = 2,                 // tiles that pack the same operand each for themselves
+  FEW_COLS = 64,           // columns of its tiles: neighbours are computed together, as memory likes to be read in long runs
+  FEW_SUMS = 8192,         // most results of such a run
+  APART = ZMI_BLOCK_APART, // between their rows: rows a power of two apart would drive each other out of the first cache
+  AHEAD = 8                // rows of b that are asked for before they are packed: their runs are too short for the processor to see
 };
 
 static int64_t tiles_down(const zmi_gemm *g) {
@@ -37,9 +43,30 @@ static bool are_few(int64_t rows, const zmi_side *b) {
 static void cut_few(zmi_gemm *g) {
   g->mc = ZMI_FEW_ROWS;
   g->nc = FEW_COLS;
-  if ((double)g->p.a.lines * (double)g->p.b.lines * (double)g->p.k <= LEAST_WORK) g->nc = ZMI_MAX(g->p.b.lines, 1);
+  if ((double)g->p.a.lines * (double)g->p.b.lines * (double)g->p.k <= LEAST_FEW * (double)g->p.a.lines) g->nc = ZMI_MAX(g->p.b.lines, 1);
   g->down = 1;
   g->across = tiles_across(g);
+}
+
+// Whether what panels of a range read at each k, `step` elements further on, stays in a first cache: places that are a power of two apart
+// share few of its lines.
+static bool stays(int64_t step, int64_t k) {
+  const int64_t bytes = llabs(step) * (int64_t)sizeof(float), n = ZMI_MAX(ZMI_MIN(k, ZMI_RANGE), 1);
+  const int64_t apart = ZMI_MIN(ZMI_MAX(bytes & -bytes, LINE), WAY);
+  return bytes <= IN_PLACE / n && n <= WAY / apart * (WAYS / 2);
+}
+
+// Whether panels of a side are read where they lie. One that is contiguous along k is, if it is small or read by few.
+static bool in_place(const zmi_side *s, int64_t k, bool by_few) {
+  if (s->load || s->dtype != ZM_F32) return false;
+  if (s->by_k != 1) return stays(s->by_k, k);
+  return by_few || (double)s->lines * (double)k * sizeof(float) <= IN_PLACE;
+}
+
+// Tiles of about the same size, in whole panels.
+static int64_t even(int64_t lines, int64_t most, int64_t panel) {
+  const int64_t tiles = zmi_tiles_of(lines, most);
+  return tiles <= 1 ? most : ZMI_MIN(zmi_tiles_of(zmi_tiles_of(lines, tiles), panel) * panel, most);
 }
 
 static void cut(zmi_gemm *g) {
@@ -64,10 +91,14 @@ static void cut(zmi_gemm *g) {
       break;
   }
   // What is loaded place by place may be many times its source: it is never packed as a whole.
-  g->pack_a = tiles_across(g) > FEW && !g->p.a.load;
-  if (!g->pack_a) g->mc = ZMI_MIN(g->mc, MC_INSIDE);
-  g->pack_b = tiles_down(g) > FEW && !g->p.b.load;
-  if (!g->pack_b) g->nc = ZMI_MIN(g->nc, NC_INSIDE);
+  g->direct_a = in_place(&g->p.a, g->p.k, tiles_across(g) <= FEW);
+  g->direct_b = g->p.b.by_line == 1 && g->p.b.by_k != 1 && in_place(&g->p.b, g->p.k, false);
+  g->pack_a = tiles_across(g) > FEW && !g->p.a.load && !g->direct_a;
+  if (!g->pack_a && !g->direct_a) g->mc = ZMI_MIN(g->mc, MC_INSIDE);
+  g->pack_b = tiles_down(g) > FEW && !g->p.b.load && !g->direct_b;
+  if (!g->pack_b && !g->direct_b) g->nc = ZMI_MIN(g->nc, NC_INSIDE);
+  g->mc = even(g->p.a.lines, g->mc, ZMI_GEMM_ROWS);
+  g->nc = even(g->p.b.lines, g->nc, 2 * ZMI_GEMM_COLS);
   g->down = tiles_down(g);
   g->across = tiles_across(g);
 }
@@ -141,8 +172,12 @@ static inline void ask(const void *row, size_t bytes) {
 
 // Lines [first, first + lines) are neighbours in memory: a row of them for each k, cut into panels of `width`.
 static void pack_rows(const zmi_kernels *kn, const zmi_side *s, int64_t first, int64_t lines, int64_t k, int64_t n, int64_t width,
-                      float *out) {
+                      float *out, int64_t pitch) {
   float buffer[NC + ZMI_GEMM_COLS];
+  if (!s->load && s->dtype == ZM_F32 && width == ZMI_GEMM_COLS) {
+    kn->gemm_across((const float *)(const void *)element(s, first + k * s->by_k), s->by_k, lines, n, out, pitch);
+    return;
+  }
   for (int64_t q = 0; q < n; q++) {
     const void *from = s->load ? NULL : element(s, first + (k + q) * s->by_k);
     const float *row = from;
@@ -156,30 +191,42 @@ static void pack_rows(const zmi_kernels *kn, const zmi_side *s, int64_t first, i
     }
     float *to = out + q * width;
     int64_t at = 0;
-    for (; at + width <= lines; at += width, to += n * width) memcpy(to, row + at, (size_t)width * sizeof *to);
+    for (; at + width <= lines; at += width, to += pitch) memcpy(to, row + at, (size_t)width * sizeof *to);
     if (at == lines) continue;
     for (int64_t i = 0; i < width; i++) to[i] = at + i < lines ? row[at + i] : 0;
   }
 }
 
-// Panels of lines [first, first + lines) for k .. k + n, n <= ZMI_RANGE; lines <= NC.
-static void pack(const zmi_kernels *kn, const zmi_side *s, int64_t first, int64_t lines, int64_t k, int64_t n, int64_t width, float *out) {
+// Panels of lines [first, first + lines) for k .. k + n, n <= ZMI_RANGE; lines <= NC. pitch: from one to the next.
+static void pack(const zmi_kernels *kn, const zmi_side *s, int64_t first, int64_t lines, int64_t k, int64_t n, int64_t width, float *out,
+                 int64_t pitch) {
   if (s->load ? s->across : s->by_line == 1 && (s->by_k != 1 || n == 1)) {
-    pack_rows(kn, s, first, lines, k, n, width, out);
+    pack_rows(kn, s, first, lines, k, n, width, out, pitch);
     return;
   }
   float buffer[ZMI_GEMM_COLS][ZMI_RANGE];
   const float *line[ZMI_GEMM_COLS];
-  for (int64_t at = 0; at < lines; at += width, out += n * width) {
+  for (int64_t at = 0; at < lines; at += width, out += pitch) {
     for (int64_t i = 0; i < width; i++) line[i] = at + i < lines ? line_of(kn, s, first + at + i, k, n, buffer[i]) : zeros;
-    if (width == ZMI_GEMM_COLS) {
-      kn->gemm_columns(line, n, out);
-      continue;
-    }
-    for (int64_t q = 0; q < n; q++) {
-      for (int64_t i = 0; i < ZMI_GEMM_ROWS; i++) out[q * ZMI_GEMM_ROWS + i] = line[i][q];
-    }
+    (width == ZMI_GEMM_COLS ? kn->gemm_columns : kn->gemm_rows)(line, n, out);
   }
+}
+
+static zmi_panels packed(const float *panels, int64_t width, int64_t n) {
+  return (zmi_panels){panels, 1, width, width * n};
+}
+
+// Packed by the tile itself: a line apart, as the same k of all panels is written at a time, and panels are powers of two.
+static zmi_panels pack_here(const zmi_kernels *kn, const zmi_side *s, int64_t first, int64_t lines, int64_t k, int64_t n, int64_t width,
+                            float *out) {
+  const int64_t pitch = width * n + APART;
+  pack(kn, s, first, lines, k, n, width, out, pitch);
+  return (zmi_panels){out, 1, width, pitch};
+}
+
+// Lines from `line` on where they lie, from k on.
+static zmi_panels placed(const zmi_side *s, int64_t line, int64_t k, int64_t width) {
+  return (zmi_panels){(const float *)(const void *)element(s, line * s->by_line + k * s->by_k), s->by_line, s->by_k, width * s->by_line};
 }
 
 // A packed matrix: range after range of k, in each panel after panel.
@@ -222,7 +269,7 @@ static void pack_tile(const zmi_kernels *kn, const zmi_gemm *g, const packing *s
     rest /= g->p.batch[i];
   }
   int64_t n = ZMI_MIN(g->p.k - k, ZMI_RANGE), lines = ZMI_MIN(side.lines - first, s->lines);
-  pack(kn, &side, first, lines, k, n, s->width, panel_at(base, matrix, s->panels, s->width, g->p.k, k, n, first / s->width));
+  pack(kn, &side, first, lines, k, n, s->width, panel_at(base, matrix, s->panels, s->width, g->p.k, k, n, first / s->width), s->width * n);
 }
 
 void zmi_gemm_pack(const zmi_kernels *kn, const zmi_gemm *g, void *scratch, int64_t begin, int64_t end) {
@@ -243,8 +290,8 @@ int64_t zmi_gemm_tiles(const zmi_gemm *g) {
 }
 
 typedef struct work {
-  _Alignas(64) float a[MC_INSIDE * ZMI_RANGE];
-  _Alignas(64) float b[NC_INSIDE * ZMI_RANGE];
+  _Alignas(64) float a[MC_INSIDE * ZMI_RANGE + MC_INSIDE / ZMI_GEMM_ROWS * APART];
+  _Alignas(64) float b[NC_INSIDE * ZMI_RANGE + NC_INSIDE / ZMI_GEMM_COLS * APART];
   _Alignas(64) float y[MC * NC];
 } work;
 
@@ -294,7 +341,7 @@ static int64_t few_x(const zmi_kernels *kn, const zmi_side *a, int64_t row, int6
 // Results of a few rows, at most FEW_SUMS: what gemm gives, from b as it is. buffer: `room` floats, many more than FEW_SUMS.
 static void few(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64_t rows, const zmi_side *b, int64_t col, int64_t cols,
                 int64_t k, float *y, int64_t ldy, float *buffer, int64_t room) {
-  const int64_t high = rows <= 2 ? rows : rows <= 4 ? 4 : 8, ld = cols + FEW_APART;
+  const int64_t high = rows <= 2 ? rows : rows <= 4 ? 4 : 8, ld = cols + APART;
   const float *x;
   for (int64_t at = 0, n; at < k; at += n) {
     n = few_x(kn, a, row, rows, at, k - at, buffer + rows * ld, room - rows * ld, &x);
@@ -366,16 +413,21 @@ static void tile(const zmi_gemm *g, const void *scratch, const zmi_gemm_out *o, 
   for (int64_t i = 0; i < rows && p->k == 0; i++) memset(y + i * ldy, 0, (size_t)cols * sizeof *y);
   for (int64_t k = 0; k < p->k; k += ZMI_RANGE) {
     const int64_t n = ZMI_MIN(p->k - k, ZMI_RANGE);
-    const float *x = w->a, *z = w->b;
-    if (g->pack_a)
-      x = panel_at(scratch, matrix_a, g->panels_a, ZMI_GEMM_ROWS, p->k, k, n, row / ZMI_GEMM_ROWS);
+    zmi_panels x, z;
+    if (g->direct_a)
+      x = placed(&a, row, k, ZMI_GEMM_ROWS);
+    else if (g->pack_a)
+      x = packed(panel_at(scratch, matrix_a, g->panels_a, ZMI_GEMM_ROWS, p->k, k, n, row / ZMI_GEMM_ROWS), ZMI_GEMM_ROWS, n);
     else
-      pack(o->kernels, &a, row, rows, k, n, ZMI_GEMM_ROWS, w->a);
-    if (g->pack_b)
-      z = panel_at((const char *)scratch + g->bytes_a, matrix_b, g->panels_b, ZMI_GEMM_COLS, p->k, k, n, col / ZMI_GEMM_COLS);
+      x = pack_here(o->kernels, &a, row, rows, k, n, ZMI_GEMM_ROWS, w->a);
+    if (g->direct_b)
+      z = placed(&b, col, k, ZMI_GEMM_COLS);
+    else if (g->pack_b)
+      z = packed(panel_at((const char *)scratch + g->bytes_a, matrix_b, g->panels_b, ZMI_GEMM_COLS, p->k, k, n, col / ZMI_GEMM_COLS),
+                 ZMI_GEMM_COLS, n);
     else
-      pack(o->kernels, &b, col, cols, k, n, ZMI_GEMM_COLS, w->b);
-    o->kernels->gemm(x, rows, z, cols, n, y, ldy, k > 0);
+      z = pack_here(o->kernels, &b, col, cols, k, n, ZMI_GEMM_COLS, w->b);
+    o->kernels->gemm(&x, rows, &z, cols, n, y, ldy, k > 0);
   }
   if (direct && !o->more) return;
   for (int64_t i = 0; i < rows; i++) store(o, y + i * ldy, cols, first + i * g->row_step, g->col_step);
@@ -390,11 +442,11 @@ void zmi_gemm_block(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64
   }
   for (int64_t at = 0; at < k; at += ZMI_RANGE) {
     const int64_t n = ZMI_MIN(k - at, ZMI_RANGE);
-    pack(kn, b, col, cols, at, n, ZMI_GEMM_COLS, w->b);
+    const zmi_panels z = pack_here(kn, b, col, cols, at, n, ZMI_GEMM_COLS, w->b);
     for (int64_t i = 0; i < rows; i += ZMI_BLOCK_STEP) {
       const int64_t some = ZMI_MIN(rows - i, ZMI_BLOCK_STEP);
-      pack(kn, a, row + i, some, at, n, ZMI_GEMM_ROWS, w->a);
-      kn->gemm(w->a, some, w->b, cols, n, w->y + i * ZMI_BLOCK_COLS, ZMI_BLOCK_COLS, at > 0);
+      const zmi_panels x = pack_here(kn, a, row + i, some, at, n, ZMI_GEMM_ROWS, w->a);
+      kn->gemm(&x, some, &z, cols, n, w->y + i * ZMI_BLOCK_COLS, ZMI_BLOCK_COLS, at > 0);
     }
   }
 }

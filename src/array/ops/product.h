@@ -37,6 +37,7 @@ typedef struct zmi_gemm {
   int64_t mc, nc, down, across;
   bool few;                   // a few rows: those of b are read where they lie, row by row
   bool pack_a, pack_b;        // into scratch
+  bool direct_a, direct_b;    // read where they lie
   int64_t row_step, col_step; // of the result
   int64_t batch_step;
   int64_t panels_a, panels_b;    // of one packed matrix
@@ -64,10 +65,10 @@ void zmi_gemm_pack(const zmi_kernels *kn, const zmi_gemm *g, void *scratch, int6
 int64_t zmi_gemm_tiles(const zmi_gemm *g);
 // A block by itself, for products whose sizes are known only when they are computed: results of rows [row, row + rows) of a and lines
 // [col, col + cols) of b to w->y, in the same order.
-enum { ZMI_BLOCK_ROWS = 192, ZMI_BLOCK_COLS = 128, ZMI_BLOCK_STEP = 48 };
+enum { ZMI_BLOCK_ROWS = 192, ZMI_BLOCK_COLS = 128, ZMI_BLOCK_STEP = 48, ZMI_BLOCK_APART = 16 };
 typedef struct zmi_gemm_work {
-  _Alignas(64) float a[ZMI_BLOCK_STEP * ZMI_RANGE];
-  _Alignas(64) float b[ZMI_BLOCK_COLS * ZMI_RANGE];
+  _Alignas(64) float a[ZMI_BLOCK_STEP * ZMI_RANGE + ZMI_BLOCK_STEP / ZMI_GEMM_ROWS * ZMI_BLOCK_APART];
+  _Alignas(64) float b[ZMI_BLOCK_COLS * ZMI_RANGE + ZMI_BLOCK_COLS / ZMI_GEMM_COLS * ZMI_BLOCK_APART];
   _Alignas(64) float y[ZMI_BLOCK_ROWS * ZMI_BLOCK_COLS]; // rows of ZMI_BLOCK_COLS
 } zmi_gemm_work;
 void zmi_gemm_block(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64_t rows, const zmi_side *b, int64_t col, int64_t cols,

@@ -171,6 +171,15 @@ ZMI_INLINE void few_range(zm_dtype dtype, int rows, int sets, const float *const
   int64_t q = 0;
   ZMI_UNROLL_FULL
   for (int s = 0; s < sets * rows; s++) acc[s] = _mm256_setzero_ps();
+  for (; q + 4 * step <= n; q += 4 * step) {
+    ZMI_UNROLL_FULL
+    for (int s = 0; s < sets; s++) {
+      const char *line = at[s] + q * size;
+      __asm__("" : "+r"(line)); // or the compiler keeps an address of each line, and has too few registers
+      ZMI_UNROLL_FULL
+      for (int i = 0; i < 4; i++) few_part(dtype, rows, x[s] + q + i * step, line + i * 16, ld, acc + s * rows);
+    }
+  }
   for (; q + step <= n; q += step) {
     ZMI_UNROLL_FULL
     for (int s = 0; s < sets; s++) few_part(dtype, rows, x[s] + q, at[s] + q * size, ld, acc + s * rows);

@@ -5,25 +5,33 @@
 
 #include "backend/cpu/simd.h"
 
-// Panels of 16 columns that two vectors cover.
-enum { ZMI_GEMM_PANELS = 2 / ZMI_HALVES };
+// Columns of a whole tile.
+enum { ZMI_GEMM_WIDE = 2 * ZMI_WIDE };
 
-// `rows` (a constant at each call) by `vectors` vectors of columns. Vector v of k stands at b + k * 16 + step[v].
-ZMI_INLINE void gemm_tile(const int rows, const int vectors, const float *a, const float *const b[2], int64_t k, float *c, int64_t ldc,
-                          bool add) {
+// `rows` by `vectors` vectors of columns, of which only `cols` columns are there with `part`; rows, vectors and part are constants at each
+// call. Row i of k stands at a + i * line + q * a_k, columns of k at b + q * b_k and, for the second vector, b + q * b_k + second.
+ZMI_INLINE void gemm_tile(const int rows, const int vectors, const bool part, const zmi_panels *pa, const float *a, const zmi_panels *pb,
+                          const float *b, int64_t second, int64_t cols, int64_t k, float *c, int64_t ldc, bool add) {
   vf acc[ZMI_GEMM_ROWS][2];
+  vmask there[2];
+  const int64_t line = pa->by_line, a_k = pa->by_k, b_k = pb->by_k;
+  const float *a3 = a + 3 * line;
   ZMI_UNROLL_FULL
   for (int i = 0; i < rows; i++) {
     ZMI_UNROLL_FULL
     for (int v = 0; v < vectors; v++) acc[i][v] = vf_zero();
+    // Results are needed last, and are asked for first.
+    if (!part) __builtin_prefetch(c + i * ldc), __builtin_prefetch(c + i * ldc + vectors * ZMI_WIDE - 1);
   }
-  for (int64_t q = 0; q < k; q++) {
+  ZMI_UNROLL_FULL
+  for (int v = 0; v < vectors && part; v++) there[v] = vmask_of(cols - v * ZMI_WIDE);
+  for (int64_t q = 0; q < k; q++, a += a_k, a3 += a_k, b += b_k) {
     vf w[2];
     ZMI_UNROLL_FULL
-    for (int v = 0; v < vectors; v++) w[v] = vf_load(b[v] + q * ZMI_GEMM_COLS);
+    for (int v = 0; v < vectors; v++) w[v] = part ? vf_load_some(b + v * second, there[v]) : vf_load(b + v * second);
     ZMI_UNROLL_FULL
     for (int i = 0; i < rows; i++) {
-      vf x = vf_set1(a[q * ZMI_GEMM_ROWS + i]);
+      vf x = vf_set1(i < 3 ? a[i * line] : a3[(i - 3) * line]);
       ZMI_UNROLL_FULL
       for (int v = 0; v < vectors; v++) acc[i][v] = vf_fma(x, w[v], acc[i][v]);
     }
@@ -39,65 +47,106 @@ ZMI_INLINE void gemm_tile(const int rows, const int vectors, const float *a, con
   }
 }
 
-#define GEMM_TILES(vectors)                                                                                                                \
-  static void gemm_rows_##vectors(int64_t rows, const float *a, const float *const b[2], int64_t k, float *c, int64_t ldc, bool add) {     \
-    switch (rows) {                                                                                                                        \
-    case 1:                                                                                                                                \
-      gemm_tile(1, vectors, a, b, k, c, ldc, add);                                                                                         \
-      break;                                                                                                                               \
-    case 2:                                                                                                                                \
-      gemm_tile(2, vectors, a, b, k, c, ldc, add);                                                                                         \
-      break;                                                                                                                               \
-    case 3:                                                                                                                                \
-      gemm_tile(3, vectors, a, b, k, c, ldc, add);                                                                                         \
-      break;                                                                                                                               \
-    case 4:                                                                                                                                \
-      gemm_tile(4, vectors, a, b, k, c, ldc, add);                                                                                         \
-      break;                                                                                                                               \
-    case 5:                                                                                                                                \
-      gemm_tile(5, vectors, a, b, k, c, ldc, add);                                                                                         \
-      break;                                                                                                                               \
-    default:                                                                                                                               \
-      gemm_tile(6, vectors, a, b, k, c, ldc, add);                                                                                         \
-    }                                                                                                                                      \
-  }
-GEMM_TILES(2)
-#if defined(__AVX512F__)
-GEMM_TILES(1)
-#endif
-#undef GEMM_TILES
+typedef void gemm_function(const zmi_panels *pa, const float *a, const zmi_panels *pb, const float *b, int64_t second, int64_t cols,
+                           int64_t k, float *c, int64_t ldc, bool add);
 
-// One tile of at most 6 rows and `cols` columns, of which the last panel may be only partly there.
-static void gemm_edge(int64_t rows, int64_t cols, const float *a, const float *const b[2], int64_t k, float *c, int64_t ldc, bool add) {
-  _Alignas(64) float whole[ZMI_GEMM_ROWS * 2 * ZMI_WIDE];
-  gemm_rows_2(rows, a, b, k, whole, 2 * ZMI_WIDE, false);
+#define GEMM_TILE(rows, vectors, part)                                                                                                     \
+  static void gemm_##rows##_##vectors##_##part(const zmi_panels *pa, const float *a, const zmi_panels *pb, const float *b, int64_t second, \
+                                               int64_t cols, int64_t k, float *c, int64_t ldc, bool add) {                                 \
+    gemm_tile(rows, vectors, part, pa, a, pb, b, second, cols, k, c, ldc, add);                                                            \
+  }
+#define GEMM_TILES(vectors, part)                                                                                                          \
+  GEMM_TILE(1, vectors, part)                                                                                                              \
+  GEMM_TILE(2, vectors, part)                                                                                                              \
+  GEMM_TILE(3, vectors, part)                                                                                                              \
+  GEMM_TILE(4, vectors, part)                                                                                                              \
+  GEMM_TILE(5, vectors, part)                                                                                                              \
+  GEMM_TILE(6, vectors, part)                                                                                                              \
+  static gemm_function *const gemm_tiles_##vectors##_##part[] = {gemm_1_##vectors##_##part, gemm_2_##vectors##_##part,                     \
+                                                                 gemm_3_##vectors##_##part, gemm_4_##vectors##_##part,                     \
+                                                                 gemm_5_##vectors##_##part, gemm_6_##vectors##_##part};
+GEMM_TILES(2, 0)
+GEMM_TILES(2, 1)
+GEMM_TILES(1, 0)
+GEMM_TILES(1, 1)
+#undef GEMM_TILES
+#undef GEMM_TILE
+
+// One tile of at most 6 rows and `cols` columns, not all of a whole tile: what is not there is neither read nor written.
+static void gemm_edge(int64_t rows, int64_t cols, const zmi_panels *pa, const float *a, const zmi_panels *pb, const float *b,
+                      int64_t second, int64_t k, float *c, int64_t ldc, bool add) {
+  _Alignas(64) float whole[ZMI_GEMM_ROWS * ZMI_GEMM_WIDE];
+  if (cols == ZMI_WIDE) {
+    gemm_tiles_1_0[rows - 1](pa, a, pb, b, second, cols, k, c, ldc, add);
+    return;
+  }
+  (cols < ZMI_WIDE ? gemm_tiles_1_1 : gemm_tiles_2_1)[rows - 1](pa, a, pb, b, second, cols, k, whole, ZMI_GEMM_WIDE, false);
   for (int64_t i = 0; i < rows; i++) {
     for (int64_t j = 0; j < cols; j++) {
-      float v = whole[i * 2 * ZMI_WIDE + j];
+      float v = whole[i * ZMI_GEMM_WIDE + j];
       c[i * ldc + j] = add ? c[i * ldc + j] + v : v;
     }
   }
 }
 
-static void vector_gemm(const float *a, int64_t rows, const float *b, int64_t cols, int64_t k, float *c, int64_t ldc, bool add) {
-  for (int64_t j = 0; j < cols; j += 2 * ZMI_WIDE) {
-    const float *panel = b + j * k, *columns[2] = {panel, panel + (ZMI_HALVES == 2 ? ZMI_WIDE : ZMI_GEMM_COLS * k)};
-    int64_t wide = ZMI_MIN(cols - j, 2 * ZMI_WIDE);
-#if defined(__AVX512F__)
-    if (wide <= ZMI_WIDE) columns[1] = panel; // there is no second panel
-#endif
+static void vector_gemm(const zmi_panels *a, int64_t rows, const zmi_panels *b, int64_t cols, int64_t k, float *c, int64_t ldc, bool add) {
+  const int64_t second = ZMI_HALVES == 2 ? ZMI_WIDE : b->by_panel; // a tile is one panel, or two
+  for (int64_t j = 0; j < cols; j += ZMI_GEMM_WIDE) {
+    const float *columns = b->data + j / ZMI_GEMM_COLS * b->by_panel;
+    const int64_t wide = ZMI_MIN(cols - j, ZMI_GEMM_WIDE);
     for (int64_t i = 0; i < rows; i += ZMI_GEMM_ROWS) {
-      int64_t high = ZMI_MIN(rows - i, ZMI_GEMM_ROWS);
-      const float *x = a + i * k;
+      const int64_t high = ZMI_MIN(rows - i, ZMI_GEMM_ROWS);
+      const float *x = a->data + i / ZMI_GEMM_ROWS * a->by_panel;
       float *y = c + i * ldc + j;
-      if (wide == 2 * ZMI_WIDE) gemm_rows_2(high, x, columns, k, y, ldc, add);
-#if defined(__AVX512F__)
-      else if (wide == ZMI_WIDE)
-        gemm_rows_1(high, x, columns, k, y, ldc, add);
-#endif
+      // A part of the next panel while this one is worked on.
+      if (b->by_k == ZMI_GEMM_COLS && j + ZMI_GEMM_WIDE < cols) {
+        const int64_t from = k * i / rows, to = k * (i + high) / rows;
+        for (int64_t q = from; q < to; q++)
+          __builtin_prefetch(columns + ZMI_GEMM_WIDE / ZMI_GEMM_COLS * b->by_panel + q * ZMI_GEMM_COLS, 0, 2);
+      }
+      if (wide == ZMI_GEMM_WIDE)
+        gemm_tiles_2_0[high - 1](a, x, b, columns, second, wide, k, y, ldc, add);
       else
-        gemm_edge(high, wide, x, columns, k, y, ldc, add);
+        gemm_edge(high, wide, a, x, b, columns, second, k, y, ldc, add);
     }
+  }
+}
+
+// ---- panels of columns that are neighbours ----
+
+// Rows of b that are asked for before they are copied: their runs are too short for the processor to see.
+enum { GEMM_AHEAD = 8 };
+
+static void vector_gemm_across(const float *b, int64_t ldb, int64_t cols, int64_t k, float *out, int64_t pitch) {
+  for (int64_t q = 0; q < k; q++, b += ldb, out += ZMI_GEMM_COLS) {
+    float *to = out;
+    int64_t j = 0;
+    for (int64_t i = 0; i < cols && q + GEMM_AHEAD < k; i += 16) __builtin_prefetch(b + GEMM_AHEAD * ldb + i);
+    for (; j + ZMI_GEMM_COLS <= cols; j += ZMI_GEMM_COLS, to += pitch) {
+      ZMI_UNROLL_FULL
+      for (int v = 0; v < ZMI_GEMM_COLS; v += ZMI_WIDE) vf_store(to + v, vf_load(b + j + v));
+    }
+    for (int v = 0; v < ZMI_GEMM_COLS && j < cols; v += ZMI_WIDE) vf_store(to + v, vf_load_some(b + j + v, vmask_of(cols - j - v)));
+  }
+}
+
+// ---- panels of rows from lines that are contiguous along k ----
+
+static void vector_gemm_rows(const float *const *line, int64_t k, float *out) {
+  int64_t q = 0;
+  for (; q + 4 <= k; q += 4, out += 4 * ZMI_GEMM_ROWS) {
+    __m128 r[4];
+    for (int i = 0; i < 4; i++) r[i] = _mm_loadu_ps(line[i] + q);
+    const __m128 e = _mm_loadu_ps(line[4] + q), f = _mm_loadu_ps(line[5] + q), low = _mm_unpacklo_ps(e, f), high = _mm_unpackhi_ps(e, f);
+    _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]);
+    for (int i = 0; i < 4; i++) _mm_storeu_ps(out + i * ZMI_GEMM_ROWS, r[i]);
+    _mm_storel_pi((__m64 *)(void *)(out + 4), low);
+    _mm_storeh_pi((__m64 *)(void *)(out + ZMI_GEMM_ROWS + 4), low);
+    _mm_storel_pi((__m64 *)(void *)(out + 2 * ZMI_GEMM_ROWS + 4), high);
+    _mm_storeh_pi((__m64 *)(void *)(out + 3 * ZMI_GEMM_ROWS + 4), high);
+  }
+  for (; q < k; q++) {
+    for (int i = 0; i < ZMI_GEMM_ROWS; i++) *out++ = line[i][q];
   }
 }
 

@@ -196,17 +196,17 @@ static void scalar_attend(const void *q, const void *keys, const void *values, z
 
 // ---- matrix products ----
 
-static void scalar_gemm(const float *a, int64_t rows, const float *b, int64_t cols, int64_t k, float *c, int64_t ldc, bool add) {
+static void scalar_gemm(const zmi_panels *a, int64_t rows, const zmi_panels *b, int64_t cols, int64_t k, float *c, int64_t ldc, bool add) {
   for (int64_t i = 0; i < rows; i++) {
-    const float *x = a + i / ZMI_GEMM_ROWS * ZMI_GEMM_ROWS * k + i % ZMI_GEMM_ROWS;
+    const float *x = a->data + i / ZMI_GEMM_ROWS * a->by_panel + i % ZMI_GEMM_ROWS * a->by_line;
     for (int64_t j = 0; j < cols; j += ZMI_GEMM_COLS) {
+      const float *w = b->data + j / ZMI_GEMM_COLS * b->by_panel;
+      const int64_t wide = ZMI_MIN(cols - j, ZMI_GEMM_COLS);
       float acc[ZMI_GEMM_COLS] = {0};
       for (int64_t q = 0; q < k; q++) {
-        for (int64_t n = 0; n < ZMI_GEMM_COLS; n++) {
-          acc[n] = __builtin_fmaf(x[q * ZMI_GEMM_ROWS], b[j * k + q * ZMI_GEMM_COLS + n], acc[n]);
-        }
+        for (int64_t n = 0; n < wide; n++) acc[n] = __builtin_fmaf(x[q * a->by_k], w[q * b->by_k + n], acc[n]);
       }
-      for (int64_t n = 0; n < ZMI_MIN(cols - j, ZMI_GEMM_COLS); n++) {
+      for (int64_t n = 0; n < wide; n++) {
         float *y = &c[i * ldc + j + n];
         *y = add ? *y + acc[n] : acc[n];
       }
@@ -217,6 +217,21 @@ static void scalar_gemm(const float *a, int64_t rows, const float *b, int64_t co
 static void scalar_gemm_columns(const float *const *line, int64_t k, float *out) {
   for (int64_t q = 0; q < k; q++) {
     for (int64_t i = 0; i < ZMI_GEMM_COLS; i++) out[q * ZMI_GEMM_COLS + i] = line[i][q];
+  }
+}
+
+static void scalar_gemm_rows(const float *const *line, int64_t k, float *out) {
+  for (int64_t q = 0; q < k; q++) {
+    for (int64_t i = 0; i < ZMI_GEMM_ROWS; i++) out[q * ZMI_GEMM_ROWS + i] = line[i][q];
+  }
+}
+
+static void scalar_gemm_across(const float *b, int64_t ldb, int64_t cols, int64_t k, float *out, int64_t pitch) {
+  for (int64_t j = 0; j < cols; j += ZMI_GEMM_COLS) {
+    for (int64_t q = 0; q < k; q++) {
+      for (int64_t i = 0; i < ZMI_GEMM_COLS; i++)
+        out[j / ZMI_GEMM_COLS * pitch + q * ZMI_GEMM_COLS + i] = j + i < cols ? b[q * ldb + j + i] : 0;
+    }
   }
 }
 
@@ -256,6 +271,8 @@ const zmi_kernels zmi_kernels_scalar = {
     .attend = scalar_attend,
     .gemm = scalar_gemm,
     .gemm_columns = scalar_gemm_columns,
+    .gemm_rows = scalar_gemm_rows,
+    .gemm_across = scalar_gemm_across,
     .few_rows = scalar_few_rows,
     .few_lines = scalar_few_lines,
     .lanes = &zmi_lanes_scalar,

@@ -38,6 +38,25 @@ ZMI_INLINE void vf_store(float *p, vf v) {
   ZMI_SIMD(storeu_ps)(p, v);
 }
 
+// The first lanes of a vector: what is not there is neither read nor written.
+#if defined(__AVX512F__)
+typedef __mmask16 vmask;
+ZMI_INLINE vmask vmask_of(int64_t lanes) {
+  return (vmask)(lanes >= ZMI_WIDE ? 0xffffu : lanes <= 0 ? 0u : (1u << lanes) - 1);
+}
+ZMI_INLINE vf vf_load_some(const float *p, vmask there) {
+  return _mm512_maskz_loadu_ps(there, p);
+}
+#else
+typedef __m256i vmask;
+ZMI_INLINE vmask vmask_of(int64_t lanes) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)ZMI_MAX(ZMI_MIN(lanes, ZMI_WIDE), 0)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+ZMI_INLINE vf vf_load_some(const float *p, vmask there) {
+  return _mm256_maskload_ps(p, there);
+}
+#endif
+
 ZMI_INLINE vf vf_set1(float v) {
   return ZMI_SIMD(set1_ps)(v);
 }

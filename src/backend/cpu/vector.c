@@ -319,6 +319,8 @@ const zmi_kernels JOIN(zmi_kernels_, ZMI_TIER) = {
     .attend = vector_attend,
     .gemm = vector_gemm,
     .gemm_columns = vector_gemm_columns,
+    .gemm_rows = vector_gemm_rows,
+    .gemm_across = vector_gemm_across,
     .few_rows = vector_few_rows,
     .few_lines = vector_few_lines,
 #if defined(__AVX512F__)

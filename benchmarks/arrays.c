@@ -6,7 +6,7 @@
 #include <zmlx/zmlx.h>
 
 #define ROW(word, call)                                                                                                                    \
-  static zm_status word(zm_array *const *in, int nin, const double *params, zm_array **out) {                                              \
+  static zm_status word(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {                                           \
     (void)in, (void)nin, (void)params;                                                                                                     \
     out[0] = call;                                                                                                                         \
     return out[0] ? ZM_OK : zm_last_status();                                                                                              \
@@ -59,7 +59,7 @@ ROW(quantized, zm_quantized_matmul(in[0], in[1], in[2], in[3], &affine4, true))
 ROW(gather_mm, zm_gather_mm(in[0], in[1], NULL, in[2], false))
 ROW(gather_qmm, zm_gather_qmm(in[0], in[1], in[2], in[3], NULL, in[4], &affine4, true, false))
 
-static zm_status quantize(zm_array *const *in, int nin, const double *params, zm_array **out) {
+static zm_status quantize(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin, (void)params;
   return zm_quantize(in[0], &affine4, NULL, &out[0], &out[1], &out[2]);
 }
@@ -107,6 +107,8 @@ static const zmi_entry rows[] = {
     MATMUL(1, float32), MATMUL(2, float32), MATMUL(4, float32), MATMUL(16, float32), MATMUL(256, float32), MATMUL(1024, float32),
     MATMUL(1, bfloat16), MATMUL(2, bfloat16), MATMUL(4, bfloat16), MATMUL(16, bfloat16), MATMUL(256, bfloat16),
     {.name = "matmul_batched", .sample = "a 64 32 32; b 64 32 32", .call = matmul},
+    {.name = "matmul_64", .sample = "a 64 64; b 64 64", .call = matmul},
+    {.name = "matmul_column", .sample = "a 1024 1024; b 1024 1", .call = matmul},
     {.name = "matmul_narrow", .sample = "a 4096 64; b 64 16", .call = matmul},
     {.name = "conv1d", .sample = "x 8 512 64; w 64 5 64", .call = conv1d},
     {.name = "conv2d", .sample = "x 4 64 64 32; w 64 3 3 32", .call = conv2d},

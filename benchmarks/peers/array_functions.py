@@ -49,6 +49,8 @@ _BOTH = {
     "einsum_scores": lambda m, a, p: m.einsum("bqhd,bkhd->bhqk", a[0], a[1]),
     "einsum_mix": lambda m, a, p: m.einsum("bhqk,bkhd->bqhd", a[0], a[1]),
     "matmul_batched": lambda m, a, p: a[0] @ a[1],
+    "matmul_64": lambda m, a, p: a[0] @ a[1],
+    "matmul_column": lambda m, a, p: a[0] @ a[1],
     "matmul_narrow": lambda m, a, p: a[0] @ a[1],
     **{f"matmul_{rows}_float32": lambda m, a, p: a[0] @ a[1] for rows in [1, 2, 4, 16, 256, 1024]},
     **{f"matmul_turned_{rows}_float32": lambda m, a, p: a[0] @ a[1].T for rows in [1, 2, 4, 16, 256, 1024]},

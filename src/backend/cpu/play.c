@@ -1,4 +1,4 @@
-// The CPU executor: a pool of workers walks the tape together. A stage of an instruction is a job of base's phases: its tiles are shared out
+// The CPU executor: a pool of workers walks a tape together. A stage of an instruction is a job of base's phases: its tiles are shared out
 // by place, so the same worker gets the same part of a weight each time, as long as no other is in need of work; a barrier stands only
 // where one instruction meets the memory of another.
 #include "backend/backend.h"
@@ -284,7 +284,7 @@ static zm_status prepare_profile(zmi_player *p, size_t workers, zmi_profile *pro
   return ZM_OK;
 }
 
-// Of the phase from step `first`, or of the end if that is step_count: its first step waits since workers have ended the phase before, which
+// Of the phase from step `first`, or of the end if that is step_count: its first step waits since workers ended the phase before, which
 // began at step `before` (of the first phase: since the start), and for what they do in it besides their work.
 static void add_phase(const zmi_player *p, size_t workers, size_t first, size_t end, size_t before, double start, double stop,
                       zmi_profile *profile) {

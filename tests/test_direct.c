@@ -152,6 +152,26 @@ static void large_ones_are_left_to_tapes(void **state) {
   zm_scope_close(scope);
 }
 
+// A product does more with its memory than others: of little work it may be larger, and a view before it; nothing else beside it may.
+static void products_of_little_work(void **state) {
+  (void)state;
+  zm_status status;
+  zm_scope *scope = zm_scope_open();
+  zm_array *x = zm_full(0.5, ZM_F32, (int64_t[]){64, 256}, 2), *w = zm_full(3, ZM_F32, (int64_t[]){64, 256}, 2), *in[] = {x, w};
+  assert_int_equal(zm_eval(in, 2), ZM_OK);
+  zm_array *turned = zm_transpose(w, NULL), *y = zm_matmul(x, turned), *more = zm_matmul(zm_concatenate(in, 2, 0), turned);
+  zm_array *added = zm_add(zm_matmul(x, turned), zm_full(1, ZM_F32, NULL, 0)), *alone = zm_transpose(x, NULL);
+  assert_true(zmi_evaluate_directly(&y, 1, best(), &status) && status == ZM_OK);
+  for (int i = 0; i < 64 * 64; i++) assert_true(((const float *)zm_array_data(y))[i] == 384.0f);
+  assert_false(zmi_evaluate_directly(&more, 1, best(), &status));
+  assert_false(zmi_evaluate_directly(&added, 1, best(), &status));
+  assert_false(zmi_evaluate_directly(&alone, 1, best(), &status));
+  zm_array *all[] = {more, added, alone};
+  assert_int_equal(zm_eval(all, 3), ZM_OK);
+  assert_true(((const float *)zm_array_data(more))[128 * 64 - 1] == 2304.0f && ((const float *)zm_array_data(added))[9] == 385.0f);
+  zm_scope_close(scope);
+}
+
 static int open_all(void **state) {
   (void)state;
   float x[12 * 24], y[12 * 24];
@@ -177,6 +197,7 @@ int main(void) {
       cmocka_unit_test(values_are_those_of_a_tape),
       cmocka_unit_test(failing_memory_loses_nothing),
       cmocka_unit_test(large_ones_are_left_to_tapes),
+      cmocka_unit_test(products_of_little_work),
   };
   return cmocka_run_group_tests(tests, open_all, close_all);
 }

@@ -8,12 +8,14 @@
 #include "array/ops/ops.h"
 
 enum { MOST_NODES = 32, MOST_SLOTS = 128, MOST_BYTES = 64 << 10 };
-enum { UNSEEN = -1, OPEN = -2, DONE = -3 }; // marks of nodes, as everywhere
+enum { MOST_PRODUCT_BYTES = 1 << 20, MOST_PRODUCT_WORK = 1 << 20 }; // and multiply-adds of a product, less than waking a worker is worth
+enum { UNSEEN = -1, OPEN = -2, DONE = -3 };                         // marks of nodes, as everywhere
 enum { NO_SLOT = -1 };
 
 typedef struct direct {
   zmi_node *nodes[MOST_NODES]; // inputs before users
   int node_count, slot_count;
+  bool product; // one of them is a product of little work
   size_t bytes; // of operands and results
   const zmi_kernels *kernels;
   zmi_slot slots[MOST_SLOTS];
@@ -22,22 +24,38 @@ typedef struct direct {
 
 // ---- which graphs ----
 
-static bool count_bytes(direct *d, const zm_array *a) {
+// Bytes of all operands and results up to this node. Most operations take as long as the memory they touch; a product does more with it,
+// and a view for one may be as large.
+static size_t most_bytes(direct *d, const zmi_node *n) {
+  if (n->op->flags & ZMI_OP_VIEW) return MOST_PRODUCT_BYTES;
+  if (n->op != &zmi_op_matmul && n->op != &zmi_op_addmm) return MOST_BYTES;
+  const zmi_type *a = &n->in[0]->type;
+  const double work = (double)zmi_type_count(&n->out[0]->type) * (double)a->shape[a->rank - 1];
+  if (work > MOST_PRODUCT_WORK) return MOST_BYTES;
+  d->product = true;
+  return MOST_PRODUCT_BYTES;
+}
+
+static bool count_bytes(direct *d, const zm_array *a, size_t most) {
   size_t bytes;
-  return zmi_type_bytes(&a->type, &bytes) && bytes <= MOST_BYTES && (d->bytes += bytes) <= MOST_BYTES;
+  return zmi_type_bytes(&a->type, &bytes) && bytes <= most && (d->bytes += bytes) <= most;
 }
 
 static bool fits(direct *d, const zmi_node *n) {
   int fresh = 0;
   for (int o = 0; o < n->nout; o++) {
-    if (n->op->updates[o] || !n->out[o] || !count_bytes(d, n->out[o])) return false; // states, results that nobody kept
+    if (n->op->updates[o] || !n->out[o]) return false; // states, results that nobody kept
+  }
+  const size_t most = most_bytes(d, n);
+  for (int o = 0; o < n->nout; o++) {
+    if (!count_bytes(d, n->out[o], most)) return false;
     n->out[o]->mark = NO_SLOT;
   }
   for (int i = 0; i < n->nin; i++) {
     if (!n->in[i]) continue;
     const zm_array *a = n->in[i];
     if (!a->node || a->data) {
-      if (!a->data || a->leaf == ZMI_LEAF_STATE || !count_bytes(d, a)) return false;
+      if (!a->data || a->leaf == ZMI_LEAF_STATE || !count_bytes(d, a, most)) return false;
       n->in[i]->mark = NO_SLOT;
       fresh++;
     }
@@ -66,7 +84,7 @@ static bool collect(direct *d, zm_array *const *wanted, size_t count) {
   for (size_t i = 0; i < count && small; i++) small = visit(d, wanted[i]->node, 0);
   for (int i = 0; i < d->node_count; i++) d->nodes[i]->mark = UNSEEN;
   d->slot_count = 0;
-  return small;
+  return small && (d->bytes <= MOST_BYTES || d->product);
 }
 
 // ---- slots ----
@@ -176,6 +194,7 @@ bool zmi_evaluate_directly(zm_array **wanted, size_t count, const zmi_kernels *k
   int slots[MOST_NODES];
   d.node_count = d.slot_count = 0;
   d.bytes = 0;
+  d.product = false;
   d.kernels = kernels;
   if (!collect(&d, wanted, count)) return false;
   const unsigned saved = zmi_float_rule_enter();

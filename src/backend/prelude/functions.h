@@ -91,27 +91,20 @@ ZK_FN zk_float zkp_half_exp(zk_float a) {
   return zkp_scale(y, (zk_int)(zk_bits(t) - zk_bits(ZKP_ROUND)) - 1);
 }
 
-// e^-x where x is limited to what matters for 1 / (1 + e^-x): below, the quotient is no normal float, above it is 1. NaN gives anything.
-ZK_FN zk_float zkp_exp_minus(zk_float x) {
-  zk_float t = zk_fma(x, -0x1.715476p+0f, ZKP_ROUND), n = t - ZKP_ROUND;
-  zk_float r = zk_fma(n, -0x1.62e43p-1f, -x);
-  r = zk_fma(n, 0x1.05c61p-29f, r);
-  return zkp_shift(zk_fma(r * r, zkp_exp_tail(r), r) + 1.0f, t);
-}
-
-ZK_FN zk_float zkp_bounded(zk_float x) { // NaN stays NaN
-  zk_float y = -0x1.62e42ep+6f > x ? -0x1.62e42ep+6f : x;
-  return 0x1.5d589ep+6f < y ? 0x1.5d589ep+6f : y;
-}
-
-// 1 / (1 + e^-x)
 ZK_FN zk_float zk_sigmoid(zk_float x) {
-  zk_float z = zkp_bounded(x);
-  return 1.0f / (zk_fma(z, 0.0f, 1.0f) + zkp_exp_minus(z)); // the product is for NaN
+  return 1.0f / (1.0f + zk_exp(-x));
 }
 
 ZK_FN zk_float zk_silu(zk_float x) {
-  return x * (1.0f / (1.0f + zkp_exp_minus(zkp_bounded(x))));
+  return x * zk_sigmoid(x);
+}
+
+// e^x where that is a normal float. NaN gives anything.
+ZK_FN zk_float zkp_exp_normal(zk_float x) {
+  zk_float t = zk_fma(x, 0x1.715476p+0f, ZKP_ROUND), n = t - ZKP_ROUND;
+  zk_float r = zk_fma(n, -0x1.62e43p-1f, x);
+  r = zk_fma(n, 0x1.05c61p-29f, r);
+  return zkp_shift(zk_fma(r * r, zkp_exp_tail(r), r) + 1.0f, t);
 }
 
 // |x| < 0.625: x + x^3 P(x^2); above: 1 - 2 / (e^2|x| + 1), which is 1 from 10 on; the sign of x.
@@ -122,7 +115,7 @@ ZK_FN zk_float zk_tanh(zk_float x) {
   p = zk_fma(p, z, 0x1.110726p-3f);
   p = zk_fma(p, z, -0x1.555532p-2f);
   zk_float small = zk_fma(z * a, p, a), b = 10.0f < a ? 10.0f : a;
-  zk_float large = 1.0f - 2.0f / (zkp_exp_minus(-2.0f * b) + 1.0f);
+  zk_float large = 1.0f - 2.0f / (zkp_exp_normal(b + b) + 1.0f);
   zk_float y = a >= 0.625f ? large : small; // NaN: small is NaN
   return zk_of_bits(zk_bits(y) | (zk_bits(x) & 0x80000000u));
 }
@@ -232,9 +225,10 @@ ZK_FN zk_float zk_log1p(zk_float x) {
   return x != x || x == zkp_infinity() ? x : y;
 }
 
-// max(x, 0) + ln(1 + z), z = e^-|x|: ln(1 + z) = z + z^2 P(z). From 88.02 on z has no exponent, so that it counts as zero.
+// max(x, 0) + ln(1 + z), z = e^-|x|: ln(1 + z) = z + z^2 P(z). At -88.02 its exponent is that of a
+// denormal, which counts as zero.
 ZK_FN zk_float zk_softplus(zk_float x) {
-  zk_float a = zk_abs_float(x), z = zkp_exp_minus(88.02f < a ? 88.02f : a);
+  zk_float a = zk_of_bits(zk_bits(x) | 0x80000000u), z = zkp_exp_normal(-88.02f > a ? -88.02f : a);
   zk_float p = zk_fma(-0x1.af5e20p-9f, z, 0x1.49211cp-6f);
   p = zk_fma(p, z, -0x1.d6b75ep-5f);
   p = zk_fma(p, z, 0x1.b4b094p-4f);

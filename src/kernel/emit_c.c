@@ -391,36 +391,37 @@ static bool is_read(const zmi_emit_state *e, int begin, int end, int k) {
   return !e->code->in_per_row[k] && uses(e, begin, end, ZMI_K_INPUT, k);
 }
 
-// Which of the passes over a row that ask for operand k this one is, of how many: those that compute functions, while memory has nothing
-// else to do; without one all that read it.
-static void find_turn(const zmi_emit_state *e, int k, int *turn, int *turns) {
-  for (int busy = 1; busy >= 0; busy--) {
-    *turn = -1;
-    *turns = 0;
-    for (int i = 0; i < (int)e->code->count; i++) {
-      if (e->code->insts[i].op != ZMI_K_ELEMENTS || !is_read(e, i + 1, e->match[i], k)) continue;
-      if (busy && !zmi_emit_is_busy(e, i + 1, e->match[i])) continue;
-      if (i == e->block) *turn = *turns;
-      ++*turns;
-    }
-    if (*turns > 0) return;
+// When this one of the passes over a row asks for lines of operand k: all passes that read it in turn, or, where just one of them computes
+// functions while memory has nothing else to do, that one for most of them. False: never.
+static bool find_turn(const zmi_emit_state *e, int k, char condition[64]) {
+  int readers = 0, busy = 0, mine = -1;
+  bool busy_first = false, is_busy = false;
+  condition[0] = 0;
+  for (int i = 0; i < (int)e->code->count; i++) {
+    if (e->code->insts[i].op != ZMI_K_ELEMENTS || !is_read(e, i + 1, e->match[i], k)) continue;
+    const bool computes = zmi_emit_is_busy(e, i + 1, e->match[i]);
+    if (i == e->block) mine = readers, is_busy = computes;
+    busy_first = busy_first || (computes && readers == 0);
+    busy += computes;
+    readers++;
   }
+  if (readers == 1 || (busy == 1 && busy_first)) return mine == 0;
+  if (busy == 1 && !is_busy && mine > 0) return false;
+  const char *most = busy == 1 && is_busy ? "!=" : "==";
+  snprintf(condition, 64, "if ((zk_uint)(at / %d) %% %du %s %du) ", BLOCK, busy == 1 ? 4 : readers, most, busy == 1 ? 0 : mine);
+  return true;
 }
 
-// Their lines are asked for some time before: those of the next row by passes over this one in turn. One element that stands for all is
-// asked for where it is.
+// Lines are asked for some time before: those of the next row by passes over this one. One element that stands for all is asked for where
+// it is.
 static void ask_ahead(zmi_emit_state *e, int begin, int end) {
+  char condition[64];
   for (int k = 0; k < e->code->nin; k++) {
     if (!is_read(e, begin, end, k)) continue;
-    if (e->passes <= 1) {
+    if (e->passes <= 1)
       zmi_emit_top(e, "ZE_AHEAD(p%d, m%d & 1024);", k, k);
-      continue;
-    }
-    int turn, turns;
-    find_turn(e, k, &turn, &turns);
-    if (turn < 0) continue;
-    if (turns > 1) zmi_emit_top(e, "if ((zk_uint)(at / %d) %% %du == %du)", BLOCK, turns, turn);
-    zmi_emit_top(e, "%sZE_AHEAD(p%d, f%d);", turns > 1 ? "  " : "", k, k);
+    else if (find_turn(e, k, condition))
+      zmi_emit_top(e, "%sZE_AHEAD(p%d, f%d);", condition, k, k);
   }
 }
 

@@ -71,7 +71,8 @@ def compared(peers, name, dtype, ours, theirs):
 
 
 def parameters(text):
-    return {k: float(v) for k, v in (word.split("=") for word in text.split())}
+    """Of "eps=1e-6, k=4 integer 1..8": {"eps": 1e-6, "k": 4}."""
+    return {k: float(v) for k, v in (part.split()[0].split("=") for part in text.split(",") if part.strip())}
 
 
 def run_row(server, row, args, peers, folder, mx):

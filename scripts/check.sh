@@ -15,6 +15,7 @@ if ! grep -q '^tests enabled$' "$folder/purpose" 2>/dev/null; then
   echo 'tests enabled' >"$folder/purpose"
 fi
 
+scripts/known_tests.sh "$folder" "$@"
 status=0
 meson test -C "$folder" --print-errorlogs "$@" || status=$?
 scripts/tally.sh "$folder/meson-logs/testlog.txt" || status=1

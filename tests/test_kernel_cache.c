@@ -205,6 +205,171 @@ static void a_compiler_that_fails(void **state) {
   free(path);
 }
 
+static pid_t pid_in(const char *path) {
+  char *data = NULL;
+  size_t size;
+  for (int i = 0; i < 2000 && (zmi_read_file(path, 100, &data, &size) != ZM_OK || size == 0); i++) {
+    zmi_free(data);
+    data = NULL;
+    nanosleep(&(struct timespec){0, 5000000}, NULL);
+  }
+  assert_non_null(data);
+  const pid_t pid = (pid_t)atoi(data);
+  zmi_free(data);
+  assert_true(pid > 1);
+  return pid;
+}
+
+static bool is_gone(pid_t pid) {
+  bool gone = false;
+  for (int i = 0; i < 200 && !gone; i++) { // killed, if not yet buried
+    char stat_path[64], words[256] = "";
+    snprintf(stat_path, sizeof stat_path, "/proc/%d/stat", (int)pid);
+    FILE *f = fopen(stat_path, "r");
+    if (f && !fgets(words, sizeof words, f)) words[0] = 0;
+    if (f) fclose(f);
+    gone = !f || strstr(words, ") Z ") || strstr(words, ") X ");
+    if (!gone) nanosleep(&(struct timespec){0, 10000000}, NULL);
+  }
+  return gone;
+}
+
+// Names in the cache folder that end so, or all.
+static int names(const char *ending) {
+  char *kernels = zmi_path_join(folder.path, "kernels");
+  DIR *d = opendir(kernels);
+  int n = 0;
+  for (struct dirent *f; d && (f = readdir(d)) != NULL;) {
+    const size_t size = strlen(f->d_name), end = strlen(ending);
+    n += f->d_name[0] != '.' && size >= end && strcmp(f->d_name + size - end, ending) == 0;
+  }
+  if (d) closedir(d);
+  zmi_free(kernels);
+  return n;
+}
+
+// Lines that a script wrote, one for each time it was asked to compile.
+static int times_asked(const char *path) {
+  FILE *f = fopen(path, "r");
+  int n = 0;
+  for (int c; f && (c = fgetc(f)) != EOF;) n += c == '\n';
+  if (f) fclose(f);
+  return n;
+}
+
+static void failures_are_remembered_for_a_while(void **state) {
+  (void)state;
+  char note[512], again[512], path[1024], text[2048], source[128];
+  bool cached;
+  snprintf(path, sizeof path, "%s/asked", folder.path);
+  snprintf(text, sizeof text, "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho >>%s\necho 'error: tired' >&2\nexit 3\n", path);
+  script("cc-bad", text);
+  assert_int_equal(build(source_42, "scalar", false, note, &cached), -1);
+  for (int i = 0; i < 3; i++) assert_int_equal(build(source_42, "scalar", false, again, &cached), -1);
+  assert_int_equal(times_asked(path), 1);
+  assert_non_null(strstr(again, "error: tired"));
+  assert_non_null(strstr(again, "ago (zmlx kernel cache --clear forgets it)"));
+  assert_kept(again, source_42);
+  assert_int_equal(build(source_42, "avx2", false, again, &cached), -1); // other flags, another memory
+  assert_int_equal(times_asked(path), 2);
+  // Another process is spared it too.
+  const pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) _exit(build(source_42, "scalar", false, again, &cached) == -1 && times_asked(path) == 2 ? 0 : 1);
+  int status;
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  // Many failures leave entries alone, which are counted, and cleared.
+  for (int i = 0; i < 6; i++) {
+    snprintf(source, sizeof source, "int answer(void) { return %d; }\n", i);
+    assert_int_equal(build(source, "scalar", false, note, &cached), -1);
+  }
+  assert_int_equal(names(".failed"), 8);
+  assert_int_equal(names(".c"), 8);
+  assert_int_equal(names(""), 16); // no workplaces
+  zmi_cache c;
+  zmi_cache_open(&c);
+  assert_int_equal(zmi_cache_look(&c).entries, 16);
+  assert_int_equal(zmi_cache_clear(&c), 16);
+  assert_int_equal(names(""), 0);
+  assert_int_equal(build(source_42, "scalar", false, note, &cached), -1);
+  assert_int_equal(times_asked(path), 9);
+  // It expires: the entry starts with the second in which it was made.
+  char *kernels = zmi_path_join(folder.path, "kernels");
+  DIR *d = opendir(kernels);
+  for (struct dirent *f; (f = readdir(d)) != NULL;)
+    if (strstr(f->d_name, ".failed")) {
+      const int size = snprintf(text, sizeof text, "%lld 0\nold words", (long long)time(NULL) - 3601);
+      assert_true(zmi_cache_put(&c, f->d_name, text, (size_t)size));
+      break;
+    }
+  closedir(d);
+  zmi_free(kernels);
+  zmi_cache_close(&c);
+  assert_int_equal(build(source_42, "scalar", false, note, &cached), -1);
+  assert_int_equal(times_asked(path), 10);
+  assert_null(strstr(note, "ago"));
+}
+
+// Without a folder of kernels the last failure of a process keeps its source among the temporary files, and workplaces that were left there
+// are swept.
+static void failures_without_a_cache(void **state) {
+  (void)state;
+  char note[512], source[128], old[1024];
+  bool cached;
+  setenv("ZMLX_CACHE_DIR", "/dev/null/nowhere", 1);
+  setenv("TMPDIR", folder.path, 1);
+  snprintf(old, sizeof old, "%s/zmlx-kernel-abcdef", folder.path);
+  assert_int_equal(mkdir(old, 0700), 0);
+  assert_int_equal(utimensat(AT_FDCWD, old, (struct timespec[]){{1, 0}, {1, 0}}, 0), 0);
+  script("cc-bad", "#!/bin/sh\nexit 3\n");
+  for (int i = 0; i < 5; i++) {
+    snprintf(source, sizeof source, "int answer(void) { return %d; }\n", i);
+    assert_int_equal(build(source, "scalar", false, note, &cached), -1);
+    assert_kept(note, source);
+  }
+  DIR *d = opendir(folder.path);
+  int left = 0;
+  for (struct dirent *f; (f = readdir(d)) != NULL;) left += strncmp(f->d_name, "zmlx-kernel-", 12) == 0;
+  closedir(d);
+  assert_int_equal(left, 1);
+  unsetenv("TMPDIR");
+}
+
+// A process that is killed takes the compiler and all that it had started with it.
+static void a_killed_process_leaves_no_compiler(void **state) {
+  (void)state;
+  char path[1024], text[2048];
+  snprintf(path, sizeof path, "%s/child", folder.path);
+  snprintf(text, sizeof text, "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho $$ >%s-0\nsleep 100 &\necho $! >%s\nsleep 100\n", path,
+           path);
+  script("cc-slow", text);
+  const pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    char note[512];
+    bool cached;
+    build(source_42, "scalar", false, note, &cached);
+    _exit(0);
+  }
+  const pid_t grandchild = pid_in(path);
+  strcat(path, "-0");
+  const pid_t compiler = pid_in(path);
+  assert_int_equal(kill(child, SIGKILL), 0);
+  assert_int_equal(waitpid(child, NULL, 0), child);
+  assert_true(is_gone(compiler));
+  assert_true(is_gone(grandchild));
+}
+
+static void flags_in_the_name_of_the_compiler(void **state) {
+  (void)state;
+  char note[512];
+  bool cached;
+  setenv("ZMLX_CC", "cc -O2", 1);
+  assert_int_equal(build(source_42, "scalar", false, note, &cached), -1);
+  assert_non_null(strstr(note, "the name or the path of a compiler alone, without flags"));
+}
+
 static void a_compiler_that_hangs(void **state) {
   (void)state;
   char note[512], path[1024], text[2048];
@@ -219,22 +384,7 @@ static void a_compiler_that_hangs(void **state) {
   assert_true(zmi_now() - start < 10);
   assert_non_null(strstr(note, "0.5 seconds"));
   assert_kept(note, source_42);
-  char *data;
-  size_t size;
-  assert_int_equal(zmi_read_file(path, 100, &data, &size), ZM_OK);
-  const pid_t child = (pid_t)atoi(data);
-  zmi_free(data);
-  bool gone = false;
-  for (int i = 0; i < 200 && !gone; i++) { // killed, if not yet buried
-    char stat_path[64], words[256] = "";
-    snprintf(stat_path, sizeof stat_path, "/proc/%d/stat", (int)child);
-    FILE *f = fopen(stat_path, "r");
-    if (f && !fgets(words, sizeof words, f)) words[0] = 0;
-    if (f) fclose(f);
-    gone = !f || strstr(words, ") Z ") || strstr(words, ") X ");
-    if (!gone) nanosleep(&(struct timespec){0, 10000000}, NULL);
-  }
-  assert_true(gone);
+  assert_true(is_gone(pid_in(path)));
   start = zmi_now(); // it is not asked a second time
   assert_int_equal(build(source_43, "scalar", false, note, &cached), -1);
   assert_true(zmi_now() - start < 0.4);
@@ -489,6 +639,10 @@ int main(void) {
       TEST(compiled_once),
       TEST(damaged_entries_are_rebuilt),
       TEST(a_compiler_that_fails),
+      TEST(failures_are_remembered_for_a_while),
+      TEST(failures_without_a_cache),
+      TEST(flags_in_the_name_of_the_compiler),
+      TEST(a_killed_process_leaves_no_compiler),
       TEST(folders_that_cannot_be_used),
       TEST(the_size_is_bounded),
       TEST(many_processes),

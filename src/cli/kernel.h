@@ -27,6 +27,9 @@ typedef struct cli_kernel_call {
   double params[ZMI_CATALOG_PARAMS];
   int nin, nout;
 } cli_kernel_call;
+// Why a kernel of a tape that was played is interpreted; "": none is.
+enum { CLI_KERNEL_WHY = 340 };
+void cli_kernel_not_compiled(const zmi_tape *t, char why[CLI_KERNEL_WHY]);
 zm_status cli_kernel_prepare(cli_kernel_call *c, const zmi_entry *e, zm_dtype dtype, int64_t elements);
 
 // Digests of the results of every row's sample, as kernel_test.c makes them, for float32, float16 and bfloat16 (kernel_results.c, made by

@@ -46,6 +46,10 @@ bool cli_kernel_is_chosen(const cli_kernel_choice *c, const zmi_entry *e, const 
 
 // ---- list ----
 
+static const char *dtypes_of(const zmi_entry *e) {
+  return e->dtypes ? e->dtypes : "float16, bfloat16, float32";
+}
+
 static void list_json(const cli_kernel_choice *only) {
   const zmi_catalog_group *group = NULL;
   const zmi_entry *e;
@@ -53,9 +57,9 @@ static void list_json(const cli_kernel_choice *only) {
   for (size_t i = 0; (e = zmi_catalog_at(i, &group)) != NULL && list; i++) {
     if (!cli_kernel_is_chosen(only, e, group)) continue;
     json_array_append_new(list,
-                          json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:s?, s:s?}", "name", e->name, "group", group->name,
+                          json_pack("{s:s, s:s, s:s, s:s, s:s?, s:s?, s:s, s:s?, s:s?, s:s?}", "name", e->name, "group", group->name,
                                     "file", group->file, "form", zmi_entry_form(e), "formula", e->formula, "shapes", e->shapes, "dtypes",
-                                    e->dtypes, "gradient", e->gradient, "parameters", e->parameters, "tape", zmi_entry_tape(e)));
+                                    dtypes_of(e), "gradient", e->gradient, "parameters", e->parameters, "tape", zmi_entry_tape(e)));
   }
   cli_print_json(json_pack("{s:o}", "kernels", list));
 }
@@ -84,7 +88,7 @@ static void list_one(const zmi_entry *e) {
   for (size_t i = 0; zmi_catalog_at(i, &group) != e; i++) continue;
   cli_print("name        %s\nfunction    zm_%s\ngroup       %s: %s\n", e->name, zmi_entry_function(e), group->name, group->file);
   cli_print("form        %s\nformula     %s\nshapes      %s\n", zmi_entry_form(e), e->formula, e->shapes);
-  cli_print("dtypes      %s\ngradient    %s\n", e->dtypes ? e->dtypes : "float16, bfloat16, float32", e->gradient);
+  cli_print("dtypes      %s\ngradient    %s\n", dtypes_of(e), e->gradient);
   if (e->parameters) cli_print("parameters  %s\n", e->parameters);
   if (zmi_entry_tape(e)) {
     zmi_text tape = {0};
@@ -209,7 +213,25 @@ static double bytes_of(zm_array *const *arrays, int n) {
 typedef struct timing {
   zmi_interval seconds;
   double bytes;
+  char interpreted[CLI_KERNEL_WHY]; // why; "": what was timed was compiled
 } timing;
+
+// Times have to say what they are of. The same call once more, as a program whose kernels can be looked at.
+static void look_at_kernels(cli_kernel_call *c, char why[CLI_KERNEL_WHY]) {
+  static const char *const names[ZMI_CATALOG_OUT] = {"0", "1", "2", "3", "4", "5", "6", "7"};
+  zmi_pool *pool;
+  const zmi_kernels *kernels;
+  zm_scope *scope = zm_scope_open();
+  zmi_program *p = NULL;
+  if (scope && zmi_device(&pool, &kernels) == ZM_OK && zmi_entry_call(c->e, c->in, c->nin, c->params, c->out) == ZM_OK)
+    p = zmi_compile(c->out, names, (size_t)c->nout, &(zmi_compile_options){.kernels = kernels});
+  if (p) {
+    zmi_program_play(p, pool);
+    cli_kernel_not_compiled(zmi_program_tape(p), why);
+  }
+  zmi_program_free(p);
+  zm_scope_close(scope);
+}
 
 enum { INTERVAL_RUNS = 6 }; // of fewer runs no two are an interval of 95%
 
@@ -229,6 +251,7 @@ static zm_status measure(const zmi_entry *e, const cli_args *args, timing *t) {
     zm_scope_close(inner);
   }
   if (status == ZM_OK) status = zmi_median_interval(seconds, (size_t)runs, &t->seconds);
+  if (status == ZM_OK) look_at_kernels(&c, t->interpreted);
   zm_scope_close(scope);
   zmi_free(seconds);
   return status;
@@ -259,6 +282,7 @@ static void add_timing(const zmi_entry *e, const timing *t, bool interval, doubl
   zmi_text_add(rows, "%.2f\t%.0f%%\n", rate, 100 * share);
   json_t *row = json_pack("{s:s, s:f, s:f, s:f}", "name", e->name, "seconds", s->median, "bytes", t->bytes, "share_of_bandwidth", share);
   if (row && interval) json_object_update_new(row, json_pack("{s:f, s:f}", "low", s->low, "high", s->high));
+  if (row && t->interpreted[0]) json_object_set_new(row, "interpreted", json_string(t->interpreted));
   json_array_append_new(list, row);
 }
 
@@ -273,13 +297,14 @@ int cli_kernel_bench(const cli_args *args, const char *name) {
   setenv("ZMLX_KERNELS", "compile", 0); // a steady state is asked for, unless the user says otherwise
   if (look_at_device(&threads, &bandwidth) != ZM_OK) return cli_failed();
   json_t *list = json_array();
-  zmi_text rows = {0}, out = {0};
+  zmi_text rows = {0}, out = {0}, remarks = {0};
   zmi_text_add(&rows, "name\t>microseconds\t%s>GB/s\t>of reading\n", interval ? ">low\t>high\t" : "");
   for (size_t i = 0; (e = zmi_catalog_at(i, &group)) != NULL && !cli_interrupted(); i++) {
     timing t = {.bytes = 0};
     if (!cli_kernel_is_chosen(&only, e, group)) continue;
     if (measure(e, args, &t) == ZM_OK) {
       add_timing(e, &t, interval, bandwidth, &rows, list);
+      if (t.interpreted[0]) zmi_text_add(&remarks, "%s is the time of the interpreter: %s\n", e->name, t.interpreted);
     } else {
       cli_error("%s: %s", e->name, zm_last_error());
       status = CLI_FAILURE;
@@ -292,9 +317,11 @@ int cli_kernel_bench(const cli_args *args, const char *name) {
     cli_table(zmi_text_str(&rows), &out);
     zmi_text_add(&out, "%d thread%s; they read %.1f GB/s from memory; above that the caches serve\n", threads, threads == 1 ? "" : "s",
                  bandwidth);
+    zmi_text_add(&out, "%s", zmi_text_str(&remarks));
   }
   json_decref(list);
   zmi_text_release(&rows);
+  zmi_text_release(&remarks);
   cli_print_text(&out);
   return cli_interrupted() ? cli_interrupt_status() : status;
 }

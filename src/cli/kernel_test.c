@@ -1,8 +1,9 @@
 // zmlx kernel test: what the rows of the catalog compute on this machine, against what they are to compute. Each row is called with the
 // operands of its sample, in each float dtype, in two ways that share as little as can be: interpreted, by the scalar tier, on one thread;
 // and compiled, by the best tier, on several threads (of the whole catalog in float32 alone, because a compiler takes its time; a kernel
-// or a group by name in each dtype). Both must give the bits whose digests are stored in kernel_results.c: those were made where the tests
-// of the catalog had compared every row with NumPy and MLX.
+// or a group by name in each dtype). What was to be compiled and was not has failed, except where the machine has no compiler at all:
+// there only the interpreter is tested, and the last line says so. Both must give the bits whose digests are stored in kernel_results.c:
+// those were made where the tests of the catalog had compared every row with NumPy and MLX.
 #include "cli/kernel.h"
 
 #include <stdatomic.h>
@@ -30,7 +31,8 @@ typedef struct test {
   const zmi_kernels *best;
   _Atomic size_t next;
   size_t printed; // of worker 0 alone
-  bool json;
+  bool json, no_compiler;
+  zmi_kernel_cache cache; // with the compiler, or why there is none
 } test;
 
 // ---- digests ----
@@ -67,7 +69,7 @@ static uint64_t add_array(uint64_t h, zmi_program *p, const char *slot, const zm
   return add_bytes(h, data, (size_t)count * zm_dtype_size(dtype));
 }
 
-static zm_status digest_of(const zmi_entry *e, zm_dtype dtype, const zmi_kernels *kernels, zmi_pool *pool, uint64_t *digest) {
+static zm_status digest_of(const zmi_entry *e, zm_dtype dtype, const zmi_kernels *kernels, zmi_pool *pool, uint64_t *digest, char *why) {
   static const char *const names[ZMI_CATALOG_OUT] = {"0", "1", "2", "3", "4", "5", "6", "7"};
   cli_kernel_call c;
   zmi_program *p = NULL;
@@ -80,12 +82,31 @@ static zm_status digest_of(const zmi_entry *e, zm_dtype dtype, const zmi_kernels
   }
   if (status == ZM_OK) {
     zmi_program_play(p, pool);
+    if (why) cli_kernel_not_compiled(zmi_program_tape(p), why);
     *digest = 0xcbf29ce484222325u;
     for (int o = 0; o < c.nout; o++) *digest = add_array(*digest, p, names[o], c.out[o]);
   }
   zmi_program_free(p);
   zm_scope_close(scope);
   return status;
+}
+
+// Why a kernel of a tape that was played is interpreted; "" if each of them was compiled, or if there is none. A kernel's instruction
+// names its instance by the key among its attributes.
+void cli_kernel_not_compiled(const zmi_tape *t, char why[CLI_KERNEL_WHY]) {
+  static const char before[] = "interpreted: ";
+  why[0] = 0;
+  for (size_t i = 0; i < t->instr_count && !why[0]; i++) {
+    const zmi_instr *n = &t->instrs[i];
+    const zmi_field *f = n->op->fields;
+    uint64_t key[2];
+    if (!f || !f->name || strcmp(f->name, "key0") != 0) continue;
+    memcpy(key, n->attrs.bytes + f->offset, sizeof key);
+    zmi_instance *x = zmi_instance_find(key);
+    const char *note = x ? zmi_instance_note(x) : "";
+    if (strncmp(note, before, strlen(before)) == 0) snprintf(why, CLI_KERNEL_WHY, "%.330s", note + strlen(before));
+    zmi_instance_release(x);
+  }
 }
 
 static uint64_t stored(const zmi_entry *e, int d) {
@@ -101,7 +122,7 @@ static void interpreted(test *t, tested *r) {
     if (!t->wanted[d]) continue;
     const uint64_t known = stored(r->e, d);
     const char *dtype = zm_dtype_name(dtypes[d]);
-    const bool computed = digest_of(r->e, dtypes[d], zmi_tier(0), t->one, &r->digest[d]) == ZM_OK;
+    const bool computed = digest_of(r->e, dtypes[d], zmi_tier(0), t->one, &r->digest[d], NULL) == ZM_OK;
     if (r->why[0]) continue; // the first reason is kept
     if (!computed)
       snprintf(r->why, sizeof r->why, "%s: %.350s", dtype, zm_last_error());
@@ -116,14 +137,17 @@ static void interpreted(test *t, tested *r) {
 static void compiled(test *t, tested *r) {
   for (int d = 0; d < CLI_KERNEL_DTYPES && r->passed && !cli_interrupted(); d++) {
     uint64_t digest = 0;
+    char why[CLI_KERNEL_WHY] = "";
     if (!t->compile[d]) continue;
     const char *dtype = zm_dtype_name(dtypes[d]);
     r->passed = false;
-    if (digest_of(r->e, dtypes[d], t->best, t->several, &digest) != ZM_OK)
+    if (digest_of(r->e, dtypes[d], t->best, t->several, &digest, why) != ZM_OK)
       snprintf(r->why, sizeof r->why, "%s: %.350s", dtype, zm_last_error());
     else if (digest != r->digest[d])
       snprintf(r->why, sizeof r->why, "%s: compiled for %s, on %d threads, it gives other bits than interpreted", dtype, t->best->name,
                zmi_pool_workers(t->several));
+    else if (why[0] && !t->no_compiler)
+      snprintf(r->why, sizeof r->why, "%s: not compiled: %s", dtype, why);
     else
       r->passed = true;
   }
@@ -197,7 +221,10 @@ static int report(const test *t) {
     if (t->json) json_array_append_new(list, row_json(t, r));
   }
   if (t->json)
-    cli_print_json(json_pack("{s:I, s:I, s:O}", "passed", (json_int_t)good, "failed", (json_int_t)bad, "kernels", list));
+    cli_print_json(json_pack("{s:I, s:I, s:s?, s:O}", "passed", (json_int_t)good, "failed", (json_int_t)bad, "skipped",
+                             t->no_compiler ? t->cache.compiler : NULL, "kernels", list));
+  else if (t->no_compiler)
+    cli_print("%zu passed, %zu failed; compiled kernels were skipped: %s\n", good, bad, t->cache.compiler);
   else
     cli_print("%zu passed, %zu failed\n", good, bad);
   json_decref(list);
@@ -212,6 +239,8 @@ int cli_kernel_test(const cli_args *args, const char *name) {
     t.compile[d] = t.wanted[d] && (name || only != ZM_DTYPE_DEFAULT || dtypes[d] == ZM_F32);
   }
   if (!collect(&t, name)) return CLI_USAGE;
+  zmi_kernel_cache_look(&t.cache);
+  t.no_compiler = !t.cache.compiler_found && !zmi_env("ZMLX_CC"); // whoever names one wants it
   zmi_pool *compilers = zmi_pool_new(0);
   t.one = zmi_pool_new(1), t.several = zmi_pool_new(WORKERS);
   t.best = zmi_kernels_find(NULL);

@@ -122,17 +122,17 @@ static void drop(const zmi_cache *c, const char *name) {
   zmi_free(path);
 }
 
-// Workplaces of processes that were killed.
-static void sweep_workplaces(const zmi_cache *c) {
-  DIR *d = opendir(c->folder);
+// Workplaces of processes that were killed: folders of this user whose names start so, and that nobody has touched for a while.
+void zmi_cache_sweep(const char *folder, const char *start) {
+  DIR *d = opendir(folder);
   if (!d) return;
   for (struct dirent *f; (f = readdir(d)) != NULL;) {
     static const char *const inner[] = {"kernel.c", "kernel.so", "words"};
     struct stat st;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    if (strncmp(f->d_name, "work-", 5) != 0 || fstatat(dirfd(d), f->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (!S_ISDIR(st.st_mode) || now.tv_sec - st.st_mtim.tv_sec < STALE_SECONDS) continue;
+    if (strncmp(f->d_name, start, strlen(start)) != 0 || fstatat(dirfd(d), f->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || now.tv_sec - st.st_mtim.tv_sec < STALE_SECONDS) continue;
     int fd = openat(dirfd(d), f->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0) continue;
     for (size_t i = 0; i < ZMI_COUNT(inner); i++) unlinkat(fd, inner[i], 0);
@@ -156,7 +156,7 @@ static void make_room(const zmi_cache *c) {
     }
   }
   zmi_free(all);
-  sweep_workplaces(c);
+  zmi_cache_sweep(c->folder, "work-");
 }
 
 zmi_cache_facts zmi_cache_look(const zmi_cache *c) {
@@ -172,6 +172,7 @@ size_t zmi_cache_clear(const zmi_cache *c) {
   entry *all = list(c, &n);
   for (size_t i = 0; i < n; i++) drop(c, all[i].name);
   zmi_free(all);
+  if (c->folder) zmi_cache_sweep(c->folder, "work-");
   return n;
 }
 

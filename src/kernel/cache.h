@@ -35,6 +35,8 @@ typedef struct zmi_cache_facts {
 } zmi_cache_facts;
 zmi_cache_facts zmi_cache_look(const zmi_cache *c);
 size_t zmi_cache_clear(const zmi_cache *c); // the number of files removed
+// Removes workplaces of compilers that nobody has touched for an hour: folders of this user whose names start so. Every put does it.
+void zmi_cache_sweep(const char *folder, const char *start);
 
 // ---- tuning (tune.c) ----
 struct zmi_code;
@@ -46,8 +48,9 @@ void *zmi_tuning_compile(const struct zmi_code *code, const char *tier, int way,
 
 // ---- the compiler (compile.c) ----
 // Takes C source to a loaded shared object, from the cache if it is there. Returns a handle for dlsym, or NULL: then `note` is one sentence
-// that says why, with the compiler's first words and where the source was kept. tier: its name, behind a blank
-// one more flag. `only_cached`: nothing is compiled; note is empty then.
+// that says why, with the compiler's first words and where the source was kept. A failure is an entry of the cache too: for an hour the
+// compiler is not asked again, by any process, and its source stands beside it. tier: its name, behind a blank one more flag.
+// `only_cached`: nothing is compiled; note is empty then.
 void *zmi_compile_c(const char *name, const char *source, const char *tier, bool only_cached, char note[512], bool *was_cached);
 void zmi_compile_unload(void *handle);
 // "gcc (Debian 12.2.0-14) 12.2.0 at /usr/bin/x86_64-linux-gnu-gcc-12"; false with the reason if there is none.

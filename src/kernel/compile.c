@@ -45,31 +45,41 @@ static int exit_of(int status) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + (WIFSIGNALED(status) ? WTERMSIG(status) : 0);
 }
 
-// Runs a program with its words going to a file. Its exit status; -1: it could not be started; -2: it ran out of time and was killed with
-// all that it had started.
-static int run_child(const char *const *argv, const char *words, double seconds) {
-  posix_spawn_file_actions_t files;
-  posix_spawnattr_t attributes;
-  sigset_t none, all;
-  pid_t child;
-  if (posix_spawn_file_actions_init(&files) != 0) return -1;
-  if (posix_spawnattr_init(&attributes) != 0) {
-    posix_spawn_file_actions_destroy(&files);
-    return -1;
-  }
-  sigemptyset(&none);
-  sigfillset(&all);
-  sigdelset(&all, SIGKILL);
-  sigdelset(&all, SIGSTOP);
-  bool ready = posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0) == 0 &&
-               posix_spawn_file_actions_addopen(&files, 1, words, O_WRONLY | O_CREAT | O_TRUNC, 0600) == 0 &&
-               posix_spawn_file_actions_adddup2(&files, 1, 2) == 0 && posix_spawnattr_setpgroup(&attributes, 0) == 0 &&
-               posix_spawnattr_setsigmask(&attributes, &none) == 0 && posix_spawnattr_setsigdefault(&attributes, &all) == 0 &&
-               posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF) == 0;
-  int error = ready ? posix_spawn(&child, argv[0], &files, &attributes, (char *const *)(uintptr_t)argv, environ) : EINVAL;
-  posix_spawn_file_actions_destroy(&files);
-  posix_spawnattr_destroy(&attributes);
-  if (error) return -1;
+#ifdef F_SETSIG
+// A process that is killed can end nothing. So the children of a compiler hold a pipe whose other end is here, and when the kernel closes
+// that one, whatever this process died of, it kills the owner of the pipe: the whole group of the child. (PR_SET_PDEATHSIG would reach the
+// compiler's driver alone, not the programs that it started.)
+enum { LEASH = 3 }; // the descriptor in the child
+
+static bool make_leash(int ends[2], posix_spawn_file_actions_t *files) {
+  return pipe2(ends, O_CLOEXEC) == 0 && posix_spawn_file_actions_adddup2(files, ends[0], LEASH) == 0;
+}
+
+static void tie(const int ends[2], pid_t group) {
+  if (fcntl(ends[0], F_SETOWN, -group) == 0 && fcntl(ends[0], F_SETSIG, SIGKILL) == 0) (void)fcntl(ends[0], F_SETFL, O_ASYNC);
+}
+
+// Children of the child that ended may live on for a moment, and are not to be killed for it.
+static void untie(int ends[2]) {
+  if (ends[0] >= 0) (void)fcntl(ends[0], F_SETFL, 0);
+  for (int i = 0; i < 2; i++)
+    if (ends[i] >= 0) close(ends[i]);
+}
+#else
+static bool make_leash(int ends[2], posix_spawn_file_actions_t *files) {
+  (void)ends, (void)files;
+  return true;
+}
+static void tie(const int ends[2], pid_t group) {
+  (void)ends, (void)group;
+}
+static void untie(int ends[2]) {
+  (void)ends;
+}
+#endif
+
+// Waits for a child of its own group. Its exit status; -2: it ran out of time and was killed with all that it had started.
+static int wait_for(pid_t child, double seconds) {
   const double end = zmi_now() + seconds;
   for (struct timespec nap = {0, 500000};;) {
     int status;
@@ -86,7 +96,40 @@ static int run_child(const char *const *argv, const char *words, double seconds)
   return -2;
 }
 
+// Runs a program with its words going to a file. Its exit status; -1: it could not be started; -2: it ran out of time and was killed with
+// all that it had started.
+static int run_child(const char *const *argv, const char *words, double seconds) {
+  posix_spawn_file_actions_t files;
+  posix_spawnattr_t attributes;
+  sigset_t none, all;
+  pid_t child;
+  int leash[2] = {-1, -1};
+  if (posix_spawn_file_actions_init(&files) != 0) return -1;
+  if (posix_spawnattr_init(&attributes) != 0) {
+    posix_spawn_file_actions_destroy(&files);
+    return -1;
+  }
+  sigemptyset(&none);
+  sigfillset(&all);
+  sigdelset(&all, SIGKILL);
+  sigdelset(&all, SIGSTOP);
+  bool ready = make_leash(leash, &files) && posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0) == 0 &&
+               posix_spawn_file_actions_addopen(&files, 1, words, O_WRONLY | O_CREAT | O_TRUNC, 0600) == 0 &&
+               posix_spawn_file_actions_adddup2(&files, 1, 2) == 0 && posix_spawnattr_setpgroup(&attributes, 0) == 0 &&
+               posix_spawnattr_setsigmask(&attributes, &none) == 0 && posix_spawnattr_setsigdefault(&attributes, &all) == 0 &&
+               posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF) == 0;
+  int error = ready ? posix_spawn(&child, argv[0], &files, &attributes, (char *const *)(uintptr_t)argv, environ) : EINVAL;
+  posix_spawn_file_actions_destroy(&files);
+  posix_spawnattr_destroy(&attributes);
+  if (!error) tie(leash, child);
+  const int status = error ? -1 : wait_for(child, seconds);
+  untie(leash);
+  return status;
+}
+
 // ---- workplaces ----
+
+#define ABANDONED "zmlx-kernel-" // workplaces in the folder of temporary files
 
 typedef struct workplace {
   char folder[PATH_MAX - 32], source[PATH_MAX], object[PATH_MAX], words[PATH_MAX];
@@ -96,7 +139,8 @@ static bool open_workplace(workplace *w, const zmi_cache *cache) {
   const char *temporary = getenv("TMPDIR"), *base = cache->folder;
   for (int attempt = 0; attempt < 2; attempt++, base = NULL) {
     if (!base) base = temporary && *temporary == '/' ? temporary : "/tmp";
-    int size = snprintf(w->folder, sizeof w->folder, "%s/%sXXXXXX", base, base == cache->folder ? "work-" : "zmlx-kernel-");
+    if (base != cache->folder) zmi_cache_sweep(base, ABANDONED);
+    int size = snprintf(w->folder, sizeof w->folder, "%s/%sXXXXXX", base, base == cache->folder ? "work-" : ABANDONED);
     if (size < 0 || size >= (int)sizeof w->folder || !mkdtemp(w->folder)) continue;
     snprintf(w->source, sizeof w->source, "%s/kernel.c", w->folder);
     snprintf(w->object, sizeof w->object, "%s/kernel.so", w->folder);
@@ -106,10 +150,9 @@ static bool open_workplace(workplace *w, const zmi_cache *cache) {
   return false;
 }
 
-static void close_workplace(const workplace *w, bool keep_source) {
+static void close_workplace(const workplace *w) {
   unlink(w->object);
   unlink(w->words);
-  if (keep_source) return;
   unlink(w->source);
   rmdir(w->folder);
 }
@@ -190,7 +233,7 @@ static void ask_version(compiler *c, const zmi_cache *cache) {
   if (!open_workplace(&w, cache)) return;
   const char *argv[] = {c->path, "--version", NULL};
   if (run_child(argv, w.words, VERSION_SECONDS) == 0) first_words(w.words, c->version);
-  close_workplace(&w, false);
+  close_workplace(&w);
 }
 
 // Once for each value of ZMLX_CC. Under the lock.
@@ -203,7 +246,9 @@ static const compiler *find_compiler(const zmi_cache *cache) {
   snprintf(c->asked, sizeof c->asked, "%s", asked ? asked : "");
   if (asked) {
     c->found = search_path(asked, c->path);
-    if (!c->found) snprintf(c->why, sizeof c->why, "ZMLX_CC names %.150s, which is no program that can be run", asked);
+    if (!c->found)
+      snprintf(c->why, sizeof c->why, "ZMLX_CC names %.120s, which is no program that can be run%s", asked,
+               strchr(asked, ' ') ? ": it takes the name or the path of a compiler alone, without flags" : "");
   } else {
     for (size_t i = 0; i < ZMI_COUNT(names) && !c->found; i++) c->found = search_path(names[i], c->path);
     if (!c->found) snprintf(c->why, sizeof c->why, "no C compiler was found on PATH (cc, gcc or clang)");
@@ -257,7 +302,7 @@ typedef struct job {
 } job;
 
 // Flags of the job, and the hash of everything that decides what comes out.
-static bool prepare_job(job *j, const compiler *c, const char *tier, const workplace *w) {
+static bool prepare_job(job *j, const compiler *c, const char *tier) {
   static const char hex[] = "0123456789abcdef";
   zmi_sha256 h;
   uint8_t digest[32];
@@ -283,14 +328,20 @@ static bool prepare_job(job *j, const compiler *c, const char *tier, const workp
   zmi_sha256_end(&h, digest);
   for (int i = 0; i < 32; i++) j->key[2 * i] = hex[digest[i] >> 4], j->key[2 * i + 1] = hex[digest[i] & 15];
   snprintf(j->key + 64, sizeof j->key - 64, ".so");
-  if (w) {
-    j->argv[n++] = "-o";
-    j->argv[n++] = w->object;
-    j->argv[n++] = w->source;
-    j->argv[n++] = "-lm";
-  }
   j->argv[n] = NULL;
   return true;
+}
+
+// What the child reads and writes, behind the flags.
+static void add_files(job *j, const workplace *w) {
+  int n = 0;
+  while (j->argv[n]) n++;
+  j->argv[0] = j->path; // a copy's own
+  j->argv[n++] = "-o";
+  j->argv[n++] = w->object;
+  j->argv[n++] = w->source;
+  j->argv[n++] = "-lm";
+  j->argv[n] = NULL;
 }
 
 static double deadline(void) {
@@ -317,42 +368,120 @@ static void publish(const job *j, const workplace *w, const zmi_cache *cache) {
   zmi_error_clear();
 }
 
-static void *build(const job *j, const workplace *w, const zmi_cache *cache, char note[512]) {
+// ---- failures ----
+// A compiler that failed fails again: until the memory of it expires nobody asks it for the same source with the same flags. The hash
+// that names the entry changes with the compiler. The source is kept beside it, where room is made for others like for every entry.
+
+enum { FAILED_SECONDS = 3600, HUNG_SECONDS = 600 }; // a machine may have been busy
+
+static void failure_name(const job *j, const char *ending, char name[80]) {
+  snprintf(name, 80, "%.64s%s", j->key, ending);
+}
+
+static bool recall_failure(const job *j, const zmi_cache *cache, char note[512]) {
+  char name[80], *text, *words;
+  size_t size;
+  failure_name(j, ".failed", name);
+  text = zmi_cache_read(cache, name, &size);
+  if (!text) return false;
+  const long long since = (long long)time(NULL) - strtoll(text, &words, 10);
+  const double hung_for = strtod(words, &words); // 0: it ended by itself
+  const bool holds = since >= 0 && since < (hung_for > 0 ? HUNG_SECONDS : FAILED_SECONDS) && (hung_for <= 0 || deadline() <= hung_for);
+  if (holds && *words == '\n') snprintf(note, 512, "%lld seconds ago (zmlx kernel cache --clear forgets it) %.430s", since, words + 1);
+  zmi_free(text);
+  return holds;
+}
+
+// Without a folder of kernels: in that of temporary files, the last one of this process alone. Under the lock of the compiler.
+static const char *keep_outside(const workplace *w) {
+  static char last[PATH_MAX];
+  if (last[0]) {
+    unlink(last);
+    *strrchr(last, '/') = 0;
+    rmdir(last);
+  }
+  snprintf(last, sizeof last, "%s", w->source);
+  return last;
+}
+
+// Where the source is kept. *kept: its workplace stays.
+static void keep_source(const job *j, const workplace *w, const zmi_cache *cache, char place[PATH_MAX], bool *kept) {
+  char name[80], *path;
+  failure_name(j, ".c", name);
+  path = cache->folder ? zmi_path_join(cache->folder, name) : NULL;
+  *kept = false;
+  if (path && strlen(path) < PATH_MAX && rename(w->source, path) == 0) {
+    snprintf(place, PATH_MAX, "%s", path);
+  } else {
+    pthread_mutex_lock(&compiler_lock);
+    snprintf(place, PATH_MAX, "%s", keep_outside(w));
+    pthread_mutex_unlock(&compiler_lock);
+    *kept = true;
+  }
+  zmi_free(path);
+}
+
+static void remember_failure(const job *j, const zmi_cache *cache, double hung_for, const char *note) {
+  char name[80], text[640];
+  failure_name(j, ".failed", name);
+  const int size = snprintf(text, sizeof text, "%lld %g\n%s", (long long)time(NULL), hung_for, note);
+  if (cache->folder && size > 0 && size < (int)sizeof text) zmi_cache_put(cache, name, text, (size_t)size);
+}
+
+// Why there is nothing to load after the child's status, as one sentence.
+static void explain(const job *j, const workplace *w, int status, double seconds, const char *place, char note[512]) {
   char words[WORDS];
+  first_words(w->words, words);
+  if (status == -2)
+    snprintf(note, 512, "%.120s had not compiled it after %g seconds; the source is kept in %.300s", j->path, seconds, place);
+  else if (status == -1)
+    snprintf(note, 512, "%.120s could not be started; the source is kept in %.300s", j->path, place);
+  else if (status == 0)
+    snprintf(note, 512, "what %.120s made could not be loaded; the source is kept in %.300s", j->path, place);
+  else
+    snprintf(note, 512, "%.80s failed (status %d): %.120s; the source is kept in %.230s", j->path, status,
+             words[0] ? words : "it said nothing", place);
+}
+
+static void *build(const job *j, const zmi_cache *cache, char note[512]) {
+  char place[PATH_MAX];
+  bool kept;
+  workplace w;
+  job mine = *j;
   const double seconds = deadline();
-  if (!write_file(w->source, j->source, strlen(j->source))) {
-    snprintf(note, 512, "the source could not be written to %.200s", w->source);
+  if (!open_workplace(&w, cache)) {
+    snprintf(note, 512, "neither the cache folder nor the folder of temporary files can be written");
     return NULL;
   }
-  int status = run_child(j->argv, w->words, seconds);
+  add_files(&mine, &w);
+  if (!write_file(w.source, j->source, strlen(j->source))) {
+    snprintf(note, 512, "the source could not be written to %.200s", w.source);
+    close_workplace(&w);
+    return NULL;
+  }
+  const int status = run_child(mine.argv, w.words, seconds);
+  void *handle = status == 0 ? load(w.object) : NULL;
+  if (handle) {
+    publish(j, &w, cache);
+    close_workplace(&w);
+    return handle;
+  }
   if (status == -2) {
     pthread_mutex_lock(&compiler_lock);
     known_compiler.hung = true;
     pthread_mutex_unlock(&compiler_lock);
-    snprintf(note, 512, "%.120s had not compiled it after %g seconds; the source is kept in %.200s", j->path, seconds, w->source);
-    return NULL;
   }
-  first_words(w->words, words);
-  if (status == -1) {
-    snprintf(note, 512, "%.120s could not be started; the source is kept in %.200s", j->path, w->source);
-    return NULL;
-  }
-  void *handle = status == 0 ? load(w->object) : NULL;
-  if (handle) {
-    publish(j, w, cache);
-    return handle;
-  }
-  if (status == 0)
-    snprintf(note, 512, "what %.120s made could not be loaded; the source is kept in %.200s", j->path, w->source);
-  else
-    snprintf(note, 512, "%.100s failed (status %d): %.150s; the source is kept in %.200s", j->path, status,
-             words[0] ? words : "it said nothing", w->source);
+  keep_source(j, &w, cache, place, &kept);
+  explain(j, &w, status, seconds, place, note);
+  if (status == -2 || (status >= 0 && status < 128)) remember_failure(j, cache, status == -2 ? seconds : 0, note);
+  unlink(w.object);
+  unlink(w.words);
+  if (!kept) close_workplace(&w);
   return NULL;
 }
 
 void *zmi_compile_c(const char *name, const char *source, const char *tier, bool only_cached, char note[512], bool *was_cached) {
   zmi_cache cache;
-  workplace w;
   job j = {.name = name, .source = source};
   void *handle = NULL;
   char *entry = NULL;
@@ -361,7 +490,7 @@ void *zmi_compile_c(const char *name, const char *source, const char *tier, bool
   zmi_cache_open(&cache);
   pthread_mutex_lock(&compiler_lock);
   const compiler *c = find_compiler(&cache);
-  bool found = c->found, hung = c->hung, known = found && prepare_job(&j, c, tier, NULL);
+  bool found = c->found, hung = c->hung, known = found && prepare_job(&j, c, tier);
   if (!found) snprintf(note, 512, "%s", c->why);
   pthread_mutex_unlock(&compiler_lock);
   if (known && (entry = zmi_cache_find(&cache, j.key)) != NULL) {
@@ -371,15 +500,7 @@ void *zmi_compile_c(const char *name, const char *source, const char *tier, bool
   if (known && !handle && hung) {
     if (!only_cached) snprintf(note, 512, "%.200s took too long for another kernel and is not asked again", j.path);
   } else if (known && !handle && !only_cached) {
-    if (open_workplace(&w, &cache)) {
-      pthread_mutex_lock(&compiler_lock);
-      prepare_job(&j, find_compiler(&cache), tier, &w);
-      pthread_mutex_unlock(&compiler_lock);
-      handle = build(&j, &w, &cache, note);
-      close_workplace(&w, !handle);
-    } else {
-      snprintf(note, 512, "neither the cache folder nor the folder of temporary files can be written");
-    }
+    if (!recall_failure(&j, &cache, note)) handle = build(&j, &cache, note);
   } else if (found && !known) {
     snprintf(note, 512, "no flags are known for the CPU tier %.40s", tier);
   }

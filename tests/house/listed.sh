@@ -28,4 +28,12 @@ found=$(unlisted "$tree")
 expect_found "finds a forgotten source" "$(echo "$found" | grep -x src/tape/forgotten.c)"
 expect_found "finds a forgotten test" "$(echo "$found" | grep -x tests/test_forgotten.c)"
 expect_empty "and nothing else" "$(echo "$found" | grep -v forgotten)"
+# A name that is no test's stops `make check`, and those that pages name are tests'.
+build=${TEST_BUILD:-build}
+expect_empty "a test is known" "$(scripts/known_tests.sh "$build" tape house_limits --verbose 2>&1)"
+expect_found "a misspelt test is refused" "$(scripts/known_tests.sh "$build" tape no_such_test || echo refused)"
+expect_found "and others are named" "$(scripts/known_tests.sh "$build" examples 2>&1 | grep house_examples)"
+for name in $(sed -n 's/.*TESTS=\([a-z_]*\).*/\1/p' docs/*.md README.md CONTRIBUTING.md | sort -u); do
+  expect_empty "make check TESTS=$name" "$(scripts/known_tests.sh "$build" "$name" 2>&1)"
+done
 finish

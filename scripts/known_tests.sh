@@ -1,0 +1,13 @@
+#!/bin/sh
+# Fails, with a sentence, unless each name given is that of a test: a misspelt one would run nothing and pass.
+#   scripts/known_tests.sh FOLDER [arguments of meson test]
+set -u
+folder=$1
+shift
+for name in "$@"; do
+  case $name in -*) continue ;; esac
+  [ -z "$(meson test -C "$folder" --no-rebuild --list "$name" 2>/dev/null | grep -v '^No suitable')" ] || continue
+  near=$(meson test -C "$folder" --no-rebuild --list 2>/dev/null | grep -F "$name" | tr '\n' ' ')
+  echo "there is no test $name${near:+; did you mean: $near}" >&2
+  exit 1
+done

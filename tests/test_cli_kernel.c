@@ -113,13 +113,46 @@ static void every_row_has_dtypes(void **state) {
   assert_says("\"dtypes\": \"float16, bfloat16, float32\"");
 }
 
+// A source, or an error: nothing that looks like an empty kernel.
+static void what_has_no_source_is_refused(void **state) {
+  (void)state;
+  static const char *const targets[] = {"c", "cuda", "metal", "ir"};
+  char words[200], said[200];
+  for (size_t i = 0; i < ZMI_COUNT(targets); i++) {
+    snprintf(words, sizeof words, "show zm_moe_dispatch --target %s%s", targets[i], i == 2 ? " --json" : "");
+    snprintf(said, sizeof said, "moe_dispatch has no source for %s: it is made of operations in C, in src/catalog/moe.c\n", targets[i]);
+    assert_int_equal(run("", words), 1);
+    assert_says(said);
+    assert_silent("//");
+  }
+  assert_int_equal(run("", "show attention_tile_proto --vjp"), 1);
+  assert_says("the gradients of attention_tile_proto have no source for c: they are made of operations in C, in src/catalog/attention.c");
+  assert_int_equal(run("", "show argmax_lastdim --vjp"), 1);
+  assert_says("argmax_lastdim has no gradient: results are integers");
+  assert_int_equal(run("", "show argmax_lastdim --target cuda"), 0);
+  assert_says("__global__");
+}
+
+// The page has names of functions.
+static void names_of_functions_are_found(void **state) {
+  (void)state;
+  assert_int_equal(run("", "list mul"), 0);
+  char *row = strdup(out);
+  assert_int_equal(run("", "list zm_multiply"), 0);
+  assert_string_equal(out, row);
+  assert_int_equal(run("", "list multiply"), 0);
+  assert_string_equal(out, row);
+  free(row);
+  assert_int_equal(run("", "show multiplt"), 2);
+  assert_says("did you mean multiply?");
+}
+
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
   const struct CMUnitTest tests[] = {
-      TEST(a_test_that_compiled_nothing_fails),
-      TEST(a_machine_without_a_compiler),
-      TEST(a_bench_says_what_it_times),
-      TEST(every_row_has_dtypes),
+      TEST(a_test_that_compiled_nothing_fails), TEST(a_machine_without_a_compiler),
+      TEST(a_bench_says_what_it_times),         TEST(every_row_has_dtypes),
+      TEST(what_has_no_source_is_refused),      TEST(names_of_functions_are_found),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

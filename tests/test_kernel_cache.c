@@ -339,7 +339,7 @@ static void failures_without_a_cache(void **state) {
 // A process that is killed takes the compiler and all that it had started with it.
 static void a_killed_process_leaves_no_compiler(void **state) {
   (void)state;
-  char path[1024], text[2048];
+  char path[1024], text[4096];
   snprintf(path, sizeof path, "%s/child", folder.path);
   snprintf(text, sizeof text, "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho $$ >%s-0\nsleep 100 &\necho $! >%s\nsleep 100\n", path,
            path);

@@ -629,6 +629,30 @@ static void errors_name_what_is_wrong(void **state) {
   zm_scope_close(scope);
 }
 
+// A median of numbers with a NaN among them is NaN, wherever it stands, and of the others of the array nothing changes.
+static void a_median_with_nan_is_nan(void **state) {
+  (void)state;
+  static const zm_dtype dtypes[] = {ZM_F32, ZM_F16, ZM_BF16};
+  for (size_t t = 0; t < ZMI_COUNT(dtypes); t++)
+    for (int n = 1; n <= 6; n++)
+      for (int at = 0; at < n; at++) {
+        float x[12];
+        for (int i = 0; i < 2 * n; i++) x[i] = (float)(i * 5 % 7);
+        x[at] = at % 2 ? __builtin_nanf("") : -__builtin_nanf("");
+        zm_scope *scope = zm_scope_open();
+        zm_array *a = zm_astype(zm_array_from_data(x, ZM_F32, SHAPE(2, n), 2), dtypes[t]);
+        zm_array *rows = zm_astype(zm_median(a, (const int[]){1}, 1, false), ZM_F32);
+        zm_array *second = zm_astype(zm_median(zm_slice(a, SHAPE(1, 0), SHAPE(2, n), NULL), NULL, 0, false), ZM_F32);
+        const float *found = zm_array_data(rows);
+        if (!found || !second) fail_msg("%s", zm_last_error());
+        assert_true(found[0] != found[0]);
+        assert_true((double)found[1] == zm_array_item(second));
+        const double all = zm_array_item(zm_median(a, NULL, 0, true));
+        assert_true(all != all);
+        zm_scope_close(scope);
+      }
+}
+
 // Every allocation fails in turn: NULL and a message, or the right result, and nothing leaks (the sanitizers look).
 static void failing_memory_is_an_error(void **state) {
   (void)state;
@@ -664,6 +688,7 @@ int main(void) {
       cmocka_unit_test(sorting_is_stable_at_every_size), cmocka_unit_test(running_sums_have_one_order),
       cmocka_unit_test(long_scans_agree_with_loops),     cmocka_unit_test(updates_come_in_order),
       cmocka_unit_test(errors_name_what_is_wrong),       cmocka_unit_test(failing_memory_is_an_error),
+      cmocka_unit_test(a_median_with_nan_is_nan),
   };
   struct CMUnitTest tests[ZMI_COUNT(ops) + ZMI_COUNT(own)];
   for (size_t i = 0; i < ZMI_COUNT(ops); i++) {

@@ -71,10 +71,10 @@ static void values(void **state) {
   if (zm_assert_matches(&m) != ZM_OK) fail_msg("%s", zm_last_error());
   double off = 0.5;
   m.f = nearly, m.user = &off;
-  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_FORMAT);
+  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_MISMATCH);
   assert_says("softplus (float32, [5]): result 0 at [4]", "they differ by 0.5");
   off = 1e-4;
-  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_FORMAT);
+  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_MISMATCH);
   m.dtypes = (zm_dtype[]){ZM_BF16}, m.dtype_count = 1; // within what bfloat16 can tell
   if (zm_assert_matches(&m) != ZM_OK) fail_msg("%s", zm_last_error());
   m = (zm_match){.name = "nan", .f = quotient, .reference = quotient, .nin = 1, .shapes = shapes, .sets = 1, .atol = 1e30, .rtol = 1e30};
@@ -82,10 +82,10 @@ static void values(void **state) {
   m.dtypes = (zm_dtype[]){ZM_F32}, m.dtype_count = 1;
   assert_int_equal(zm_assert_matches(&m), ZM_OK); // equal infinities
   m.operand[0] = ZM_F16;                          // zeros: 0 / 0
-  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_FORMAT);
+  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_MISMATCH);
   assert_says("nan (", "found nan");
   m = (zm_match){.name = "turned", .f = transposed, .reference = softplus, .nin = 1, .shapes = shapes + 1, .sets = 1};
-  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_FORMAT);
+  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_MISMATCH);
   assert_says("float32[4, 3]", "float32[3, 4]");
   m.f = failing;
   assert_int_not_equal(zm_assert_matches(&m), ZM_OK);
@@ -105,11 +105,56 @@ static void gradients(void **state) {
   m = (zm_match){.name = "product", .f = product, .nin = 2, .shapes = pairs, .sets = 2};
   if (zm_assert_gradient_matches(&m) != ZM_OK) fail_msg("%s", zm_last_error());
   m.f = stopped;
-  assert_int_equal(zm_assert_gradient_matches(&m), ZM_ERROR_FORMAT);
+  assert_int_equal(zm_assert_gradient_matches(&m), ZM_ERROR_MISMATCH);
   assert_says("gradient of operand 1", "found 0");
   m.reference = product;
-  assert_int_equal(zm_assert_gradient_matches(&m), ZM_ERROR_FORMAT);
+  assert_int_equal(zm_assert_gradient_matches(&m), ZM_ERROR_MISMATCH);
   assert_says("gradient of operand 1", "found 0");
+}
+
+static zm_status lying(void *user, zm_array *const *in, int nin, zm_array **out, int nout) { // success, and no result
+  (void)user, (void)in, (void)nin, (void)out, (void)nout;
+  return ZM_OK;
+}
+
+static zm_status silent(void *user, zm_array *const *in, int nin, zm_array **out, int nout) { // a failure, and no message
+  (void)user, (void)in, (void)nin, (void)out, (void)nout;
+  return ZM_ERROR_ARGUMENT;
+}
+
+// What an author may get wrong is one clear sentence.
+static void mistakes(void **state) {
+  (void)state;
+  zm_match m = {.name = "softplus", .f = lying, .reference = softplus, .nin = 1, .shapes = shapes, .sets = 1};
+  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_ARGUMENT);
+  assert_says("softplus (float32, [5])", "the tested function returned ZM_OK, but its result 0 is NULL");
+  assert_int_equal(zm_assert_gradient_matches(&m), ZM_ERROR_ARGUMENT);
+  assert_says("softplus (float32, [5])", "the tested function returned ZM_OK, but its result 0 is NULL");
+  m.f = softplus, m.reference = lying;
+  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_ARGUMENT);
+  assert_says("softplus (float32, [5])", "the reference returned ZM_OK, but its result 0 is NULL");
+  assert_int_equal(zm_assert_gradient_matches(&m), ZM_ERROR_ARGUMENT);
+  m.reference = silent;
+  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_ARGUMENT);
+  assert_says("softplus (float32, [5])", "the reference failed and left no message");
+  m.reference = softplus;
+  m.shapes = (const zm_shape[]){{99, {3}}};
+  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_ARGUMENT);
+  assert_says("softplus: set 0, operand 0: its shape has rank 99", "expected 0 to 8");
+  m.shapes = (const zm_shape[]){{1, {-3}}};
+  assert_int_equal(zm_assert_gradient_matches(&m), ZM_ERROR_ARGUMENT);
+  assert_says("softplus: set 0, operand 0: dimension 0 of its shape is -3", "expected 0 or more");
+  m.shapes = (const zm_shape[]){{3, {(int64_t)1 << 40, (int64_t)1 << 40, (int64_t)1 << 40}}};
+  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_ARGUMENT);
+  assert_says("set 0, operand 0", "more elements than memory can hold");
+  zm_scope *scope = zm_scope_open();
+  zm_array *x = zm_full(0.5, ZM_F32, (int64_t[]){5}, 1);
+  const zm_bench_options o = {.in = &x, .nin = 1, .rounds = 1, .seconds = 0.01}, none = {.nin = 1};
+  zm_bench_result r;
+  assert_int_equal(zm_bench_compare(softplus, NULL, lying, NULL, &o, &r), ZM_ERROR_ARGUMENT);
+  assert_says("zm_bench_compare: a function returned ZM_OK", "its result 0 is NULL");
+  assert_int_equal(zm_bench_compare(softplus, NULL, softplus, NULL, &none, &r), ZM_ERROR_ARGUMENT);
+  zm_scope_close(scope);
 }
 
 static zm_status repeated(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
@@ -141,6 +186,7 @@ static void timings(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(values), cmocka_unit_test(gradients), cmocka_unit_test(timings)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(values), cmocka_unit_test(gradients), cmocka_unit_test(mistakes),
+                                     cmocka_unit_test(timings)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -193,7 +193,7 @@ typedef struct zm_adamw_options {
   double beta1, beta2, eps, weight_decay;
   bool no_decay; // as weight_decay = ZM_NONE
 } zm_adamw_options;
-// lr and step (1, 2, ...): one number each, float.
+// lr and step: one number each, float. Steps count from 1: at 0 the corrections divide by 1 - beta^0 = 0, and p and its moments are NaN.
 ZM_API zm_status zm_adamw_step(zm_array *p, zm_array *g, zm_array *m, zm_array *v, zm_array *lr, zm_array *step,
                                const zm_adamw_options *options, zm_array **p_new, zm_array **m_new, zm_array **v_new);
 

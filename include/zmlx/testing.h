@@ -42,6 +42,7 @@ typedef struct zm_match {
   uint64_t seed;
 } zm_match;
 
+// ZM_ERROR_MISMATCH: values, or shapes, are not those of the reference. What cannot be compared at all has other errors.
 ZM_API zm_status zm_assert_matches(const zm_match *match);
 // Gradients of the float operands, for random cotangents, against those of the reference; without a reference against central differences.
 ZM_API zm_status zm_assert_gradient_matches(const zm_match *match);

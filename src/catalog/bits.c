@@ -95,7 +95,11 @@ const zmi_op zmi_op_unpack_bits = {
     .name = "unpack_bits", .operands = "x", .rounding = "exact", .infer = unpack_infer, .stages = {{tiles, unpack_run}}, .rules = &rules};
 
 zm_array *zm_pack_bits(zm_array *x) {
-  if ((!x || x->type.dtype != ZM_BOOL) && !zmi_cat_want_dtype("pack_bits", "x", x, ZM_U8)) return NULL;
+  if (x && x->type.dtype != ZM_BOOL && x->type.dtype != ZM_U8) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "pack_bits: x: expected dtype bool or uint8, found %s", zm_dtype_name(x->type.dtype));
+    return NULL;
+  }
+  if (!x && !zmi_cat_want_dtype("pack_bits", "x", x, ZM_U8)) return NULL;
   int64_t n = zm_array_size(x);
   if (n % 8 != 0) {
     zmi_fail(ZM_ERROR_ARGUMENT, "pack_bits: x: the number of elements must be a multiple of 8, found %lld", (long long)n);

@@ -134,6 +134,12 @@ zm_status zmi_cat_vjp_by(zm_function f, void *user, const zmi_node *n, zm_array 
   static zmi_definition word##_def = {                                                                                                     \
       .name = #word, .form = ZMI_FORM_ROWS, .inputs = ins, .outputs = outs, .parameters = params, .source = text};
 
+// RMS norm of a sum that stays in float32 inside; as a result it is rounded once.
+#define ZMI_ADD_RMS_NORM                                                                                                                   \
+  "elements { let t = x + res; q = sumsq(t); }\n"                                                                                          \
+  "let r = 1.0f / sqrt(q / D + eps);\n"                                                                                                    \
+  "elements { let t = x + res; y = t * r * w; h = t; }"
+
 #define ZMI_GROUP(word, text)                                                                                                              \
   const zmi_catalog_group zmi_catalog_##word = {#word, "src/catalog/" #word ".c", text, entries, ZMI_COUNT(entries)}
 

@@ -190,7 +190,7 @@ static const zmi_entry entries[] = {
      .shapes = "x [..., D], indices [..., K] -> rows [B K, D], place [..., K], order [B K], offsets [E + 1]",
      .dtypes = "x any float, indices integers; uint32",
      .gradient = "x",
-     .parameters = "experts=8 integer 0..",
+     .parameters = "experts=8 integer 1..",
      .outputs = 4,
      .sample = "x 256 1024; indices 256 4 int32 < 8",
      .call = dispatch_call},

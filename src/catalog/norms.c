@@ -29,10 +29,7 @@ ZMI_ROWS(residual_rmsnorm, "x res w", "y", "eps",
          "elements { let h = x + res; q = sumsq(h); }\n"
          "let r = 1.0f / sqrt(q / D + eps);\n"
          "elements { y = (x + res) * r * w; }")
-ZMI_ROWS(add_rms_norm, "x res w", "y h", "eps",
-         "elements { let t = x + res; q = sumsq(t); }\n"
-         "let r = 1.0f / sqrt(q / D + eps);\n"
-         "elements { let t = x + res; y = t * r * w; h = t; }")
+ZMI_ROWS(add_rms_norm, "x res w", "y h", "eps", ZMI_ADD_RMS_NORM)
 
 // x [..., D] and vectors of its last axis.
 static bool good(const char *name, zm_array *x, int count, zm_array *const *vectors, const char *const *names) {

@@ -72,6 +72,7 @@ zm_status zm_adamw_step(zm_array *p, zm_array *g, zm_array *m, zm_array *v, zm_a
 
 static zm_status adamw_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
   (void)nin;
+  if (!(params[1].real >= 1)) return zmi_fail(ZM_ERROR_ARGUMENT, "adamw_step: step: expected a number from 1 up, found %g", params[1].real);
 #define EXACT(v) ((v) == 0 ? ZM_NONE : (v))
   zm_adamw_options o = {
       .beta1 = EXACT(params[2].real), .beta2 = EXACT(params[3].real), .eps = EXACT(params[4].real), .weight_decay = EXACT(params[5].real)};

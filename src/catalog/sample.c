@@ -64,7 +64,8 @@ static zm_array *fill(const operand *o, uint64_t seed) {
   for (int64_t i = 0; i < count; i++) {
     uint32_t r = scrambled(seed << 40 | (uint64_t)i);
     if (real) {
-      float v = (float)(int32_t)(r >> 8 & 0xff) / 64.0f - (o->positive ? 0 : 2); // a multiple of 2^-6: exact in every float dtype
+      // All bits of a float32, so that each rounding shows: with fewer, products and sums would be exact in any order.
+      const float v = (float)(r >> 8) * 0x1p-22f - (o->positive ? 0 : 2);
       memcpy(data + (size_t)i * size, &v, sizeof v);
     } else {
       uint64_t v = o->dtype == ZM_BOOL ? r >> 31 : o->below ? r % (uint64_t)o->below : r;

@@ -106,6 +106,9 @@ const zmi_entry *zmi_catalog_find(const char *name) {
   for (size_t i = 0; (e = zmi_catalog_at(i, NULL)); i++) {
     if (strcmp(e->name, name) == 0 || (function && strcmp(zmi_entry_function(e), name) == 0)) return e;
   }
+  for (size_t i = 0; !function && (e = zmi_catalog_at(i, NULL)); i++) { // the page's names without their prefix
+    if (strcmp(zmi_entry_function(e), name) == 0) return e;
+  }
   return NULL;
 }
 
@@ -202,7 +205,7 @@ zm_status zmi_catalog_page(zmi_text *out) {
       "rows,\n"
       "tiles; `docs/kernel-language.md`): `zmlx kernel show NAME` prints what its source becomes for each target. \"in C\" is made of "
       "operations\n"
-      "in C and has no such source; the file of its group has it.\n\n"
+      "in C and has no such source, for no target: it is code of the CPU, and the file of its group has it.\n\n"
       "Beside the kernels the catalog has a codec that packs caches of keys and values, KVTC: `include/zmlx/kvtc.h`, `docs/kvtc.md`.\n");
   for (size_t g = 0; zmi_catalog_groups[g]; g++) {
     const zmi_catalog_group *group = zmi_catalog_groups[g];

@@ -19,10 +19,7 @@ ZMI_ROWS(layernorm_residual, "x res gamma beta", "y h", "eps",
          "let r = 1.0f / sqrt(q / D + eps);\n"
          "elements { let t = T(x + res); y = (t - mean) * r * gamma + beta; h = t; }")
 // The same with the sum kept in float32 inside.
-ZMI_ROWS(fused_add_rmsnorm, "x res w", "y h", "eps",
-         "elements { let t = x + res; q = sumsq(t); }\n"
-         "let r = 1.0f / sqrt(q / D + eps);\n"
-         "elements { let t = x + res; y = t * r * w; h = t; }")
+ZMI_ROWS(fused_add_rmsnorm, "x res w", "y h", "eps", ZMI_ADD_RMS_NORM)
 ZMI_ROWS(fused_add_layernorm, "x res gamma beta", "y h", "eps",
          "elements { let t = x + res; s = sum(t); }\n"
          "let mean = s / D;\n"

@@ -9,8 +9,9 @@
 
 static const char *entry_name(const void *list, size_t i) {
   (void)list;
-  const zmi_entry *e = zmi_catalog_at(i, NULL);
-  return e ? e->name : NULL;
+  const size_t count = zmi_catalog_count();
+  const zmi_entry *e = zmi_catalog_at(i < count ? i : i - count, NULL); // by their names, then by those of their functions
+  return !e ? NULL : i < count ? e->name : zmi_entry_function(e);
 }
 
 static const zmi_catalog_group *find_group(const char *name) {
@@ -137,20 +138,13 @@ int cli_kernel_list(const cli_args *args, const char *name) {
 
 // ---- show ----
 
-// What has no source in the kernel language: a comment of C, CUDA and Metal that says where it is.
-static int show_operations(const cli_args *args, const zmi_entry *e, bool gradients) {
+// What has no source in the kernel language. Nothing is printed that a compiler could take for one.
+static int refuse_operations(const cli_args *args, const zmi_entry *e, bool gradients) {
   const zmi_catalog_group *group = NULL;
   for (size_t i = 0; zmi_catalog_at(i, &group) != e; i++) continue;
-  if (cli_flag(args, "json")) {
-    cli_print_json(json_pack("{s:s, s:s, s:s, s:n, s:s, s:s, s:s?}", "name", e->name, "target", cli_text(args, "target"), "form",
-                             gradients ? "gradients in C" : "in C", "source", "file", group->file, "formula", e->formula, "tape",
-                             gradients ? NULL : zmi_entry_tape(e)));
-    return CLI_OK;
-  }
-  cli_print("// %s%s %s made of operations in C, in %s: there is no source for %s.\n", gradients ? "The gradients of " : "", e->name,
-            gradients ? "are" : "is", group->file, cli_text(args, "target"));
-  cli_print(gradients ? "// By: %s\n" : "// It computes %s\n", gradients ? e->gradient : e->formula);
-  return CLI_OK;
+  cli_error("%s%s %s no source for %s: %s made of operations in C, in %s", gradients ? "the gradients of " : "", e->name,
+            gradients ? "have" : "has", cli_text(args, "target"), gradients ? "they are" : "it is", group->file);
+  return CLI_FAILURE;
 }
 
 // What decodes with these bits, as a comment in front of the source.
@@ -169,11 +163,14 @@ int cli_kernel_show(const cli_args *args, const char *name) {
   const zmi_entry *e = find(name);
   zmi_text out = {0};
   if (!e) return CLI_USAGE;
-  if (!e->definition) show_tape(args, e);
-  if (!e->definition) return show_operations(args, e, false);
+  if (!e->definition) return refuse_operations(args, e, false);
+  if (gradients && strncmp(e->gradient, "none", 4) == 0) {
+    cli_error("%s has no gradient: %s", e->name, e->gradient[4] == ':' ? e->gradient + 6 : e->formula);
+    return CLI_FAILURE;
+  }
   char *source = gradients ? NULL : zmi_entry_source(e, dtype, cli_text(args, "target"), cli_flag(args, "full"));
   zmi_code *code = gradients ? zmi_entry_code_vjp(e, dtype) : NULL;
-  if (!code && gradients && zm_last_status() == ZM_ERROR_UNSUPPORTED) return show_operations(args, e, true);
+  if (!code && gradients && zm_last_status() == ZM_ERROR_UNSUPPORTED) return refuse_operations(args, e, true);
   if (code && cli_kernel_print(code, args, &out) == ZM_OK) source = zmi_strdup(zmi_text_str(&out));
   zmi_code_free(code);
   zmi_text_release(&out);

@@ -13,7 +13,10 @@ static const double shortest_block = 1e-3, usual_seconds = 1;
 enum { USUAL_ROUNDS = 15, MOST_ROUNDS = 10000, MOST_CALLS = 1 << 20 };
 
 static zm_status call(const side *s, const zm_bench_options *o, int nout, zm_array **out) {
+  for (int i = 0; i < nout; i++) out[i] = NULL;
   zm_status status = s->f(s->user, o->in, o->nin, out, nout);
+  for (int i = 0; i < nout && status == ZM_OK; i++)
+    if (!out[i]) status = zmi_fail(ZM_ERROR_ARGUMENT, "zm_bench_compare: a function returned ZM_OK, but its result %d is NULL", i);
   return status == ZM_OK ? zm_eval(out, (size_t)nout) : status;
 }
 
@@ -54,8 +57,8 @@ static zm_bench_interval public_interval(const zmi_interval *i) {
 
 zm_status zm_bench_compare(zm_function a, void *user_a, zm_function b, void *user_b, const zm_bench_options *options,
                            zm_bench_result *result) {
-  if (!a || !b || !options || !result || options->nin < 0 || options->nout < 0 || options->nout > ZM_MAX_RESULTS || options->rounds < 0 ||
-      options->rounds > MOST_ROUNDS)
+  if (!a || !b || !options || !result || options->nin < 0 || (options->nin > 0 && !options->in) || options->nout < 0 ||
+      options->nout > ZM_MAX_RESULTS || options->rounds < 0 || options->rounds > MOST_ROUNDS)
     return zmi_fail(ZM_ERROR_ARGUMENT, "zm_bench_compare: needs two functions, options and a result; at most %d results and %d rounds",
                     ZM_MAX_RESULTS, MOST_ROUNDS);
   const side sides[2] = {{a, user_a}, {b, user_b}};

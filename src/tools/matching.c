@@ -56,9 +56,26 @@ static bool make_operands(matching *t, uint64_t seed) {
   return true;
 }
 
+// What a function of the author's may have left undone.
+static zm_status finish_call(const char *what, zm_status status, zm_array *const *out, int nout) {
+  if (status != ZM_OK) return zm_last_status() != ZM_OK ? status : zmi_fail(status, "the %s failed and left no message", what);
+  for (int o = 0; o < nout; o++)
+    if (!out[o]) return zmi_fail(ZM_ERROR_ARGUMENT, "the %s returned ZM_OK, but its result %d is NULL", what, o);
+  return ZM_OK;
+}
+
 static zm_status apply_tested(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
   const zm_match *m = user;
-  return m->op ? zm_op_apply(m->op, in, nin, out, nout) : m->f(m->user, in, nin, out, nout);
+  zm_clear_error();
+  for (int o = 0; o < nout; o++) out[o] = NULL;
+  return finish_call("tested function", m->op ? zm_op_apply(m->op, in, nin, out, nout) : m->f(m->user, in, nin, out, nout), out, nout);
+}
+
+static zm_status apply_reference(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  const zm_match *m = user;
+  zm_clear_error();
+  for (int o = 0; o < nout; o++) out[o] = NULL;
+  return finish_call("reference", m->reference(m->reference_user, in, nin, out, nout), out, nout);
 }
 
 // ---- comparison ----
@@ -122,7 +139,7 @@ static zm_status mismatch(const matching *t, const zm_array *a, int o, int64_t i
   if (found == found && expected == expected)
     zmi_text_add(&text, "; they differ by %.3g, allowed is %.3g", __builtin_fabs(found - expected),
                  t->atol + t->rtol * __builtin_fabs(expected));
-  zm_status status = zmi_fail(ZM_ERROR_FORMAT, "%s", zmi_text_str(&text));
+  zm_status status = zmi_fail(ZM_ERROR_MISMATCH, "%s", zmi_text_str(&text));
   zmi_text_release(&text);
   return status;
 }
@@ -141,7 +158,7 @@ static zm_status compare(const matching *t, int o, zm_array *found, zm_array *ex
     zmi_text text = {0};
     char a[128], b[128];
     case_text(t, &text);
-    zmi_fail(ZM_ERROR_FORMAT, "%s: %s %d is %s, the reference gives %s", zmi_text_str(&text), t->what, o, zmi_type_text(&found->type, a),
+    zmi_fail(ZM_ERROR_MISMATCH, "%s: %s %d is %s, the reference gives %s", zmi_text_str(&text), t->what, o, zmi_type_text(&found->type, a),
              zmi_type_text(&expected->type, b));
     zmi_text_release(&text);
     return zm_last_status();
@@ -180,7 +197,7 @@ static zm_status check_values(matching *t) {
   t->what = "result";
   set_tolerance(t, 0);
   if (apply_tested((void *)(uintptr_t)m, t->in, m->nin, out, t->nout) != ZM_OK ||
-      m->reference(m->reference_user, t->wide, m->nin, expected, t->nout) != ZM_OK)
+      apply_reference((void *)(uintptr_t)m, t->wide, m->nin, expected, t->nout) != ZM_OK)
     return within_case(t);
   zm_status status = ZM_OK;
   for (int o = 0; o < t->nout && status == ZM_OK; o++) status = compare(t, o, out[o], expected[o]);
@@ -258,7 +275,7 @@ static zm_status check_gradients(matching *t) {
       make_cotangents(t, out, m->seed + 99, given, wide) != ZM_OK ||
       zm_vjp(apply_tested, (void *)(uintptr_t)m, t->in, m->nin, given, out, t->nout, gradients) != ZM_OK)
     return within_case(t);
-  if (m->reference && zm_vjp(m->reference, m->reference_user, t->wide, m->nin, wide, out, t->nout, expected) != ZM_OK)
+  if (m->reference && zm_vjp(apply_reference, (void *)(uintptr_t)m, t->wide, m->nin, wide, out, t->nout, expected) != ZM_OK)
     return within_case(t);
   zm_status status = ZM_OK;
   for (int k = 0; k < m->nin && status == ZM_OK; k++) {
@@ -271,11 +288,32 @@ static zm_status check_gradients(matching *t) {
   return status;
 }
 
+// Shapes are the author's too: nothing of them is used before they are known to be some.
+static zm_status check_shapes(const zm_match *m, const char *name) {
+  for (size_t s = 0; s < m->sets; s++)
+    for (int i = 0; i < m->nin; i++) {
+      const zm_shape *shape = &m->shapes[s * (size_t)m->nin + (size_t)i];
+      int64_t count = 1;
+      if (shape->rank < 0 || shape->rank > ZM_MAX_RANK)
+        return zmi_fail(ZM_ERROR_ARGUMENT, "%s: set %zu, operand %d: its shape has rank %d, expected 0 to %d", name, s, i, shape->rank,
+                        ZM_MAX_RANK);
+      for (int d = 0; d < shape->rank; d++) {
+        if (shape->dims[d] < 0)
+          return zmi_fail(ZM_ERROR_ARGUMENT, "%s: set %zu, operand %d: dimension %d of its shape is %lld, expected 0 or more", name, s, i,
+                          d, (long long)shape->dims[d]);
+        if (__builtin_mul_overflow(count, shape->dims[d], &count) || count > INT64_MAX / 16)
+          return zmi_fail(ZM_ERROR_ARGUMENT, "%s: set %zu, operand %d: its shape has more elements than memory can hold", name, s, i);
+      }
+    }
+  return ZM_OK;
+}
+
 static zm_status check_all(const zm_match *m, const zm_dtype *dtypes, size_t count, zm_status (*check)(matching *t)) {
   matching t = {.m = m, .name = m->name ? m->name : m->op ? zm_op_name(m->op) : "function", .nout = m->nout ? m->nout : 1};
   if (m->nin < 1 || m->nin > ZM_MAX_OPERANDS || t.nout > ZM_MAX_RESULTS || !m->shapes || m->sets == 0 || (!m->op && !m->f))
     return zmi_fail(ZM_ERROR_ARGUMENT, "%s: a match needs an op or a function, 1 to %d operands, at most %d results, and shapes", t.name,
                     ZM_MAX_OPERANDS, ZM_MAX_RESULTS);
+  if (check_shapes(m, t.name) != ZM_OK) return zm_last_status();
   for (size_t d = 0; d < count; d++)
     for (size_t s = 0; s < m->sets; s++) {
       zm_scope *scope = zm_scope_open();

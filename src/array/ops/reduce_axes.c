@@ -1,5 +1,6 @@
 // Reductions over several axes: the axes become one, which is reduced by an op.
 #include "array/ops/index.h"
+#include <zmlx/elementwise.h>
 
 #include <string.h>
 
@@ -135,7 +136,7 @@ zm_array *zm_argmin_all(zm_array *a) {
   return zmi_present("argmin", 1, &a) ? zm_argmin(zm_reshape(a, (int64_t[]){-1}, 1), 0, false) : NULL;
 }
 
-// The middle of the sorted elements, or the mean of the two in the middle.
+// The middle of the sorted elements, or the mean of the two in the middle; NaN if one is NaN: those are sorted last.
 zm_array *zm_median(zm_array *a, const int *axes, int count, bool keepdims) {
   merged m;
   char text[128];
@@ -150,7 +151,11 @@ zm_array *zm_median(zm_array *a, const int *axes, int count, bool keepdims) {
   start[m.at] = (n - 1) / 2;
   stop[m.at] = n / 2 + 1;
   zm_array *sorted = zm_sort(m.a, m.at), *middle = sorted ? zm_slice(sorted, start, stop, NULL) : NULL;
-  return middle ? shaped(&m, zm_mean(middle, m.at, false), keepdims) : NULL;
+  zm_array *mean = middle ? zm_mean(middle, m.at, false) : NULL;
+  start[m.at] = n - 1;
+  stop[m.at] = n;
+  zm_array *last = mean ? zm_squeeze(zm_slice(sorted, start, stop, NULL), m.at) : NULL;
+  return last ? shaped(&m, zm_where(zm_isnan(last), last, mean), keepdims) : NULL;
 }
 
 enum { MOST_DIFFERENCES = 1 << 16 };

@@ -157,6 +157,30 @@ static void a_held_worker_loses_only_what_it_has_in_hand(void **state) {
   zmi_pool_free(pool);
 }
 
+// ---- very many tiles ----
+
+static void add_tiles(void *user, size_t job, int64_t begin, int64_t end) {
+  (void)job;
+  atomic_fetch_add((_Atomic int64_t *)user, end - begin);
+}
+
+static void more_tiles_than_words_count(void **state) {
+  (void)state;
+  const zmi_job jobs[] = {{((int64_t)1 << 40) + 5, 1, true}, {((int64_t)1 << 31) - 1, 1 << 20, true}};
+  _Atomic int64_t done = 0;
+  for (int workers = 1; workers <= 3; workers++) {
+    zmi_pool *pool = zmi_pool_new(workers);
+    zmi_phases *p = zmi_phases_new(jobs, 2);
+    for (int round = 0; round < 2; round++) {
+      atomic_store(&done, 0);
+      zmi_phases_run(p, pool, 0, 2, add_tiles, &done, NULL);
+      assert_true(atomic_load(&done) == jobs[0].tiles + jobs[1].tiles);
+    }
+    zmi_phases_free(p);
+    zmi_pool_free(pool);
+  }
+}
+
 // ---- alone ----
 
 typedef struct nested {
@@ -243,13 +267,10 @@ static void stamps_add_up(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(every_tile_once_in_order),
-      cmocka_unit_test(pools_and_parts),
-      cmocka_unit_test(sleepers_are_woken),
-      cmocka_unit_test(a_held_worker_loses_only_what_it_has_in_hand),
-      cmocka_unit_test(inside_a_run_of_the_same_pool),
-      cmocka_unit_test(each_allocation_fails),
-      cmocka_unit_test(stamps_add_up),
+      cmocka_unit_test(every_tile_once_in_order),    cmocka_unit_test(pools_and_parts),
+      cmocka_unit_test(sleepers_are_woken),          cmocka_unit_test(a_held_worker_loses_only_what_it_has_in_hand),
+      cmocka_unit_test(more_tiles_than_words_count), cmocka_unit_test(inside_a_run_of_the_same_pool),
+      cmocka_unit_test(each_allocation_fails),       cmocka_unit_test(stamps_add_up),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,7 +8,7 @@
 enum { SPINS_PER_LOOK = 32, NAPS = 64 };
 enum { PATIENCE_LEAST = 4, PATIENCE_MOST = 64 }; // microseconds of spinning; the most is about what waking up costs
 
-static void relax(void) {
+void zmi_relax(void) {
 #if defined(__x86_64__)
   _mm_pause();
 #elif defined(__aarch64__)
@@ -48,7 +48,7 @@ bool zmi_event_past(const zmi_event *e, unsigned seen) {
 static bool spin_until(const zmi_event *e, unsigned seen, unsigned patience) {
   for (double end = zmi_now() + patience * 1e-6; zmi_now() < end;) {
     for (int i = 0; i < SPINS_PER_LOOK; i++) {
-      relax();
+      zmi_relax();
       if (zmi_event_past(e, seen)) return true;
     }
   }

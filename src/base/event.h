@@ -25,6 +25,7 @@ typedef struct zmi_event {
 bool zmi_event_init(zmi_event *e); // false: the system has no lock left; nothing to destroy then
 void zmi_event_destroy(zmi_event *e);
 void zmi_event_advance(zmi_event *e); // adds one to `value` and wakes who sleeps
+void zmi_relax(void);                 // one turn of a loop that looks at a value
 // Whether `value` is past `seen`; it may have gone round.
 bool zmi_event_past(const zmi_event *e, unsigned seen);
 void zmi_event_wait(zmi_event *e, unsigned seen, bool spin); // until it is past `seen`

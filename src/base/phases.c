@@ -6,17 +6,25 @@
 #include <string.h>
 
 // Pieces: half of what is left of a place, but not less than a sixteenth of it. A worker out of work looks at the places of four others.
-enum { LEAST_SHARE = 16, NEIGHBOURS = 4, LINE = ZMI_CACHE_LINE / sizeof(int64_t) };
+// Where places are single pieces, it gives them a moment first: they are nearly always on their way, and what they read lies in the caches
+// of their own worker.
+enum { LEAST_SHARE = 16, NEIGHBOURS = 4, GRACE = 100 };
+
+// A job in units: of one tile each, or of as many as make the units few enough for 31 bits.
+typedef struct job {
+  int64_t tiles, unit, units, least;
+  bool barrier;
+} job;
 
 struct zmi_phases {
-  zmi_job *jobs;
+  job *jobs;
   size_t count;
   int workers;               // that there is memory for
-  size_t stride;             // count, in whole cache lines
-  _Atomic int64_t *taken;    // [workers][stride]: of a place, the tiles that somebody has taken
-  _Atomic int64_t *finished; // [count]: tiles of a phase, at its first job
+  _Atomic uint64_t *taken;   // [workers][count]: of a place, the run (above) and the units that somebody has taken in it
+  _Atomic int64_t *finished; // [count]: units of a phase, at its first job; zero again when it has ended
   zmi_event ended;           // its value: phases
   // one run
+  uint32_t run;
   size_t first, last;
   unsigned before; // value of `ended` when the run began
   bool spin;
@@ -25,15 +33,21 @@ struct zmi_phases {
   const zmi_phase_watch *watch;
 };
 
+static job job_of(const zmi_job *given) {
+  job j = {.tiles = given->tiles, .unit = 1 + (given->tiles >> 31), .barrier = given->barrier};
+  j.units = (j.tiles + j.unit - 1) / j.unit;
+  j.least = (given->least + j.unit - 1) / j.unit;
+  return j;
+}
+
 zmi_phases *zmi_phases_new(const zmi_job *jobs, size_t count) {
   zmi_phases *p = zmi_block_alloc(sizeof *p);
   if (!p) return NULL;
   memset(p, 0, sizeof *p);
-  p->jobs = zmi_malloc((count + 1) * sizeof *jobs);
+  p->jobs = zmi_malloc((count + 1) * sizeof *p->jobs);
   if (p->jobs && zmi_event_init(&p->ended)) {
-    if (count) memcpy(p->jobs, jobs, count * sizeof *jobs);
+    for (size_t i = 0; i < count; i++) p->jobs[i] = job_of(&jobs[i]);
     p->count = count;
-    p->stride = (count + LINE - 1) / LINE * LINE;
     return p;
   }
   if (p->jobs) zmi_fail(ZM_ERROR_MEMORY, "out of memory: no lock for a list of jobs could be made");
@@ -56,7 +70,7 @@ static bool reserve(zmi_phases *p, int workers) {
   zmi_free(p->taken);
   zmi_free(p->finished);
   p->workers = 0;
-  p->taken = zmi_calloc((size_t)workers * p->stride + 1, sizeof *p->taken);
+  p->taken = zmi_calloc((size_t)workers * p->count + 1, sizeof *p->taken);
   p->finished = zmi_calloc(p->count + 1, sizeof *p->finished);
   if (!p->taken || !p->finished) return false;
   p->workers = workers;
@@ -69,45 +83,90 @@ static zmi_job_time *times_of(const zmi_phases *p, int worker) {
 
 // ---- tiles ----
 
-static void do_piece(const zmi_phases *p, int worker, size_t job, int64_t begin, int64_t end) {
+// Units begin to end - 1.
+static void do_piece(const zmi_phases *p, int worker, size_t i, int64_t begin, int64_t end) {
+  const job *j = &p->jobs[i];
+  begin *= j->unit;
+  end = ZMI_MIN(end * j->unit, j->tiles);
   if (!p->watch) {
-    p->fn(p->user, job, begin, end);
+    p->fn(p->user, i, begin, end);
     return;
   }
   double start = zmi_now();
-  p->fn(p->user, job, begin, end);
-  times_of(p, worker)[job].worked += zmi_now() - start;
+  p->fn(p->user, i, begin, end);
+  times_of(p, worker)[i].worked += zmi_now() - start;
 }
 
-// Works on the place of `whose` in a job until nothing is left there; returns how many tiles it did.
+// A worker's place in a job: units from `begin` on, taken at least `least` at a time.
+typedef struct place {
+  int64_t begin, size, least;
+} place;
+
+static place place_of(const zmi_phases *p, size_t i, int whose) {
+  const job *j = &p->jobs[i];
+  place at = {.begin = j->units * whose / p->workers};
+  at.size = j->units * (whose + 1) / p->workers - at.begin;
+  at.least = ZMI_MAX(j->least, at.size / LEAST_SHARE);
+  return at;
+}
+
+// Works on the place of `whose` in a job until nothing is left there; returns how many units it did.
 static int64_t do_place(zmi_phases *p, size_t i, int worker, int whose) {
-  const zmi_job *job = &p->jobs[i];
-  _Atomic int64_t *taken = &p->taken[(size_t)whose * p->stride + i];
-  int64_t begin = job->tiles * whose / p->workers, size = job->tiles * (whose + 1) / p->workers - begin, did = 0;
-  int64_t least = ZMI_MAX(job->least, size / LEAST_SHARE), at = atomic_load_explicit(taken, memory_order_relaxed);
-  while (at < size) {
-    int64_t piece = ZMI_MIN(ZMI_MAX((size - at + 1) / 2, least), size - at);
-    if (!atomic_compare_exchange_weak_explicit(taken, &at, at + piece, memory_order_relaxed, memory_order_relaxed)) continue;
-    do_piece(p, worker, i, begin + at, begin + at + piece);
+  const place at = place_of(p, i, whose);
+  if (at.size == 0) return 0;
+  const uint64_t run = (uint64_t)p->run << 32;
+  _Atomic uint64_t *taken = &p->taken[(size_t)whose * p->count + i];
+  uint64_t seen = atomic_load_explicit(taken, memory_order_relaxed);
+  int64_t did = 0;
+  for (;;) {
+    const int64_t gone = (seen ^ run) >> 32 ? 0 : (int64_t)(uint32_t)seen; // what an earlier run has left there counts for nothing
+    if (gone >= at.size) return did;
+    const int64_t piece = ZMI_MIN(ZMI_MAX((at.size - gone + 1) / 2, at.least), at.size - gone);
+    const uint64_t next = run | (uint64_t)(gone + piece);
+    if (!atomic_compare_exchange_weak_explicit(taken, &seen, next, memory_order_relaxed, memory_order_relaxed)) continue;
+    do_piece(p, worker, i, at.begin + gone, at.begin + gone + piece);
     did += piece;
-    at = atomic_load_explicit(taken, memory_order_relaxed);
+    seen = next;
   }
-  return did;
 }
 
-// The jobs from i to the end of its phase; *tiles becomes those of all of them.
-static size_t phase_end(const zmi_phases *p, size_t i, int64_t *tiles) {
-  *tiles = p->jobs[i].tiles;
-  for (i++; i < p->last && !p->jobs[i].barrier; i++) *tiles += p->jobs[i].tiles;
+// The jobs from i to the end of its phase; *units becomes those of all of them.
+static size_t phase_end(const zmi_phases *p, size_t i, int64_t *units) {
+  *units = p->jobs[i].units;
+  for (i++; i < p->last && !p->jobs[i].barrier; i++) *units += p->jobs[i].units;
   return i;
 }
 
-static int64_t do_phase(zmi_phases *p, size_t first, size_t end, int worker) {
-  int64_t did = 0;
-  for (int n = 0; n <= ZMI_MIN(NEIGHBOURS, p->workers - 1); n++) {
-    for (size_t i = first; i < end; i++) did += do_place(p, i, worker, (worker + n) % p->workers);
+// Whether the phase ends within a moment.
+static bool ends_soon(const zmi_phases *p, unsigned phase) {
+  for (int i = 0; i < GRACE; i++) {
+    if (zmi_event_past(&p->ended, phase)) return true;
+    zmi_relax();
   }
-  return did;
+  return false;
+}
+
+// Does what is left of a phase: of the worker's own places and then of its neighbours'. Counts its units, and ends the phase if they were
+// the last ones.
+static bool do_phase(zmi_phases *p, unsigned phase, size_t first, size_t end, int64_t units, int worker) {
+  bool pieces = false;
+  for (int n = 0; n <= ZMI_MIN(NEIGHBOURS, p->workers - 1); n++) {
+    int64_t did = 0;
+    for (size_t i = first; i < end; i++) did += do_place(p, i, worker, (worker + n) % p->workers);
+    // Results of all tiles are seen behind the event: each worker's count follows its work, and the last one advances the event.
+    if (did > 0 && atomic_fetch_add(&p->finished[first], did) + did == units) {
+      atomic_store_explicit(&p->finished[first], 0, memory_order_relaxed);
+      zmi_event_advance(&p->ended);
+      return true;
+    }
+    if (n > 0) continue;
+    for (size_t i = first; i < end; i++) {
+      const place at = place_of(p, i, worker);
+      pieces = pieces || at.size > at.least;
+    }
+    if (!pieces && ends_soon(p, phase)) return true;
+  }
+  return false;
 }
 
 // ---- runs ----
@@ -115,7 +174,7 @@ static int64_t do_phase(zmi_phases *p, size_t first, size_t end, int worker) {
 static void play_alone(zmi_phases *p) {
   for (size_t i = p->first; i < p->last; i++) {
     if (p->watch) times_of(p, 0)[i].begun = zmi_now();
-    do_piece(p, 0, i, 0, p->jobs[i].tiles);
+    do_piece(p, 0, i, 0, p->jobs[i].units);
     if (p->watch) times_of(p, 0)[i].ended = zmi_now();
   }
 }
@@ -129,15 +188,13 @@ static void play(void *user, int worker, int workers) {
   size_t end;
   unsigned phase = p->before;
   for (size_t i = p->first; i < p->last; i = end, phase++) {
-    int64_t tiles, did = 0;
-    end = phase_end(p, i, &tiles);
+    int64_t units;
+    bool over = zmi_event_past(&p->ended, phase);
+    end = phase_end(p, i, &units);
     if (p->watch) times_of(p, worker)[i].begun = zmi_now();
-    if (!zmi_event_past(&p->ended, phase)) did = do_phase(p, i, end, worker);
+    if (!over) over = do_phase(p, phase, i, end, units, worker);
     if (p->watch) times_of(p, worker)[i].ended = zmi_now();
-    // Results of all tiles are seen behind the event: each worker's count follows its work, and the last one advances the event.
-    bool all = did > 0 && atomic_fetch_add(&p->finished[i], did) + did == tiles;
-    if (all) zmi_event_advance(&p->ended);
-    if (!all && end < p->last) zmi_event_wait(&p->ended, phase, p->spin);
+    if (!over && end < p->last) zmi_event_wait(&p->ended, phase, p->spin);
   }
 }
 
@@ -149,8 +206,7 @@ void zmi_phases_run(zmi_phases *p, zmi_pool *pool, size_t first, size_t last, zm
   p->watch = watch;
   const int workers = zmi_pool_workers(pool);
   if (workers > 1 && reserve(p, workers)) {
-    memset((void *)p->taken, 0, (size_t)workers * p->stride * sizeof *p->taken);
-    memset((void *)p->finished, 0, p->count * sizeof *p->finished);
+    p->run++;
     p->before = atomic_load(&p->ended.value);
     p->spin = workers <= zmi_cpu_count();
   }

@@ -188,9 +188,17 @@ static void do_axpy(row_case *r) {
 static void do_multiply_add(row_case *r) {
   r->k->multiply_add(r->a, r->b, K, r->c);
 }
+static void attend(row_case *r, int queries) {
+  float m[ZMI_QUERIES], s[ZMI_QUERIES];
+  zmi_query query[ZMI_QUERIES];
+  for (int i = 0; i < queries; i++) query[i] = (zmi_query){(char *)r->d + 256 * i, &m[i], &s[i], r->c + 128 * i};
+  r->k->attend(query, queries, (char *)r->d + 4096, (char *)r->d + 4096 + 128 * 256, ZM_BF16, 128, 128, 0.1f, false);
+}
 static void do_attend(row_case *r) {
-  float m, s;
-  r->k->attend(r->d, (char *)r->d + 4096, (char *)r->d + 4096 + 128 * 256, ZM_BF16, 128, 128, 0.1f, &m, &s, r->c);
+  attend(r, 1);
+}
+static void do_attend_four(row_case *r) {
+  attend(r, ZMI_QUERIES);
 }
 
 static void rows(const zmi_kernels *k, char *memory, const float *x) {
@@ -212,7 +220,8 @@ static void rows(const zmi_kernels *k, char *memory, const float *x) {
                {"rope 16x128", do_rope},
                {"axpy bf16", do_axpy},
                {"multiply_add", do_multiply_add},
-               {"attend 128x128 bf16", do_attend}};
+               {"attend 128x128 bf16", do_attend},
+               {"attend four queries", do_attend_four}};
   row_case r = {k, (float *)(void *)memory, (float *)(void *)memory + K, (float *)(void *)memory + 2 * K, memory + 12 * K};
   unsigned saved = zmi_float_rule_enter();
   memcpy(r.a, x, K * 4);

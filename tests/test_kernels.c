@@ -578,6 +578,22 @@ static void negative_zeros(void **context) {
 
 // ---- attention ----
 
+// Up to seven queries at once against one after another.
+enum { MOST_QUERIES = 7 };
+
+typedef struct attended {
+  zmi_query query[MOST_QUERIES];
+  float max[MOST_QUERIES], sum[MOST_QUERIES];
+  buffer acc[MOST_QUERIES];
+} attended;
+
+static void make_attended(attended *a, const char *q, int queries, int64_t dim, size_t size) {
+  for (int i = 0; i < queries; i++) {
+    a->acc[i] = make((size_t)dim * 4);
+    a->query[i] = (zmi_query){q + (size_t)(i * dim) * size, &a->max[i], &a->sum[i], (float *)(void *)a->acc[i].data};
+  }
+}
+
 static void check_attend(const zmi_kernels *scalar, const zmi_kernels *tier) {
   static const int64_t dims[] = {2, 16, 32, 64, 80, 96, 128, 192, 256, 288, 576};
   for (int round = 0; round < 3 * (int)ZMI_COUNT(dims) * KINDS; round++) {
@@ -585,24 +601,30 @@ static void check_attend(const zmi_kernels *scalar, const zmi_kernels *tier) {
     nature kind = (nature)(round / 3 % KINDS);
     int64_t dim = dims[(size_t)round / 3 / KINDS], count = 1 + (int64_t)(next_random() % ZMI_KEY_RANGE);
     if (round % 5 == 0) count = ZMI_KEY_RANGE;
+    const int queries = 1 + round / 7 % MOST_QUERIES;
     size_t size = zm_dtype_size(dtype), blocks = (size_t)(count + 15) / 16;
-    buffer q = make((size_t)dim * size), keys = make(blocks * 16 * (size_t)dim * size), values = make((size_t)(count * dim) * size);
-    buffer a = make((size_t)dim * 4), b = make((size_t)dim * 4);
-    fill(dtype, q.data, dim, kind), fill(dtype, keys.data, (int64_t)(blocks * 16) * dim, kind), fill(dtype, values.data, count * dim, kind);
+    buffer q = make((size_t)(queries * dim) * size), keys = make(blocks * 16 * (size_t)dim * size);
+    buffer values = make((size_t)(count * dim) * size);
+    fill(dtype, q.data, queries * dim, kind), fill(dtype, keys.data, (int64_t)(blocks * 16) * dim, kind);
+    fill(dtype, values.data, count * dim, kind);
     for (int64_t t = count; t < (int64_t)blocks * 16; t++) { // what lies behind the last position must not matter
       for (int64_t d = 0; d < dim; d++) put_number(dtype, keys.data, (size_t)(t / 16 * 16 * dim + d / 2 * 32 + t % 16 * 2 + d % 2), NAN);
     }
-    float m[2], s[2];
+    attended a, b;
+    make_attended(&a, q.data, queries, dim, size), make_attended(&b, q.data, queries, dim, size);
     char detail[160];
-    snprintf(detail, sizeof detail, "%s, dim %lld, %lld positions, %s", zm_dtype_name(dtype), (long long)dim, (long long)count,
-             kind_names[kind]);
-    scalar->attend(q.data, keys.data, values.data, dtype, dim, count, 0.125f, &m[0], &s[0], (float *)(void *)a.data);
-    tier->attend(q.data, keys.data, values.data, dtype, dim, count, 0.125f, &m[1], &s[1], (float *)(void *)b.data);
-    assert_same("attend: max", tier->name, detail, m + 1, m, 1);
-    assert_same("attend: sum", tier->name, detail, s + 1, s, 1);
-    assert_same("attend: values", tier->name, detail, b.data, a.data, dim);
-    if (kind == PLAIN) assert_true(isfinite(m[0]) && s[0] >= 1);
-    drop(&q), drop(&keys), drop(&values), drop(&a), drop(&b);
+    snprintf(detail, sizeof detail, "%d queries, %s, dim %lld, %lld positions, %s", queries, zm_dtype_name(dtype), (long long)dim,
+             (long long)count, kind_names[kind]);
+    for (int i = 0; i < queries; i++) scalar->attend(&a.query[i], 1, keys.data, values.data, dtype, dim, count, 0.125f, false);
+    tier->attend(b.query, queries, keys.data, values.data, dtype, dim, count, 0.125f, round % 2);
+    assert_same("attend: max", tier->name, detail, b.max, a.max, queries);
+    assert_same("attend: sum", tier->name, detail, b.sum, a.sum, queries);
+    for (int i = 0; i < queries; i++) {
+      assert_same("attend: values", tier->name, detail, b.acc[i].data, a.acc[i].data, dim);
+      if (kind == PLAIN) assert_true(isfinite(a.max[i]) && a.sum[i] >= 1);
+      drop(&a.acc[i]), drop(&b.acc[i]);
+    }
+    drop(&q), drop(&keys), drop(&values);
   }
 }
 

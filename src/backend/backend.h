@@ -10,6 +10,7 @@ enum {
   ZMI_RANGE = 256,     // k of one partial sum of a dot product (docs/numerics.md)
   ZMI_KEY_RANGE = 128, // positions of one partial softmax in attention
   ZMI_KEY_BLOCK = 16,  // positions side by side in the key cache
+  ZMI_QUERIES = 4,     // queries that share what is read of a range
   ZMI_ROWS = 4,        // rows of x that the dot kernels take at once
   ZMI_GEMM_ROWS = 6,   // rows and columns of the panels of a matrix product
   ZMI_GEMM_COLS = 16,
@@ -27,6 +28,13 @@ size_t zmi_digits_bytes(int64_t k, int64_t group);
 // prefetches ahead across them.
 typedef void (*zmi_dot_fn)(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *x,
                            zm_dtype x_dtype, float *y, int64_t ldy);
+
+// A query of attention, and where its results over a range of positions go: the largest score, the sum of exp(score - largest), and the
+// values weighted by those, acc [dim].
+typedef struct zmi_query {
+  const void *q; // [dim] of the caches' dtype
+  float *max, *sum, *acc;
+} zmi_query;
 
 // One CPU tier. Every function gives the same bits in every tier; the scalar tier (scalar.c) is the readable definition.
 // One side of a matrix product in panels of ZMI_GEMM_ROWS rows of a or of ZMI_GEMM_COLS columns of b: packed one after another, each [k]
@@ -85,11 +93,11 @@ typedef struct zmi_kernels {
   // rising order; with `add` after what is there. k > 0.
   void (*few_lines)(const float *x, int64_t rows, const void *b, zm_dtype dtype, int64_t ldb, int64_t lines, int64_t k, float *y,
                     int64_t ldy, bool add);
-  // One range of attention for one query head: `count` <= ZMI_KEY_RANGE positions of one key/value head starting at a multiple of
-  // ZMI_KEY_RANGE. q [dim] of dtype; keys: blocks of ZMI_KEY_BLOCK positions, each dim/2 pairs x 16 positions x {2j, 2j+1}; values
-  // [positions][dim] row-major. Out: running maximum, sum of exp, and un-normalized values acc [dim] (float32).
-  void (*attend)(const void *q, const void *keys, const void *values, zm_dtype dtype, int64_t dim, int64_t count, float scale, float *max,
-                 float *sum, float *acc);
+  // One range of attention for some queries of the same key/value head: `count` <= ZMI_KEY_RANGE positions starting at a multiple of
+  // ZMI_KEY_RANGE. keys: blocks of ZMI_KEY_BLOCK positions, each dim/2 pairs x 16 positions x {2j, 2j+1}; values [positions][dim]
+  // row-major. `more`: the caller will come for the range that follows in memory. A query's results do not depend on the others.
+  void (*attend)(const zmi_query *query, int queries, const void *keys, const void *values, zm_dtype dtype, int64_t dim, int64_t count,
+                 float scale, bool more);
   const zmi_lanes *lanes; // loops of the kernel language's instructions
 } zmi_kernels;
 

@@ -1,6 +1,6 @@
-// A counter that threads wait for. Who waits spins a moment, as the answer is usually microseconds away, and then sleeps on a condition.
-// Nobody yields: on a busy machine sched_yield gives a whole time slice to a neighbour at each wait, while a thread that is woken runs at
-// once.
+// A counter that threads wait for. Who waits spins for a moment, as the answer is usually microseconds away, and then sleeps on a
+// condition. Nobody yields: on a busy machine sched_yield gives a whole time slice to a neighbour at each wait, while a thread that is
+// woken up runs at once.
 #ifndef ZMI_BASE_EVENT_H
 #define ZMI_BASE_EVENT_H
 

@@ -6,9 +6,9 @@
 #include <string.h>
 
 // Pieces: half of what is left of a place, but not less than a sixteenth of it. A worker out of work looks at the places of four others.
-// Where places are single pieces, it gives them a moment first: they are nearly always on their way, and what they read lies in the caches
-// of their own worker.
-enum { LEAST_SHARE = 16, NEIGHBOURS = 4, GRACE = 100 };
+// It gives them a moment first, a longer one where places are single pieces: they are nearly always on their way, a look takes the line of
+// their counter away from them, and what they read may lie in their own caches.
+enum { LEAST_SHARE = 16, NEIGHBOURS = 4, GRACE = 12, GRACE_OF_PIECES = 100 };
 
 // A job in units: of one tile each, or of as many as make the units few enough for 31 bits.
 typedef struct job {
@@ -138,8 +138,8 @@ static size_t phase_end(const zmi_phases *p, size_t i, int64_t *units) {
 }
 
 // Whether the phase ends within a moment.
-static bool ends_soon(const zmi_phases *p, unsigned phase) {
-  for (int i = 0; i < GRACE; i++) {
+static bool ends_soon(const zmi_phases *p, unsigned phase, int grace) {
+  for (int i = 0; i < grace; i++) {
     if (zmi_event_past(&p->ended, phase)) return true;
     zmi_relax();
   }
@@ -164,7 +164,7 @@ static bool do_phase(zmi_phases *p, unsigned phase, size_t first, size_t end, in
       const place at = place_of(p, i, worker);
       pieces = pieces || at.size > at.least;
     }
-    if (!pieces && ends_soon(p, phase)) return true;
+    if (ends_soon(p, phase, pieces ? GRACE : GRACE_OF_PIECES)) return true;
   }
   return false;
 }

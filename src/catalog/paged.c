@@ -75,7 +75,8 @@ static size_t row_bytes_of(const paged *p) {
 
 static size_t lane_bytes(const paged *p) {
   const size_t row = row_bytes_of(p);
-  return zmi_align64((size_t)p->share * row) + 2 * zmi_align64(ZMI_KEY_RANGE * row) + zmi_partial_bytes(p->even) * (size_t)(p->share + 1);
+  return zmi_align64((size_t)p->share * row) + 2 * zmi_align64(ZMI_KEY_RANGE * row) +
+         zmi_partial_bytes(p->even) * (size_t)(p->share + ZMI_QUERIES);
 }
 
 static work work_at(const paged *p, char *memory) {
@@ -147,28 +148,42 @@ static int64_t bring_together(const paged *p, const zmi_call *c, const work *w, 
   return count;
 }
 
+static zmi_partial *result_of(const paged *p, const work *w, int64_t i) {
+  return (zmi_partial *)(void *)(w->results + (size_t)i * zmi_partial_bytes(p->even));
+}
+
+// The positions brought together, for all queries that share them, joined with what there is if `any`.
+static void attend_range(const paged *p, const work *w, int64_t count, bool any) {
+  const size_t row_bytes = row_bytes_of(p);
+  for (int64_t s = 0; s < p->share; s += ZMI_QUERIES) {
+    const int queries = (int)ZMI_MIN(p->share - s, ZMI_QUERIES);
+    zmi_query query[ZMI_QUERIES];
+    for (int i = 0; i < queries; i++) {
+      zmi_partial *to = result_of(p, w, any ? p->share + i : s + i);
+      query[i] = (zmi_query){w->q + (size_t)(s + i) * row_bytes, &to->max, &to->sum, to->values};
+    }
+    p->kn->attend(query, queries, w->keys, w->values, p->dtype, p->even, count, p->scale, false);
+    for (int i = 0; i < queries && any; i++) zmi_partial_join(p->kn, p->even, result_of(p, w, s + i), result_of(p, w, p->share + i));
+  }
+}
+
 static void one_sequence(const paged *p, const zmi_call *c, const work *w, int64_t b, int64_t head) {
   const int32_t *table = (const int32_t *)c->src[TABLE] + b * p->table;
-  const size_t row_bytes = row_bytes_of(p), result = zmi_partial_bytes(p->even);
+  const size_t row_bytes = row_bytes_of(p);
   const int64_t length = ZMI_MIN((int64_t)((const int32_t *)c->src[LENGTHS])[b], p->table * p->block);
   const int64_t at = (b * p->heads + head * p->share) * p->dim;
-  zmi_partial *now = (zmi_partial *)(void *)(w->results + (size_t)p->share * result);
   bool any = false;
   for (int64_t s = 0; s < p->share; s++) put_row(p, zmi_at(c->src[Q], p->dtype, at + s * p->dim), w->q + (size_t)s * row_bytes);
   for (int64_t t = 0; t < length; t += ZMI_KEY_RANGE) {
     const int64_t count = bring_together(p, c, w, table, head, t, ZMI_MIN(t + ZMI_KEY_RANGE, length));
     if (count == 0) continue;
-    for (int64_t s = 0; s < p->share; s++) {
-      zmi_partial *all = (zmi_partial *)(void *)(w->results + (size_t)s * result), *to = any ? now : all;
-      p->kn->attend(w->q + (size_t)s * row_bytes, w->keys, w->values, p->dtype, p->even, count, p->scale, &to->max, &to->sum, to->values);
-      if (any) zmi_partial_join(p->kn, p->even, all, now);
-    }
+    attend_range(p, w, count, any);
     any = true;
   }
   for (int64_t s = 0; s < p->share; s++) {
     void *to = zmi_at(c->dst[0], p->dtype, at + s * p->dim);
     if (any)
-      zmi_partial_finish(p->kn, p->dim, (zmi_partial *)(void *)(w->results + (size_t)s * result), to, p->dtype);
+      zmi_partial_finish(p->kn, p->dim, result_of(p, w, s), to, p->dtype);
     else
       memset(to, 0, (size_t)p->dim * zm_dtype_size(p->dtype)); // no position is seen
   }

@@ -54,11 +54,36 @@ static int64_t ranges_of(int64_t positions) {
   return (positions + ZMI_KEY_RANGE - 1) / ZMI_KEY_RANGE;
 }
 
-static void attend(const zmi_heads *h, int64_t row, int64_t head, int64_t range, zmi_partial *to) {
-  int64_t first = range * ZMI_KEY_RANGE, count = ZMI_MIN(seen(h, row) - first, ZMI_KEY_RANGE);
-  int64_t kv = head / (h->heads / h->kv_heads), at = (h->sequence[row] * h->kv_heads + kv) * h->context + first;
-  h->kernels->attend(zmi_at(h->q, h->dtype, (row * h->heads + head) * h->dim), zmi_at(h->keys, h->dtype, at * h->dim),
-                     zmi_at(h->values, h->dtype, at * h->dim), h->dtype, h->dim, count, h->scale, &to->max, &to->sum, to->values);
+// Query heads that see the whole of the same range of the same keys, collected until there are as many as share a reading.
+typedef struct sharers {
+  const zmi_heads *h;
+  int64_t at, count; // of the range: its first position in the caches, its positions
+  bool more;
+  int queries;
+  zmi_query query[ZMI_QUERIES];
+} sharers;
+
+static void attend(sharers *s) {
+  const zmi_heads *h = s->h;
+  if (s->queries == 0) return;
+  h->kernels->attend(s->query, s->queries, zmi_at(h->keys, h->dtype, s->at * h->dim), zmi_at(h->values, h->dtype, s->at * h->dim), h->dtype,
+                     h->dim, s->count, h->scale, s->more);
+  s->queries = 0;
+  s->more = false; // asked for once
+}
+
+static sharers sharers_of(const zmi_heads *h, int64_t row, int64_t kv, int64_t range) {
+  const int64_t first = range * ZMI_KEY_RANGE, count = seen(h, row) - first;
+  return (sharers){.h = h,
+                   .at = (h->sequence[row] * h->kv_heads + kv) * h->context + first,
+                   .count = ZMI_MIN(count, ZMI_KEY_RANGE),
+                   .more = count > ZMI_KEY_RANGE};
+}
+
+static void add_query(sharers *s, int64_t row, int64_t head, zmi_partial *to) {
+  const zmi_heads *h = s->h;
+  s->query[s->queries++] = (zmi_query){zmi_at(h->q, h->dtype, (row * h->heads + head) * h->dim), &to->max, &to->sum, to->values};
+  if (s->queries == ZMI_QUERIES) attend(s);
 }
 
 // ---- all ranges at once: every range of every head has a partial result, which the second stage joins ----
@@ -87,7 +112,9 @@ static void split_run(const zmi_heads *h, void *scratch, int64_t begin, int64_t 
     int64_t ranges = ranges_of(seen(h, r)), items = h->kv_heads * ranges;
     for (; next < ZMI_MIN(stop, base + items); next++) {
       int64_t kv = (next - base) / ranges, range = (next - base) % ranges;
-      for (int64_t q = kv * group; q < (kv + 1) * group; q++) attend(h, r, q, range, split_partial(h, scratch, r, q, range));
+      sharers s = sharers_of(h, r, kv, range);
+      for (int64_t q = kv * group; q < (kv + 1) * group; q++) add_query(&s, r, q, split_partial(h, scratch, r, q, range));
+      attend(&s);
     }
     base += items;
   }
@@ -112,9 +139,9 @@ static void split_finish(const zmi_heads *h, void *scratch, int64_t begin, int64
 
 // ---- one after another: a tile is a few rows and one key/value head, and passes once over the keys ----
 
-// Running results of a tile's rows and heads, and one for the range at hand.
+// Running results of a tile's rows and heads, and those for the range at hand.
 static size_t pass_bytes(const zmi_heads *h) {
-  return partial_bytes(h) * (size_t)(PASS_ROWS * (h->heads / h->kv_heads) + 1);
+  return partial_bytes(h) * (size_t)(2 * PASS_ROWS * (h->heads / h->kv_heads));
 }
 
 static int64_t pass_tiles(const zmi_heads *h) {
@@ -127,27 +154,39 @@ static int64_t fold(int64_t i, int64_t n) {
   return i % 2 == 0 ? i / 2 : n - 1 - i / 2;
 }
 
+static zmi_partial *pass_partial(const zmi_heads *h, char *memory, int64_t row, int64_t head) {
+  return (zmi_partial *)(void *)(memory + (size_t)(row * (h->heads / h->kv_heads) + head) * partial_bytes(h));
+}
+
+// One range for the rows of a tile that see it: rows that see all of it in the same sequence share its reading, others stand alone.
+static void pass_range(const zmi_heads *h, char *memory, int64_t first, int64_t last, int64_t kv, int64_t range) {
+  const int64_t group = h->heads / h->kv_heads, before = range > 0 ? PASS_ROWS : 0;
+  sharers s = {0};
+  for (int64_t r = first; r < last; r++) {
+    if (range >= ranges_of(seen(h, r))) continue;
+    const sharers mine = sharers_of(h, r, kv, range);
+    if (s.h && (s.at != mine.at || s.count != mine.count)) attend(&s);
+    if (!s.h || s.at != mine.at || s.count != mine.count) s = mine;
+    for (int64_t q = 0; q < group; q++) add_query(&s, r, kv * group + q, pass_partial(h, memory, before + r - first, q));
+  }
+  if (s.h) attend(&s);
+  for (int64_t r = first; r < last && range > 0; r++) {
+    if (range >= ranges_of(seen(h, r))) continue;
+    for (int64_t q = 0; q < group; q++) join(h, pass_partial(h, memory, r - first, q), pass_partial(h, memory, PASS_ROWS + r - first, q));
+  }
+}
+
 static void pass_tile(const zmi_heads *h, char *memory, int64_t tile) {
   int64_t group = h->heads / h->kv_heads, parts = pass_tiles(h) / h->kv_heads, first = fold(tile % parts, parts) * PASS_ROWS;
   int64_t last = ZMI_MIN(first + PASS_ROWS, h->rows), ranges = 0, head = tile / parts * group;
-  zmi_partial *now = (zmi_partial *)(void *)(memory + (size_t)(PASS_ROWS * group) * partial_bytes(h));
   for (int64_t r = first; r < last; r++) ranges = ZMI_MAX(ranges, ranges_of(seen(h, r)));
-  for (int64_t range = 0; range < ranges; range++) {
-    for (int64_t r = first; r < last; r++) {
-      if (range >= ranges_of(seen(h, r))) continue;
-      for (int64_t q = 0; q < group; q++) {
-        zmi_partial *sum = (zmi_partial *)(void *)(memory + (size_t)((r - first) * group + q) * partial_bytes(h));
-        attend(h, r, head + q, range, range ? now : sum);
-        if (range) join(h, sum, now);
-      }
-    }
-  }
+  for (int64_t range = 0; range < ranges; range++) pass_range(h, memory, first, last, tile / parts, range);
   for (int64_t r = first; r < last; r++) {
     for (int64_t q = 0; q < group; q++) {
       if (seen(h, r) == 0) {
         zero_row(h, r, head + q);
       } else {
-        finish(h, (zmi_partial *)(void *)(memory + (size_t)((r - first) * group + q) * partial_bytes(h)), r, head + q);
+        finish(h, pass_partial(h, memory, r - first, q), r, head + q);
       }
     }
   }

@@ -1,6 +1,6 @@
-// The CPU executor: a pool of workers walks a tape together. A stage of an instruction is a job of base's phases: its tiles are shared out
-// by place, so the same worker gets the same part of a weight each time, as long as no other is in need of work; a barrier stands only
-// where one instruction meets the memory of another.
+// The CPU executor: a pool of workers walks the tape together. A stage of an instruction is a job of base's phases: its tiles are shared
+// out by place, so the same worker gets the same part of a weight each time, as long as no other is in need of work; a barrier stands
+// only where one instruction meets the memory of another.
 #include "backend/backend.h"
 
 #include <string.h>
@@ -157,8 +157,8 @@ static void weigh(zmi_player *p) {
 }
 
 // Tiles of a step are taken by as many at a time as stand for this much memory of its instruction: a piece costs a call, and what was asked
-// for ahead of its end.
-enum { PIECE_BYTES = 128 << 10 };
+// for ahead of its end. All experts and the whole caches count, though a token reads a part of them.
+enum { PIECE_BYTES = 512 << 10 };
 
 static zm_status make_phases(zmi_player *p) {
   zmi_job *jobs = zmi_malloc((p->step_count + 1) * sizeof *jobs);
@@ -284,8 +284,8 @@ static zm_status prepare_profile(zmi_player *p, size_t workers, zmi_profile *pro
   return ZM_OK;
 }
 
-// Of the phase from step `first`, or of the end if that is step_count: its first step waits since workers ended the phase before, which
-// began at step `before` (of the first phase: since the start), and for what they do in it besides their work.
+// Of the phase from step `first`, or of the end if that is step_count: its first step waits since workers have ended the phase before,
+// which began at step `before` (of the first phase: since the start), and for what they do in it besides their work.
 static void add_phase(const zmi_player *p, size_t workers, size_t first, size_t end, size_t before, double start, double stop,
                       zmi_profile *profile) {
   const size_t stride = times_stride(p);

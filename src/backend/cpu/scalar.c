@@ -182,16 +182,21 @@ static float score(const void *q, const void *keys, zm_dtype dtype, int64_t dim,
   return scale * sum;
 }
 
-static void scalar_attend(const void *q, const void *keys, const void *values, zm_dtype dtype, int64_t dim, int64_t count, float scale,
-                          float *max, float *sum, float *acc) {
+static void attend_one(const zmi_query *to, const void *keys, const void *values, zm_dtype dtype, int64_t dim, int64_t count, float scale) {
   float p[ZMI_KEY_RANGE] = {0};
-  for (int64_t t = 0; t < count; t++) p[t] = score(q, keys, dtype, dim, t, scale);
-  *max = row_max(p, count);
-  *sum = exp_sum(p, count, *max);
-  for (int64_t d = 0; d < dim; d++) acc[d] = 0;
+  for (int64_t t = 0; t < count; t++) p[t] = score(to->q, keys, dtype, dim, t, scale);
+  *to->max = row_max(p, count);
+  *to->sum = exp_sum(p, count, *to->max);
+  for (int64_t d = 0; d < dim; d++) to->acc[d] = 0;
   for (int64_t t = 0; t < count; t++) {
-    for (int64_t d = 0; d < dim; d++) acc[d] = __builtin_fmaf(p[t], float_at(values, dtype, t * dim + d), acc[d]);
+    for (int64_t d = 0; d < dim; d++) to->acc[d] = __builtin_fmaf(p[t], float_at(values, dtype, t * dim + d), to->acc[d]);
   }
+}
+
+static void scalar_attend(const zmi_query *query, int queries, const void *keys, const void *values, zm_dtype dtype, int64_t dim,
+                          int64_t count, float scale, bool more) {
+  (void)more;
+  for (int i = 0; i < queries; i++) attend_one(&query[i], keys, values, dtype, dim, count, scale);
 }
 
 // ---- matrix products ----

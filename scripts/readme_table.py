@@ -14,7 +14,8 @@ def rate(v):
 
 
 def peer_rows(c):
-    names = {"zmlx_patched": "zmlx, patched", "zmlx_stock": "zmlx, stock", "llama_cpp": c["peer"] + ", Q4_0", "mlx_lm": c["peer"]}
+    names = {"zmlx_patched": "zmlx, patched", "zmlx_stock": "zmlx, stock", "llama_cpp": c["peer"] + ", Q4_0", "mlx_lm": c["peer"],
+             "ik_llama_cpp": "ik_llama.cpp, Q4_0"}
     for who, m in c["result"]["median"].items():
         share = f"{m['share_of_bandwidth']:.0%}" if "share_of_bandwidth" in m else ""
         model = f"{c['result']['config']}, {c['result']['threads']} threads"
@@ -37,10 +38,10 @@ def table():
         make = {"peer": peer_rows, "validate": validate_rows}.get(c["kind"])
         if not make:
             continue
-        rows += list(make(c))
         m = c["machine"]
+        rows += [[m["cpu"].replace("(R)", "").replace(" Processor", ""), *r] for r in make(c)]
         machines.append(f"`{os.path.basename(path)}`: {m['cpu']}, {m['cores']} cores, {m['isa']}, {m['compiler']}")
-    lines = ["| model | engine | decode tok/s | prompt tok/s | of read bandwidth |", "|---|---|---:|---:|---:|"]
+    lines = ["| machine | model | engine | decode tok/s | prompt tok/s | of read bandwidth |", "|---|---|---|---:|---:|---:|"]
     lines += ["| " + " | ".join(r) + " |" for r in rows]
     return "\n".join(lines + [""] + ["Capsules: " + "; ".join(machines) + "."]) if rows else "No capsules yet."
 

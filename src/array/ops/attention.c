@@ -12,7 +12,7 @@ enum { Q, KEYS, VALUES, POSITION, SEQUENCE };
 
 // Every range is a tile of its own where rows are few and their partial results take at most SPLIT_BYTES; else a head's ranges follow one
 // another.
-enum { SPLIT_ROWS = 8, SPLIT_BYTES = 16 * 1024 * 1024, SPLIT_TILES = 64, PASS_ROWS = 8 };
+enum { SHARERS = 16, SPLIT_ROWS = 8, SPLIT_BYTES = 16 * 1024 * 1024, SPLIT_TILES = 64, PASS_ROWS = 8 };
 
 // ---- one query head ----
 
@@ -54,13 +54,13 @@ static int64_t ranges_of(int64_t positions) {
   return (positions + ZMI_KEY_RANGE - 1) / ZMI_KEY_RANGE;
 }
 
-// Query heads that see the whole of the same range of the same keys, collected until there are as many as share a reading.
+// Query heads that see the whole of the same range of the same keys, collected, so that they share its reading.
 typedef struct sharers {
   const zmi_heads *h;
   int64_t at, count; // of the range: its first position in the caches, its positions
   bool more;
   int queries;
-  zmi_query query[ZMI_QUERIES];
+  zmi_query query[SHARERS];
 } sharers;
 
 static void attend(sharers *s) {
@@ -83,7 +83,7 @@ static sharers sharers_of(const zmi_heads *h, int64_t row, int64_t kv, int64_t r
 static void add_query(sharers *s, int64_t row, int64_t head, zmi_partial *to) {
   const zmi_heads *h = s->h;
   s->query[s->queries++] = (zmi_query){zmi_at(h->q, h->dtype, (row * h->heads + head) * h->dim), &to->max, &to->sum, to->values};
-  if (s->queries == ZMI_QUERIES) attend(s);
+  if (s->queries == SHARERS) attend(s);
 }
 
 // ---- all ranges at once: every range of every head has a partial result, which the second stage joins ----

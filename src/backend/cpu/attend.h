@@ -15,11 +15,12 @@ enum {
   MOST_BLOCKS = 4,                         // of those, key blocks
 };
 
-// A range at hand. `next`: bytes to what is asked for meanwhile, the same place in the next range; 0 if there is none, or it has been done.
+// A range at hand. next_keys, next_values: bytes to what is asked for meanwhile, the same place in the next range; 0 if there is none, or
+// others ask for it.
 typedef struct key_range {
   const char *keys, *values;
   zm_dtype dtype;
-  int64_t dim, count, next;
+  int64_t dim, count, next_keys, next_values;
 } key_range;
 
 ZMI_INLINE void ask_for(const char *at, int64_t next) {
@@ -103,8 +104,9 @@ ZMI_INLINE void scores(store_kind kind, int queries, const zmi_query *query, con
     const char *first = r->keys + begin * ZMI_KEY_BLOCK * size;
     int b = 0;
     for (; b + together <= blocks; b += together)
-      score_blocks(kind, queries, together, first + b * stride, stride, r->next, x, pairs, begin > 0, total + b * queries);
-    for (; b < blocks; b++) score_blocks(kind, queries, 1, first + b * stride, stride, r->next, x, pairs, begin > 0, total + b * queries);
+      score_blocks(kind, queries, together, first + b * stride, stride, r->next_keys, x, pairs, begin > 0, total + b * queries);
+    for (; b < blocks; b++)
+      score_blocks(kind, queries, 1, first + b * stride, stride, r->next_keys, x, pairs, begin > 0, total + b * queries);
   }
   for (int b = 0; b < blocks; b++) {
     for (int i = 0; i < queries; i++) {
@@ -135,7 +137,7 @@ ZMI_INLINE void value_columns(store_kind kind, int queries, int n, float p[][ZMI
     for (int c = 0; c < n; c++) {
       const char *at = values + 2 * ZMI_WIDE * size * c;
       pair v;
-      if (2 * ZMI_WIDE * size >= 64 || c % 2 == 0) ask_for(at, r->next);
+      if (2 * ZMI_WIDE * size >= 64 || c % 2 == 0) ask_for(at, r->next_values);
       if (kind == F32) {
         v = (pair){vf_load(at), vf_load(at + 4 * ZMI_WIDE)};
       } else if (kind == F16) {
@@ -183,10 +185,13 @@ ZMI_INLINE void attend_some(store_kind kind, int queries, const zmi_query *query
   }
 }
 
+// The first four queries ask for the next range's keys and the second for its values: together they take as long as memory does.
 #define ATTEND(kind)                                                                                                                       \
-  static void attend_##kind(const zmi_query *query, int queries, key_range *r, float scale) {                                              \
-    for (int done = 0; done < queries; r->next = 0) {                                                                                      \
-      const int n = queries - done >= 4 ? 4 : queries - done >= 2 ? 2 : 1;                                                                 \
+  static void attend_##kind(const zmi_query *query, int queries, key_range *r, int64_t next, float scale) {                                \
+    for (int done = 0; done < queries;) {                                                                                                  \
+      const int left = queries - done, n = left >= 4 ? 4 : left >= 2 ? 2 : 1;                                                              \
+      r->next_keys = done == 0 ? next : 0;                                                                                                 \
+      r->next_values = done == 4 || (done == 0 && queries <= 4) ? next : 0;                                                                \
       if (n == 4) attend_some(kind, 4, query + done, r, scale);                                                                            \
       if (n == 2) attend_some(kind, 2, query + done, r, scale);                                                                            \
       if (n == 1) attend_some(kind, 1, query + done, r, scale);                                                                            \
@@ -207,8 +212,8 @@ ATTEND(BF16)
 static void vector_attend(const zmi_query *query, int queries, const void *keys, const void *values, zm_dtype dtype, int64_t dim,
                           int64_t count, float scale, bool more) {
   key_range r = {.keys = keys, .values = values, .dtype = dtype, .dim = dim, .count = count};
-  r.next = more ? ZMI_KEY_RANGE * dim * (dtype == ZM_F32 ? 4 : 2) : 0;
-  (dtype == ZM_BF16 ? ATTEND_BF16 : dtype == ZM_F16 ? attend_F16 : attend_F32)(query, queries, &r, scale);
+  const int64_t next = more ? ZMI_KEY_RANGE * dim * (dtype == ZM_F32 ? 4 : 2) : 0;
+  (dtype == ZM_BF16 ? ATTEND_BF16 : dtype == ZM_F16 ? attend_F16 : attend_F32)(query, queries, &r, next, scale);
 }
 
 #endif

@@ -22,7 +22,7 @@ struct zmi_player {
   const zmi_call **prepared; // calls whose op wants to know of each play
   size_t prepared_count, prepared_capacity;
   bool light;          // not worth waking anybody for
-  zmi_phases *phases;  // the steps
+  zmi_phases *phases;  // the steps; a light player has none until it is profiled
   zmi_job_time *times; // of profiles: [workers][stride]
   size_t times_workers;
 };
@@ -211,7 +211,7 @@ zmi_player *zmi_player_new(zmi_tape *tape, void *arena, const zmi_kernels *kerne
       status = ZM_ERROR_MEMORY;
   }
   if (status == ZM_OK) weigh(p);
-  if (status == ZM_OK) status = make_phases(p);
+  if (status == ZM_OK && !p->light) status = make_phases(p);
   zmi_free(m.reads);
   zmi_free(m.writes);
   if (status == ZM_OK) return p;
@@ -264,6 +264,7 @@ static size_t times_stride(const zmi_player *p) {
 }
 
 static zm_status prepare_profile(zmi_player *p, size_t workers, zmi_profile *profile) {
+  if (!p->phases && make_phases(p) != ZM_OK) return ZM_ERROR_MEMORY; // a light player
   if (!p->times || p->times_workers != workers) {
     zmi_free(p->times);
     p->times = zmi_calloc(workers * times_stride(p), sizeof *p->times);

@@ -31,7 +31,7 @@ def validate_rows(c):
 
 
 def table():
-    rows, machines = [], []
+    rows, capsules = [], []
     for path in sorted(glob.glob(os.path.join(TOP, "benchmarks", "capsules", "*.json"))):
         with open(path) as f:
             c = json.load(f)
@@ -39,11 +39,11 @@ def table():
         if not make:
             continue
         m = c["machine"]
-        rows += [[m["cpu"].replace("(R)", "").replace(" Processor", ""), *r] for r in make(c)]
-        machines.append(f"`{os.path.basename(path)}`: {m['cpu']}, {m['cores']} cores, {m['isa']}, {m['compiler']}")
+        rows += [[f"{m['cpu'].replace('(R)', '').replace(' Processor', '')}, {m['isa']}", *r] for r in make(c)]
+        capsules.append(f"`{os.path.basename(path)}`")
     lines = ["| machine | model | engine | decode tok/s | prompt tok/s | of read bandwidth |", "|---|---|---|---:|---:|---:|"]
     lines += ["| " + " | ".join(r) + " |" for r in rows]
-    return "\n".join(lines + [""] + ["Capsules: " + "; ".join(machines) + "."]) if rows else "No capsules yet."
+    return "\n".join(lines + [""] + ["Capsules: " + ", ".join(capsules) + "."]) if rows else "No capsules yet."
 
 
 def main():

@@ -208,7 +208,7 @@ void zmi_phases_run(zmi_phases *p, zmi_pool *pool, size_t first, size_t last, zm
   if (workers > 1 && reserve(p, workers)) {
     p->run++;
     p->before = atomic_load(&p->ended.value);
-    p->spin = workers <= zmi_cpu_count();
+    p->spin = zmi_pool_spins(pool);
   }
   zmi_pool_run(pool, play, p);
 }

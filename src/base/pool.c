@@ -177,6 +177,10 @@ int zmi_pool_workers(const zmi_pool *p) {
   return p->workers;
 }
 
+bool zmi_pool_spins(const zmi_pool *p) {
+  return p->spin;
+}
+
 static const frame *find_frame(const zmi_pool *p) {
   const frame *f = frames;
   while (f && f->pool != p) f = f->outer;

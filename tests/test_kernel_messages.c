@@ -111,6 +111,10 @@ static void tiles_say_what_is_wrong(void **state) {
       {"y[0] = simd_xor(x[0]);", "this is for integers, not float", 1, 8},
       {"if (thread < 4) { y[0] = simd_sum(x[thread]); }", "all threads of the group take part", 1, 26},
       {"for (int k = thread; k < 4; k++) { y[k] = simd_sum(x[k]); }", "all threads of the group take part", 1, 43},
+      {"if (thread < 3) { barrier(); }", "not all threads of a group come to this barrier: what is around it depends on the thread", 1, 19},
+      {"let t = thread * 2;\nif (t > 4) { if (group == 0) { barrier(); } }", "not all threads of a group come to this barrier", 2, 32},
+      {"for (int k = 0; k < thread; k++) { barrier(); }", "not all threads of a group come to this barrier", 1, 36},
+      {"if (x[thread] > 0) { barrier(); }", "not all threads of a group come to this barrier", 1, 22},
       {"y[0] = thread.w;", "grids have up to 3 dims: .x, .y and .z", 1, 8},
   };
   for (size_t i = 0; i < ZMI_COUNT(cases); i++) {
@@ -127,6 +131,24 @@ static void tiles_say_what_is_wrong(void **state) {
     if (text) fail_msg("%s was taken", cases[i].source);
     zm_op_free(op);
     refused(NULL, &cases[i]);
+  }
+  static const char *const taken[] = {"barrier(); y[thread] = x[thread];", "if (group > 0) { barrier(); } y[thread] = x[thread];",
+                                      "for (int k = 0; k < 4; k++) { barrier(); } y[thread] = x[thread];",
+                                      "if (x[0] > 0) { barrier(); } if (thread < 3) { y[thread] = x[thread]; } barrier();"};
+  for (size_t i = 0; i < ZMI_COUNT(taken); i++) {
+    zm_op *op = zm_kernel(&(zm_kernel_options){.name = "k",
+                                               .form = ZM_KERNEL_TILES,
+                                               .inputs = "x",
+                                               .outputs = "y",
+                                               .source = taken[i],
+                                               .shape = {"x.0"},
+                                               .groups = "1",
+                                               .threads = "8"});
+    const zm_dtype dtype = ZM_F32;
+    char *text = op ? zm_op_source(op, &dtype, 1, "ir") : NULL;
+    if (!text) fail_msg("%s: %s", taken[i], zm_last_error());
+    zm_free_text(text);
+    zm_op_free(op);
   }
   static const message_case grid = {"1, 2, 3, 4", "a grid has up to 3 dims", 1, 10};
   assert_null(zm_kernel(&(zm_kernel_options){.name = "k",
@@ -154,8 +176,9 @@ static void words_of_other_languages(void **state) {
       {"uchar(x)", "unknown type 'uchar'", 1, 1},
       {"double t = x; t", "unknown type 'double'", 1, 1},
       {"vec t = x; t", "unknown type 'vec', or an operator is missing behind it: the types are bool, int", 1, 1},
-      {"return x;", "'return' is not part of the language: a source ends with its expression, or assigns its results by their names", 1, 1},
-      {"let t = x; return t;", "'return' is not part of the language", 1, 12},
+      {"return x; x", "the expression ends before this", 1, 11},
+      {"if (x > 0) { return x; } x",
+       "'return' is not part of the language: a source ends with its expression, or assigns its results by their names", 1, 14},
       {"while (x > 0) { }", "'while' is not part of the language: loops are 'for' with a bound", 1, 1},
       {"x * while", "'while' is not part of the language", 1, 5},
       {"x 3", "the expression ends before this", 1, 3},

@@ -111,7 +111,7 @@ static bool read_source(zmi_parser *p, const zmi_kernel_text *text) {
   } else {
     k->facts.nout = 1;
     int32_t last = -1;
-    while (!p->failed && at_statement(p)) {
+    while (!p->failed && !zmi_token_is(p, "return") && at_statement(p)) {
       int32_t s = zmi_parse_statement(p);
       if (s < 0) continue;
       if (last < 0) {
@@ -124,6 +124,7 @@ static bool read_source(zmi_parser *p, const zmi_kernel_text *text) {
     if (k->body >= 0 && p->token.kind == ZMI_T_END)
       zmi_parse_fail(p, p->token.begin, p->token.end,
                      "a value is expected, not the end: without names for the results (outputs) the source ends with the expression");
+    zmi_take(p, "return"); // the last statement may say it
     k->value = zmi_parse_expression(p);
     zmi_take(p, ";");
     if (!p->failed && p->token.kind != ZMI_T_END) {

@@ -259,6 +259,33 @@ static zm_status write_outputs(zmi_lower *l, int32_t where, int32_t node) { // t
 }
 
 // ---- blocks of elements ----
+// A barrier is for all threads of a group: one that stands under a condition on the thread would make some wait for ever on a GPU. What is
+// read from a variable may be anything, and is taken.
+static zm_status lower_barrier(zmi_lower *l, int32_t node) {
+  const zmi_code *c = l->c;
+  int32_t open[ZMI_CODE_DEPTH + 1];
+  int depth = 0;
+  uint8_t *by_thread = zmi_calloc(c->count + 1, 1);
+  if (!by_thread) return zm_last_status();
+  for (int32_t i = 0; i < (int32_t)c->count; i++) {
+    const zmi_inst *x = &c->insts[i];
+    const int32_t v[3] = {x->a, x->b, x->c};
+    by_thread[i] = x->op == ZMI_K_THREAD;
+    for (int o = 0; o < 3 && x->op != ZMI_K_VAR && x->op != ZMI_K_GET; o++)
+      if (v[o] >= 0 && v[o] < i && by_thread[v[o]]) by_thread[i] = 1;
+    if (x->op == ZMI_K_END && depth > 0) depth--;
+    if ((x->op == ZMI_K_FOR || x->op == ZMI_K_IF || x->op == ZMI_K_ELEMENTS) && depth <= ZMI_CODE_DEPTH) open[depth++] = i;
+  }
+  bool parted = false;
+  while (depth > 0) parted |= by_thread[open[--depth]] != 0;
+  zmi_free(by_thread);
+  if (parted) {
+    zmi_lower_fail(l, node, "not all threads of a group come to this barrier: what is around it depends on the thread");
+    return zm_last_status();
+  }
+  return zmi_emit_x(l, ZMI_K_BARRIER, ZMI_C_NONE, -1, -1, 0, 0) < 0 ? zm_last_status() : ZM_OK;
+}
+
 static zm_status lower_statement(zmi_lower *l, int32_t s);
 
 static zm_status lower_block(zmi_lower *l, int32_t first) { // statements; deferred ones compute their reductions only
@@ -370,7 +397,7 @@ static zm_status lower_statement(zmi_lower *l, int32_t s) {
   case ZMI_S_SHARED:
     return lower_shared(l, s);
   case ZMI_S_BARRIER:
-    return zmi_emit_x(l, ZMI_K_BARRIER, ZMI_C_NONE, -1, -1, 0, 0) < 0 ? zm_last_status() : ZM_OK;
+    return lower_barrier(l, s);
   default:
     return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: a value where a statement is expected", l->k->facts.name);
   }

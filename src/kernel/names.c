@@ -79,6 +79,10 @@ static const zmi_function functions[] = {
     TEXT("fmin3", 3, "min(a, min(b, c))"),
     TEXT("fmedian3", 3, "max(min(a, b), min(max(a, b), c))"),
     TEXT("exp10", 1, "pow(10.0, a)"),
+    // Two factors that are powers of two, each a normal number.
+    TEXT("ldexp", 2,
+         "a * as_type<float>((min(max(int(b), -252), 254) / 2 + 127) << 23) * as_type<float>((min(max(int(b), -252), 254) - "
+         "min(max(int(b), -252), 254) / 2 + 127) << 23)"),
     // What is left after whole half turns is exact, so that the results keep their digits far away and near their zeros.
     TEXT("sinpi", 1, "(1.0 - 2.0 * (round(a) - 2.0 * floor(0.5 * round(a)))) * sin(3.14159265358979324 * (a - round(a)))"),
     TEXT(

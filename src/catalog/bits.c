@@ -87,7 +87,7 @@ static void unpack_run(const zmi_call *c, int64_t begin, int64_t end) {
   }
 }
 
-static const zmi_rules rules = {.gradient = "none: results are integers"};
+static const zmi_rules rules = {.vmap = zmi_cat_vmap_rows, .gradient = "none: results are integers"};
 
 const zmi_op zmi_op_pack_bits = {
     .name = "pack_bits", .operands = "x", .rounding = "exact", .infer = pack_infer, .stages = {{tiles, pack_run}}, .rules = &rules};

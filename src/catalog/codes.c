@@ -125,7 +125,7 @@ static void pack_run(const zmi_call *c, int64_t begin, int64_t end) {
   }
 }
 
-static const zmi_rules rules = {.gradient = "none: results are integers"};
+static const zmi_rules rules = {.vmap = zmi_vmap_elementwise, .gradient = "none: results are integers"};
 
 const zmi_op zmi_op_unpack_codes = {.name = "unpack_codes",
                                     .operands = "words",

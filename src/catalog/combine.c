@@ -110,7 +110,11 @@ static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *want
   return zmi_cat_vjp_by(composed, &a, n, given, wanted, gradient);
 }
 
-static const zmi_rules rules = {.vjp = vjp, .gradient = "y weights"};
+static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  return zmi_vmap_rows(n, size, in, batched, 1u << Y | 1u << WEIGHTS, out);
+}
+
+static const zmi_rules rules = {.vjp = vjp, .vmap = vmap, .gradient = "y weights"};
 
 const zmi_op zmi_op_moe_combine = {
     .name = "moe_combine",

@@ -82,7 +82,7 @@ static zm_status topk_vjp(const zmi_node *n, zm_array *const *given, const bool 
   return given[0] ? zmi_cat_vjp_by(topk_composed, &a, n, given, wanted, gradient) : ZM_OK;
 }
 
-static const zmi_rules topk_rules = {.vjp = topk_vjp, .gradient = "x"};
+static const zmi_rules topk_rules = {.vjp = topk_vjp, .vmap = zmi_cat_vmap_rows, .gradient = "x"};
 
 const zmi_op zmi_op_topk_rows = {.name = "topk_rows",
                                  .operands = "x",
@@ -210,7 +210,7 @@ static zm_status gate_vjp(const zmi_node *n, zm_array *const *given, const bool 
   return given[0] ? zmi_cat_vjp_by(gate_composed, &a, n, given, wanted, gradient) : ZM_OK;
 }
 
-static const zmi_rules gate_rules = {.vjp = gate_vjp, .gradient = "logits; bias where it is part of the weight"};
+static const zmi_rules gate_rules = {.vjp = gate_vjp, .vmap = zmi_cat_vmap_rows, .gradient = "logits; bias where it is part of the weight"};
 
 const zmi_op zmi_op_gate_rows = {
     .name = "gate_rows",

@@ -130,7 +130,7 @@ static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *want
   return zmi_cat_status(gradient[0]);
 }
 
-static const zmi_rules rules = {.vjp = vjp, .gradient = "x"};
+static const zmi_rules rules = {.vjp = vjp, .vmap = zmi_cat_vmap_rows, .gradient = "x"};
 
 const zmi_op zmi_op_resize_bilinear = {
     .name = "resize_bilinear",
@@ -220,7 +220,7 @@ static zm_status conv_vjp(const zmi_node *n, zm_array *const *given, const bool 
   return zmi_cat_vjp_by(conv_composed, NULL, n, given, wanted, gradient);
 }
 
-static const zmi_rules conv_rules = {.vjp = conv_vjp, .gradient = "x w"};
+static const zmi_rules conv_rules = {.vjp = conv_vjp, .vmap = zmi_cat_vmap_rows, .gradient = "x w"};
 
 const zmi_op zmi_op_depthwise_conv_3x3 = {
     .name = "depthwise_conv_3x3",

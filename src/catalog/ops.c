@@ -30,6 +30,10 @@ zm_status zmi_cat_apply(const zmi_op *op, const void *attrs, size_t attrs_size, 
   return zmi_apply(op, attrs, attrs_size, nin, in, out);
 }
 
+zm_status zmi_cat_vmap_rows(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out) {
+  return zmi_vmap_rows(n, size, in, batched, 1, out);
+}
+
 zm_array *zmi_cat_apply1(const zmi_op *op, const void *attrs, size_t attrs_size, int nin, zm_array *const *in) {
   zm_array *out = NULL;
   return zmi_cat_apply(op, attrs, attrs_size, nin, in, &out) == ZM_OK ? out : NULL;

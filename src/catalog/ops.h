@@ -36,6 +36,9 @@ zm_array *zmi_cat_gather(const char *name, zm_array *x, zm_array *rows, zm_array
 // x [..., D] at places idx [..., k] of each row, as floats of the dtype of x: differentiable by x.
 zm_array *zmi_cat_pick(zm_array *x, zm_array *places);
 
+// Batches of an op that works on each row (picture, ...) of its first operand by itself: the batch's rows are more of them.
+zm_status zmi_cat_vmap_rows(const zmi_node *n, int64_t size, zm_array *const *in, const bool *batched, zm_array **out);
+
 // Results of a function of arrays as a status.
 static inline zm_status zmi_cat_status(const zm_array *a) {
   return a ? ZM_OK : zm_last_status();

@@ -102,7 +102,7 @@ static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *want
   return zmi_cat_status(gradient[X]);
 }
 
-static const zmi_rules rules = {.vjp = vjp, .gradient = "x cos sin"};
+static const zmi_rules rules = {.vjp = vjp, .vmap = zmi_cat_vmap_rows, .gradient = "x cos sin"};
 
 const zmi_op zmi_op_rope_rows = {
     .name = "rope_rows",

@@ -316,7 +316,7 @@ void zmi_emit_title(const zmi_code *code, char title[64]) {
 
 void zmi_emit_head(zmi_target target, zmi_text *out) {
   zmi_text_add(out, "%s%s%s", zmi_emit_before[target], zmi_prelude_text, zmi_emit_after[target]);
-  if (target == ZMI_TARGET_C) zmi_text_add(out, "%s", zmi_emit_lanes_c);
+  if (target == ZMI_TARGET_C) zmi_text_add(out, "%s%s", zmi_emit_lanes_c, zmi_emit_short_c);
 }
 
 static zm_status emit(const zmi_code *code, zmi_target target, bool bare, int chunk, zmi_text *out) {

@@ -38,6 +38,7 @@ typedef struct zmi_emit_state {
   bool threads;                 // TILES
   bool serial;                  // inside a serial block
   bool blocks;                  // C: ZMI_EMIT_BLOCK elements at a time
+  bool side;                    // C: ZMI_EMIT_BLOCK rows side by side, place after place
   int pass, passes;             // C: which ELEMENTS block of a row this is, of how many
   int block;                    // the ELEMENTS instruction being written; -1
   int capacity;                 // entries of arrays
@@ -88,8 +89,18 @@ zm_status zmi_emit_raw(const zmi_code *code, zmi_target target, zmi_text *out); 
 void zmi_emit_call_struct(const zmi_code *c, zmi_text *out);                    // emit_gpu.c: struct zk_call, sizes by value
 void zmi_emit_c(zmi_emit_state *e);                                             // emit_c.c
 void zmi_emit_leaf(zmi_emit_state *e, int i);                                   // emit_c.c: an operand, a place, a length
-bool zmi_emit_is_cut(const zmi_emit_state *e, int i);                           // emit_round.c: the loop ends in front of it
-void zmi_emit_cut(zmi_emit_state *e, int begin, int i);                         // emit_round.c
-void zmi_emit_gpu(zmi_emit_state *e);                                           // emit_gpu.c
+bool zmi_emit_arrays(zmi_emit_state *e, int begin, int end, bool write);        // of values with a place in arrays; whether there are any
+void zmi_emit_flush(zmi_emit_state *e);                                         // the loop over lanes that was collected
+void zmi_emit_one(zmi_emit_state *e, int i);                                    // an instruction
+void zmi_emit_walk(zmi_emit_state *e, int begin, int end);
+void zmi_emit_widen(zmi_emit_state *e, int k);
+void zmi_emit_narrow(zmi_emit_state *e, int begin, int end);
+const char *zmi_emit_reduction(zmi_cop op);             // "sum"
+void zmi_emit_short_rows(zmi_emit_state *e);            // emit_short.c
+void zmi_emit_tiles(zmi_emit_state *e);                 // emit_tiles.c
+extern const char zmi_emit_short_c[];                   // emit_short_text.c: what emit_short.c uses
+bool zmi_emit_is_cut(const zmi_emit_state *e, int i);   // emit_round.c: the loop ends in front of it
+void zmi_emit_cut(zmi_emit_state *e, int begin, int i); // emit_round.c
+void zmi_emit_gpu(zmi_emit_state *e);                   // emit_gpu.c
 
 #endif

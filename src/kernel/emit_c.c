@@ -11,7 +11,7 @@ enum { CHUNK = 512, CHUNK_ARRAYS = 128, BLOCK = ZMI_EMIT_BLOCK, KEPT = 32768 /* 
 // Where elements do nothing but arithmetic, 32 are computed at a time (`blocks`): values stay in registers up to the reductions and the
 // results, which may then go to memory past the caches. Missing elements of the last 32 are made up: operands are copied, results cut.
 
-static bool declare_arrays(zmi_emit_state *e, int begin, int end, bool write) {
+bool zmi_emit_arrays(zmi_emit_state *e, int begin, int end, bool write) {
   bool any = false;
   for (int i = begin; i < end; i++) {
     if (e->place[i] != ZMI_PLACE_ARRAY) continue;
@@ -24,7 +24,7 @@ static bool declare_arrays(zmi_emit_state *e, int begin, int end, bool write) {
 
 // ---- the loop over lanes ----
 
-static void flush(zmi_emit_state *e) {
+void zmi_emit_flush(zmi_emit_state *e) {
   if (!e->lanes.size) return;
   const bool falling = e->serial && e->block >= 0 && e->code->insts[e->block].extra == 1;
   if (!e->threads && !e->serial) zmi_emit_top(e, "ZK_LANES");
@@ -67,10 +67,11 @@ static void open_for(zmi_emit_state *e, int i, bool lifted) {
 
 static void open_lifted(zmi_emit_state *e, int i) {
   char a[48];
-  flush(e);
+  zmi_emit_flush(e);
   e->in_lanes = false;
   if (e->code->insts[i].op == ZMI_K_FOR) {
     open_for(e, i, true);
+    zmi_emit_top(e, "__asm__(\"\" ::: \"memory\");"); // a compiler would make it the inner loop, which is no vector code then
   } else {
     top_ref(e, e->code->insts[i].a, a);
     zmi_emit_top(e, "if (%s) {", a);
@@ -99,7 +100,7 @@ static void structure(zmi_emit_state *e, int i, int *stack, int *top) {
   if (x->op == ZMI_K_END || x->op == ZMI_K_ELSE) {
     const int open = stack[*top - 1];
     if (e->in_lanes && e->lifted[open]) {
-      flush(e);
+      zmi_emit_flush(e);
       e->in_lanes = false;
       close_block(e, x->op == ZMI_K_END ? "}" : "} else {");
       e->in_lanes = true;
@@ -134,7 +135,7 @@ void zmi_emit_leaf(zmi_emit_state *e, int i) {
   switch (x->op) {
   case ZMI_K_INPUT:
     if (rows && (e->block < 0 || e->code->in_per_row[x->index])) {
-      snprintf(place, sizeof place, "w%d[0]", x->index);
+      snprintf(place, sizeof place, e->side ? "w%d[t * row_stride[%d]]" : "w%d[0]", x->index, x->index);
       zmi_emit_load(e->code->in[x->index], place, &t);
     } else if (e->code->in[x->index] == ZM_F16 || (e->blocks && zmi_emit_is_byte(e->code->in[x->index]))) { // widened before the loop
       zmi_text_add(&t, x->type == ZMI_C_BOOL ? "h%d[t] != 0" : "h%d[t]", x->index);
@@ -147,7 +148,7 @@ void zmi_emit_leaf(zmi_emit_state *e, int i) {
     zmi_text_add(&t, "(%s)params[%d]", zmi_emit_type(x->type), x->index);
     break;
   case ZMI_K_PLACE:
-    zmi_text_add(&t, "(zk_int)at + t");
+    zmi_text_add(&t, e->side ? "(zk_int)place" : "(zk_int)at + t");
     break;
   case ZMI_K_LENGTH:
     zmi_text_add(&t, rows ? "(zk_int)d" : "(zk_int)count");
@@ -181,8 +182,15 @@ static void output(zmi_emit_state *e, int i) {
   const bool row = e->code->form == ZMI_FORM_ROWS && e->block < 0;
   if (!row && e->code->out[x->index] == ZM_F16)
     zmi_emit_line(e, "g%d[t] = %s;", x->index, value);
+  else if (!row && e->blocks && zmi_emit_is_byte(e->code->out[x->index]))
+    zmi_emit_line(e, "g%d[t] = %s;", x->index, zmi_text_str(&t));
   else
-    zmi_emit_line(e, row ? "y%d[r] = %s;" : e->blocks ? "z%d[t] = %s;" : "q%d[t] = %s;", x->index, zmi_text_str(&t));
+    zmi_emit_line(e,
+                  row && e->side ? "y%d[done + t] = %s;"
+                  : row          ? "y%d[r] = %s;"
+                  : e->blocks    ? "z%d[t] = %s;"
+                                 : "q%d[t] = %s;",
+                  x->index, zmi_text_str(&t));
   zmi_text_release(&t);
 }
 
@@ -253,7 +261,7 @@ static void variable(zmi_emit_state *e, int i) {
   }
 }
 
-static void one(zmi_emit_state *e, int i) {
+void zmi_emit_one(zmi_emit_state *e, int i) {
   const zmi_inst *x = &e->code->insts[i];
   const char kind = zmi_cop_rows[x->op].kind;
   char value[48];
@@ -288,8 +296,6 @@ static void one(zmi_emit_state *e, int i) {
   zmi_text_release(&t);
 }
 
-static void walk(zmi_emit_state *e, int begin, int end);
-
 // ---- ELEMENTS blocks of rows ----
 
 static bool is_place(zmi_cop op) {
@@ -319,7 +325,7 @@ static void start_reductions(zmi_emit_state *e, int begin, int end) {
   }
 }
 
-static const char *reduction_word(zmi_cop op) {
+const char *zmi_emit_reduction(zmi_cop op) {
   static const char *const words[] = {"sum", "sumsq", "prod", "max", "min", "argmax", "argmin"};
   return words[op - ZMI_K_SUM];
 }
@@ -328,7 +334,7 @@ static void reductions(zmi_emit_state *e, int begin, int end, bool last) {
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &e->code->insts[i];
     if (!zmi_emit_reduces(x->op)) continue;
-    const char *word = reduction_word(x->op), *joined = x->op == ZMI_K_SUMSQ ? "sum" : word; // what joins lanes
+    const char *word = zmi_emit_reduction(x->op), *joined = x->op == ZMI_K_SUMSQ ? "sum" : word; // what joins lanes
     const char *type = zmi_emit_word(e->code->insts[x->a].type);
     const bool arg = is_place(x->op);
     if (e->blocks)
@@ -354,7 +360,7 @@ static bool sets_outside(const zmi_emit_state *e, int begin, int end, int v) {
 
 // float16 operands and results of a chunk have buffers of float32. Bytes of a block are widened first too: loops over them and
 // floats at once would have few vectors.
-static void widen(zmi_emit_state *e, int k) {
+void zmi_emit_widen(zmi_emit_state *e, int k) {
   const zm_dtype d = e->code->in[k];
   if (d == ZM_F16) {
     zmi_emit_top(e, "float h%d[%d];", k, e->capacity);
@@ -365,11 +371,15 @@ static void widen(zmi_emit_state *e, int k) {
   }
 }
 
-static void narrow(zmi_emit_state *e, int begin, int end) {
+void zmi_emit_narrow(zmi_emit_state *e, int begin, int end) {
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &e->code->insts[i];
-    if (x->op != ZMI_K_OUTPUT || e->code->out[x->index] != ZM_F16) continue;
-    zmi_emit_top(e, e->blocks ? "ze_narrow_block(z%d, g%d);" : "ze_narrow(q%d, g%d, n);", x->index, x->index);
+    if (x->op != ZMI_K_OUTPUT) continue;
+    const int k = x->index;
+    if (e->code->out[k] == ZM_F16)
+      zmi_emit_top(e, e->blocks ? "ze_narrow_block(z%d, g%d);" : "ze_narrow(q%d, g%d, n);", k, k);
+    else if (e->blocks && zmi_emit_is_byte(e->code->out[k]))
+      zmi_emit_top(e, "ZE_BYTES(z%d, g%d);", k, k);
   }
 }
 
@@ -384,7 +394,7 @@ static bool uses(const zmi_emit_state *e, int begin, int end, zmi_cop op, int in
 // What all elements share is computed once, in front of the loop.
 static void shared_values(zmi_emit_state *e, int begin, int end) {
   for (int i = begin; i < end; i++)
-    if (e->uniform[i] && e->code->insts[i].op != ZMI_K_OUTPUT) one(e, i);
+    if (e->uniform[i] && e->code->insts[i].op != ZMI_K_OUTPUT) zmi_emit_one(e, i);
 }
 
 static bool is_read(const zmi_emit_state *e, int begin, int end, int k) {
@@ -437,11 +447,12 @@ static void block_pointers(zmi_emit_state *e, int begin, int end, bool last) {
   }
   if (!last) ask_ahead(e, begin, end);
   for (int k = 0; k < c->nin; k++)
-    if (is_read(e, begin, end, k)) widen(e, k);
+    if (is_read(e, begin, end, k)) zmi_emit_widen(e, k);
   for (int k = 0; k < c->nout; k++) {
     if (!uses(e, begin, end, ZMI_K_OUTPUT, k)) continue;
     zmi_emit_top(e, "%s z%d[%d];", zmi_emit_memory(c->out[k]), k, BLOCK);
     if (c->out[k] == ZM_F16) zmi_emit_top(e, "float g%d[%d];", k, BLOCK);
+    if (zmi_emit_is_byte(c->out[k])) zmi_emit_top(e, "zk_int g%d[%d];", k, BLOCK);
   }
   for (int i = begin; i < end; i++)
     if (zmi_emit_reduces(c->insts[i].op)) zmi_emit_top(e, "%s r%d[%d];", zmi_emit_type(c->insts[c->insts[i].a].type), i, BLOCK);
@@ -449,7 +460,7 @@ static void block_pointers(zmi_emit_state *e, int begin, int end, bool last) {
 
 static void block_results(zmi_emit_state *e, int begin, int end, bool last) {
   const bool rows = e->code->form == ZMI_FORM_ROWS;
-  narrow(e, begin, end);
+  zmi_emit_narrow(e, begin, end);
   for (int k = 0; k < e->code->nout; k++) {
     if (!uses(e, begin, end, ZMI_K_OUTPUT, k)) continue;
     zmi_emit_top(e,
@@ -462,7 +473,7 @@ static void block_results(zmi_emit_state *e, int begin, int end, bool last) {
     if (!zmi_emit_reduces(x->op)) continue;
     const zmi_ctype type = e->code->insts[x->a].type;
     if (last) zmi_emit_top(e, "for (zk_int t = n; t < %d; t++) r%d[t] = %s;", BLOCK, i, zmi_emit_identity(x->op, type));
-    zmi_emit_top(e, "ze_block_%s_%s(&a%d, r%d%s);", reduction_word(x->op), zmi_emit_word(type), i, i,
+    zmi_emit_top(e, "ze_block_%s_%s(&a%d, r%d%s);", zmi_emit_reduction(x->op), zmi_emit_word(type), i, i,
                  is_place(x->op) ? ", (zk_int)at" : "");
   }
 }
@@ -472,7 +483,7 @@ static void block_loops(zmi_emit_state *e, int begin, int end, const char *count
   shared_values(e, begin, end);
   e->in_lanes = true;
   e->depth++; // where the loops will be
-  walk(e, begin, end);
+  zmi_emit_walk(e, begin, end);
   e->depth--;
   e->in_lanes = false;
   zmi_emit_top(e, "zk_long at%d = 0;", e->pass);
@@ -486,7 +497,7 @@ static void block_loops(zmi_emit_state *e, int begin, int end, const char *count
     if (last) zmi_emit_top(e, "const zk_int n = (zk_int)(%s - at);", count);
     block_pointers(e, begin, end, last);
     const size_t size = e->lanes.size;
-    flush(e);
+    zmi_emit_flush(e);
     if (!last) e->lanes.size = size;
     block_results(e, begin, end, last);
     e->depth--;
@@ -537,7 +548,7 @@ static void use_pointers(zmi_emit_state *e, int begin, int end) {
     const char *m = zmi_emit_memory(c->in[k]);
     if (!used || c->in_per_row[k]) continue;
     zmi_emit_top(e, "const %s *p%d = step[%d] ? w%d + at : b%d;", m, k, k, k, k);
-    widen(e, k);
+    zmi_emit_widen(e, k);
   }
   for (int k = 0; k < c->nout; k++) {
     bool used = false;
@@ -554,7 +565,7 @@ static void use_pointers(zmi_emit_state *e, int begin, int end) {
 // Lanes of a JOIN block: an inner loop of up to 16, so that lane t % 16 of each variable is a plain place in an array.
 static void join_loop(zmi_emit_state *e, int begin, int join, bool falling) {
   e->in_lanes = true;
-  walk(e, begin, join);
+  zmi_emit_walk(e, begin, join);
   e->in_lanes = false;
   zmi_emit_top(e, falling ? "for (zk_int k = (n - 1) / 16 * 16; k >= 0; k -= 16) {" : "for (zk_int k = 0; k < n; k += 16) {");
   zmi_emit_top(e, "  const zk_int m = n - k < 16 ? n - k : 16;");
@@ -572,8 +583,8 @@ static void join_pairs(zmi_emit_state *e, int begin, int join, int end) {
   zmi_emit_top(e, "  for (int l = 0; l < h; l++) {");
   e->depth += 2;
   for (int i = begin; i < join; i++) // shared values that stand in front of JOIN may be used behind it
-    if (e->uniform[i] && e->outer[i] == e->block && !zmi_emit_opens(e->code->insts[i].op)) one(e, i);
-  walk(e, join + 1, end);
+    if (e->uniform[i] && e->outer[i] == e->block && !zmi_emit_opens(e->code->insts[i].op)) zmi_emit_one(e, i);
+  zmi_emit_walk(e, join + 1, end);
   e->depth -= 2;
   zmi_emit_top(e, "  }");
   zmi_emit_top(e, "}");
@@ -592,8 +603,8 @@ static int find_join(const zmi_emit_state *e, int begin, int end) {
 
 static void chunks(zmi_emit_state *e, int begin, int end, int join) {
   const bool falling = (e->serial || join >= 0) && e->code->insts[e->block].extra == 1;
-  e->capacity = declare_arrays(e, begin, end, false) ? CHUNK_ARRAYS : chunk_of(e);
-  declare_arrays(e, begin, end, true);
+  e->capacity = zmi_emit_arrays(e, begin, end, false) ? CHUNK_ARRAYS : chunk_of(e);
+  zmi_emit_arrays(e, begin, end, true);
   if (falling)
     zmi_emit_top(e, "for (zk_long at = (d - 1) / %d * %d; at >= 0 && d > 0; at -= %d) {", e->capacity, e->capacity, e->capacity);
   else
@@ -605,11 +616,11 @@ static void chunks(zmi_emit_state *e, int begin, int end, int join) {
     join_loop(e, begin, join, falling);
   } else {
     e->in_lanes = true;
-    walk(e, begin, end);
-    flush(e);
+    zmi_emit_walk(e, begin, end);
+    zmi_emit_flush(e);
     e->in_lanes = false;
   }
-  narrow(e, begin, end);
+  zmi_emit_narrow(e, begin, end);
   reductions(e, begin, end, false);
   e->depth--;
   zmi_emit_top(e, "}");
@@ -664,7 +675,7 @@ static void elements_block(zmi_emit_state *e, int block) {
 
 // ---- the walk ----
 
-static void walk(zmi_emit_state *e, int begin, int end) {
+void zmi_emit_walk(zmi_emit_state *e, int begin, int end) {
   const zmi_code *c = e->code;
   int *stack = zmi_calloc((size_t)(end - begin) + 1, sizeof(int)), top = 0;
   if (!stack) {
@@ -679,11 +690,11 @@ static void walk(zmi_emit_state *e, int begin, int end) {
     } else if (op == ZMI_K_FOR || op == ZMI_K_IF || op == ZMI_K_ELSE || op == ZMI_K_END) {
       structure(e, i, stack, &top);
     } else if (op == ZMI_K_BARRIER) {
-      flush(e);
+      zmi_emit_flush(e);
     } else if (zmi_emit_is_cut(e, i)) {
       zmi_emit_cut(e, begin, i);
     } else if (op != ZMI_K_SHARED && !(op == ZMI_K_INPUT && c->form == ZMI_FORM_ELEMENTS && !e->blocks) && !(e->blocks && e->uniform[i])) {
-      one(e, i);
+      zmi_emit_one(e, i);
     }
   }
   zmi_free(stack);
@@ -700,7 +711,7 @@ static void chunk_pointers(zmi_emit_state *e) {
   for (int k = 0; k < c->nin; k++)
     zmi_emit_top(e, "const %s *p%d = step[%d] ? (const %s *)in[%d] + at : b%d;", zmi_emit_memory(c->in[k]), k, k, zmi_emit_memory(c->in[k]),
                  k, k);
-  for (int k = 0; k < c->nin; k++) widen(e, k);
+  for (int k = 0; k < c->nin; k++) zmi_emit_widen(e, k);
   for (int k = 0; k < c->nout; k++) {
     zmi_emit_top(e, "%s *q%d = (%s *)out[%d] + at;", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
     if (c->out[k] == ZM_F16) zmi_emit_top(e, "float g%d[%d];", k, e->capacity);
@@ -716,11 +727,11 @@ static void element_chunks(zmi_emit_state *e) {
   chunk_pointers(e);
   e->in_lanes = true;
   for (int i = 0; i < count; i++)
-    if (c->insts[i].op == ZMI_K_INPUT) one(e, i);
-  walk(e, 0, count);
-  flush(e);
+    if (c->insts[i].op == ZMI_K_INPUT) zmi_emit_one(e, i);
+  zmi_emit_walk(e, 0, count);
+  zmi_emit_flush(e);
   e->in_lanes = false;
-  narrow(e, 0, count);
+  zmi_emit_narrow(e, 0, count);
   e->depth--;
   zmi_emit_top(e, "}");
 }
@@ -739,7 +750,7 @@ static void elements(zmi_emit_state *e) {
       if (operands[k] >= 0 && c->insts[operands[k]].op == ZMI_K_INPUT && e->segment[i] > 1) e->place[operands[k]] = ZMI_PLACE_ARRAY;
   }
   e->blocks = zmi_emit_fits_block(e, 0, count);
-  e->capacity = e->blocks ? BLOCK : declare_arrays(e, 0, count, false) ? CHUNK_ARRAYS : chunk_of(e);
+  e->capacity = e->blocks ? BLOCK : zmi_emit_arrays(e, 0, count, false) ? CHUNK_ARRAYS : chunk_of(e);
   zmi_emit_top(e, "void zk_elements(zk_long count, const void *const *in, const int *step, const double *params, void *const *out,");
   zmi_emit_top(e, "                 int stream) {");
   e->depth++;
@@ -758,7 +769,7 @@ static void elements(zmi_emit_state *e) {
   }
   for (int k = 0; k < c->nout && e->blocks; k++)
     zmi_emit_top(e, "%s *y%d = (%s *)out[%d];", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
-  declare_arrays(e, 0, count, true);
+  zmi_emit_arrays(e, 0, count, true);
   if (e->blocks)
     blocks(e, 0, count, "count");
   else
@@ -783,13 +794,15 @@ static void rows(zmi_emit_state *e) {
     if (!c->in_per_row[k]) zmi_emit_top(e, "%s b%d[%d];", zmi_emit_memory(c->in[k]), k, e->capacity);
   for (int k = 0; k < c->nout; k++)
     zmi_emit_top(e, "%s *y%d = (%s *)out[%d];", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
-  zmi_emit_top(e, "for (zk_long r = 0; r < rows; r++) {");
+  zmi_emit_top(e, "zk_long done = 0;");
+  if (small) zmi_emit_short_rows(e);
+  zmi_emit_top(e, "for (zk_long r = done; r < rows; r++) {");
   e->depth++;
   for (int k = 0; k < c->nin; k++) {
     const char *m = zmi_emit_memory(c->in[k]);
     zmi_emit_top(e, "const %s *w%d = (const %s *)in[%d] + r * row_stride[%d];", m, k, m, k, k);
     if (c->in_per_row[k]) continue;
-    zmi_emit_top(e, "if (!step[%d] && (r == 0 || row_stride[%d]))", k, k);
+    zmi_emit_top(e, "if (!step[%d] && (r == done || row_stride[%d]))", k, k);
     e->depth++;
     snprintf(from, sizeof from, "w%d[0]", k);
     fill(e, k, small ? "32" : e->chunk == BLOCK ? "(d < 32 ? 32 : d)" : "d", from);
@@ -799,87 +812,10 @@ static void rows(zmi_emit_state *e) {
     block_source(e, k, from);
     zmi_emit_top(e, "const zk_long f%d = !m%d ? 0 : d <= 32768 ? row_stride[%d] : 1024;", k, k, k);
   }
-  walk(e, 0, (int)c->count);
+  zmi_emit_walk(e, 0, (int)c->count);
   e->depth--;
   zmi_emit_top(e, "}");
   if (e->chunk == BLOCK) zmi_emit_top(e, "if (stream) ze_fence();");
-  e->depth--;
-  zmi_emit_top(e, "}");
-}
-
-// Adding to memory that several workers may add to at once.
-static void atomics(zmi_emit_state *e) {
-  const zmi_code *c = e->code;
-  bool done[ZM_DTYPE_COUNT] = {false};
-  for (size_t i = 0; i < c->count; i++) {
-    if (c->insts[i].op != ZMI_K_ATOMIC_ADD) continue;
-    const zm_dtype d = c->out[c->insts[i].index];
-    if (done[d]) continue;
-    done[d] = true;
-    const char *memory = zmi_emit_memory(d), *type = zmi_emit_type(zmi_ctype_of(d)), *name = zm_dtype_name(d);
-    zmi_text load = {0}, store = {0};
-    zmi_emit_load(d, "old", &load);
-    zmi_emit_stored(d, zmi_ctype_of(d), "sum", &store);
-    zmi_emit_top(e, "ZK_FN void ze_atomic_%s(%s *p, %s v) {", name, memory, type);
-    zmi_emit_top(e, "  %s old, now;", memory);
-    zmi_emit_top(e, "  __atomic_load(p, &old, __ATOMIC_RELAXED);");
-    zmi_emit_top(e, "  do {");
-    if (zmi_ctype_of(d) == ZMI_C_FLOAT)
-      zmi_emit_top(e, "    const float sum = %s + v;", zmi_text_str(&load));
-    else
-      zmi_emit_top(e, "    const %s sum = (%s)((zk_ulong)(%s) + (zk_ulong)v);", type, type, zmi_text_str(&load));
-    zmi_emit_top(e, "    now = %s;", zmi_text_str(&store));
-    zmi_emit_top(e, "  } while (!__atomic_compare_exchange(p, &old, &now, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED));");
-    zmi_emit_top(e, "}");
-    zmi_text_release(&load);
-    zmi_text_release(&store);
-  }
-}
-
-// Memory of groups and arrays of threads are zeros at first, in each group.
-static void zero_shared(zmi_emit_state *e) {
-  for (int i = 0; i < (int)e->code->count; i++) {
-    const zmi_inst *x = &e->code->insts[i];
-    if (x->op != ZMI_K_SHARED || x->index == 2) continue;
-    if (x->index == 0)
-      zmi_emit_top(e, "for (zk_int k = 0; k < %d; k++) s%d[k] = 0;", x->extra, i);
-    else
-      zmi_emit_top(e, "for (zk_int k = 0; k < %d; k++) for (zk_int t = 0; t < n; t++) s%d[k * %d + t] = 0;", x->extra, i, e->capacity);
-  }
-}
-
-static void tiles(zmi_emit_state *e) {
-  const zmi_code *c = e->code;
-  const int count = (int)c->count;
-  e->threads = true;
-  e->capacity = ZMI_EMIT_THREADS;
-  zmi_emit_plan(e, 0, count);
-  atomics(e);
-  zmi_emit_top(e, "void zk_groups(zk_long first, zk_long last, zk_long groups, zk_long threads, const void *const *in, void *const *out,");
-  zmi_emit_top(e, "               const zk_long *dims, const zk_long *counts, const double *params) {");
-  e->depth++;
-  zmi_emit_top(e, "(void)groups, (void)in, (void)out, (void)dims, (void)counts, (void)params;");
-  for (int k = 0; k < c->nin; k++)
-    zmi_emit_top(e, "const %s *p%d = (const %s *)in[%d];", zmi_emit_memory(c->in[k]), k, zmi_emit_memory(c->in[k]), k);
-  for (int k = 0; k < c->nout; k++)
-    zmi_emit_top(e, "%s *q%d = (%s *)out[%d];", zmi_emit_memory(c->out[k]), k, zmi_emit_memory(c->out[k]), k);
-  declare_arrays(e, 0, count, true);
-  for (int i = 0; i < count; i++) {
-    const zmi_inst *x = &c->insts[i];
-    const int each = x->index == 1 ? e->capacity : 1;
-    if (x->op == ZMI_K_SHARED) zmi_emit_top(e, "%s s%d[%d];", zmi_emit_type(x->type), i, x->extra * each);
-  }
-  zmi_emit_top(e, "const zk_int n = (zk_int)threads;");
-  zmi_emit_top(e, "for (zk_long g = first; g < last; g++) {");
-  e->depth++;
-  zero_shared(e);
-  e->in_lanes = true;
-  walk(e, 0, count);
-  flush(e);
-  e->in_lanes = false;
-  if (c->form == ZMI_FORM_ELEMENTS) narrow(e, 0, count);
-  e->depth--;
-  zmi_emit_top(e, "}");
   e->depth--;
   zmi_emit_top(e, "}");
 }
@@ -891,5 +827,5 @@ void zmi_emit_c(zmi_emit_state *e) {
   else if (e->code->form == ZMI_FORM_ROWS)
     rows(e);
   else
-    tiles(e);
+    zmi_emit_tiles(e);
 }

@@ -102,7 +102,7 @@ bool zmi_emit_fits_block(const zmi_emit_state *e, int begin, int end) {
     if (x->op == ZMI_K_INPUT) {
       if (zm_dtype_size(c->in[x->index]) > 4 && !c->in_per_row[x->index]) return false;
     } else if (x->op == ZMI_K_OUTPUT) {
-      if (zmi_emit_is_byte(c->out[x->index]) || zm_dtype_size(c->out[x->index]) > 4) return false;
+      if (zm_dtype_size(c->out[x->index]) > 4) return false;
     } else if (kind == 'M' || (kind == 'X' && x->op != ZMI_K_GET && !zmi_emit_reduces(x->op))) {
       return false;
     }

@@ -18,6 +18,16 @@ typedef void (*groups_fn)(int64_t, int64_t, int64_t, int64_t, const void *const 
 
 typedef enum state { FRESH, COMPILED, FAILED } state;
 
+// Compiled code need not be the faster: the first calls of a class that are large enough take turns with the interpreter, and the better
+// of both stays.
+enum { TRIAL_TURNS = 8, TRIAL_ELEMENTS = 2048 };
+static const double trial_margin = 1.25;
+
+typedef struct trial {
+  _Atomic int turns;       // TRIAL_TURNS and more: over, or there is none
+  _Atomic int64_t best[2]; // picoseconds an element: compiled, interpreted; 0: not known yet
+} trial;
+
 struct zmi_instance {
   zmi_code *code;
   zmi_routine *routine; // what the interpreter runs; RAW: NULL
@@ -31,7 +41,8 @@ struct zmi_instance {
   zmi_entry_fn ways[ZMI_TUNE_MOST];
   _Atomic(zmi_entry_fn) kernels[ZMI_SHAPE_CLASSES]; // one of the ways for each class; NULL: interpreted
   _Atomic int chosen[ZMI_SHAPE_CLASSES];            // which
-  _Atomic uint32_t recalled;                        // classes for which the cache was asked
+  trial trials[ZMI_SHAPE_CLASSES];
+  _Atomic uint32_t recalled; // classes for which the cache was asked
   char note[640];
   bool looked; // into the cache
   _Atomic int64_t asked, runs;
@@ -201,6 +212,10 @@ static void choose(zmi_instance *x, int shape, int way) {
   atomic_store_explicit(&x->kernels[shape], x->ways[way], memory_order_release);
 }
 
+static void end_trial(zmi_instance *x, int shape) {
+  atomic_store_explicit(&x->trials[shape].turns, TRIAL_TURNS, memory_order_relaxed);
+}
+
 // Under the lock of the instance.
 static void compile(zmi_instance *x, bool only_cached) {
   char why[512];
@@ -227,6 +242,7 @@ static void recall(zmi_instance *x, int shape) {
   const zmi_kernels *k = zmi_kernels_find(NULL);
   if (atomic_load(&x->state) != COMPILED || atomic_load(&x->recalled) >> shape & 1) return;
   const int way = k ? zmi_tuning_recall(x->code, k->name, shape) : -1;
+  if (way >= 0) end_trial(x, shape);
   if (way > 0 && (zmi_tuning_interprets(way) || load_way(x, k, way, false, why, &cached))) choose(x, shape, way);
   atomic_fetch_or(&x->recalled, 1u << shape);
   zmi_error_clear();
@@ -255,6 +271,7 @@ void zmi_instance_prepare(zmi_instance *x, int64_t elements, int shape) {
   if (atomic_load(&x->state) == FRESH && (always || work >= compile_work || !x->looked)) {
     x->looked = true;
     compile(x, !always && work < compile_work);
+    for (int s = 0; s < ZMI_SHAPE_CLASSES && always; s++) end_trial(x, s);
   }
   recall(x, shape);
   pthread_mutex_unlock(&x->lock);
@@ -277,6 +294,7 @@ zmi_entry_fn zmi_instance_way(zmi_instance *x, int way, char why[512]) {
 
 void zmi_instance_choose(zmi_instance *x, int shape, int way) {
   pthread_mutex_lock(&x->lock);
+  end_trial(x, shape);
   choose(x, shape, way);
   atomic_fetch_or(&x->recalled, 1u << shape);
   pthread_mutex_unlock(&x->lock);
@@ -301,25 +319,59 @@ static void note_time(const zmi_instance *x, double before) {
   atomic_fetch_add_explicit(&((zmi_instance *)(uintptr_t)x)->spent, (int64_t)((zmi_now() - before) * 1e9), memory_order_relaxed);
 }
 
+// Whether a call takes part in the trial of its class, and with which side.
+static bool take_turn(const zmi_instance *x, int shape, int64_t elements, int *side) {
+  trial *t = &((zmi_instance *)(uintptr_t)x)->trials[shape];
+  if (elements < TRIAL_ELEMENTS || atomic_load_explicit(&t->turns, memory_order_relaxed) >= TRIAL_TURNS) return false;
+  const int turn = atomic_fetch_add_explicit(&t->turns, 1, memory_order_relaxed);
+  *side = turn % 2;
+  return turn < TRIAL_TURNS;
+}
+
+static void note_turn(const zmi_instance *x, int shape, int64_t elements, int side, double seconds) {
+  zmi_instance *mine = (zmi_instance *)(uintptr_t)x;
+  trial *t = &mine->trials[shape];
+  const int64_t took = ZMI_MAX((int64_t)(seconds * 1e12 / (double)elements), 1);
+  int64_t best = atomic_load_explicit(&t->best[side], memory_order_relaxed);
+  while ((best == 0 || took < best) && !atomic_compare_exchange_weak(&t->best[side], &best, took)) {
+  }
+  if (atomic_load_explicit(&t->turns, memory_order_relaxed) < TRIAL_TURNS) return;
+  const int64_t compiled = atomic_load(&t->best[0]), interpreted = atomic_load(&t->best[1]);
+  if (compiled == 0 || interpreted == 0 || (double)compiled < (double)interpreted * trial_margin) return;
+  pthread_mutex_lock(&mine->lock);
+  if (atomic_load(&mine->chosen[shape]) == 0) choose(mine, shape, zmi_tuning_interpreter());
+  pthread_mutex_unlock(&mine->lock);
+}
+
 void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t n, const void *const *in, const int *step,
                            const double *params, void *const *out) {
-  elements_fn kernel = (elements_fn)atomic_load_explicit(&x->kernels[shape % ZMI_SHAPE_STREAM], memory_order_acquire);
-  if (kernel)
+  const int class = shape % ZMI_SHAPE_STREAM;
+  elements_fn kernel = (elements_fn)atomic_load_explicit(&x->kernels[class], memory_order_acquire);
+  int side = 0;
+  const bool tried = kernel && take_turn(x, class, n, &side);
+  const double before = tried ? zmi_now() : 0;
+  if (kernel && side == 0)
     kernel(n, in, step, params, out, shape >= ZMI_SHAPE_STREAM);
   else
     zmi_routine_elements(x->routine, k, n, in, step, params, out);
+  if (tried) note_turn(x, class, n, side, zmi_now() - before);
 }
 
 void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t rows, int64_t d, const void *const *in,
                        const int64_t *row_stride, const int *step, const double *params, void *const *out) {
-  rows_fn kernel = (rows_fn)atomic_load_explicit(&x->kernels[shape % ZMI_SHAPE_STREAM], memory_order_acquire);
-  if (kernel) {
+  const int class = shape % ZMI_SHAPE_STREAM;
+  rows_fn kernel = (rows_fn)atomic_load_explicit(&x->kernels[class], memory_order_acquire);
+  int side = 0;
+  const bool tried = kernel && take_turn(x, class, rows * d, &side);
+  const double before = tried || !kernel ? zmi_now() : 0;
+  if (kernel && side == 0)
     kernel(rows, d, in, row_stride, step, params, out, shape >= ZMI_SHAPE_STREAM);
-  } else {
-    const double before = zmi_now();
+  else
     zmi_routine_rows(x->routine, k, rows, d, in, row_stride, step, params, out);
+  if (tried)
+    note_turn(x, class, rows * d, side, zmi_now() - before);
+  else if (!kernel)
     note_time(x, before);
-  }
 }
 
 static void call_groups(const zmi_instance *x, groups_fn kernel, const zmi_launch *l, int64_t first, int64_t last) {

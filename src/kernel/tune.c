@@ -29,6 +29,12 @@ bool zmi_tuning_interprets(int way) {
   return ways[way].chunk == 0;
 }
 
+int zmi_tuning_interpreter(void) {
+  int way = 0;
+  while (!zmi_tuning_interprets(way)) way++;
+  return way;
+}
+
 zmi_tuning zmi_instance_tuning(const zmi_instance *x, int shape) {
   return ways[zmi_instance_chosen(x, shape)];
 }

@@ -114,7 +114,7 @@ static void float_mean(const block *b) {
 
 // The larger (or smaller) of each place of n values and what was there; nan: whether there was a NaN.
 #define EXTREME(name, sign)                                                                                                                \
-  static void name(const float *restrict x, int64_t n, float *restrict best, int32_t *restrict nan) {                                      \
+  static inline void name(const float *restrict x, int64_t n, float *restrict best, int32_t *restrict nan) {                               \
     for (int64_t j = 0; j < n; j++) {                                                                                                      \
       best[j] = x[j] sign best[j] ? x[j] : best[j];                                                                                        \
       nan[j] |= x[j] != x[j];                                                                                                              \
@@ -122,6 +122,29 @@ static void float_mean(const block *b) {
   }
 EXTREME(larger, >)
 EXTREME(smaller, <)
+
+// The same of a row in so many lanes. Fixed numbers of them stay in registers; short rows have few, which must be joined.
+#define EXTREMES(name, step, lanes)                                                                                                        \
+  static void name(const float *restrict x, int64_t n, float *restrict to, int32_t *restrict seen) {                                       \
+    float best[lanes];                                                                                                                     \
+    int32_t nan[lanes];                                                                                                                    \
+    int64_t i = 0;                                                                                                                         \
+    memcpy(best, to, sizeof best);                                                                                                         \
+    memcpy(nan, seen, sizeof nan);                                                                                                         \
+    for (; i + (lanes) <= n; i += (lanes)) step(x + i, lanes, best, nan);                                                                  \
+    step(x + i, n - i, best, nan);                                                                                                         \
+    memcpy(to, best, sizeof best);                                                                                                         \
+    memcpy(seen, nan, sizeof nan);                                                                                                         \
+  }
+EXTREMES(larger_each, larger, 1)
+EXTREMES(smaller_each, smaller, 1)
+EXTREMES(larger_some, larger, LANES)
+EXTREMES(smaller_some, smaller, LANES)
+EXTREMES(larger_many, larger, NARROW)
+EXTREMES(smaller_many, smaller, NARROW)
+
+typedef void (*extreme_fn)(const float *restrict x, int64_t n, float *restrict best, int32_t *restrict nan);
+static const extreme_fn each[] = {larger_each, smaller_each}, some[] = {larger_some, smaller_some}, many[] = {larger_many, smaller_many};
 
 static void extremes(const block *b, bool least, float *best, int32_t *nan) {
   float buffer[ZMI_CHUNK];
@@ -132,13 +155,16 @@ static void extremes(const block *b, bool least, float *best, int32_t *nan) {
     for (int64_t k = 0; k < b->k; k++) step(floats_at(b, k, b->width, buffer), b->width, best, nan);
     return;
   }
-  for (int l = 0; l < NARROW; l++) best[l] = *floats_at(b, 0, 1, buffer), nan[l] = 0;
+  const int lanes = b->k >= 4 * NARROW ? NARROW : b->k >= LANES ? LANES : 1;
   for (int64_t at = 0; at < b->k; at += ZMI_CHUNK) {
     const int64_t n = ZMI_MIN(b->k - at, ZMI_CHUNK);
     const float *x = floats_at(b, at, n, buffer);
-    for (int64_t i = 0; i < n; i += NARROW) step(x + i, ZMI_MIN(NARROW, n - i), best, nan);
+    if (at == 0) {
+      for (int l = 0; l < lanes; l++) best[l] = x[0], nan[l] = 0;
+    }
+    (lanes == NARROW ? many : lanes == LANES ? some : each)[least](x, n, best, nan);
   }
-  for (int l = 1; l < NARROW; l++) step(best + l, 1, best, nan), nan[0] |= nan[l];
+  for (int l = 1; l < lanes; l++) step(best + l, 1, best, nan), nan[0] |= nan[l];
 }
 
 static void float_winner(const block *b, bool least) {

@@ -222,7 +222,8 @@ ZK_FN zk_float zk_log1p(zk_float x) {
   zk_float y = zkp_signed(zkp_log1p_sum(x, 0.0f), x);
   y = x == -1.0f ? zk_of_bits(0xff800000u) : y;
   y = x < -1.0f ? zkp_nan() : y;
-  return x != x || x == zkp_infinity() ? x : y;
+  y = x == zkp_infinity() ? x : y;
+  return x != x ? x : y; // one choice after another: joined conditions keep compilers from vectors
 }
 
 // max(x, 0) + ln(1 + z), z = e^-|x|: ln(1 + z) = z + z^2 P(z). At -88.02 its exponent is that of a
@@ -573,16 +574,27 @@ ZK_FN zk_float zk_pow(zk_float x, zk_float y) {
   zkp_two s = zkp_sum(zk_fma(n, -0x1.62e43p-1f, p), zk_fma(n, 0x1.05c61p-29f, pl));
   zk_float e = 1.0f + (s.hi + zk_fma(s.hi * s.hi, zkp_exp_tail(s.hi), s.lo));
   e = zkp_scale(e, (zk_int)(zk_bits(t) - zk_bits(ZKP_ROUND)));
-  // the rest are special cases
-  zk_bool whole = zk_trunc(y) == y, odd = whole && b < 0x1p24f && zk_trunc(0.5f * y) != 0.5f * y;
-  zk_bool negative = zk_bits(x) >> 31 != 0u, falls = y < 0.0f;
-  e = a == 0.0f || a >= zkp_infinity() ? ((a == 0.0f) != falls ? 0.0f : zkp_infinity()) : e;
-  e = b >= zkp_infinity() ? ((a > 1.0f) != falls ? zkp_infinity() : 0.0f) : e;
-  e = negative && odd ? zk_neg_float(e) : e;
-  e = negative && !whole && a != 0.0f && a < zkp_infinity() ? zkp_nan() : e;
-  e = a == 1.0f && b >= zkp_infinity() ? 1.0f : e;
-  e = x != x || y != y ? zkp_nan() : e;
-  return x == 1.0f || y == 0.0f ? 1.0f : e;
+  // The rest are special cases, one choice after another: conditions that are joined keep compilers from vectors.
+  zk_bool falls = y < 0.0f;
+  zk_float rises = falls ? 0.0f : zkp_infinity(), sinks = falls ? zkp_infinity() : 0.0f, whole = zk_trunc(y);
+  e = a == 0.0f ? sinks : e;
+  e = a >= zkp_infinity() ? rises : e;
+  rises = a > 1.0f ? rises : sinks;
+  e = b >= zkp_infinity() ? rises : e;
+  zk_uint sign = zk_trunc(0.5f * y) != 0.5f * y ? zk_bits(x) & 0x80000000u : 0u;
+  sign = b < 0x1p24f ? sign : 0u;
+  sign = whole == y ? sign : 0u;
+  e = zk_of_bits(zk_bits(e) ^ sign);
+  zk_float below = whole == y ? e : zkp_nan();
+  below = a == 0.0f ? e : below;
+  below = a >= zkp_infinity() ? e : below;
+  e = zk_bits(x) >> 31 != 0u ? below : e;
+  zk_float one = b >= zkp_infinity() ? 1.0f : e;
+  e = a == 1.0f ? one : e;
+  e = x != x ? zkp_nan() : e;
+  e = y != y ? zkp_nan() : e;
+  e = x == 1.0f ? 1.0f : e;
+  return y == 0.0f ? 1.0f : e;
 }
 
 ZK_FN zk_float zk_rsqrt(zk_float x) {

@@ -266,7 +266,8 @@ ZK_FN zk_uint zk_popcount_uint(zk_uint x) {
   x = x - (x >> 1 & 0x55555555u);
   x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
   x = (x + (x >> 4)) & 0x0f0f0f0fu;
-  return (x * 0x01010101u) >> 24;
+  x = x + (x >> 8); // sums rather than one product: that would become a call, where there is no instruction for it
+  return (x + (x >> 16)) & 0x3fu;
 }
 
 ZK_FN zk_int zk_popcount_int(zk_int x) {

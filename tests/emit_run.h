@@ -351,7 +351,7 @@ static inline void compare_rows(const int64_t *widths, size_t count) {
     run r = new_run(id);
     for (size_t s = 0; s < 2 * count; s++) {
       r.d = widths[s / 2];
-      r.rows = 3;
+      r.rows = r.d <= 64 ? 35 : 3; // short rows go side by side, 32 of them
       for (int k = 0; k < r.c->nin; k++) {
         const bool row = r.c->in_per_row[k], one = k == 1 && s % 2;
         fill(in_memory[k], r.c->in[k], r.rows * r.d + 3, (uint64_t)(id * 100 + k), s % 2);

@@ -1,7 +1,6 @@
 // Emitted C, 32 elements at a time, with what is done to a block as a whole: values that are rounded to float16 on the way, as loops over
-// single numbers don't reach the processor's conversions; circular functions, whose angles are small nearly always and then cost a fraction.
-// The loop ends in front of such a value, the block is computed (`ze_round_block`, `ze_block_sin`), and another loop goes on with what is
-// still needed.
+// single numbers don't reach the processor's conversions; circular functions, whose angles are small nearly always and then cost little.
+// The loop ends in front of such a value, the block is computed (`ze_round_block`, `ze_block_sin`), another goes on with what is needed.
 #include "kernel/emit.h"
 
 // More code than this would fill the stack with arrays.

@@ -587,7 +587,7 @@ typedef struct attended {
   buffer acc[MOST_QUERIES];
 } attended;
 
-static void make_attended(attended *a, const char *q, int queries, int64_t dim, size_t size) {
+static void make_attended(attended *a, const unsigned char *q, int queries, int64_t dim, size_t size) {
   for (int i = 0; i < queries; i++) {
     a->acc[i] = make((size_t)dim * 4);
     a->query[i] = (zmi_query){q + (size_t)(i * dim) * size, &a->max[i], &a->sum[i], (float *)(void *)a->acc[i].data};

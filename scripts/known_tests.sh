@@ -6,7 +6,7 @@ folder=$1
 shift
 for name in "$@"; do
   case $name in -*) continue ;; esac
-  [ -z "$(meson test -C "$folder" --no-rebuild --list "$name" 2>/dev/null | grep -v '^No suitable')" ] || continue
+  if meson test -C "$folder" --no-rebuild --list "$name" 2>/dev/null | grep -qv '^No suitable'; then continue; fi
   near=$(meson test -C "$folder" --no-rebuild --list 2>/dev/null | grep -F "$name" | tr '\n' ' ')
   echo "there is no test $name${near:+; did you mean: $near}" >&2
   exit 1

@@ -33,7 +33,8 @@ build=${TEST_BUILD:-build}
 expect_empty "a test is known" "$(scripts/known_tests.sh "$build" tape house_limits --verbose 2>&1)"
 expect_found "a misspelt test is refused" "$(scripts/known_tests.sh "$build" tape no_such_test || echo refused)"
 expect_found "and others are named" "$(scripts/known_tests.sh "$build" examples 2>&1 | grep house_examples)"
-for name in $(sed -n 's/.*TESTS=\([a-z_]*\).*/\1/p' docs/*.md README.md CONTRIBUTING.md | sort -u); do
+names=$(sed -n 's/.*TESTS=\([a-z_]*\).*/\1/p' docs/*.md README.md CONTRIBUTING.md | sort -u)
+for name in $names; do
   expect_empty "make check TESTS=$name" "$(scripts/known_tests.sh "$build" "$name" 2>&1)"
 done
 finish

@@ -164,7 +164,8 @@ static bool do_phase(zmi_phases *p, unsigned phase, size_t first, size_t end, in
       const place at = place_of(p, i, worker);
       pieces = pieces || at.size > at.least;
     }
-    if (ends_soon(p, phase, pieces ? GRACE : GRACE_OF_PIECES)) return true;
+    const int grace = pieces ? GRACE : GRACE_OF_PIECES;
+    if (ends_soon(p, phase, p->spin ? grace : 0)) return true;
   }
   return false;
 }

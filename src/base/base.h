@@ -96,6 +96,8 @@ typedef void (*zmi_pool_fn)(void *user, int worker, int workers);
 zmi_pool *zmi_pool_new(int workers); // 0: one for each CPU this process may use (affinity and cgroup quota respected)
 void zmi_pool_free(zmi_pool *p);
 int zmi_pool_workers(const zmi_pool *p);
+// Whether who waits in a run may spin: there is a CPU for each worker. Known since the pool was made; counting CPUs reads files.
+bool zmi_pool_spins(const zmi_pool *p);
 void zmi_pool_run(zmi_pool *p, zmi_pool_fn fn, void *user);
 int zmi_cpu_count(void);
 

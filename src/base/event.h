@@ -30,8 +30,4 @@ void zmi_relax(void);                 // one turn of a loop that looks at a valu
 bool zmi_event_past(const zmi_event *e, unsigned seen);
 void zmi_event_wait(zmi_event *e, unsigned seen, bool spin); // until it is past `seen`
 
-// Whether who waits in a run of this pool may spin: there is a CPU for each worker. Known since the pool was made; counting CPUs anew reads
-// files of the system.
-bool zmi_pool_spins(const zmi_pool *p);
-
 #endif

@@ -39,6 +39,8 @@ zm_status zmi_session_resume(zm_session *s, int32_t sequence, int32_t length);
 // vocabulary: eight running sums by id modulo 8).
 typedef struct zmi_sampler zmi_sampler;
 
+// The first of the largest logits, the choice of temperature 0. With a NaN among them: some id in range.
+int32_t zmi_best_token(const zmi_kernels *kernels, const float *logits, int32_t vocab);
 zm_status zmi_sampler_check(const zm_generate_options *options, int32_t vocab); // ranges of all sampling options
 zmi_sampler *zmi_sampler_new(const zm_generate_options *options, int32_t vocab, const zmi_kernels *kernels);
 void zmi_sampler_free(zmi_sampler *s);

@@ -159,11 +159,10 @@ static void apply_bias_and_penalties(zmi_sampler *s, float *x) {
 
 // ---- probabilities ----
 
-// The first of the largest logits; there is no NaN among them.
-static int32_t best_token(const zmi_sampler *s, const float *x) {
-  float max = s->kernels->max(x, s->vocab);
+int32_t zmi_best_token(const zmi_kernels *kernels, const float *logits, int32_t vocab) {
+  const float max = kernels->max(logits, vocab);
   int32_t best = 0;
-  while (x[best] != max) best++;
+  while (best < vocab - 1 && logits[best] != max) best++;
   return best;
 }
 
@@ -307,7 +306,7 @@ static bool changes_logits(const zm_generate_options *o) {
 
 static zm_status next_token(zmi_sampler *s, float *x, uint64_t position, int32_t *token, float *logprob) {
   for (int32_t i = 0; i < s->vocab; i++) x[i] = isnan(x[i]) ? -INFINITY : x[i];
-  int32_t best = best_token(s, x);
+  int32_t best = zmi_best_token(s->kernels, x, s->vocab);
   float max = x[best];
   if (max == -INFINITY)
     return zmi_fail(ZM_ERROR_FORMAT, "the model gave no finite logit at position %" PRIu64 ": its weights are damaged", position);
@@ -317,7 +316,7 @@ static zm_status next_token(zmi_sampler *s, float *x, uint64_t position, int32_t
     memcpy(s->raw, x, (size_t)s->vocab * sizeof *x);
     raw = s->raw;
     apply_bias_and_penalties(s, x);
-    best = best_token(s, x);
+    best = zmi_best_token(s->kernels, x, s->vocab);
     if (x[best] == -INFINITY)
       return zmi_fail(ZM_ERROR_ARGUMENT, "every token is forbidden at position %" PRIu64 ": logit bias leaves nothing to choose from",
                       position);

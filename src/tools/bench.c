@@ -15,14 +15,6 @@ typedef struct bencher {
   bool filled; // the caches have been filled up to the depth once
 } bencher;
 
-// The first of the largest logits, as greedy generation takes it.
-static int32_t best(const bencher *b) {
-  const float max = zmi_model_kernels(b->model)->max(b->logits, b->vocab);
-  int32_t at = 0;
-  while (at < b->vocab - 1 && b->logits[at] != max) at++;
-  return at;
-}
-
 static zm_status tick(const bencher *b, uint64_t done, uint64_t total) {
   if (!b->o->progress || b->o->progress(b->o->user, "measuring", done, total)) return ZM_OK;
   return zmi_fail(ZM_ERROR_CANCELLED, "the benchmark was cancelled");
@@ -54,7 +46,7 @@ static zm_status run_once(bencher *b, double *prefill, double *decode) {
   if (status == ZM_OK) status = fill(b);
   start = zmi_now();
   for (int32_t i = 0; i < out->decode_tokens && status == ZM_OK; i++) {
-    zm_row row = {0, best(b)};
+    zm_row row = {0, zmi_best_token(zmi_model_kernels(b->model), b->logits, b->vocab)};
     status = zm_session_step(b->session, &row, 1, b->logits, 1);
   }
   *decode = out->decode_tokens / (zmi_now() - start);

@@ -4,8 +4,16 @@
 set -u
 folder=$1
 shift
+value_follows=
 for name in "$@"; do
-  case $name in -*) continue ;; esac
+  if [ -n "$value_follows" ]; then value_follows=; continue; fi
+  case $name in
+    -t | -j | --timeout-multiplier | --num-processes | --maxfail | --repeat | --suite | --no-suite | --wrapper | --test-args)
+      value_follows=yes
+      continue
+      ;;
+    -*) continue ;;
+  esac
   if meson test -C "$folder" --no-rebuild --list "$name" 2>/dev/null | grep -qv '^No suitable'; then continue; fi
   near=$(meson test -C "$folder" --no-rebuild --list 2>/dev/null | grep -F "$name" | tr '\n' ' ')
   echo "there is no test $name${near:+; did you mean: $near}" >&2

@@ -20,4 +20,4 @@ export TSAN_OPTIONS=second_deadlock_stack=1
 # The thread sanitizer of older compilers cannot start under wide address randomization.
 plain=
 [ "$kind" = thread ] && setarch "$(uname -m)" -R true 2>/dev/null && plain="setarch $(uname -m) -R"
-$plain scripts/check.sh "$folder" --timeout-multiplier 10 "$@"
+$plain scripts/check.sh "$folder" --timeout-multiplier=10 "$@"

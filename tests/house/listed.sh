@@ -31,6 +31,7 @@ expect_empty "and nothing else" "$(echo "$found" | grep -v forgotten)"
 # A name that is no test's stops `make check`, and those that pages name are tests'.
 build=${TEST_BUILD:-build}
 expect_empty "a test is known" "$(scripts/known_tests.sh "$build" tape house_limits --verbose 2>&1)"
+expect_empty "the value of an option is no name" "$(scripts/known_tests.sh "$build" --timeout-multiplier 10 -t 3 --maxfail=2 tape 2>&1)"
 expect_found "a misspelt test is refused" "$(scripts/known_tests.sh "$build" tape no_such_test || echo refused)"
 expect_found "and others are named" "$(scripts/known_tests.sh "$build" examples 2>&1 | grep house_examples)"
 names=$(sed -n 's/.*TESTS=\([a-z_]*\).*/\1/p' docs/*.md README.md CONTRIBUTING.md | sort -u)

@@ -4,32 +4,16 @@
 #define _GNU_SOURCE 1
 #endif
 #include "base/base.h"
-#include "temp.h"
+#include "kernel_folder.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
 
-static temp_folder folder;
 static char out[1 << 18]; // what the last command wrote, both streams
-
-static int set_up(void **state) {
-  (void)state;
-  unsetenv("ZMLX_CC");
-  unsetenv("ZMLX_CC_SECONDS");
-  unsetenv("ZMLX_KERNELS");
-  return temp_make(&folder) == 0 && setenv("ZMLX_CACHE_DIR", folder.path, 1) == 0 ? 0 : -1;
-}
-
-static int tear_down(void **state) {
-  (void)state;
-  temp_remove(&folder);
-  return 0;
-}
 
 // Runs `zmlx kernel` with these words behind the environment given; the exit status.
 static int run(const char *environment, const char *words) {
@@ -55,9 +39,8 @@ static void assert_silent(const char *words) {
 
 static const char *script(const char *name, const char *text) {
   static char environment[1200];
-  const char *path = temp_path(&folder, name);
-  assert_int_equal(temp_write(path, text, strlen(text)), 0);
-  assert_int_equal(chmod(path, 0700), 0);
+  const char *path = kernel_script(name, text);
+  assert_non_null(path);
   snprintf(environment, sizeof environment, "ZMLX_CC=%s ZMLX_CC_SECONDS=1", path);
   return environment;
 }
@@ -148,7 +131,7 @@ static void names_of_functions_are_found(void **state) {
 }
 
 int main(void) {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, kernel_set_up, kernel_tear_down)
   const struct CMUnitTest tests[] = {
       TEST(a_test_that_compiled_nothing_fails), TEST(a_machine_without_a_compiler),
       TEST(a_bench_says_what_it_times),         TEST(every_row_has_dtypes),

@@ -5,7 +5,7 @@
 #endif
 #include "kernel/cache.h"
 #include "kernel/kernel.h"
-#include "temp.h"
+#include "kernel_folder.h"
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -13,30 +13,10 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #include <cmocka.h>
-
-static temp_folder folder;
-
-static int set_up(void **state) {
-  (void)state;
-  unsetenv("ZMLX_CC");
-  unsetenv("ZMLX_CC_SECONDS");
-  unsetenv("ZMLX_CACHE_MB");
-  unsetenv("ZMLX_KERNELS");
-  return temp_make(&folder) == 0 && setenv("ZMLX_CACHE_DIR", folder.path, 1) == 0 ? 0 : -1;
-}
-
-static int tear_down(void **state) {
-  (void)state;
-  unsetenv("ZMLX_CC");
-  unsetenv("ZMLX_CACHE_MB");
-  temp_remove(&folder);
-  return 0;
-}
 
 // Of the one entry whose name ends in .so.
 static char *entry_path(void) {
@@ -156,9 +136,8 @@ static void damaged_entries_are_rebuilt(void **state) {
 }
 
 static void script(const char *name, const char *text) {
-  const char *path = temp_path(&folder, name);
-  assert_int_equal(temp_write(path, text, strlen(text)), 0);
-  assert_int_equal(chmod(path, 0700), 0);
+  const char *path = kernel_script(name, text);
+  assert_non_null(path);
   setenv("ZMLX_CC", path, 1);
 }
 
@@ -633,7 +612,7 @@ static void choices_are_measured_and_kept(void **state) {
 }
 
 int main(void) {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, kernel_set_up, kernel_tear_down)
   const struct CMUnitTest tests[] = {
       TEST(hashes),
       TEST(compiled_once),

@@ -149,6 +149,11 @@ static void lower(const char *name, char text[32]) {
   text[i] = 0;
 }
 
+// Quotients of integers in a loop of vectors. By one number the compiler multiplies.
+static bool divides_by_lanes(const zmi_emit_state *e, const zmi_inst *x) {
+  return !e->serial && !e->threads && (x->type == ZMI_C_INT || x->type == ZMI_C_UINT) && e->code->insts[x->b].op != ZMI_K_CONST;
+}
+
 bool zmi_emit_expression(const zmi_emit_state *e, int i, zmi_text *t) {
   const zmi_inst *x = &e->code->insts[i];
   const zmi_cop_row *row = &zmi_cop_rows[x->op];
@@ -163,13 +168,23 @@ bool zmi_emit_expression(const zmi_emit_state *e, int i, zmi_text *t) {
   const zmi_ctype from = e->code->insts[x->a].type;
   const char *word = zmi_ctype_name(from);
   const struct infix *sign = &infixes[x->op];
+  const bool loop = e->target == ZMI_TARGET_C && e->in_lanes && !e->uniform[i]; // spellings of loops over lanes
   lower(row->name, name);
   if ((x->op == ZMI_K_CONVERT || x->op == ZMI_K_BITCAST) && from == x->type)
     zmi_text_add(t, "%s", operand[0]);
+  else if (loop && x->op == ZMI_K_CONVERT && from == ZMI_C_BOOL &&
+           (x->type == ZMI_C_FLOAT || x->type == ZMI_C_INT || x->type == ZMI_C_UINT))
+    zmi_text_add(t, "ze_%s_of_bool(%s)", zmi_ctype_name(x->type), operand[0]);
   else if (x->op == ZMI_K_CONVERT)
     zmi_text_add(t, "zk_%s_of_%s(%s)", zmi_ctype_name(x->type), word, operand[0]);
   else if (x->op == ZMI_K_BITCAST)
     zmi_text_add(t, "zk_bitcast_%s_%s(%s)", zmi_ctype_name(x->type), word, operand[0]);
+  else if (loop && x->op == ZMI_K_SELECT && x->type == ZMI_C_BOOL)
+    zmi_text_add(t, "ze_pick_bool(%s, %s, %s)", operand[0], operand[1], operand[2]);
+  else if (loop && (x->op == ZMI_K_AND || x->op == ZMI_K_OR))
+    zmi_text_add(t, "ze_%s(%s, %s)", name, operand[0], operand[1]);
+  else if (loop && (x->op == ZMI_K_DIV || x->op == ZMI_K_REM) && divides_by_lanes(e, x))
+    zmi_text_add(t, "ze_%s_%s(%s, %s)", name, word, operand[0], operand[1]);
   else if (x->op == ZMI_K_SELECT)
     zmi_text_add(t, x->type == ZMI_C_FLOAT ? "ze_pick(%s, %s, %s)" : "%s ? %s : %s", operand[0], operand[1], operand[2]);
   else if (e->risky[i] && x->op >= ZMI_K_LT && x->op <= ZMI_K_GE)
@@ -280,7 +295,7 @@ static zm_status find_blocks(zmi_emit_state *e) {
 static zm_status make_state(zmi_emit_state *e, const zmi_code *code, zmi_target target, zmi_text *out) {
   const size_t n = code->count ? code->count : 1;
   *e = (zmi_emit_state){.code = code, .target = target, .out = out, .block = -1};
-  e->place = zmi_calloc(n, 5);
+  e->place = zmi_calloc(n, 6);
   e->segment = zmi_calloc(n, 5 * sizeof(int));
   if (!e->place || !e->segment) return ZM_ERROR_MEMORY;
   e->uniform = e->place + n;
@@ -297,6 +312,7 @@ static zm_status make_state(zmi_emit_state *e, const zmi_code *code, zmi_target 
       if (operands[k] >= 0) e->last[operands[k]] = (int)i;
   }
   e->keeps = e->risky + n;
+  e->cut = e->keeps + n;
   zm_status status = find_blocks(e);
   if (status != ZM_OK) return status;
   find_risky(e);

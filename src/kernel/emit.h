@@ -29,6 +29,7 @@ typedef struct zmi_emit_state {
   int depth;      // of indentation of out
   int inner;      // blocks open inside `lanes`
   unsigned char *place, *uniform, *lifted, *risky;
+  unsigned char *cut;   // C, blocks: whether the loop ends in front of an instruction (emit_round.c)
   unsigned char *keeps; // C, rows: whether a later pass wants the value, or has it (zmi_keeping)
   int *kept;            // C, rows: the value of an earlier pass that this one is; -1
   int *last;            // the last instruction with the value as an operand; -1
@@ -72,8 +73,9 @@ void zmi_emit_plan(zmi_emit_state *e, int begin, int end);
 bool zmi_emit_find_kept(zmi_emit_state *e);                         // false: nothing is to be kept
 bool zmi_emit_is_busy(const zmi_emit_state *e, int begin, int end); // computes functions, and not what was kept
 bool zmi_emit_fits_block(const zmi_emit_state *e, int begin, int end);
-static inline bool zmi_emit_is_byte(zm_dtype d) {
-  return zm_dtype_size(d) == 1;
+// Elements that are widened before the loop over a block and cut after it; float16 always is.
+static inline bool zmi_emit_is_short(zm_dtype d) {
+  return zm_dtype_size(d) <= 2 && d != ZM_F16;
 }
 
 // ---- instance.c, for tune.c ----
@@ -95,12 +97,14 @@ void zmi_emit_one(zmi_emit_state *e, int i);                                    
 void zmi_emit_walk(zmi_emit_state *e, int begin, int end);
 void zmi_emit_widen(zmi_emit_state *e, int k);
 void zmi_emit_narrow(zmi_emit_state *e, int begin, int end);
-const char *zmi_emit_reduction(zmi_cop op);             // "sum"
-void zmi_emit_short_rows(zmi_emit_state *e);            // emit_short.c
-void zmi_emit_tiles(zmi_emit_state *e);                 // emit_tiles.c
-extern const char zmi_emit_short_c[];                   // emit_short_text.c: what emit_short.c uses
-bool zmi_emit_is_cut(const zmi_emit_state *e, int i);   // emit_round.c: the loop ends in front of it
-void zmi_emit_cut(zmi_emit_state *e, int begin, int i); // emit_round.c
-void zmi_emit_gpu(zmi_emit_state *e);                   // emit_gpu.c
+bool zmi_emit_from_floats(const zmi_emit_state *e, zm_dtype d); // whether results of the dtype are collected as floats
+void zmi_emit_wide_results(zmi_emit_state *e, int k);           // what a block collects them in, if not as they are stored
+const char *zmi_emit_reduction(zmi_cop op);                     // "sum"
+void zmi_emit_short_rows(zmi_emit_state *e);                    // emit_short.c
+void zmi_emit_tiles(zmi_emit_state *e);                         // emit_tiles.c
+extern const char zmi_emit_short_c[];                           // emit_short_text.c: what emit_short.c uses
+void zmi_emit_find_cuts(zmi_emit_state *e, int begin, int end); // emit_round.c: of a block that is about to be walked
+bool zmi_emit_cut(zmi_emit_state *e, int begin, int i);         // emit_round.c: ends the loop; whether the instruction is done with it
+void zmi_emit_gpu(zmi_emit_state *e);                           // emit_gpu.c
 
 #endif

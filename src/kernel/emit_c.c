@@ -137,7 +137,7 @@ void zmi_emit_leaf(zmi_emit_state *e, int i) {
     if (rows && (e->block < 0 || e->code->in_per_row[x->index])) {
       snprintf(place, sizeof place, e->side ? "w%d[t * row_stride[%d]]" : "w%d[0]", x->index, x->index);
       zmi_emit_load(e->code->in[x->index], place, &t);
-    } else if (e->code->in[x->index] == ZM_F16 || (e->blocks && zmi_emit_is_byte(e->code->in[x->index]))) { // widened before the loop
+    } else if (e->code->in[x->index] == ZM_F16 || (e->blocks && zmi_emit_is_short(e->code->in[x->index]))) { // widened before the loop
       zmi_text_add(&t, x->type == ZMI_C_BOOL ? "h%d[t] != 0" : "h%d[t]", x->index);
     } else {
       snprintf(place, sizeof place, "p%d[t]", x->index);
@@ -180,9 +180,9 @@ static void output(zmi_emit_state *e, int i) {
   zmi_emit_ref(e, x->a, value);
   zmi_emit_stored(e->code->out[x->index], e->code->insts[x->a].type, value, &t);
   const bool row = e->code->form == ZMI_FORM_ROWS && e->block < 0;
-  if (!row && e->code->out[x->index] == ZM_F16)
+  if (!row && zmi_emit_from_floats(e, e->code->out[x->index]))
     zmi_emit_line(e, "g%d[t] = %s;", x->index, value);
-  else if (!row && e->blocks && zmi_emit_is_byte(e->code->out[x->index]))
+  else if (!row && e->blocks && zmi_emit_is_short(e->code->out[x->index]))
     zmi_emit_line(e, "g%d[t] = %s;", x->index, zmi_text_str(&t));
   else
     zmi_emit_line(e,
@@ -358,17 +358,29 @@ static bool sets_outside(const zmi_emit_state *e, int begin, int end, int v) {
   return false;
 }
 
-// float16 operands and results of a chunk have buffers of float32. Bytes of a block are widened first too: loops over them and
-// floats at once would have few vectors.
+// float16 operands and results of a chunk have buffers of float32. What else is shorter is widened first too in a block: loops over bytes
+// and floats at once would have few vectors.
 void zmi_emit_widen(zmi_emit_state *e, int k) {
   const zm_dtype d = e->code->in[k];
   if (d == ZM_F16) {
     zmi_emit_top(e, "float h%d[%d];", k, e->capacity);
     zmi_emit_top(e, e->blocks ? "ze_widen(h%d, p%d, 32);" : "ze_widen(h%d, p%d, n);", k, k);
-  } else if (e->blocks && zmi_emit_is_byte(d)) {
+  } else if (e->blocks && zmi_emit_is_short(d)) {
     zmi_emit_top(e, "%s h%d[%d];", d == ZM_BOOL ? "zk_int" : zmi_emit_type(zmi_ctype_of(d)), k, BLOCK);
     zmi_emit_top(e, "ze_spread_%s(h%d, p%d);", zm_dtype_name(d), k, k);
   }
+}
+
+// Results in float16, in a block those in bfloat16 too, are rounded from floats behind the loop: the choices that rounding makes would
+// be mixed with those of the functions in front of it.
+bool zmi_emit_from_floats(const zmi_emit_state *e, zm_dtype d) {
+  return d == ZM_F16 || (e->blocks && d == ZM_BF16);
+}
+
+void zmi_emit_wide_results(zmi_emit_state *e, int k) {
+  const zm_dtype d = e->code->out[k];
+  const bool floats = zmi_emit_from_floats(e, d);
+  if (floats || zmi_emit_is_short(d)) zmi_emit_top(e, "%s g%d[%d];", floats ? "float" : "zk_int", k, ZMI_EMIT_BLOCK);
 }
 
 void zmi_emit_narrow(zmi_emit_state *e, int begin, int end) {
@@ -378,8 +390,8 @@ void zmi_emit_narrow(zmi_emit_state *e, int begin, int end) {
     const int k = x->index;
     if (e->code->out[k] == ZM_F16)
       zmi_emit_top(e, e->blocks ? "ze_narrow_block(z%d, g%d);" : "ze_narrow(q%d, g%d, n);", k, k);
-    else if (e->blocks && zmi_emit_is_byte(e->code->out[k]))
-      zmi_emit_top(e, "ZE_BYTES(z%d, g%d);", k, k);
+    else if (e->blocks && zmi_emit_is_short(e->code->out[k]))
+      zmi_emit_top(e, e->code->out[k] == ZM_BF16 ? "ze_round_bfloat16(z%d, g%d);" : "ZE_CUT(z%d, g%d);", k, k);
   }
 }
 
@@ -451,8 +463,7 @@ static void block_pointers(zmi_emit_state *e, int begin, int end, bool last) {
   for (int k = 0; k < c->nout; k++) {
     if (!uses(e, begin, end, ZMI_K_OUTPUT, k)) continue;
     zmi_emit_top(e, "%s z%d[%d];", zmi_emit_memory(c->out[k]), k, BLOCK);
-    if (c->out[k] == ZM_F16) zmi_emit_top(e, "float g%d[%d];", k, BLOCK);
-    if (zmi_emit_is_byte(c->out[k])) zmi_emit_top(e, "zk_int g%d[%d];", k, BLOCK);
+    zmi_emit_wide_results(e, k);
   }
   for (int i = begin; i < end; i++)
     if (zmi_emit_reduces(c->insts[i].op)) zmi_emit_top(e, "%s r%d[%d];", zmi_emit_type(c->insts[c->insts[i].a].type), i, BLOCK);
@@ -481,6 +492,7 @@ static void block_results(zmi_emit_state *e, int begin, int end, bool last) {
 // The loop over all that is whole, then what is left over, by the same text.
 static void block_loops(zmi_emit_state *e, int begin, int end, const char *count) {
   shared_values(e, begin, end);
+  zmi_emit_find_cuts(e, begin, end);
   e->in_lanes = true;
   e->depth++; // where the loops will be
   zmi_emit_walk(e, begin, end);
@@ -691,8 +703,8 @@ void zmi_emit_walk(zmi_emit_state *e, int begin, int end) {
       structure(e, i, stack, &top);
     } else if (op == ZMI_K_BARRIER) {
       zmi_emit_flush(e);
-    } else if (zmi_emit_is_cut(e, i)) {
-      zmi_emit_cut(e, begin, i);
+    } else if (e->blocks && e->cut[i] && zmi_emit_cut(e, begin, i)) {
+      continue;
     } else if (op != ZMI_K_SHARED && !(op == ZMI_K_INPUT && c->form == ZMI_FORM_ELEMENTS && !e->blocks) && !(e->blocks && e->uniform[i])) {
       zmi_emit_one(e, i);
     }

@@ -105,9 +105,9 @@ static void block(zmi_emit_state *e, int at) {
   for (int k = 0; k < c->nout; k++) {
     if (!reads(e, begin, end, ZMI_K_OUTPUT, k)) continue;
     zmi_emit_top(e, "%s *z%d = u%d + at;", zmi_emit_memory(c->out[k]), k, k);
-    if (c->out[k] == ZM_F16) zmi_emit_top(e, "float g%d[%d];", k, SIDE);
-    if (zmi_emit_is_byte(c->out[k])) zmi_emit_top(e, "zk_int g%d[%d];", k, SIDE);
+    zmi_emit_wide_results(e, k);
   }
+  zmi_emit_find_cuts(e, begin, end);
   e->in_lanes = true;
   zmi_emit_walk(e, begin, end);
   zmi_emit_flush(e);

@@ -2,7 +2,10 @@
 #include "kernel/emit.h"
 
 const char *const zmi_emit_before[ZMI_TARGET_COUNT] = {
-    [ZMI_TARGET_C] = "",
+    // Loops that copy a block are to be loops: as calls of memcpy they have stores of half a vector, for which whole loads then wait.
+    [ZMI_TARGET_C] = "#if defined(__GNUC__) && !defined(__clang__)\n"
+                     "#pragma GCC optimize(\"no-tree-loop-distribute-patterns\")\n"
+                     "#endif\n",
     [ZMI_TARGET_CUDA] = "// -ftz=true -fmad=false -prec-div=true -prec-sqrt=true\n",
     [ZMI_TARGET_METAL] = "// without fast math\n"
                          "#include <metal_stdlib>\n"
@@ -23,9 +26,41 @@ const char *const zmi_emit_before[ZMI_TARGET_COUNT] = {
   "ZK_FN zk_bool ze_lt(zk_float x, zk_float y) { return ze_gt(y, x); }\n"                                                                  \
   "ZK_FN zk_bool ze_le(zk_float x, zk_float y) { return ze_ge(y, x); }\n"
 
+// C: what loops over lanes need in another form than one number does. Conversions of bools as choices between numbers of four bytes: bools
+// themselves are bytes, and one of them in a loop keeps compilers from vectors. Quotients of integers by doubles, which hold them exactly
+// and whose quotients are never rounded up to the next integer.
+#define FOR_LOOPS                                                                                                                          \
+  "ZK_FN zk_float ze_float_of_bool(zk_bool x) { return zk_of_bits(x ? 0x3f800000u : 0u); }\n"                                              \
+  "ZK_FN zk_int ze_int_of_bool(zk_bool x) { return x ? 1 : 0; }\n"                                                                         \
+  "ZK_FN zk_uint ze_uint_of_bool(zk_bool x) { return x ? 1u : 0u; }\n"                                                                     \
+  "ZK_FN zk_bool ze_pick_bool(zk_bool c, zk_bool a, zk_bool b) { return (c & a) | (!c & b); }\n"                                           \
+  "ZK_FN zk_bool ze_and(zk_bool x, zk_bool y) { return x & y; }\n"                                                                         \
+  "ZK_FN zk_bool ze_or(zk_bool x, zk_bool y) { return x | y; }\n"                                                                          \
+  "ZK_FN zk_int ze_div_int(zk_int x, zk_int y) {\n"                                                                                        \
+  "  zk_int d = y == 0 ? 1 : y;\n"                                                                                                         \
+  "  d = y == -1 ? 1 : d;\n"                                                                                                               \
+  "  zk_int q = (zk_int)((double)x / (double)d);\n"                                                                                        \
+  "  q = y == -1 ? zk_neg_int(x) : q;\n"                                                                                                   \
+  "  return y == 0 ? 0 : q;\n"                                                                                                             \
+  "}\n"                                                                                                                                    \
+  "ZK_FN zk_int ze_rem_int(zk_int x, zk_int y) {\n"                                                                                        \
+  "  zk_int r = zk_sub_int(x, zk_mul_int(ze_div_int(x, y), y));\n"                                                                         \
+  "  return y == 0 ? 0 : r;\n"                                                                                                             \
+  "}\n"                                                                                                                                    \
+  "ZK_FN zk_uint ze_div_uint(zk_uint x, zk_uint y) { /* from 2 on quotients fit in an int */\n"                                            \
+  "  zk_uint d = y < 2u ? 2u : y;\n"                                                                                                       \
+  "  double a = (double)(zk_int)(x ^ 0x80000000u) + 2147483648.0, b = (double)(zk_int)(d ^ 0x80000000u) + 2147483648.0;\n"                 \
+  "  zk_uint q = (zk_uint)(zk_int)(a / b);\n"                                                                                              \
+  "  q = y == 1u ? x : q;\n"                                                                                                               \
+  "  return y == 0u ? 0u : q;\n"                                                                                                           \
+  "}\n"                                                                                                                                    \
+  "ZK_FN zk_uint ze_rem_uint(zk_uint x, zk_uint y) {\n"                                                                                    \
+  "  zk_uint r = x - ze_div_uint(x, y) * y;\n"                                                                                             \
+  "  return y == 0u ? 0u : r;\n"                                                                                                           \
+  "}\n"
+
 const char *const zmi_emit_after[ZMI_TARGET_COUNT] = {
-    [ZMI_TARGET_C] = CHOICE "ZK_FN float ze_keep(float x) { __asm__(\"\" : \"+x\"(x)); return x; }\n"
-                            "#if defined(__clang__)\n"
+    [ZMI_TARGET_C] = CHOICE "ZK_FN float ze_keep(float x) { __asm__(\"\" : \"+x\"(x)); return x; }\n" FOR_LOOPS "#if defined(__clang__)\n"
                             "#define ZK_LANES _Pragma(\"clang loop vectorize(assume_safety)\")\n"
                             "#else\n"
                             "#define ZK_LANES _Pragma(\"GCC ivdep\")\n"
@@ -239,6 +274,14 @@ const char zmi_emit_lanes_c[] =
     "ZE_SPREAD(bool, zk_int, z)\n"
     "ZE_SPREAD(uint8, zk_uint, z)\n"
     "ZE_SPREAD(int8, zk_int, s)\n"
+    "#define ZE_SPREAD_TWO(name, T, value)                                                                     \\\n"
+    "  ZK_FN void ze_spread_##name(T *to, const zk_stored_##name *from) {                                      \\\n"
+    "    ZK_LANES                                                                                              \\\n"
+    "    for (int i = 0; i < 32; i++) to[i] = value;                                                           \\\n"
+    "  }\n"
+    "ZE_SPREAD_TWO(uint16, zk_uint, from[i])\n"
+    "ZE_SPREAD_TWO(int16, zk_int, from[i])\n"
+    "ZE_SPREAD_TWO(bfloat16, zk_float, zk_of_bits((zk_uint)from[i] << 16))\n"
     "// Results of a block in float16, as vectors that are stored whole for the same reason.\n"
     "ZK_FN void ze_narrow_block(zk_stored_float16 *to, const float *from) {\n"
     "#if defined(__F16C__) && !defined(__clang__)\n"
@@ -270,10 +313,14 @@ const char zmi_emit_lanes_c[] =
     "  ze_narrow(to, from, 32);\n"
     "#endif\n"
     "}\n"
-    "// Results of a block in bytes: vectors of them in the loop itself would be short ones.\n"
-    "#define ZE_BYTES(to, from)                                                                                \\\n"
+    "// Results of a block in one byte or two: vectors of them in the loop itself would be short ones.\n"
+    "#define ZE_CUT(to, from)                                                                                  \\\n"
     "  ZK_LANES                                                                                                \\\n"
     "  for (int i = 0; i < 32; i++) to[i] = (__typeof__(to[0]))from[i]\n"
+    "ZK_FN void ze_round_bfloat16(zk_stored_bfloat16 *to, const float *from) {\n"
+    "  ZK_LANES\n"
+    "  for (int i = 0; i < 32; i++) to[i] = zk_store_bfloat16_float(from[i]);\n"
+    "}\n"
     "// Angles of a block, which are small nearly always: the full reduction is for the others, and is no vector code.\n"
     "#define ZE_CIRCULAR(name)                                                                                 \\\n"
     "  ZK_FN void ze_block_##name(float *x) {                                                                  \\\n"
@@ -292,6 +339,25 @@ const char zmi_emit_lanes_c[] =
     "ZE_CIRCULAR(sin)\n"
     "ZE_CIRCULAR(cos)\n"
     "ZE_CIRCULAR(tan)\n"
+    "// Remainders of a block. Where the quotient is below 2^22 and the divisor far from the smallest numbers, fma gives what is left\n"
+    "// exactly, once too small by the divisor if the quotient was rounded up to an integer. The others go by the definition.\n"
+    "ZK_FN void ze_block_rem(float *x, const float *y) {\n"
+    "  float r[32];\n"
+    "  zk_int far[32], any = 0;\n"
+    "  ZK_LANES\n"
+    "  for (int i = 0; i < 32; i++) {\n"
+    "    float a = zk_abs_float(x[i]), b = zk_abs_float(y[i]), q = a / b, t = zk_fma(-zk_trunc(q), b, a);\n"
+    "    zk_int near = (q < 0x1p22f) & (b >= 0x1p-100f) & (b < zkp_infinity());\n"
+    "    t = zk_of_bits(t < 0.0f ? zk_bits(t + b) : zk_bits(t));\n"
+    "    r[i] = zk_of_bits(zk_bits(t) ^ (zk_bits(x[i]) & 0x80000000u));\n"
+    "    far[i] = near ? 0 : 1;\n"
+    "  }\n"
+    "  for (int i = 0; i < 32; i++) any |= far[i];\n"
+    "  for (int i = 0; any && i < 32; i++)\n"
+    "    if (far[i]) r[i] = zk_rem_float(x[i], y[i]);\n"
+    "  ZK_LANES\n"
+    "  for (int i = 0; i < 32; i++) x[i] = r[i];\n"
+    "}\n"
     "// A block rounded to float16 and back: one instruction each way, which loops over single numbers don't reach.\n"
     "ZK_FN void ze_round_block(float *x) {\n"
     "#if defined(__F16C__) && !defined(__clang__) && ZE_WIDTH >= 8\n"

@@ -28,25 +28,30 @@ typedef struct trial {
   _Atomic int64_t best[2]; // picoseconds an element: compiled, interpreted; 0: not known yet
 } trial;
 
+// What calls learn while they run, which see the instance itself as constant: one for each, beside it.
+typedef struct experience {
+  pthread_mutex_t lock;                             // of choices, and of what the instance says is under it
+  _Atomic(zmi_entry_fn) kernels[ZMI_SHAPE_CLASSES]; // one of the ways for each class; NULL: interpreted. Changed under the lock
+  _Atomic int chosen[ZMI_SHAPE_CLASSES];            // which; likewise
+  trial trials[ZMI_SHAPE_CLASSES];
+  _Atomic int64_t spent; // nanoseconds in the interpreter: loops are not seen in the number of instructions
+} experience;
+
 struct zmi_instance {
   zmi_code *code;
   zmi_routine *routine; // what the interpreter runs; RAW: NULL
   int refs;             // under the lock of the table
   uint64_t turn;        // when its last reference went
   zmi_instance *next;   // in its bucket
-  pthread_mutex_t lock; // of what follows but the atomics
+  experience *learned;  // its lock is that of what follows but the atomics
   _Atomic int state;    // changed under the lock
   // The ways that are loaded: calls may be running in any of them, so they stay.
   void *handles[ZMI_TUNE_MOST];
   zmi_entry_fn ways[ZMI_TUNE_MOST];
-  _Atomic(zmi_entry_fn) kernels[ZMI_SHAPE_CLASSES]; // one of the ways for each class; NULL: interpreted
-  _Atomic int chosen[ZMI_SHAPE_CLASSES];            // which
-  trial trials[ZMI_SHAPE_CLASSES];
   _Atomic uint32_t recalled; // classes for which the cache was asked
   char note[640];
   bool looked; // into the cache
   _Atomic int64_t asked, runs;
-  _Atomic int64_t spent; // nanoseconds in the interpreter: loops are not seen in the number of instructions
 };
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -68,7 +73,8 @@ static void free_instance(zmi_instance *x) {
   for (int w = 0; w < ZMI_TUNE_MOST; w++) zmi_compile_unload(x->handles[w]);
   zmi_routine_free(x->routine);
   zmi_code_free(x->code);
-  pthread_mutex_destroy(&x->lock);
+  pthread_mutex_destroy(&x->learned->lock);
+  zmi_free(x->learned);
   zmi_free(x);
 }
 
@@ -77,11 +83,13 @@ static zmi_instance *new_instance(const zmi_code *code) {
   if (!x) return NULL;
   x->code = zmi_code_copy(code);
   x->routine = x->code && code->form != ZMI_FORM_RAW ? zmi_routine_new(code) : NULL;
-  bool made = x->code && (x->routine || code->form == ZMI_FORM_RAW);
-  if (!made || pthread_mutex_init(&x->lock, NULL) != 0) {
+  x->learned = zmi_calloc(1, sizeof *x->learned);
+  bool made = x->learned && x->code && (x->routine || code->form == ZMI_FORM_RAW);
+  if (!made || pthread_mutex_init(&x->learned->lock, NULL) != 0) {
     if (made) zmi_fail(ZM_ERROR_MEMORY, "kernel %s: a lock could not be made", code->name);
     zmi_routine_free(x->routine);
     zmi_code_free(x->code);
+    zmi_free(x->learned);
     zmi_free(x);
     return NULL;
   }
@@ -207,13 +215,14 @@ static zmi_entry_fn load_way(zmi_instance *x, const zmi_kernels *k, int way, boo
   return x->ways[way];
 }
 
-static void choose(zmi_instance *x, int shape, int way) {
-  atomic_store_explicit(&x->chosen[shape], way, memory_order_relaxed);
-  atomic_store_explicit(&x->kernels[shape], x->ways[way], memory_order_release);
+// Under the lock of the instance.
+static void choose(const zmi_instance *x, int shape, int way) {
+  atomic_store_explicit(&x->learned->chosen[shape], way, memory_order_relaxed);
+  atomic_store_explicit(&x->learned->kernels[shape], x->ways[way], memory_order_release);
 }
 
-static void end_trial(zmi_instance *x, int shape) {
-  atomic_store_explicit(&x->trials[shape].turns, TRIAL_TURNS, memory_order_relaxed);
+static void end_trial(const zmi_instance *x, int shape) {
+  atomic_store_explicit(&x->learned->trials[shape].turns, TRIAL_TURNS, memory_order_relaxed);
 }
 
 // Under the lock of the instance.
@@ -261,12 +270,12 @@ void zmi_instance_prepare(zmi_instance *x, int64_t elements, int shape) {
   const int64_t asked = atomic_fetch_add_explicit(&x->asked, elements, memory_order_relaxed) + elements;
   const bool always = mode && strcmp(mode, "compile") == 0;
   const double estimate = (double)asked * (double)x->code->count;
-  const double spent = (double)atomic_load_explicit(&x->spent, memory_order_relaxed) * 1e-9 / seconds_of_work;
+  const double spent = (double)atomic_load_explicit(&x->learned->spent, memory_order_relaxed) * 1e-9 / seconds_of_work;
   const double work = ZMI_MAX(estimate, spent);
   if (now == FRESH && !always && work < look_work) return;
   if (always)
-    pthread_mutex_lock(&x->lock);
-  else if (pthread_mutex_trylock(&x->lock) != 0)
+    pthread_mutex_lock(&x->learned->lock);
+  else if (pthread_mutex_trylock(&x->learned->lock) != 0)
     return; // another thread is at it: this one interprets meanwhile
   if (atomic_load(&x->state) == FRESH && (always || work >= compile_work || !x->looked)) {
     x->looked = true;
@@ -274,7 +283,7 @@ void zmi_instance_prepare(zmi_instance *x, int64_t elements, int shape) {
     for (int s = 0; s < ZMI_SHAPE_CLASSES && always; s++) end_trial(x, s);
   }
   recall(x, shape);
-  pthread_mutex_unlock(&x->lock);
+  pthread_mutex_unlock(&x->learned->lock);
 }
 
 zmi_entry_fn zmi_instance_way(zmi_instance *x, int way, char why[512]) {
@@ -282,32 +291,32 @@ zmi_entry_fn zmi_instance_way(zmi_instance *x, int way, char why[512]) {
   bool cached;
   const zmi_kernels *k = zmi_kernels_find(NULL);
   why[0] = 0;
-  pthread_mutex_lock(&x->lock);
+  pthread_mutex_lock(&x->learned->lock);
   if (atomic_load(&x->state) == FRESH) compile(x, false);
   if (k && atomic_load(&x->state) == COMPILED)
     kernel = load_way(x, k, way, false, why, &cached);
   else
     snprintf(why, 512, "%.500s", strncmp(x->note, "interpreted: ", 13) == 0 ? x->note + 13 : x->note);
-  pthread_mutex_unlock(&x->lock);
+  pthread_mutex_unlock(&x->learned->lock);
   return kernel;
 }
 
 void zmi_instance_choose(zmi_instance *x, int shape, int way) {
-  pthread_mutex_lock(&x->lock);
+  pthread_mutex_lock(&x->learned->lock);
   end_trial(x, shape);
   choose(x, shape, way);
   atomic_fetch_or(&x->recalled, 1u << shape);
-  pthread_mutex_unlock(&x->lock);
+  pthread_mutex_unlock(&x->learned->lock);
 }
 
 int zmi_instance_chosen(const zmi_instance *x, int shape) {
-  return atomic_load_explicit(&x->chosen[shape], memory_order_relaxed);
+  return atomic_load_explicit(&x->learned->chosen[shape], memory_order_relaxed);
 }
 
 zm_status zmi_instance_require(zmi_instance *x) {
-  pthread_mutex_lock(&x->lock);
+  pthread_mutex_lock(&x->learned->lock);
   if (atomic_load(&x->state) == FRESH) compile(x, false);
-  pthread_mutex_unlock(&x->lock);
+  pthread_mutex_unlock(&x->learned->lock);
   if (atomic_load_explicit(&x->state, memory_order_acquire) == COMPILED) return ZM_OK;
   return zmi_fail(ZM_ERROR_UNSUPPORTED, "kernel %s: cannot be compiled, and only a compiler can run it: %s", x->code->name,
                   strncmp(x->note, "interpreted: ", 13) == 0 ? x->note + 13 : x->note);
@@ -316,12 +325,12 @@ zm_status zmi_instance_require(zmi_instance *x) {
 // ---- running ----
 
 static void note_time(const zmi_instance *x, double before) {
-  atomic_fetch_add_explicit(&((zmi_instance *)(uintptr_t)x)->spent, (int64_t)((zmi_now() - before) * 1e9), memory_order_relaxed);
+  atomic_fetch_add_explicit(&x->learned->spent, (int64_t)((zmi_now() - before) * 1e9), memory_order_relaxed);
 }
 
 // Whether a call takes part in the trial of its class, and with which side.
 static bool take_turn(const zmi_instance *x, int shape, int64_t elements, int *side) {
-  trial *t = &((zmi_instance *)(uintptr_t)x)->trials[shape];
+  trial *t = &x->learned->trials[shape];
   if (elements < TRIAL_ELEMENTS || atomic_load_explicit(&t->turns, memory_order_relaxed) >= TRIAL_TURNS) return false;
   const int turn = atomic_fetch_add_explicit(&t->turns, 1, memory_order_relaxed);
   *side = turn % 2;
@@ -329,8 +338,7 @@ static bool take_turn(const zmi_instance *x, int shape, int64_t elements, int *s
 }
 
 static void note_turn(const zmi_instance *x, int shape, int64_t elements, int side, double seconds) {
-  zmi_instance *mine = (zmi_instance *)(uintptr_t)x;
-  trial *t = &mine->trials[shape];
+  trial *t = &x->learned->trials[shape];
   const int64_t took = ZMI_MAX((int64_t)(seconds * 1e12 / (double)elements), 1);
   int64_t best = atomic_load_explicit(&t->best[side], memory_order_relaxed);
   while ((best == 0 || took < best) && !atomic_compare_exchange_weak(&t->best[side], &best, took)) {
@@ -338,15 +346,15 @@ static void note_turn(const zmi_instance *x, int shape, int64_t elements, int si
   if (atomic_load_explicit(&t->turns, memory_order_relaxed) < TRIAL_TURNS) return;
   const int64_t compiled = atomic_load(&t->best[0]), interpreted = atomic_load(&t->best[1]);
   if (compiled == 0 || interpreted == 0 || (double)compiled < (double)interpreted * trial_margin) return;
-  pthread_mutex_lock(&mine->lock);
-  if (atomic_load(&mine->chosen[shape]) == 0) choose(mine, shape, zmi_tuning_interpreter());
-  pthread_mutex_unlock(&mine->lock);
+  pthread_mutex_lock(&x->learned->lock);
+  if (atomic_load(&x->learned->chosen[shape]) == 0) choose(x, shape, zmi_tuning_interpreter());
+  pthread_mutex_unlock(&x->learned->lock);
 }
 
 void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t n, const void *const *in, const int *step,
                            const double *params, void *const *out) {
   const int class = shape % ZMI_SHAPE_STREAM;
-  elements_fn kernel = (elements_fn)atomic_load_explicit(&x->kernels[class], memory_order_acquire);
+  elements_fn kernel = (elements_fn)atomic_load_explicit(&x->learned->kernels[class], memory_order_acquire);
   int side = 0;
   const bool tried = kernel && take_turn(x, class, n, &side);
   const double before = tried ? zmi_now() : 0;
@@ -360,7 +368,7 @@ void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int shap
 void zmi_instance_rows(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t rows, int64_t d, const void *const *in,
                        const int64_t *row_stride, const int *step, const double *params, void *const *out) {
   const int class = shape % ZMI_SHAPE_STREAM;
-  rows_fn kernel = (rows_fn)atomic_load_explicit(&x->kernels[class], memory_order_acquire);
+  rows_fn kernel = (rows_fn)atomic_load_explicit(&x->learned->kernels[class], memory_order_acquire);
   int side = 0;
   const bool tried = kernel && take_turn(x, class, rows * d, &side);
   const double before = tried || !kernel ? zmi_now() : 0;
@@ -387,7 +395,7 @@ static void call_groups(const zmi_instance *x, groups_fn kernel, const zmi_launc
 
 void zmi_instance_groups(const zmi_instance *x, const zmi_kernels *k, const zmi_launch *l, int64_t first, int64_t last) {
   const int shape = zmi_grid_class((zmi_form)x->code->form, l->groups, l->threads);
-  groups_fn kernel = (groups_fn)atomic_load_explicit(&x->kernels[shape], memory_order_acquire);
+  groups_fn kernel = (groups_fn)atomic_load_explicit(&x->learned->kernels[shape], memory_order_acquire);
   const bool raw = x->code->form == ZMI_FORM_RAW;
   if (kernel && (raw || l->threads <= ZMI_EMIT_THREADS)) {
     call_groups(x, kernel, l, first, last);

@@ -171,11 +171,12 @@ static void words_of_other_languages(void **state) {
       {"x * M_PI_2_FF", "unknown constant 'M_PI_2_FF'; did you mean 'M_PI_2_F'?", 1, 5},
       {"x + M_NOTHING_LIKE_IT", "unknown constant 'M_NOTHING_LIKE_IT'\n", 1, 5},
       {"x + FLT_LARGEST", "unknown constant 'FLT_LARGEST'", 1, 5},
-      {"(uchar)x", "unknown type 'uchar': the types are bool, int, uint, long, ulong, float, half, bfloat and T", 1, 2},
-      {"(short)-x", "unknown type 'short'", 1, 2},
-      {"uchar(x)", "unknown type 'uchar'", 1, 1},
+      {"(half4)x",
+       "unknown type 'half4': the types are bool, char, uchar, short, ushort, int, uint, long, ulong, float, half, bfloat and T", 1, 2},
+      {"(uint2)-x", "unknown type 'uint2'", 1, 2},
+      {"float4(x)", "unknown type 'float4'", 1, 1},
       {"double t = x; t", "unknown type 'double'", 1, 1},
-      {"vec t = x; t", "unknown type 'vec', or an operator is missing behind it: the types are bool, int", 1, 1},
+      {"vec t = x; t", "unknown type 'vec', or an operator is missing behind it: the types are bool, char", 1, 1},
       {"return x; x", "the expression ends before this", 1, 11},
       {"if (x > 0) { return x; } x",
        "'return' is not part of the language: a source ends with its expression, or assigns its results by their names", 1, 14},
@@ -187,8 +188,8 @@ static void words_of_other_languages(void **state) {
     refused(zm_elementwise(free_names[i].source, &(zm_elementwise_options){.name = "k"}), &free_names[i]);
   static const message_case named[] = {
       {"return x;", "'return' is not part of the language", 1, 1},
-      {"short t = 1; y = x;", "unknown type 'short'", 1, 1},
-      {"y = (uchar)x;", "unknown type 'uchar'", 1, 6},
+      {"signed t = 1; y = x;", "unknown type 'signed'", 1, 1},
+      {"y = (int4)x;", "unknown type 'int4'", 1, 6},
       {"if (x > 0) break; y = x;", "'break' is not part of the language: loops are 'for' with a bound", 1, 12},
   };
   for (size_t i = 0; i < ZMI_COUNT(named); i++)

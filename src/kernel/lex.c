@@ -82,6 +82,7 @@ static void whole_number(zmi_parser *p, uint64_t value, bool decimal) {
 
 static void real_suffix(zmi_parser *p) {
   char c = peek(p, 0);
+  if ((c == 'b' || c == 'B') && (peek(p, 1) == 'f' || peek(p, 1) == 'F')) p->at += 2;
   if (c == 'f' || c == 'F' || c == 'h' || c == 'H') p->at++;
   p->token.type = ZMI_C_FLOAT;
   if (p->token.real > FLT_MAX)
@@ -191,6 +192,8 @@ static bool skip_blanks(zmi_parser *p) {
         return false;
       }
       p->at += 2;
+    } else if (c == '#' && p->size - p->at >= 7 && memcmp(p->source + p->at, "#pragma", 7) == 0) { // hints for other compilers
+      while (p->at < p->size && peek(p, 0) != '\n') p->at++;
     } else if (p->at < p->size && (c == ' ' || c == '\t' || c == '\n' || c == '\r')) {
       p->at++;
     } else {

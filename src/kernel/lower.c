@@ -41,8 +41,23 @@ static int rounded(zmi_lower *l, int value, int type) { // half, bfloat, T
   return zmi_code_op(l->c, dtype == ZM_F16 ? ZMI_K_ROUND_F16 : ZMI_K_ROUND_BF16, value, -1, -1);
 }
 
+static int cut(zmi_lower *l, int value, int type) { // char, uchar, short, ushort: floats are limited to the range, integers wrap around
+  const bool sign = type == ZMI_W_I8 || type == ZMI_W_I16;
+  const int bits = type == ZMI_W_I8 || type == ZMI_W_U8 ? 8 : 16, low = sign ? -(1 << (bits - 1)) : 0, high = low + (1 << bits) - 1;
+  const bool limited = zmi_type_at(l, value) == ZMI_C_FLOAT;
+  value = zmi_code_convert(l->c, ZMI_C_INT, value);
+  if (limited) {
+    value = zmi_code_op(l->c, ZMI_K_MIN, value, zmi_code_const_i(l->c, ZMI_C_INT, high), -1);
+    return zmi_code_op(l->c, ZMI_K_MAX, value, zmi_code_const_i(l->c, ZMI_C_INT, low), -1);
+  }
+  if (!sign) return zmi_code_op(l->c, ZMI_K_BIT_AND, value, zmi_code_const_i(l->c, ZMI_C_INT, high), -1);
+  const int places = zmi_code_const_i(l->c, ZMI_C_INT, 32 - bits);
+  return zmi_code_op(l->c, ZMI_K_SHR, zmi_code_op(l->c, ZMI_K_SHL, value, places, -1), places, -1);
+}
+
 int zmi_lower_written(zmi_lower *l, int value, int type) {
   if (value < 0) return -1;
+  if (type >= ZMI_W_I8) return cut(l, value, type);
   return type == 0 ? value : type >= ZMI_W_HALF ? rounded(l, value, type) : zmi_code_convert(l->c, (zmi_ctype)type, value);
 }
 
@@ -242,7 +257,7 @@ static int lower_name(zmi_lower *l, const zmi_node *n) {
   case ZMI_Y_LEAF:
     return zmi_code_leaf(l->c, (zmi_cop)s->index, ZMI_C_INT, 0, 0);
   case ZMI_Y_CONST:
-    return zmi_code_const_f(l->c, s->value);
+    return s->type ? zmi_code_const_i(l->c, (zmi_ctype)s->type, s->number) : zmi_code_const_f(l->c, s->value);
   default:
     return zmi_lower_get(l, n->symbol);
   }
@@ -262,6 +277,8 @@ static int lower_inner(zmi_lower *l, int32_t node) {
   switch ((zmi_node_kind)n->kind) {
   case ZMI_N_NUMBER:
     return n->type == ZMI_C_FLOAT ? zmi_code_const_f(l->c, n->real) : zmi_code_const_i(l->c, (zmi_ctype)n->type, n->whole);
+  case ZMI_N_LIMIT:
+    return zmi_code_const_f(l->c, zmi_limit_of(n->op, l->t));
   case ZMI_N_NAME:
     return lower_name(l, n);
   case ZMI_N_RIGHT: {

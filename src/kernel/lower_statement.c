@@ -348,7 +348,7 @@ static zm_status lower_shared(zmi_lower *l, int32_t node) {
     zmi_lower_fail(l, n->a, "the number of elements is a constant, 1 to %d", most);
     return zm_last_status();
   }
-  zmi_ctype t = n->type >= ZMI_W_HALF ? ZMI_C_FLOAT : (zmi_ctype)n->type;
+  zmi_ctype t = zmi_written_type(n->type);
   int v = zmi_emit_x(l, ZMI_K_SHARED, t, -1, -1, n->op2, (int)x->imm.i);
   l->slots[n->symbol] = (zmi_held){.value = -1, .var = v, .type = (uint8_t)t, .written = n->type};
   return v < 0 ? zm_last_status() : ZM_OK;

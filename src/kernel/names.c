@@ -90,6 +90,14 @@ static const zmi_function functions[] = {
         "(1.0 - 2.0 * (round(a) - 2.0 * floor(0.5 * round(a)))) * (abs(a - round(a)) <= 0.25 ? cos(3.14159265358979324 * (a - round(a))) : "
         "sin(3.14159265358979324 * (0.5 - abs(a - round(a)))))"),
     TEXT("tanpi", 1, "sinpi(a) / cospi(a)"),
+    {"mad", 3, ZMI_K_FMA, NULL},
+    TEXT("divide", 2, "float(a) / b"),
+    TEXT("absdiff", 2, "max(a, b) - min(a, b)"),
+    TEXT("signbit", 1, "as_type<int>(float(a)) < 0"),
+    TEXT("isnormal", 1, "isfinite(a) && abs(float(a)) >= FLT_MIN"),
+    TEXT("isordered", 2, "!isnan(a) && !isnan(b)"),
+    TEXT("isunordered", 2, "isnan(a) || isnan(b)"),
+    TEXT("ctz", 1, "popcount((a & -a) - 1)"),
     TEXT("square", 1, "a * a"),
     TEXT("reciprocal", 1, "1.0 / a"),
     TEXT("relu", 1, "max(a, 0)"),
@@ -112,7 +120,10 @@ static const struct {
     {"int32_t", ZMI_C_INT},    {"uint32_t", ZMI_C_UINT},   {"int64_t", ZMI_C_LONG},
     {"size_t", ZMI_C_ULONG},   {"uint64_t", ZMI_C_ULONG},  {"float32", ZMI_C_FLOAT},
     {"float16", ZMI_W_HALF},   {"bfloat16", ZMI_W_BFLOAT}, {"bfloat16_t", ZMI_W_BFLOAT},
-    {"float16_t", ZMI_W_HALF}, {"float32_t", ZMI_C_FLOAT},
+    {"float16_t", ZMI_W_HALF}, {"float32_t", ZMI_C_FLOAT}, {"char", ZMI_W_I8},
+    {"uchar", ZMI_W_U8},       {"short", ZMI_W_I16},       {"ushort", ZMI_W_U16},
+    {"int8_t", ZMI_W_I8},      {"uint8_t", ZMI_W_U8},      {"int16_t", ZMI_W_I16},
+    {"uint16_t", ZMI_W_U16},
 };
 
 static const struct {
@@ -144,7 +155,22 @@ static const struct {
     {"FLT_MAX", 0x1.fffffep127f},
     {"FLT_MIN", 0x1p-126f},
     {"FLT_EPSILON", 0x1p-23f},
+    {"HALF_MAX", 65504},
+    {"MAXHALF", 65504},
+    {"HALF_MIN", 0x1p-14f},
+    {"HALF_EPSILON", 0x1p-10f},
 #undef BOTH
+};
+
+static const struct {
+  const char *name;
+  zmi_ctype type;
+  int64_t value;
+} whole_constants[] = {
+    {"SCHAR_MAX", ZMI_C_INT, INT8_MAX},  {"SCHAR_MIN", ZMI_C_INT, INT8_MIN},  {"UCHAR_MAX", ZMI_C_INT, UINT8_MAX},
+    {"SHRT_MAX", ZMI_C_INT, INT16_MAX},  {"SHRT_MIN", ZMI_C_INT, INT16_MIN},  {"USHRT_MAX", ZMI_C_INT, UINT16_MAX},
+    {"INT_MAX", ZMI_C_INT, INT32_MAX},   {"INT_MIN", ZMI_C_INT, INT32_MIN},   {"UINT_MAX", ZMI_C_UINT, UINT32_MAX},
+    {"LONG_MAX", ZMI_C_LONG, INT64_MAX}, {"LONG_MIN", ZMI_C_LONG, INT64_MIN}, {"ULONG_MAX", ZMI_C_ULONG, -1},
 };
 
 static const struct {
@@ -163,6 +189,8 @@ static const struct {
     {"threadgroup_position_in_grid", ZMI_K_GROUP, 1 << ZMI_FORM_TILES, 0},
     {"threads_per_threadgroup", ZMI_K_THREADS, 1 << ZMI_FORM_TILES, 0},
     {"threadgroups_per_grid", ZMI_K_GROUPS, 1 << ZMI_FORM_TILES, 0},
+    {"thread_index_in_threadgroup", ZMI_K_THREAD, 1 << ZMI_FORM_TILES, 0},
+    {"dispatch_threads_per_threadgroup", ZMI_K_THREADS, 1 << ZMI_FORM_TILES, 0},
 };
 
 static bool same(const char *name, const char *text, uint32_t size) {
@@ -170,14 +198,14 @@ static bool same(const char *name, const char *text, uint32_t size) {
 }
 
 static bool is_constant(const char *name, uint32_t size) {
-  return (size > 2 && memcmp(name, "M_", 2) == 0) || (size > 4 && memcmp(name, "FLT_", 4) == 0);
+  return (size > 2 && memcmp(name, "M_", 2) == 0) || (size > 4 && memcmp(name, "FLT_", 4) == 0) ||
+         (size > 5 && memcmp(name, "HALF_", 5) == 0);
 }
 
 // Types of C and of Metal that the language has not.
 static bool is_other_type(const char *name, uint32_t size) {
-  static const char *const words[] = {"char",   "uchar",   "short",   "ushort",   "unsigned", "signed", "double",
-                                      "int8_t", "uint8_t", "int16_t", "uint16_t", "float2",   "float3", "float4",
-                                      "half2",  "half4",   "int2",    "int4",     "uint2",    "uint3",  "uint4"};
+  static const char *const words[] = {"unsigned", "signed", "double", "float2", "float3", "float4", "half2",   "half4",
+                                      "int2",     "int4",   "uint2",  "uint3",  "uint4",  "device", "constant"};
   for (size_t i = 0; i < ZMI_COUNT(words); i++) {
     if (same(words[i], name, size)) return true;
   }
@@ -251,6 +279,13 @@ bool zmi_symbols_builtin(zmi_parser *p) {
     s.value = constants[i].value;
     if (zmi_symbol_add(p, s) < 0) return false;
   }
+  for (size_t i = 0; i < ZMI_COUNT(whole_constants); i++) {
+    const char *name = whole_constants[i].name;
+    zmi_symbol s = {.name = name, .size = (uint32_t)strlen(name), .kind = ZMI_Y_CONST, .known_after = -1};
+    s.type = (uint8_t)whole_constants[i].type;
+    s.number = whole_constants[i].value;
+    if (zmi_symbol_add(p, s) < 0) return false;
+  }
   for (size_t i = 0; i < ZMI_COUNT(leaves); i++) {
     if (!(leaves[i].forms >> p->k->facts.form & 1)) continue;
     zmi_symbol s = {.name = leaves[i].name, .size = (uint32_t)strlen(leaves[i].name), .kind = ZMI_Y_LEAF, .known_after = -1};
@@ -259,6 +294,65 @@ bool zmi_symbols_builtin(zmi_parser *p) {
     if (zmi_symbol_add(p, s) < 0) return false;
   }
   return true;
+}
+
+// ---- numeric_limits<type>::name() ----
+
+static const struct {
+  const char *name;
+  int64_t whole[5]; // bool, int, uint, long, ulong
+  float real[3];    // float, half, bfloat
+  int32_t cut[4];   // char, uchar, short, ushort
+} limits[] = {
+    {"max", {1, INT32_MAX, UINT32_MAX, INT64_MAX, -1}, {0x1.fffffep127f, 65504, 0x1.fep127f}, {INT8_MAX, UINT8_MAX, INT16_MAX, UINT16_MAX}},
+    {"lowest", {0, INT32_MIN, 0, INT64_MIN, 0}, {-0x1.fffffep127f, -65504, -0x1.fep127f}, {INT8_MIN, 0, INT16_MIN, 0}},
+    {"min", {0, INT32_MIN, 0, INT64_MIN, 0}, {0x1p-126f, 0x1p-14f, 0x1p-126f}, {INT8_MIN, 0, INT16_MIN, 0}},
+    {"epsilon", {0}, {0x1p-23f, 0x1p-10f, 0x1p-7f}, {0}},
+    {"round_error", {0}, {0.5f, 0.5f, 0.5f}, {0}},
+    {"infinity", {0}, {__builtin_inff(), __builtin_inff(), __builtin_inff()}, {0}},
+    {"quiet_NaN", {0}, {__builtin_nanf(""), __builtin_nanf(""), __builtin_nanf("")}, {0}},
+    {"signaling_NaN", {0}, {__builtin_nanf(""), __builtin_nanf(""), __builtin_nanf("")}, {0}}, // there is one NaN
+    {"denorm_min", {0}, {0x1p-149f, 0x1p-24f, 0x1p-133f}, {0}},
+};
+
+float zmi_limit_of(int which, zm_dtype dtype) {
+  return limits[which].real[dtype == ZM_F16 ? 1 : dtype == ZM_BF16 ? 2 : 0];
+}
+
+int32_t zmi_limit(zmi_parser *p, zmi_token name) {
+  zmi_lex(p);
+  const zmi_token written = p->token;
+  const int type = written.kind == ZMI_T_NAME ? zmi_type_find(p->source + written.begin, written.end - written.begin) : -1;
+  if (type < 0) {
+    zmi_parse_fail(p, written.begin, written.end, "a type is expected: " ZMI_TYPE_WORDS);
+    return -1;
+  }
+  zmi_lex(p);
+  if (!zmi_expect(p, ">", "the type") || !zmi_expect(p, ":", "numeric_limits<type>") || !zmi_expect(p, ":", "numeric_limits<type>:"))
+    return -1;
+  const zmi_token wanted = p->token;
+  size_t which = 0;
+  while (which < ZMI_COUNT(limits) && !zmi_token_is(p, limits[which].name)) which++;
+  if (which == ZMI_COUNT(limits)) {
+    zmi_parse_fail(p, wanted.begin, wanted.end,
+                   "max(), lowest(), min(), epsilon(), round_error(), infinity(), quiet_NaN() or denorm_min() is expected after '::'");
+    return -1;
+  }
+  zmi_lex(p);
+  if (!zmi_expect(p, "(", limits[which].name) || !zmi_expect(p, ")", "'('")) return -1;
+  const zmi_ctype computed = zmi_written_type(type);
+  const int32_t n = zmi_node_new(p, type == ZMI_W_T ? ZMI_N_LIMIT : ZMI_N_NUMBER, name.begin);
+  if (n < 0) return -1;
+  zmi_node *node = &p->k->nodes[n];
+  node->op = (int32_t)which;
+  node->type = (uint8_t)computed;
+  if (type >= ZMI_W_I8)
+    node->whole = limits[which].cut[type - ZMI_W_I8];
+  else if (computed != ZMI_C_FLOAT)
+    node->whole = limits[which].whole[type - ZMI_C_BOOL];
+  else
+    node->real = zmi_limit_of((int)which, type == ZMI_W_HALF ? ZM_F16 : type == ZMI_W_BFLOAT ? ZM_BF16 : ZM_F32);
+  return n;
 }
 
 // ---- the nearest name ----

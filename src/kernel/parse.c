@@ -403,6 +403,7 @@ static int32_t name_expression(zmi_parser *p) {
   if (symbol < 0 && (IS("true") || IS("false"))) return number_node(p, ZMI_C_BOOL, IS("true"), 0, name.begin);
   if (symbol < 0 && IS("static_cast") && zmi_token_is(p, "<")) return angle_cast(p, name, ZMI_N_CAST);
   if (symbol < 0 && IS("as_type") && zmi_token_is(p, "<")) return angle_cast(p, name, ZMI_N_BITCAST);
+  if (symbol < 0 && IS("numeric_limits") && zmi_token_is(p, "<")) return zmi_limit(p, name);
   int32_t node;
   if (symbol < 0 && zmi_tiles_name(p, name, &node)) return node;
   if (symbol < 0 && p->joining && IS("right") && zmi_take(p, ".")) return right_lane(p, name.begin);

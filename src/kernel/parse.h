@@ -18,8 +18,16 @@ typedef enum zmi_token_kind { ZMI_T_END, ZMI_T_NUMBER, ZMI_T_NAME, ZMI_T_SIGN } 
 typedef enum zmi_wtype {
   ZMI_W_HALF = ZMI_C_COUNT, // float, rounded to float16 when assigned
   ZMI_W_BFLOAT,
-  ZMI_W_T // of the first float operand
+  ZMI_W_T,  // of the first float operand
+  ZMI_W_I8, // int, cut to one byte or two when assigned
+  ZMI_W_U8,
+  ZMI_W_I16,
+  ZMI_W_U16
 } zmi_wtype;
+
+static inline zmi_ctype zmi_written_type(int type) { // what values of a written type are computed in
+  return type >= ZMI_W_I8 ? ZMI_C_INT : type >= ZMI_W_HALF ? ZMI_C_FLOAT : (zmi_ctype)type;
+}
 
 typedef struct zmi_token {
   zmi_token_kind kind;
@@ -46,6 +54,7 @@ typedef enum zmi_node_kind {
   ZMI_N_DIM,     // symbol, op: which
   ZMI_N_GRID,    // op: THREAD, GROUP, THREADS or GROUPS; op2: dim
   ZMI_N_SIMD,    // op: zmi_simd; a b
+  ZMI_N_LIMIT,   // numeric_limits<T>: op: which
   // statements
   ZMI_S_DECLARE,  // symbol, type (0: of the value), a
   ZMI_S_ASSIGN,   // symbol, a (compound ones have the operation inside a)
@@ -78,7 +87,7 @@ typedef enum zmi_symbol_kind {
   ZMI_Y_OUTPUT,
   ZMI_Y_PARAM,
   ZMI_Y_LEAF,  // op: PLACE, LENGTH, THREAD, ...
-  ZMI_Y_CONST, // value: a float
+  ZMI_Y_CONST, // value: a float; with a type number: an integer
   ZMI_Y_LOCAL,
   ZMI_Y_SHARED
 } zmi_symbol_kind;
@@ -95,6 +104,7 @@ typedef struct zmi_symbol {
   int32_t known_after; // the ELEMENTS block that makes it; -1
   int32_t assigned_in; // OUTPUT: the block that assigns it; -1 not yet, 0 the row
   float value;
+  int64_t number;
 } zmi_symbol;
 
 enum { ZMI_GRID_RANK = 3 };
@@ -136,6 +146,7 @@ typedef struct zmi_parser {
   int effects;    // statements and loads so far that an IF must guard
   int depth;      // of recursion
   int inlined;    // functions that are text around
+  int left;       // TILES: conditions around whose threads have left
   size_t scope;   // first symbol of the innermost scope
 } zmi_parser;
 
@@ -157,10 +168,12 @@ typedef struct zmi_function {
 } zmi_function;
 const zmi_function *zmi_function_find(const char *name, uint32_t size, int operands, bool *known);
 int zmi_type_find(const char *name, uint32_t size); // a written type, or -1
+int32_t zmi_limit(zmi_parser *p, zmi_token name);   // numeric_limits<type>::max() and the like, after the name
+float zmi_limit_of(int which, zm_dtype dtype);      // of a dtype of floats
 int32_t zmi_symbol_add(zmi_parser *p, zmi_symbol symbol);
 int32_t zmi_symbol_find(const zmi_parser *p, const char *name, uint32_t size); // -1 if there is none
 bool zmi_symbols_builtin(zmi_parser *p);
-#define ZMI_TYPE_WORDS "bool, int, uint, long, ulong, float, half, bfloat and T"
+#define ZMI_TYPE_WORDS "bool, char, uchar, short, ushort, int, uint, long, ulong, float, half, bfloat and T"
 void zmi_unknown_name(zmi_parser *p, uint32_t begin, uint32_t end, bool function);
 void zmi_unknown_word(zmi_parser *p, uint32_t begin, uint32_t end);
 bool zmi_is_other_word(const char *name, uint32_t size); // of C's statements, which the language has not

@@ -166,12 +166,16 @@ static int32_t name_node(zmi_parser *p, int32_t symbol, zmi_token name) {
   return n;
 }
 
-static int32_t one_node(zmi_parser *p, uint32_t begin) {
+static int32_t number_node(zmi_parser *p, zmi_ctype type, int whole, uint32_t begin) {
   int32_t n = zmi_node_new(p, ZMI_N_NUMBER, begin);
   if (n < 0) return -1;
-  at(p, n)->type = ZMI_C_INT;
-  at(p, n)->whole = 1;
+  at(p, n)->type = (uint8_t)type;
+  at(p, n)->whole = whole;
   return n;
+}
+
+static int32_t one_node(zmi_parser *p, uint32_t begin) {
+  return number_node(p, ZMI_C_INT, 1, begin);
 }
 
 static int32_t store(zmi_parser *p, int32_t symbol, zmi_token name) { // after "["
@@ -260,13 +264,16 @@ static int32_t declarations(zmi_parser *p, int type) { // name = e, name = e
       return -1;
     }
     zmi_lex(p);
+    const bool unset = type > 0 && (zmi_token_is(p, ";") || zmi_token_is(p, ",")); // zero
     if (zmi_token_is(p, "[")) {
       if (type <= 0) zmi_parse_fail(p, name.begin, p->token.end, "an array has a written type, as in 'float name[8];'");
-    } else if (!zmi_expect(p, "=", "the name of a new variable")) {
+    } else if (!unset && !zmi_expect(p, "=", "the name of a new variable")) {
       return -1;
     }
     if (p->failed) return -1;
-    int32_t n = zmi_token_is(p, "[") ? zmi_thread_array(p, type, name) : declare(p, type, name, zmi_parse_expression(p));
+    int32_t n = zmi_token_is(p, "[") ? zmi_thread_array(p, type, name)
+                : unset              ? declare(p, type, name, number_node(p, zmi_written_type(type), 0, name.begin))
+                                     : declare(p, type, name, zmi_parse_expression(p));
     if (n < 0) return -1;
     if (first < 0) {
       first = n;
@@ -409,6 +416,27 @@ static int32_t loop(zmi_parser *p, uint32_t begin) { // after "for"
   return n;
 }
 
+// "return;" behind an outermost condition of tiles, which guards all that follows: the rest is the other branch. Takes it.
+static bool leaves_here(zmi_parser *p) {
+  if (p->k->facts.form != ZMI_FORM_TILES || p->depth != 1 + p->left) return false;
+  zmi_parser ahead = *p;
+  const bool brace = zmi_take(&ahead, "{");
+  if (!zmi_take(&ahead, "return") || !zmi_take(&ahead, ";") || (brace && !zmi_take(&ahead, "}")) || zmi_token_is(&ahead, "else"))
+    return false;
+  ahead.failed = p->failed;
+  *p = ahead;
+  return true;
+}
+
+static int32_t rest(zmi_parser *p) {
+  size_t scope = zmi_scope_open(p);
+  p->left++;
+  int32_t first = zmi_parse_statements(p, NULL);
+  p->left--;
+  zmi_scope_close(p, scope);
+  return first;
+}
+
 static int32_t branch(zmi_parser *p, uint32_t begin) { // after "if"
   if (!zmi_expect(p, "(", "if")) return -1;
   int32_t condition = zmi_parse_expression(p);
@@ -420,9 +448,13 @@ static int32_t branch(zmi_parser *p, uint32_t begin) { // after "if"
   }
   size_t from = p->k->assigned_count;
   int effects = p->effects;
+  const bool leaves = leaves_here(p);
   p->nested++;
-  int32_t yes = block(p), no = -1;
-  if (zmi_take(p, "else")) no = block(p);
+  int32_t yes = leaves ? -1 : block(p), no = -1;
+  if (leaves)
+    no = rest(p);
+  else if (zmi_take(p, "else"))
+    no = block(p);
   p->nested--;
   zmi_node *f = at(p, n);
   f->a = condition;
@@ -526,13 +558,18 @@ static int32_t inner_statement(zmi_parser *p) {
   if (zmi_take(p, "for")) return loop(p, begin);
   if (zmi_take(p, "if")) return branch(p, begin);
   int32_t n = -1;
+  if (tiles && zmi_token_is(p, "thread")) { // where a variable lies: "thread float v[4];"
+    zmi_parser ahead = *p;
+    zmi_lex(&ahead);
+    if (ahead.token.kind == ZMI_T_NAME) *p = ahead;
+  }
   if (p->token.kind == ZMI_T_NAME && zmi_is_other_word(p->source + p->token.begin, p->token.end - p->token.begin)) {
     zmi_unknown_word(p, p->token.begin, p->token.end);
     return -1;
   }
   bool named = p->token.kind == ZMI_T_NAME && zmi_symbol_find(p, p->source + p->token.begin, p->token.end - p->token.begin) >= 0;
   if (!named && zmi_take(p, "elements")) return elements(p, begin);
-  if (tiles && !named && (zmi_take(p, "barrier") || zmi_take(p, "threadgroup_barrier"))) {
+  if (tiles && !named && (zmi_take(p, "barrier") || zmi_take(p, "threadgroup_barrier") || zmi_take(p, "simdgroup_barrier"))) {
     n = barrier(p, begin);
   } else if (tiles && !named && (zmi_take(p, "atomic_add") || zmi_take(p, "atomic_fetch_add_explicit"))) {
     n = atomic(p, begin);

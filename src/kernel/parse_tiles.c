@@ -59,16 +59,36 @@ static int32_t place_in_grid(zmi_parser *p, uint32_t begin) {
   return zmi_binary(p, '+', zmi_binary(p, '*', n[0], n[1]), n[2]);
 }
 
+static int32_t threads_in_grid(zmi_parser *p, uint32_t begin) { // groups * threads, likewise
+  const bool member = zmi_take(p, ".");
+  zmi_token which = p->token;
+  if (member) zmi_lex(p);
+  const int32_t groups = member ? zmi_grid_member(p, ZMI_K_GROUPS, begin, which) : leaf(p, "groups", begin);
+  const int32_t threads = member ? zmi_grid_member(p, ZMI_K_THREADS, begin, which) : leaf(p, "threads", begin);
+  return zmi_binary(p, '*', groups, threads);
+}
+
+static int32_t first_of_simdgroup(zmi_parser *p, uint32_t begin) { // after the name: ()
+  if (!zmi_expect(p, "(", "simd_is_first") || !zmi_expect(p, ")", "'('")) return -1;
+  const int32_t lane = zmi_binary(p, '&', leaf(p, "thread", begin), number(p, 31, begin));
+  return zmi_binary(p, '=' | '=' << 8, lane, number(p, 0, begin));
+}
+
 typedef struct simd_leaf {
   const char *name, *of;
   int sign, number, more; // of sign number, more added to `of` first
 } simd_leaf;
 
 static const simd_leaf leaves[] = {
-    {"simd_lane", "thread", '&', 31, 0},     {"thread_index_in_simdgroup", "thread", '&', 31, 0},
-    {"simd_group", "thread", '/', 32, 0},    {"simdgroup_index_in_threadgroup", "thread", '/', 32, 0},
-    {"simd_groups", "threads", '/', 32, 31}, {"simdgroups_per_threadgroup", "threads", '/', 32, 31},
-    {"simd_width", NULL, 0, 32, 0},          {"threads_per_simdgroup", NULL, 0, 32, 0},
+    {"simd_lane", "thread", '&', 31, 0},
+    {"thread_index_in_simdgroup", "thread", '&', 31, 0},
+    {"simd_group", "thread", '/', 32, 0},
+    {"simdgroup_index_in_threadgroup", "thread", '/', 32, 0},
+    {"simd_groups", "threads", '/', 32, 31},
+    {"simdgroups_per_threadgroup", "threads", '/', 32, 31},
+    {"simd_width", NULL, 0, 32, 0},
+    {"thread_execution_width", NULL, 0, 32, 0},
+    {"threads_per_simdgroup", NULL, 0, 32, 0},
 };
 
 static bool is(const zmi_parser *p, zmi_token name, const char *word) {
@@ -77,8 +97,13 @@ static bool is(const zmi_parser *p, zmi_token name, const char *word) {
 
 bool zmi_tiles_name(zmi_parser *p, zmi_token name, int32_t *node) {
   if (p->k->facts.form != ZMI_FORM_TILES) return false;
-  if (is(p, name, "thread_position_in_grid")) {
-    *node = place_in_grid(p, name.begin);
+  static const struct {
+    const char *name;
+    int32_t (*read)(zmi_parser *p, uint32_t begin);
+  } readers[] = {{"thread_position_in_grid", place_in_grid}, {"threads_per_grid", threads_in_grid}, {"simd_is_first", first_of_simdgroup}};
+  for (size_t i = 0; i < ZMI_COUNT(readers); i++) {
+    if (!is(p, name, readers[i].name)) continue;
+    *node = readers[i].read(p, name.begin);
     return true;
   }
   for (size_t i = 0; i < ZMI_COUNT(leaves); i++) {

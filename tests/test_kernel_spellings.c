@@ -2,6 +2,7 @@
 // spaces, hints, threads that leave early. What each is worth, and what is said of those that the language has not.
 #include "kernel/kernel.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -80,6 +81,41 @@ static void values(void **state) {
     }
     zmi_code_free(c);
   }
+}
+
+// Functions that are text of the language: how far they are off, in units of the last place of the true value (docs/numerics.md).
+static void error_of_mish(void **state) {
+  (void)state;
+  enum { AT_ONCE = 4096 };
+  static float x[AT_ONCE], out[AT_ONCE];
+  zmi_code *c = elements("o = mish(x);", ZM_F32, ZM_F32);
+  const unsigned saved = zmi_float_rule_enter();
+  double worst = 0, low = 0;
+  for (uint32_t block = 0; block < 512; block++) { // of all signs and exponents
+    for (uint32_t i = 0; i < AT_ONCE; i++) {
+      const uint32_t bits = block << 23 | (i * 2048 + block * 37 % 2048);
+      memcpy(&x[i], &bits, sizeof bits);
+    }
+    zmi_interpret_elements(c, zmi_kernels_find(NULL), AT_ONCE, (const void *[]){x, x}, (int[]){1, 1}, NULL, (void *[]){out});
+    for (uint32_t i = 0; i < AT_ONCE; i++) {
+      const long double v = x[i], e = expl(v > 40 ? 40 : v), n = e * (e + 2), want = v > 40 ? v : v * n / (n + 2);
+      if (!(fabsl(v) >= 0x1p-126L) || !(fabsl(v) <= 0x1p126L)) continue;
+      int exponent;
+      frexpl(want, &exponent);
+      const double off = (double)fabsl(out[i] - want);
+      if (v < -86)
+        low = ZMI_MAX(low, off);
+      else if (fabsl(want) >= 0x1p-125L)
+        worst = ZMI_MAX(worst, off / ldexp(1, exponent - 24));
+    }
+  }
+  zmi_float_rule_leave(saved);
+  print_message("# mish: %.2f units of the last place\n", worst);
+  assert_true(worst < 4.5 && low < 1.1e-36);
+  const float ends[] = {INFINITY, -INFINITY, NAN, 0, -0.0f, 1000, -1000};
+  zmi_interpret_elements(c, zmi_kernels_find(NULL), 7, (const void *[]){ends, ends}, (int[]){1, 1}, NULL, (void *[]){out});
+  assert_true(out[0] == INFINITY && isnan(out[1]) && isnan(out[2]) && out[3] == 0 && signbit(out[4]) && out[5] == 1000 && out[6] == 0);
+  zmi_code_free(c);
 }
 
 // ---- tiles ----
@@ -181,7 +217,7 @@ static void refused(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(values), cmocka_unit_test(leaving_early), cmocka_unit_test(what_threads_are_called),
-                                     cmocka_unit_test(refused)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(values), cmocka_unit_test(error_of_mish), cmocka_unit_test(leaving_early),
+                                     cmocka_unit_test(what_threads_are_called), cmocka_unit_test(refused)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

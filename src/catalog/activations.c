@@ -39,14 +39,7 @@ OF_ARRAYS(softplus)
 UNARY(relu, "x > 0.0f ? x : (x != x ? x : 0.0f)")
 UNARY(relu2, "x > 0.0f ? x * x : (x != x ? x : 0.0f)")
 UNARY(gelu_tanh, "gelu_tanh(x)")
-// tanh(softplus(x)) = n / (n + 2) with n = e^x (e^x + 2), which is 1 from x = 10 on. (A comparison of x itself with what is chosen would
-// be one of integers: src/kernel/emit_text.c.)
-#define MISH "let e = exp(x + x > 20.0f ? 10.0f : x); let n = e * (e + 2.0f); "
-ZMI_STATEMENTS(mish, "x", "y", NULL, MISH "y = x * (n / (n + 2.0f));")
-
-zm_array *zm_mish(zm_array *x) {
-  return zmi_cat_want_float("mish", "x", x) ? zmi_definition_apply1(&mish_def, &x, 1, NULL, 0) : NULL;
-}
+UNARY(mish, "mish(x)")
 
 ZMI_ELEMENTS(elu, "x", "alpha", "x > 0.0f ? x : alpha * expm1(x)")
 
@@ -66,8 +59,9 @@ GRADIENT(silu_grad, "let s = sigmoid(x); y = g * (s + x * s * (1.0f - s));")
 GRADIENT(gelu_tanh_grad, "let s = sigmoid(x * fma(0.0713548162726f, x * x, 1.5957691216057f));"
                          "y = g * (s + x * s * (1.0f - s) * fma(0.2140644488178f, x * x, 1.5957691216057f));")
 GRADIENT(softplus_grad, "y = g * sigmoid(x);")
-// 1 - t^2 = 4 (n + 1) / (n + 2)^2, and n + 1 = (1 + e)^2
-GRADIENT(mish_grad, MISH "let w = 1.0f / (n + 2.0f); y = g * (n * w + x * (4.0f * e * (1.0f + e) * w) * w);")
+// t = tanh(softplus(x)) = n / (n + 2) as in `mish`, 1 - t^2 = 4 (n + 1) / (n + 2)^2, and n + 1 = (1 + e)^2
+GRADIENT(mish_grad, "let e = exp(x + x > 20.0f ? 10.0f : x); let n = e * (e + 2.0f); let w = 1.0f / (n + 2.0f); y = g * (n * w + x * (4.0f "
+                    "* e * (1.0f + e) * w) * w);")
 ZMI_ELEMENTS(elu_grad, "x g", "alpha", "x > 0.0f ? g : g * alpha * exp(x)")
 
 zm_array *zm_elu_grad(zm_array *x, zm_array *g, double alpha) {

@@ -105,7 +105,11 @@ static const zmi_function functions[] = {
     TEXT("gelu_erf", 1, "0.5 * a * (1.0 + erf(a * 0.70710678118654752))"),
     TEXT("gelu", 1, "0.5 * a * (1.0 + erf(a * 0.70710678118654752))"),
     TEXT("gelu_tanh", 1, "a * sigmoid(a * fma(0.071354816272600247, a * a, 1.5957691216057308))"),
-    TEXT("mish", 1, "a * tanh(softplus(a))"),
+    // tanh(softplus(a)) = n / (n + 2) with n = e^a (e^a + 2), which is 1 from a = 10 on. (A comparison of a itself with what is chosen
+    // would be one of integers: emit_text.c.)
+    TEXT("mish", 1,
+         "a * (exp(a + a > 20.0 ? 10.0 : a) * (exp(a + a > 20.0 ? 10.0 : a) + 2.0) / "
+         "(exp(a + a > 20.0 ? 10.0 : a) * (exp(a + a > 20.0 ? 10.0 : a) + 2.0) + 2.0))"),
     TEXT("log_sigmoid", 1, "-softplus(-a)"),
     TEXT("logaddexp", 2, "isinf(a) && a == b ? a : max(a, b) + log1p(exp(-abs(a - b)))"),
 };

@@ -86,11 +86,12 @@ static void stream(zmi_pool *pool, work *w, size_t bytes, int rounds, void *memo
   w->blocks = memory;
   w->block_bytes = zmi_packed_block_bytes(&w->format, K);
   w->count = (int64_t)(bytes / w->block_bytes);
-  size_t digits = affine ? zmi_digits_bytes(K, w->format.group) : 0;
+  size_t digits = affine ? zmi_digits_bytes(K, w->format.group, zmi_format_digits(&w->format)) : 0;
   for (int m = 0; m < ZMI_ROWS; m++) {
     w->x[m] = affine ? (const char *)x[2] + (size_t)m * digits
                      : (const char *)x[w->x_dtype == ZM_F32] + (size_t)(m * K) * zm_dtype_size(w->x_dtype);
-    if (affine) w->kernels->digits((const float *)x[1] + m * K, K, w->format.group, (char *)(uintptr_t)w->x[m]);
+    if (affine)
+      w->kernels->digits((const float *)x[1] + m * K, K, w->format.group, zmi_format_digits(&w->format), (char *)(uintptr_t)w->x[m]);
   }
   double best[3] = {1e9, 1e9, 1e9};
   const int rows[3] = {0, 1, ZMI_ROWS};
@@ -98,9 +99,9 @@ static void stream(zmi_pool *pool, work *w, size_t bytes, int rounds, void *memo
     for (int i = 0; i < 3; i++) best[i] = fmin(best[i], once(pool, w, rows[i]));
   }
   double gb = (double)w->count * (double)w->block_bytes / 1e9, macs = (double)w->count * ZMI_LANES * K / 1e9;
+  const char *x_name = !affine ? zm_dtype_name(w->x_dtype) : w->format.digits ? "1 digit" : "digits";
   printf("%-18s x %-8s plain read %5.1f GB/s; 1 row %5.1f GB/s = %3.0f%%; 4 rows %5.1f GB/s, %4.0f G multiply-adds/s\n",
-         zmi_format_text(&w->format, name), affine ? "digits" : zm_dtype_name(w->x_dtype), gb / best[0], gb / best[1],
-         100 * best[0] / best[1], gb / best[2], 4 * macs / best[2]);
+         zmi_format_text(&w->format, name), x_name, gb / best[0], gb / best[1], 100 * best[0] / best[1], gb / best[2], 4 * macs / best[2]);
 }
 
 // ---- packing ----
@@ -144,7 +145,7 @@ typedef struct row_case {
 } row_case;
 
 static void do_digits(row_case *r) {
-  r->k->digits(r->a, K, 64, r->d);
+  r->k->digits(r->a, K, 64, 3, r->d);
 }
 static void do_load(row_case *r) {
   r->k->load(r->d, ZM_BF16, K, r->c);
@@ -256,7 +257,7 @@ int main(int argc, char **argv) {
   char *memory = zmi_block_alloc(bytes);
   float *x = zmi_block_alloc(ZMI_ROWS * K * 4);
   uint16_t *half = zmi_block_alloc(ZMI_ROWS * K * 2);
-  void *digits = zmi_block_alloc(ZMI_ROWS * zmi_digits_bytes(K, 16));
+  void *digits = zmi_block_alloc(ZMI_ROWS * zmi_digits_bytes(K, 16, 3));
   float *y = zmi_block_alloc(bytes / K * 64 + 4096);
   if (!k || !pool || !memory || !x || !half || !digits || !y) {
     fprintf(stderr, "%s\n", zm_last_error());
@@ -271,8 +272,10 @@ int main(int argc, char **argv) {
   static const int shapes[][2] = {{2, 64}, {3, 64}, {4, 32}, {4, 64}, {4, 128}, {5, 64}, {6, 64}, {8, 64}, {8, 128}};
   for (size_t i = 0; i < ZMI_COUNT(shapes); i++) {
     if (only && atoi(only) != shapes[i][0]) continue;
-    work w = {.kernels = k, .format = {ZMI_QUANT_AFFINE, shapes[i][0], shapes[i][1], ZM_BF16}, .y = y};
-    stream(pool, &w, bytes, rounds, memory, inputs);
+    for (int64_t one = 0; one < 2; one++) {
+      work w = {.kernels = k, .format = {ZMI_QUANT_AFFINE, shapes[i][0], shapes[i][1], ZM_BF16, one}, .y = y};
+      stream(pool, &w, bytes, rounds, memory, inputs);
+    }
   }
   for (int mode = ZMI_QUANT_MXFP4; mode < ZMI_QUANT_MODE_COUNT; mode++) {
     work w = {.kernels = k, .format = {.mode = mode}, .x_dtype = ZM_F32, .y = y};
@@ -281,19 +284,19 @@ int main(int argc, char **argv) {
     stream(pool, &w, bytes, rounds, memory, inputs);
   }
   for (int i = 0; i < 3 && !(only && atoi(only) < 16); i++) {
-    work w = {.kernels = k, .format = {ZMI_QUANT_NONE, 0, 0, i == 2 ? ZM_F32 : ZM_BF16}, .x_dtype = i == 0 ? ZM_BF16 : ZM_F32, .y = y};
+    work w = {.kernels = k, .format = {ZMI_QUANT_NONE, 0, 0, i == 2 ? ZM_F32 : ZM_BF16, 0}, .x_dtype = i == 0 ? ZM_BF16 : ZM_F32, .y = y};
     stream(pool, &w, bytes, rounds, memory, inputs);
   }
   if (!only) {
     for (size_t i = 0; i < ZMI_COUNT(shapes); i++) {
-      pack(pool, (zmi_format){ZMI_QUANT_AFFINE, shapes[i][0], shapes[i][1], ZM_BF16}, ZM_BF16, memory, bytes, 2);
+      pack(pool, (zmi_format){ZMI_QUANT_AFFINE, shapes[i][0], shapes[i][1], ZM_BF16, 0}, ZM_BF16, memory, bytes, 2);
     }
-    pack(pool, (zmi_format){ZMI_QUANT_NONE, 0, 0, ZM_BF16}, ZM_BF16, memory, bytes, 2);
-    pack(pool, (zmi_format){ZMI_QUANT_NONE, 0, 0, ZM_F32}, ZM_F16, memory, bytes / 2, 2);
+    pack(pool, (zmi_format){ZMI_QUANT_NONE, 0, 0, ZM_BF16, 0}, ZM_BF16, memory, bytes, 2);
+    pack(pool, (zmi_format){ZMI_QUANT_NONE, 0, 0, ZM_F32, 0}, ZM_F16, memory, bytes / 2, 2);
     rows(k, memory, x);
   }
   zmi_block_free(y, bytes / K * 64 + 4096);
-  zmi_block_free(digits, ZMI_ROWS * zmi_digits_bytes(K, 16));
+  zmi_block_free(digits, ZMI_ROWS * zmi_digits_bytes(K, 16, 3));
   zmi_block_free(half, ZMI_ROWS * K * 2);
   zmi_block_free(x, ZMI_ROWS * K * 4);
   zmi_block_free(memory, bytes);

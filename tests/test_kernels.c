@@ -131,10 +131,10 @@ static void check_digits(const zmi_kernels *scalar, const zmi_kernels *tier) {
   for (int round = 0; round < 400; round++) {
     nature kind = (nature)(round % KINDS);
     int64_t group = groups[round % 4], k = group * (int64_t)(1 + next_random() % 12);
-    buffer x = make((size_t)k * 4), a = make(zmi_digits_bytes(k, group)), b = make(zmi_digits_bytes(k, group));
+    buffer x = make((size_t)k * 4), a = make(zmi_digits_bytes(k, group, 3)), b = make(zmi_digits_bytes(k, group, 3));
     fill(ZM_F32, x.data, k, kind);
-    scalar->digits((float *)(void *)x.data, k, group, a.data);
-    tier->digits((float *)(void *)x.data, k, group, b.data);
+    scalar->digits((float *)(void *)x.data, k, group, 3, a.data);
+    tier->digits((float *)(void *)x.data, k, group, 3, b.data);
     assert_memory_equal(a.data, b.data, (size_t)(3 * k + 20 * k / group));
     // What the digits stand for: within half a unit of x, and the exact sum.
     const float *scale = (float *)(void *)(a.data + 3 * k), *sum = scale + k / group;
@@ -169,21 +169,60 @@ static void check_digits(const zmi_kernels *scalar, const zmi_kernels *tier) {
   }
 }
 
+// One byte an element: within a little more than half of a 127th of the group's largest, which is itself +-127.
+static void check_one_digit(const zmi_kernels *scalar, const zmi_kernels *tier) {
+  static const int64_t groups[] = {16, 32, 64, 128};
+  for (int round = 0; round < 400; round++) {
+    nature kind = (nature)(round % KINDS);
+    int64_t group = groups[round % 4], k = group * (int64_t)(1 + next_random() % 12);
+    buffer x = make((size_t)k * 4), a = make(zmi_digits_bytes(k, group, 1)), b = make(zmi_digits_bytes(k, group, 1));
+    fill(ZM_F32, x.data, k, kind);
+    scalar->digits((float *)(void *)x.data, k, group, 1, a.data);
+    tier->digits((float *)(void *)x.data, k, group, 1, b.data);
+    assert_memory_equal(a.data, b.data, (size_t)(k + 12 * k / group));
+    const float *scale = (float *)(void *)(a.data + k), *sum = scale + k / group;
+    const int32_t *part = (const int32_t *)(const void *)(sum + k / group);
+    for (int64_t g = 0; g < k / group; g++) {
+      const int8_t *d = (int8_t *)a.data + g * group;
+      const float *v = (float *)(void *)x.data + g * group;
+      int32_t total = 0, most = 0;
+      bool broken = false;
+      float largest = 0;
+      for (int64_t i = 0; i < group; i++) {
+        total += d[i];
+        most = ZMI_MAX(most, abs(d[i]));
+        broken |= !isfinite(v[i]);
+        largest = fmaxf(largest, fabsf(v[i]));
+      }
+      assert_true(broken == (scale[g] != scale[g]) && part[g] == total);
+      if (broken || largest < 0x1p-100f) {
+        assert_true(most == 0 && (broken ? sum[g] != sum[g] : scale[g] == 0 && sum[g] == 0));
+        continue;
+      }
+      assert_int_equal(most, 127);
+      assert_true(same_float(scale[g], largest / 127.0f) && same_float(sum[g], (float)total * scale[g]));
+      for (int64_t i = 0; i < group; i++) assert_true(fabs(d[i] * (double)scale[g] - (double)v[i]) <= 0.50004 * (double)scale[g]);
+    }
+    drop(&x), drop(&a), drop(&b);
+  }
+}
+
 static void digits(void **context) {
   (void)context;
   all_tiers(check_digits);
+  all_tiers(check_one_digit);
 }
 
 // The exponent is the smallest that three digits can hold: numbers next to the border between two exponents.
 static void digits_border(void **context) {
   (void)context;
   unsigned saved = zmi_float_rule_enter();
-  buffer out = make(zmi_digits_bytes(32, 32));
+  buffer out = make(zmi_digits_bytes(32, 32, 3));
   for (int e = -100; e < 100; e += 7) {
     for (int64_t mantissa = 16711418; mantissa < 16711428; mantissa++) {
       float x[32] = {0};
       x[3] = (float)ldexp((double)mantissa, e);
-      zmi_tier(0)->digits(x, 32, 32, out.data);
+      zmi_tier(0)->digits(x, 32, 32, 3, out.data);
       float scale = *(float *)(void *)(out.data + 96);
       assert_true(scale == (float)ldexp(1, mantissa <= 16711422 ? e + 1 : e + 2)); // 16711423 / 2 rounds to 8355712, one too much
     }
@@ -228,9 +267,9 @@ static void affine_case(const zmi_kernels *scalar, const zmi_kernels *tier, cons
   buffer x = make((size_t)k * 4), w = make((size_t)blocks * zmi_packed_block_bytes(f, k));
   digit_rows r;
   for (int m = 0; m < ZMI_ROWS; m++) {
-    r.digits[m] = make(zmi_digits_bytes(k, f->group));
+    r.digits[m] = make(zmi_digits_bytes(k, f->group, zmi_format_digits(f)));
     fill(ZM_F32, x.data, k, kind);
-    scalar->digits((float *)(void *)x.data, k, f->group, r.digits[m].data);
+    scalar->digits((float *)(void *)x.data, k, f->group, zmi_format_digits(f), r.digits[m].data);
     r.pointers[m] = r.digits[m].data;
   }
   for (size_t i = 0; i < w.size; i++) w.data[i] = (unsigned char)(next_random() >> 20);
@@ -238,7 +277,7 @@ static void affine_case(const zmi_kernels *scalar, const zmi_kernels *tier, cons
   for (size_t g = 0; g < w.size; g += codes + 32 * size) fill((zm_dtype)f->dtype, w.data + g + codes, 32, kind == BROKEN ? WIDE : kind);
   if (next_random() % 4 == 0) { // the largest codes and digits: nothing may overflow
     for (size_t g = 0; g < w.size; g += codes + 32 * size) memset(w.data + g, 0xff, codes);
-    for (int m = 0; m < ZMI_ROWS; m++) memset(r.digits[m].data, m % 2 ? 0x7f : 0x80, (size_t)(3 * k));
+    for (int m = 0; m < ZMI_ROWS; m++) memset(r.digits[m].data, m % 2 ? 0x7f : 0x80, (size_t)(zmi_format_digits(f) * k));
   }
   check_dot(scalar, tier, f, w.data, k, blocks, r.pointers, kind_names[kind]);
   drop(&x), drop(&w);
@@ -250,8 +289,11 @@ static void check_affine(const zmi_kernels *scalar, const zmi_kernels *tier) {
   for (size_t b = 0; b < ZMI_COUNT(widths); b++) {
     for (size_t g = 0; g < ZMI_COUNT(groups); g++) {
       for (int i = 0; i < 2 * KINDS; i++) {
-        zmi_format f = {ZMI_QUANT_AFFINE, widths[b], groups[g], i < KINDS ? ZM_BF16 : ZM_F32};
-        affine_case(scalar, tier, &f, groups[g] * (int64_t)(1 + next_random() % 9), (int64_t)(1 + next_random() % 2), (nature)(i % KINDS));
+        for (int64_t one = 0; one < 2; one++) {
+          zmi_format f = {ZMI_QUANT_AFFINE, widths[b], groups[g], i < KINDS ? ZM_BF16 : ZM_F32, one};
+          affine_case(scalar, tier, &f, groups[g] * (int64_t)(1 + next_random() % 9), (int64_t)(1 + next_random() % 2),
+                      (nature)(i % KINDS));
+        }
       }
     }
   }
@@ -262,32 +304,41 @@ static void dot_affine(void **context) {
   all_tiers(check_affine);
 }
 
-// The formula of docs/numerics.md once more, from unpacked weights, in float64: the integer order is as accurate as float32.
-static void affine_accuracy(void **context) {
-  (void)context;
+// What digits stand for: the row that products with exact sums take, in float64.
+static void digit_values(const unsigned char *digits, int64_t k, int64_t group, double *values) {
+  const float *scale = (const float *)(const void *)(digits + k);
+  for (int64_t i = 0; i < k; i++) values[i] = ((const int8_t *)digits)[i] * (double)scale[i / group];
+}
+
+// The formula of docs/numerics.md once more, from unpacked weights, in float64: the integer order is as accurate as float32. Of one digit:
+// accurate for what the digits stand for.
+static void affine_accuracy_of(int64_t one) {
   unsigned saved = zmi_float_rule_enter();
   enum { N = 16, LENGTH = 1024 };
   state = 12345;
   for (int round = 0; round < 12; round++) {
     static const int64_t widths[] = {2, 3, 4, 5, 6, 8}, groups[] = {32, 64, 128};
-    zmi_format f = {ZMI_QUANT_AFFINE, widths[round % 6], groups[round % 3], ZM_F32};
+    zmi_format f = {ZMI_QUANT_AFFINE, widths[round % 6], groups[round % 3], ZM_F32, one};
+    static double values[LENGTH];
     static float w[N * LENGTH], unpacked[LENGTH], x[LENGTH];
     static uint32_t codes[N * LENGTH];
     static float scales[N * LENGTH / 32], biases[N * LENGTH / 32];
     for (int i = 0; i < N * LENGTH; i++) w[i] = number(PLAIN);
     for (int i = 0; i < LENGTH; i++) x[i] = number(PLAIN);
     zmi_quantize_affine(f.bits, f.group, w, N, LENGTH, codes, scales, biases);
-    buffer packed = make(zmi_packed_block_bytes(&f, LENGTH)), digits = make(zmi_digits_bytes(LENGTH, f.group));
+    buffer packed = make(zmi_packed_block_bytes(&f, LENGTH)), digits = make(zmi_digits_bytes(LENGTH, f.group, zmi_format_digits(&f)));
     zmi_stored_matrix m = {codes, scales, biases, ZM_F32, N, LENGTH};
     zmi_pack_blocks(&f, &m, packed.data, 0, 1);
-    zmi_tier(0)->digits(x, LENGTH, f.group, digits.data);
+    zmi_tier(0)->digits(x, LENGTH, f.group, zmi_format_digits(&f), digits.data);
+    for (int i = 0; i < LENGTH; i++) values[i] = (double)x[i];
+    if (one) digit_values(digits.data, LENGTH, f.group, values);
     float y[16];
     const void *pointer = digits.data;
     zmi_tier(0)->dot[ZMI_QUANT_AFFINE](&f, packed.data, 1, LENGTH, 1, &pointer, ZM_F32, y, 16);
     for (int n = 0; n < N; n++) {
       double sum = 0, magnitude = 0;
       zmi_unpack_row(&f, packed.data, LENGTH, n, unpacked);
-      for (int i = 0; i < LENGTH; i++) sum += (double)unpacked[i] * (double)x[i], magnitude += fabs((double)unpacked[i] * (double)x[i]);
+      for (int i = 0; i < LENGTH; i++) sum += (double)unpacked[i] * values[i], magnitude += fabs((double)unpacked[i] * values[i]);
       assert_true(fabs(sum - (double)y[n]) <= 4e-7 * magnitude);
     }
     drop(&packed), drop(&digits);
@@ -295,12 +346,18 @@ static void affine_accuracy(void **context) {
   zmi_float_rule_leave(saved);
 }
 
+static void affine_accuracy(void **context) {
+  (void)context;
+  affine_accuracy_of(0);
+  affine_accuracy_of(1);
+}
+
 // ---- dot products of numbers of 4 and 8 bits ----
 
 // The sums of digits that belong to digits put there by hand.
-static void sum_digits(unsigned char *digits, int64_t k, int64_t group) {
-  int32_t *part = (int32_t *)(void *)(digits + 3 * k + 8 * (k / group));
-  for (int64_t i = 0; i < 3 * (k / group); i++) {
+static void sum_digits(unsigned char *digits, int64_t k, int64_t group, int count) {
+  int32_t *part = (int32_t *)(void *)(digits + count * k + 8 * (k / group));
+  for (int64_t i = 0; i < count * (k / group); i++) {
     part[i] = 0;
     for (int64_t j = 0; j < group; j++) part[i] += (int8_t)digits[i * group + j];
   }
@@ -320,15 +377,15 @@ static void number_case(const zmi_kernels *scalar, const zmi_kernels *tier, cons
   const bool extreme = next_random() % 4 == 0; // the largest codes and digits: nothing may overflow
   for (int64_t b = 0; b < blocks && extreme; b++) memset(w.data + (size_t)b * whole, eight ? 0x7e : b % 2 ? 0xff : 0x77, codes);
   for (int m = 0; m < ZMI_ROWS; m++) {
-    rows[m] = make(eight ? (size_t)k * 4 : zmi_digits_bytes(k, f->group));
+    rows[m] = make(eight ? (size_t)k * 4 : zmi_digits_bytes(k, f->group, zmi_format_digits(f)));
     fill(ZM_F32, x.data, k, kind);
     if (eight)
       memcpy(rows[m].data, x.data, (size_t)k * 4);
     else
-      scalar->digits((float *)(void *)x.data, k, f->group, rows[m].data);
+      scalar->digits((float *)(void *)x.data, k, f->group, zmi_format_digits(f), rows[m].data);
     if (extreme && !eight) {
-      memset(rows[m].data, m % 2 ? 0x7f : 0x80, (size_t)(3 * k));
-      sum_digits(rows[m].data, k, f->group);
+      memset(rows[m].data, m % 2 ? 0x7f : 0x80, (size_t)(zmi_format_digits(f) * k));
+      sum_digits(rows[m].data, k, f->group, zmi_format_digits(f));
     }
     pointers[m] = rows[m].data;
   }
@@ -337,8 +394,11 @@ static void number_case(const zmi_kernels *scalar, const zmi_kernels *tier, cons
   for (int m = 0; m < ZMI_ROWS; m++) drop(&rows[m]);
 }
 
-static const zmi_format number_formats[] = {
-    {ZMI_QUANT_MXFP4, 4, 32, ZM_BF16}, {ZMI_QUANT_NVFP4, 4, 16, ZM_BF16}, {ZMI_QUANT_MXFP8, 8, 32, ZM_BF16}};
+static const zmi_format number_formats[] = {{ZMI_QUANT_MXFP4, 4, 32, ZM_BF16, 0},
+                                            {ZMI_QUANT_NVFP4, 4, 16, ZM_BF16, 0},
+                                            {ZMI_QUANT_MXFP8, 8, 32, ZM_BF16, 0},
+                                            {ZMI_QUANT_MXFP4, 4, 32, ZM_BF16, 1},
+                                            {ZMI_QUANT_NVFP4, 4, 16, ZM_BF16, 1}};
 
 static void check_numbers(const zmi_kernels *scalar, const zmi_kernels *tier) {
   for (size_t i = 0; i < ZMI_COUNT(number_formats); i++) {
@@ -371,9 +431,12 @@ static void number_accuracy(void **context) {
     zmi_quantize_floats(&q, w, N * groups, codes, scales);
     const zmi_stored_matrix m = {codes, scales, NULL, ZM_BF16, N, LENGTH};
     assert_int_equal(zmi_stored_matrix_check(f, &m), ZM_OK);
-    buffer packed = make(2 * zmi_packed_block_bytes(f, LENGTH)), digits = make(zmi_digits_bytes(LENGTH, f->group));
+    buffer packed = make(2 * zmi_packed_block_bytes(f, LENGTH)), digits = make(zmi_digits_bytes(LENGTH, f->group, zmi_format_digits(f)));
+    static double values[LENGTH];
     zmi_pack_blocks(f, &m, packed.data, 0, 2);
-    zmi_tier(0)->digits(x, LENGTH, f->group, digits.data);
+    zmi_tier(0)->digits(x, LENGTH, f->group, zmi_format_digits(f), digits.data);
+    for (int j = 0; j < LENGTH; j++) values[j] = (double)x[j];
+    if (f->digits) digit_values(digits.data, LENGTH, f->group, values);
     const void *row = f->mode == ZMI_QUANT_MXFP8 ? (const void *)x : digits.data;
     float y[32];
     zmi_tier(0)->dot[f->mode](f, packed.data, 2, LENGTH, 1, &row, ZM_F32, y, 32);
@@ -386,7 +449,7 @@ static void number_accuracy(void **context) {
         assert_memory_equal(unpacked, plain, sizeof plain);
       }
       for (int j = 0; j < LENGTH; j++) {
-        sum += (double)unpacked[j] * (double)x[j], magnitude += fabs((double)unpacked[j] * (double)x[j]);
+        sum += (double)unpacked[j] * values[j], magnitude += fabs((double)unpacked[j] * values[j]);
         if (n >= N) assert_true(unpacked[j] == 0); // rows past the last one
       }
       assert_true(fabs(sum - (double)y[n]) <= 4e-7 * magnitude);
@@ -403,7 +466,7 @@ static void check_float(const zmi_kernels *scalar, const zmi_kernels *tier) {
   static const zm_dtype dtypes[] = {ZM_BF16, ZM_F32};
   for (int i = 0; i < 4 * (int)ZMI_COUNT(sizes) * KINDS; i++) {
     nature kind = (nature)(i % KINDS);
-    zmi_format f = {ZMI_QUANT_NONE, 0, 0, dtypes[i / KINDS % 2]};
+    zmi_format f = {ZMI_QUANT_NONE, 0, 0, dtypes[i / KINDS % 2], 0};
     zm_dtype x_dtype = dtypes[i / KINDS / 2 % 2];
     int64_t k = sizes[(size_t)i / KINDS / 4], blocks = (int64_t)(1 + next_random() % 2), ldy = blocks * 16 + 1;
     buffer w = make((size_t)blocks * zmi_packed_block_bytes(&f, k)), x[ZMI_ROWS];

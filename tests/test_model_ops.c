@@ -314,9 +314,9 @@ static double product(const matrix *m, int64_t expert, int64_t row, const value 
 }
 
 static const zmi_format formats[] = {
-    {ZMI_QUANT_AFFINE, 2, 32, ZM_BF16}, {ZMI_QUANT_AFFINE, 3, 64, ZM_F32},  {ZMI_QUANT_AFFINE, 4, 64, ZM_BF16},
-    {ZMI_QUANT_AFFINE, 4, 128, ZM_F32}, {ZMI_QUANT_AFFINE, 5, 32, ZM_BF16}, {ZMI_QUANT_AFFINE, 6, 128, ZM_F32},
-    {ZMI_QUANT_AFFINE, 8, 64, ZM_BF16}, {ZMI_QUANT_NONE, 0, 0, ZM_BF16},    {ZMI_QUANT_NONE, 0, 0, ZM_F32},
+    {ZMI_QUANT_AFFINE, 2, 32, ZM_BF16, 0}, {ZMI_QUANT_AFFINE, 3, 64, ZM_F32, 0},  {ZMI_QUANT_AFFINE, 4, 64, ZM_BF16, 0},
+    {ZMI_QUANT_AFFINE, 4, 128, ZM_F32, 0}, {ZMI_QUANT_AFFINE, 5, 32, ZM_BF16, 0}, {ZMI_QUANT_AFFINE, 6, 128, ZM_F32, 0},
+    {ZMI_QUANT_AFFINE, 8, 64, ZM_BF16, 0}, {ZMI_QUANT_NONE, 0, 0, ZM_BF16, 0},    {ZMI_QUANT_NONE, 0, 0, ZM_F32, 0},
 };
 static const zm_dtype float_dtypes[] = {ZM_BF16, ZM_F32, ZM_F16};
 
@@ -346,7 +346,7 @@ static void test_linear(void **state) {
 // Rows of several pieces, and more rows than a panel holds.
 static void test_linear_shapes(void **state) {
   (void)state;
-  zmi_format odd = {ZMI_QUANT_NONE, 0, 0, ZM_BF16};
+  zmi_format odd = {ZMI_QUANT_NONE, 0, 0, ZM_BF16, 0};
   check_linear(formats[2], ZM_BF16, 3, 16, 1216, true);
   check_linear(formats[3], ZM_F32, 2, 33, 640, false);
   check_linear(formats[2], ZM_BF16, 1, 400, 128, false);
@@ -827,7 +827,7 @@ static void test_matrix_rules(void **state) {
       {INT64_MAX / 4, INT64_C(1) << 40, 1, 64, 4, 0, 128, "too large"},
   };
   for (size_t i = 0; i < ZMI_COUNT(cases); i++) {
-    matrix_attrs a = {{ZMI_QUANT_AFFINE, cases[i].bits, cases[i].group, ZM_BF16}, cases[i].n, cases[i].k, cases[i].experts, 0};
+    matrix_attrs a = {{ZMI_QUANT_AFFINE, cases[i].bits, cases[i].group, ZM_BF16, 0}, cases[i].n, cases[i].k, cases[i].experts, 0};
     in[0] = zmi_type_of(ZM_BF16, SHAPE(3, cases[i].width));
     in[1] = m.packed.type;
     in[1].shape[0] += cases[i].size;

@@ -67,8 +67,8 @@ static zm_array *vector(world *w, const char *name, zm_dtype dtype, int rank, co
 }
 
 static const zmi_format formats[] = {
-    {ZMI_QUANT_AFFINE, 4, 32, ZM_BF16}, {ZMI_QUANT_AFFINE, 4, 32, ZM_BF16}, {ZMI_QUANT_AFFINE, 8, 32, ZM_F32},
-    {ZMI_QUANT_NONE, 0, 0, ZM_BF16},    {ZMI_QUANT_AFFINE, 3, 32, ZM_BF16}, {ZMI_QUANT_NONE, 0, 0, ZM_F32},
+    {ZMI_QUANT_AFFINE, 4, 32, ZM_BF16, 0}, {ZMI_QUANT_AFFINE, 4, 32, ZM_BF16, 0}, {ZMI_QUANT_AFFINE, 8, 32, ZM_F32, 0},
+    {ZMI_QUANT_NONE, 0, 0, ZM_BF16, 0},    {ZMI_QUANT_AFFINE, 3, 32, ZM_BF16, 0}, {ZMI_QUANT_NONE, 0, 0, ZM_F32, 0},
 };
 
 static zmi_matrix matrix(world *w, const char *name, int64_t n, int64_t k, int64_t experts) {

@@ -121,7 +121,7 @@ static void packing_affine(void **context) {
   for (size_t b = 0; b < ZMI_COUNT(widths); b++) {
     for (size_t g = 0; g < ZMI_COUNT(groups); g++) {
       for (size_t s = 0; s < ZMI_COUNT(stored); s++) {
-        zmi_format f = {ZMI_QUANT_AFFINE, widths[b], groups[g], stored[s] == ZM_BF16 ? ZM_BF16 : ZM_F32};
+        zmi_format f = {ZMI_QUANT_AFFINE, widths[b], groups[g], stored[s] == ZM_BF16 ? ZM_BF16 : ZM_F32, 0};
         static const int64_t rows[] = {16, 1, 37};
         check_affine(&f, stored[s], rows[s], groups[g] * (int64_t)(1 + s + b % 2));
       }
@@ -135,7 +135,7 @@ static void packing_float(void **context) {
   static const int64_t sizes[][2] = {{16, 64}, {5, 7}, {33, 100}, {17, 1}};
   for (size_t s = 0; s < ZMI_COUNT(stored); s++) {
     for (size_t t = 0; t < ZMI_COUNT(sizes); t++) {
-      zmi_format f = {ZMI_QUANT_NONE, 0, 0, stored[s] == ZM_BF16 || s == 3 ? ZM_BF16 : ZM_F32}; // s == 3: rounded on the way
+      zmi_format f = {ZMI_QUANT_NONE, 0, 0, stored[s] == ZM_BF16 || s == 3 ? ZM_BF16 : ZM_F32, 0}; // s == 3: rounded on the way
       int64_t n = sizes[t][0], k = sizes[t][1], blocks = (n + 15) / 16;
       size_t size = zm_dtype_size(stored[s]), bytes;
       unsigned char *w = malloc((size_t)(n * k) * size + 1);
@@ -292,29 +292,29 @@ static void float16(void **context) {
 static void formats(void **context) {
   (void)context;
   char text[64];
-  zmi_format f = {ZMI_QUANT_AFFINE, 4, 64, ZM_BF16};
+  zmi_format f = {ZMI_QUANT_AFFINE, 4, 64, ZM_BF16, 0};
   assert_int_equal(zmi_format_check(&f), ZM_OK);
   assert_string_equal(zmi_format_text(&f, text), "affine 4-bit g64");
   static const struct {
     zmi_format f;
     zm_status status;
     const char *word;
-  } bad[] = {{{ZMI_QUANT_AFFINE, 7, 64, ZM_BF16}, ZM_ERROR_FORMAT, "7 bits"},
-             {{ZMI_QUANT_AFFINE, -1, 64, ZM_BF16}, ZM_ERROR_FORMAT, "-1 bits"},
-             {{ZMI_QUANT_AFFINE, 1000, 64, ZM_BF16}, ZM_ERROR_FORMAT, "1000 bits"},
-             {{ZMI_QUANT_AFFINE, 4, 48, ZM_BF16}, ZM_ERROR_FORMAT, "48"},
-             {{ZMI_QUANT_AFFINE, 4, 0, ZM_BF16}, ZM_ERROR_FORMAT, "groups of 0"},
-             {{ZMI_QUANT_MXFP4, 4, 64, ZM_BF16}, ZM_ERROR_FORMAT, "must be 32"},
-             {{ZMI_QUANT_MXFP8, 4, 32, ZM_BF16}, ZM_ERROR_FORMAT, "must be 8"},
-             {{ZMI_QUANT_NVFP4, 4, 32, ZM_BF16}, ZM_ERROR_FORMAT, "must be 16"},
-             {{99, 4, 32, ZM_BF16}, ZM_ERROR_ARGUMENT, "99"},
-             {{-1, 4, 32, ZM_BF16}, ZM_ERROR_ARGUMENT, "-1"},
-             {{ZMI_QUANT_AFFINE, 4, 64, ZM_F16}, ZM_ERROR_ARGUMENT, "float16"}};
+  } bad[] = {{{ZMI_QUANT_AFFINE, 7, 64, ZM_BF16, 0}, ZM_ERROR_FORMAT, "7 bits"},
+             {{ZMI_QUANT_AFFINE, -1, 64, ZM_BF16, 0}, ZM_ERROR_FORMAT, "-1 bits"},
+             {{ZMI_QUANT_AFFINE, 1000, 64, ZM_BF16, 0}, ZM_ERROR_FORMAT, "1000 bits"},
+             {{ZMI_QUANT_AFFINE, 4, 48, ZM_BF16, 0}, ZM_ERROR_FORMAT, "48"},
+             {{ZMI_QUANT_AFFINE, 4, 0, ZM_BF16, 0}, ZM_ERROR_FORMAT, "groups of 0"},
+             {{ZMI_QUANT_MXFP4, 4, 64, ZM_BF16, 0}, ZM_ERROR_FORMAT, "must be 32"},
+             {{ZMI_QUANT_MXFP8, 4, 32, ZM_BF16, 0}, ZM_ERROR_FORMAT, "must be 8"},
+             {{ZMI_QUANT_NVFP4, 4, 32, ZM_BF16, 0}, ZM_ERROR_FORMAT, "must be 16"},
+             {{99, 4, 32, ZM_BF16, 0}, ZM_ERROR_ARGUMENT, "99"},
+             {{-1, 4, 32, ZM_BF16, 0}, ZM_ERROR_ARGUMENT, "-1"},
+             {{ZMI_QUANT_AFFINE, 4, 64, ZM_F16, 0}, ZM_ERROR_ARGUMENT, "float16"}};
   for (size_t i = 0; i < ZMI_COUNT(bad); i++) {
     assert_int_equal(zmi_format_check(&bad[i].f), bad[i].status);
     assert_non_null(strstr(zm_last_error(), bad[i].word));
   }
-  f = (zmi_format){ZMI_QUANT_NONE, 0, 0, ZM_BF16};
+  f = (zmi_format){ZMI_QUANT_NONE, 0, 0, ZM_BF16, 0};
   assert_int_equal(zmi_format_check(&f), ZM_OK);
   assert_string_equal(zmi_format_text(&f, text), "bfloat16");
   for (int i = 0; i < ZMI_QUANT_MODE_COUNT; i++) assert_int_equal(zmi_quant_mode_find(zmi_quant_mode_name(i)), i);
@@ -328,7 +328,7 @@ static void refusing(void **context) {
   (void)context;
   static const zm_dtype stored[] = {ZM_BF16, ZM_F16, ZM_F32};
   for (size_t s = 0; s < ZMI_COUNT(stored); s++) {
-    zmi_format f = {ZMI_QUANT_AFFINE, 4, 32, stored[s] == ZM_BF16 ? ZM_BF16 : ZM_F32};
+    zmi_format f = {ZMI_QUANT_AFFINE, 4, 32, stored[s] == ZM_BF16 ? ZM_BF16 : ZM_F32, 0};
     matrix a = make_matrix(4, 32, stored[s], 5, 96);
     assert_int_equal(zmi_stored_matrix_check(&f, &a.m), ZM_OK);
     size_t size = zm_dtype_size(stored[s]);

@@ -125,7 +125,7 @@ static void the_bits_of_linear(void **state) {
     const int64_t n = 50, k = 640, m = 9;
     matrix w = quantized(formats[f], ZM_BF16, SHAPE(n, k));
     zm_array *x = noise(ZM_BF16, SHAPE(m, k));
-    zmi_matrix packed = {.format = {ZMI_QUANT_AFFINE, w.q.bits, w.q.group, ZM_BF16}, .n = n, .k = k, .experts = 1};
+    zmi_matrix packed = {.format = {ZMI_QUANT_AFFINE, w.q.bits, w.q.group, ZM_BF16, 0}, .n = n, .k = k, .experts = 1};
     size_t bytes;
     assert_true(zmi_packed_bytes(&packed.format, n, k, &bytes));
     void *memory = zmi_block_alloc(bytes);

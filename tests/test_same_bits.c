@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@ typedef struct way {
   int chunk;           // rows of a step
   const char *pattern; // NULL: stock; "all"
   int others;          // further sequences that share each step
+  zm_activations activations;
 } way;
 
 static char *checkpoints[MAX_CHECKPOINTS];
@@ -70,7 +72,8 @@ static void feed(zm_session *s, const way *w, int32_t vocab, float *logits) {
 }
 
 static float *run(const char *path, const way *w) {
-  zm_model *m = zm_model_open(path, &(zm_model_options){.dtype = w->dtype, .threads = w->threads, .isa = w->isa});
+  zm_model *m =
+      zm_model_open(path, &(zm_model_options){.dtype = w->dtype, .threads = w->threads, .isa = w->isa, .activations = w->activations});
   if (!m) fail_msg("%s: %s", path, zm_last_error());
   choose(m, w->pattern);
   int32_t vocab = zmi_model_vocab(m);
@@ -155,6 +158,43 @@ static void the_promise(void **state) {
   each_checkpoint(check_everything);
 }
 
+// The same rungs for one-byte activations, and how far they are from the exact ones: docs/numerics.md states it.
+static void one_byte_activations(void **state) {
+  (void)state;
+  for (size_t i = 0; i < checkpoint_count; i++) {
+    const zm_activations a = ZM_ACTIVATIONS_INT8;
+    const char *path = checkpoints[i];
+    float *plain = run(path, &(way){.dtype = ZM_BF16, .threads = 1, .isa = "scalar", .chunk = PLAIN_CHUNK, .activations = a});
+    for (size_t t = 1; t < zmi_tier_count(); t++) {
+      if (!zmi_tier_supported(t, NULL)) continue;
+      compare(path, plain, &(way){.dtype = ZM_BF16, .threads = 2, .isa = zmi_tier(t)->name, .chunk = 5, .activations = a});
+    }
+    compare(path, plain, &(way){.dtype = ZM_BF16, .threads = 3, .chunk = 1, .pattern = "all", .activations = a});
+    compare(path, plain, &(way){.dtype = ZM_BF16, .threads = 2, .chunk = TOKENS, .pattern = "all", .activations = a});
+    compare(path, plain, &(way){.dtype = ZM_BF16, .threads = 2, .chunk = 4, .others = 3, .activations = a});
+
+    float *exact = run(path, &(way){.dtype = ZM_BF16, .threads = 2, .chunk = TOKENS});
+    const size_t n = (size_t)vocab_of(path) * TOKENS;
+    double mean = 0, squares = 0, errors = 0;
+    for (size_t k = 0; k < n; k++) {
+      mean += (double)exact[k] / (double)n;
+      squares += (double)exact[k] * (double)exact[k];
+      errors += (double)(exact[k] - plain[k]) * (double)(exact[k] - plain[k]);
+    }
+    const double share = errors / (squares - (double)n * mean * mean);
+    zm_model *m = zm_model_open(path, NULL);
+    zm_model_info info;
+    zm_model_get_info(m, &info);
+    const bool floats = strcmp(info.quantization, "none") == 0 || strstr(info.quantization, "mxfp8") != NULL;
+    const double most = strncmp(path, "checkpoints/tiny-", 17) == 0 ? 0.2 : 0.08; // random tiny models have routers that flip easily
+    if (floats ? share != 0 : share <= 0 || share > most * most)
+      fail_msg("%s (%s): one-byte activations change logits by %.2f%%", path, info.quantization, 100 * sqrt(share));
+    zm_model_close(m);
+    free(exact);
+    free(plain);
+  }
+}
+
 // Patching and unpatching while a session lives: the caches are the same, so the sides can alternate token by token.
 static void patterns_alternate(void **state) {
   (void)state;
@@ -227,6 +267,7 @@ int main(void) {
   qsort(checkpoints, checkpoint_count, sizeof *checkpoints, compare_names);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(the_promise),
+      cmocka_unit_test(one_byte_activations),
       cmocka_unit_test(patterns_alternate),
       cmocka_unit_test(differences_are_located),
   };

@@ -289,9 +289,9 @@ END
 
 static void every_case(void **state) {
   (void)state;
-  pack(&plain, (zmi_format){ZMI_QUANT_NONE, 0, 0, ZM_F32}, 1);
-  pack(&affine, (zmi_format){ZMI_QUANT_AFFINE, 8, 32, ZM_F32}, 1);
-  pack(&many, (zmi_format){ZMI_QUANT_AFFINE, 4, 32, ZM_F32}, EXPERTS);
+  pack(&plain, (zmi_format){ZMI_QUANT_NONE, 0, 0, ZM_F32, 0}, 1);
+  pack(&affine, (zmi_format){ZMI_QUANT_AFFINE, 8, 32, ZM_F32, 0}, 1);
+  pack(&many, (zmi_format){ZMI_QUANT_AFFINE, 4, 32, ZM_F32, 0}, EXPERTS);
   for (size_t i = 0; i < ZMI_COUNT(cases); i++) check_all(&cases[i]);
   for (size_t i = 0; i < state_count; i++) free(states[i]);
   free(plain.data);

@@ -18,6 +18,13 @@ extern "C" {
 typedef struct zm_model zm_model;
 typedef struct zm_session zm_session;
 
+// How products with quantized weights take activations. Either way the bits depend on neither patches, threads, tiers, chunks nor batches.
+typedef enum zm_activations {
+  ZM_ACTIVATIONS_EXACT, // three signed bytes an element: what bfloat16 holds, and more, within each group of weights
+  ZM_ACTIVATIONS_INT8   // one signed byte: prompts are read faster; docs/numerics.md states the error. Routers stay exact, and so do
+                        // products with weights that are not quantized, or mxfp8
+} zm_activations;
+
 typedef struct zm_model_options {
   zm_dtype dtype;          // ZM_BF16 or ZM_F32: dtype of activations and caches; 0: as the checkpoint says
   int threads;             // 0: one for each CPU this process may use
@@ -26,6 +33,7 @@ typedef struct zm_model_options {
   int32_t context;         // positions that the caller means to use, for the memory check; 0: the smaller of 4096 and what the model allows
   zm_progress_fn progress; // may be NULL
   void *progress_user;
+  zm_activations activations;
 } zm_model_options;
 
 // Opens the checkpoint folder `path` (config.json, *.safetensors, tokenizer.json). options may be NULL. NULL on failure.
@@ -44,6 +52,7 @@ typedef struct zm_model_info {
   uint64_t cache_bytes_per_token;         // key/value cache that one more position of one sequence takes
   int threads;
   const char *isa; // the tier in use
+  zm_activations activations;
 } zm_model_info;
 // m NULL: *info is all zero.
 ZM_API void zm_model_get_info(const zm_model *m, zm_model_info *info);

@@ -23,13 +23,14 @@ bool zmi_absent(const zmi_type *types, int nin, int i);
 extern const char *const zmi_mode_words[]; // names of zmi_quant_mode
 extern const char *const zmi_dtype_words[];
 // clang-format off
-// Four fields of a zmi_format member of an attribute struct, each name with a prefix.
+// Five fields of a zmi_format member of an attribute struct, each name with a prefix.
 #define ZMI_FORMAT_FIELDS(prefix, type, member)                                      \
   {prefix "mode", ZMI_FIELD_WORD, offsetof(type, member.mode), zmi_mode_words},      \
   {prefix "bits", ZMI_FIELD_INT, offsetof(type, member.bits), NULL},                 \
   {prefix "group", ZMI_FIELD_INT, offsetof(type, member.group), NULL},               \
-  {prefix "dtype", ZMI_FIELD_WORD, offsetof(type, member.dtype), zmi_dtype_words}
-// Seven fields of a zmi_matrix_attrs member.
+  {prefix "dtype", ZMI_FIELD_WORD, offsetof(type, member.dtype), zmi_dtype_words},   \
+  {prefix "digits", ZMI_FIELD_INT, offsetof(type, member.digits), NULL}
+// Eight fields of a zmi_matrix_attrs member.
 #define ZMI_MATRIX_FIELDS(prefix, type, member)                                      \
   ZMI_FORMAT_FIELDS(prefix, type, member.format),                                    \
   {prefix "n", ZMI_FIELD_INT, offsetof(type, member.n), NULL},                       \
@@ -64,6 +65,7 @@ enum { ZMI_PIECE = 512 }; // k of one piece of a row, made ready by one tile; a 
 typedef struct zmi_ready {
   int64_t k;
   int64_t group;  // above 0: digits of that group size; 0: float rows
+  int digits;     // of an element: 3 or 1
   zm_dtype dtype; // of float rows
   bool direct;    // rows of x can be used as they are
   size_t bytes;   // of one row made ready, a multiple of 64

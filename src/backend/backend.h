@@ -17,10 +17,10 @@ enum {
   ZMI_FEW_ROWS = 8 // most rows of a product that is bound by reading the other matrix
 };
 
-// One row of activations as digits. Per group, one after another: group bytes of d0 (most significant), of d1, of d2; after all groups:
-// float scale[groups] (the power of two 2^e), float sum[groups] (2^e times the sum of the integers), int32 parts[groups][3] (the sums of
-// d0, d1 and d2). Size: zmi_digits_bytes (a multiple of 64).
-size_t zmi_digits_bytes(int64_t k, int64_t group);
+// One row of activations as `digits` digits, 3 or 1. Per group, one after another: group bytes of d0 (most significant), of d1, of d2;
+// after all groups: float scale[groups] (of three digits the power of two 2^e), float sum[groups] (scale times the sum of the integers),
+// int32 parts[groups][digits] (the sums of d0, d1 and d2). Size: zmi_digits_bytes (a multiple of 64).
+size_t zmi_digits_bytes(int64_t k, int64_t group, int digits);
 
 // y[m][16*b + lane] = dot of rows m < rows (<= ZMI_ROWS) of x with the 16 rows of each of `blocks` consecutive blocks of a format. y:
 // float32, row stride ldy. x: rows of k elements: digits (affine, mxfp4, nvfp4), or elements of x_dtype, ZM_BF16 (with bf16 weights only)
@@ -47,9 +47,12 @@ typedef struct zmi_panels {
 typedef struct zmi_kernels {
   const char *name; // "scalar", "avx2", "avx512", "avx512vnni"
 
-  // x float32 [k] -> digits (zmi_digits_bytes(k, group) bytes, 64-byte aligned). group: 16, 32, 64 or 128.
-  void (*digits)(const float *x, int64_t k, int64_t group, void *digits);
+  // x float32 [k] -> digits (zmi_digits_bytes(k, group, digits) bytes, 64-byte aligned). group: 16, 32, 64 or 128.
+  void (*digits)(const float *x, int64_t k, int64_t group, int digits, void *out);
   zmi_dot_fn dot[ZMI_QUANT_MODE_COUNT]; // by the mode of the weights
+  // Nothing but this tier's products of bytes, from registers, as fast as they go: what prompts are measured against. Returns how many
+  // multiply-adds `rounds` rounds were; the sums go to sink so that nothing is left out.
+  int64_t (*products)(int64_t rounds, int32_t sink[ZMI_LANES]);
 
   // Row helpers. n elements; dtype of memory at `src`/`dst` is any float dtype; float32 inside.
   void (*load)(const void *src, zm_dtype dtype, int64_t n, float *out); // widen

@@ -102,6 +102,9 @@ static void print_table(const zmi_bench *b, zm_model *m, const zmi_peers *peers)
   double mb = (double)(b->bytes_per_token + b->cache_bytes) / 1e6;
   zmi_text_add(&out, "\na token reads %.1f MB of weights and caches: %.1f GB/s, %.0f%% of the %.1f GB/s measured; peak memory %s\n", mb,
                mb * b->decode.median / 1e3, 100 * b->share, b->bandwidth, cli_bytes((double)b->peak_memory, size));
+  if (b->prefill_share > 0)
+    zmi_text_add(&out, "a prompt takes %.0f%% of the %.0f G multiply-adds of bytes a second measured%s\n", 100 * b->prefill_share,
+                 b->int8_peak, info.activations == ZM_ACTIVATIONS_INT8 ? "" : ", three for each element of an activation");
   if (b->share > 1) zmi_text_add(&out, "(above 100%%: so small a model stays in the caches)\n");
   if (b->op_count) print_profile(b, &out);
   if (peers->comparison) print_peers(peers, b, m, &out);

@@ -10,6 +10,7 @@ const cli_option cli_model_options[] = {
   {"threads", 't', CLI_INT, "N", 1, 1024, "one for each CPU", "worker threads"},
   {"isa", 0, CLI_STRING, "TIER", 0, 0, "the best", "highest CPU tier: scalar, avx2, ..."},
   {"dtype", 0, CLI_CHOICE, "bfloat16|float32", 0, 0, NULL, "compute in it (default: as stored)"},
+  {"activations", 0, CLI_CHOICE, "exact|int8", 0, 0, "exact", "int8: faster prompts, other numbers"},
   {"memory-limit", 0, CLI_FLOAT, "GB", 0.001, 1e6, NULL, "refuse models that need more memory"},
   CLI_END,
 };
@@ -18,6 +19,7 @@ zm_model *cli_open_stock_model(const cli_args *args, int *status) {
   zm_model_options o = {
     .dtype = cli_given(args, "dtype") ? zm_dtype_from_name(cli_text(args, "dtype")) : ZM_DTYPE_DEFAULT,
     .threads = (int)cli_int(args, "threads"),
+    .activations = strcmp(cli_text(args, "activations"), "int8") == 0 ? ZM_ACTIVATIONS_INT8 : ZM_ACTIVATIONS_EXACT,
     .isa = cli_given(args, "isa") ? cli_text(args, "isa") : NULL,
     .memory_limit = (uint64_t)(cli_float(args, "memory-limit") * 1e9),
     .context = cli_given(args, "context") ? (int32_t)cli_int(args, "context") : 0, // not every command has this option

@@ -6,9 +6,11 @@
 zm_array *zmi_build_embedding(zmi_build *b, const char *name) {
   const zmi_config *c = b->config;
   const uint64_t before = b->token_bytes;
+  const double products = b->token_products;
   b->embedding = zmi_build_matrix(b, name, c->vocab, c->hidden, false);
   if (!b->embedding.packed) return NULL;
   b->token_bytes = before + (b->token_bytes - before) / (uint64_t)c->vocab; // one row of it
+  b->token_products = products;
   return zmi_embed(&b->embedding, b->tokens, b->dtype);
 }
 
@@ -30,7 +32,9 @@ zm_array *zmi_build_head(zmi_build *b, zm_array *x, const char *norm) {
   if (!c->tied) {
     zmi_build_place(b, "%s", "");
     zmi_build_label(b, "lm_head");
+    const double products = b->token_products;
     const zmi_matrix head = zmi_build_matrix(b, "lm_head", c->vocab, c->hidden, false);
+    b->token_products = products;
     return b->selected > 0 ? zmi_linear(&head, x) : head.packed && x ? hidden : NULL;
   }
   zmi_build_label(b, "lm_head");
@@ -82,7 +86,8 @@ zm_array *zmi_build_mlp(zmi_build *b, zm_array *x, const zmi_mlp_names *names, i
 zm_array *zmi_build_moe(zmi_build *b, zm_array *x, const zmi_route_attrs *route, const char *bias) {
   const zmi_config *c = b->config;
   const int64_t d = c->hidden, width = c->expert_intermediate;
-  const zmi_matrix router = zmi_build_matrix(b, "gate", c->experts, d, false);
+  zmi_matrix router = zmi_build_matrix(b, "gate", c->experts, d, false);
+  router.format.digits = 0; // whatever --activations says: a choice is not to be rounded, and a router is small
   const zmi_matrix gate = zmi_build_experts(b, "switch_mlp.gate_proj", width, d);
   const zmi_matrix up = zmi_build_experts(b, "switch_mlp.up_proj", width, d);
   const zmi_matrix down = zmi_build_experts(b, "switch_mlp.down_proj", d, width);

@@ -28,6 +28,7 @@ static zmi_matrix wanted_matrix(zmi_build *b, zmi_want *want, const char *name, 
   if (!b->failed) b->failed = b->source->matrix(b->source->self, want, &held) != ZM_OK;
   if (b->failed) return m;
   m.format = held.format;
+  m.format.digits = b->activations == ZM_ACTIVATIONS_INT8 && zmi_format_takes_digits(&m.format);
   char weight_name[ZMI_NAME + 16];
   snprintf(weight_name, sizeof weight_name, "%s.weight", want->name);
   const zmi_type type = zmi_type_of(ZM_U8, 1, &(int64_t){(int64_t)held.bytes});
@@ -42,6 +43,7 @@ static zmi_matrix wanted_matrix(zmi_build *b, zmi_want *want, const char *name, 
   }
   b->weight_bytes += bytes;
   b->token_bytes += (uint64_t)((double)bytes * active);
+  if (zmi_format_takes_digits(&m.format)) b->token_products += (double)want->n * (double)want->k * (double)want->experts * active;
   b->largest_bytes = ZMI_MAX(b->largest_bytes, bytes);
   return m;
 }
@@ -107,6 +109,7 @@ zm_array *zmi_build_graph(zmi_build *b) {
   b->place[0] = 0;
   b->state_next = 0;
   b->failed = false;
+  b->token_products = 0;
   b->weight_bytes = b->token_bytes = b->largest_bytes = b->cache_bytes_per_token = 0;
   zmi_build_label(b, NULL);
   b->tokens = input("tokens", b->rows);

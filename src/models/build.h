@@ -44,6 +44,7 @@ typedef struct zmi_build {
   const zmi_source *source;
   const float *inv_freq; // [head_dim / 2]; may be NULL where nothing is played
   zm_dtype dtype;
+  zm_activations activations;
   int64_t rows, selected;
   int64_t sequences, context;
   zmi_state_set *states;
@@ -60,6 +61,7 @@ typedef struct zmi_build {
   // sums
   uint64_t weight_bytes;  // memory of all weights
   uint64_t token_bytes;   // weights that one row reads
+  double token_products;  // multiply-adds of a row with weights that take it as digits; without the head
   uint64_t largest_bytes; // of the largest single weight
   uint64_t cache_bytes_per_token;
 } zmi_build;

@@ -20,6 +20,7 @@ static void prepare(zmi_step *s, zmi_state_set *states, bool list) {
       .source = &s->source,
       .inv_freq = s->inv_freq,
       .dtype = s->dtype,
+      .activations = s->activations,
       .rows = s->rows,
       .selected = s->selected,
       .sequences = list ? s->sequences : states->sequences,
@@ -76,6 +77,7 @@ static zmi_step model_step(zm_model *m) {
                     .source = zmi_store_source(&m->store),
                     .inv_freq = m->inv_freq,
                     .dtype = m->dtype,
+                    .activations = m->activations,
                     .sequences = 1,
                     .context = ZMI_KEY_BLOCK,
                     .kernels = m->kernels,
@@ -129,8 +131,14 @@ zm_model *zm_model_open(const char *path, const zm_model_options *options) {
   if (!options) options = &none;
   if (!path || !*path) return zmi_fail(ZM_ERROR_ARGUMENT, "no path of a checkpoint folder was given"), NULL;
   if (options->threads < 0) return zmi_fail(ZM_ERROR_ARGUMENT, "threads must not be negative, found %d", options->threads), NULL;
+  if (options->activations != ZM_ACTIVATIONS_EXACT && options->activations != ZM_ACTIVATIONS_INT8) {
+    return zmi_fail(ZM_ERROR_ARGUMENT, "activations: %d is neither ZM_ACTIVATIONS_EXACT nor ZM_ACTIVATIONS_INT8",
+                    (int)options->activations),
+           NULL;
+  }
   zm_model *m = zmi_calloc(1, sizeof *m);
   if (!m) return NULL;
+  m->activations = options->activations;
   if (open_model(m, path, options) == ZM_OK) return m;
   zm_model_close(m);
   return NULL;
@@ -165,6 +173,7 @@ void zm_model_get_info(const zm_model *m, zm_model_info *info) {
       .path = m->path,
       .quantization = m->quantization,
       .dtype = m->dtype,
+      .activations = m->activations,
       .layers = c->layers,
       .hidden = c->hidden,
       .vocab = c->vocab,
@@ -189,6 +198,10 @@ zmi_pool *zmi_model_pool(const zm_model *m) {
 
 const zmi_kernels *zmi_model_kernels(const zm_model *m) {
   return m->kernels;
+}
+
+const zmi_model_plan *zmi_model_plan_of(const zm_model *m) {
+  return &m->plan;
 }
 
 zm_dtype zmi_model_dtype(const zm_model *m) {

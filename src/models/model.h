@@ -10,6 +10,7 @@ struct zm_model {
   zmi_config config;
   char quantization[64];
   zm_dtype dtype;
+  zm_activations activations;
   zmi_store store;
   float *inv_freq; // [head_dim / 2]
   zmi_model_plan plan;
@@ -31,6 +32,7 @@ typedef struct zmi_step {
   zmi_source source;
   const float *inv_freq;
   zm_dtype dtype;
+  zm_activations activations;
   int32_t rows, selected;
   const zmi_state_set *states; // NULL: `sequences` of `context` positions without memory
   int32_t sequences, context;  // a multiple of ZMI_KEY_BLOCK

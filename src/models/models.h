@@ -78,16 +78,19 @@ typedef struct zmi_model_plan {
   char quantization[64];
   zm_dtype dtype;
   int32_t layers, hidden, vocab, context, sequences, chunk;
-  int32_t model_context;    // the longest that the checkpoint was made for
-  uint64_t file_bytes;      // tensors of the checkpoint (0 if there are none yet: config.json alone)
-  uint64_t weight_bytes;    // packed weights
-  uint64_t bytes_per_token; // weight bytes that decoding one token reads
-  uint64_t cache_bytes;     // key/value caches and other states of all sequences
+  int32_t model_context;     // the longest that the checkpoint was made for
+  uint64_t file_bytes;       // tensors of the checkpoint (0 if there are none yet: config.json alone)
+  uint64_t weight_bytes;     // packed weights
+  uint64_t bytes_per_token;  // weight bytes that decoding one token reads
+  double products_per_token; // multiply-adds of a prompt's token with quantized weights that take activations as digits, but the head
+  uint64_t cache_bytes;      // key/value caches and other states of all sequences
   uint64_t cache_bytes_per_token;
   uint64_t scratch_bytes; // arenas of the decode program and of the prompt program
   uint64_t load_bytes;    // the most that loading needs beside the weights
   uint64_t total_bytes;   // peak: weights + the larger of loading and (cache + scratch)
 } zmi_model_plan;
+
+const zmi_model_plan *zmi_model_plan_of(const zm_model *m); // the plan it was opened by
 
 // Plans a checkpoint folder, or a folder with config.json alone, without loading weights. request may be NULL.
 zm_status zmi_model_plan_path(const char *path, const zmi_model_plan_request *request, zmi_model_plan *plan);

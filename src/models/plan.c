@@ -63,6 +63,7 @@ zm_status zmi_plan(const zmi_config *config, const zmi_source *source, uint64_t 
   plan->cache_bytes = cache;
   plan->weight_bytes = step.build.weight_bytes;
   plan->bytes_per_token = step.build.token_bytes;
+  plan->products_per_token = step.build.token_products;
   plan->cache_bytes_per_token = step.build.cache_bytes_per_token;
   plan->load_bytes = file_bytes ? ZMI_MIN(step.build.largest_bytes, (uint64_t)ZMI_SLAB_BYTES) : 0;
   zmi_state_set_release(&states);

@@ -84,11 +84,18 @@ zm_status zmi_format_check(const zmi_format *f) {
   if (f->dtype != ZM_BF16 && f->dtype != ZM_F32) {
     return zmi_fail(ZM_ERROR_ARGUMENT, "packed weights hold bfloat16 or float32, not %s", zm_dtype_name((zm_dtype)f->dtype));
   }
+  if (f->digits != 0 && f->digits != 1) {
+    return zmi_fail(ZM_ERROR_ARGUMENT, "activations as %lld digits do not exist: 0 (all three) and 1 do", (long long)f->digits);
+  }
   return f->mode == ZMI_QUANT_NONE ? ZM_OK : check_numbers(f, ZM_ERROR_FORMAT);
 }
 
 bool zmi_format_takes_digits(const zmi_format *f) {
   return modes[f->mode].digits;
+}
+
+int zmi_format_digits(const zmi_format *f) {
+  return f->digits ? (int)f->digits : 3;
 }
 
 const char *zmi_format_text(const zmi_format *f, char buffer[64]) {

@@ -31,10 +31,11 @@ typedef enum zmi_quant_mode {
 
 // How a matrix is stored in a checkpoint.
 typedef struct zmi_format {
-  int64_t mode;  // zmi_quant_mode
-  int64_t bits;  // affine: 2, 3, 4, 5, 6, 8; mxfp4, nvfp4: 4; mxfp8: 8
-  int64_t group; // affine: 32, 64, 128; mxfp4, mxfp8: 32; nvfp4: 16
-  int64_t dtype; // zm_dtype of packed scales and biases (affine) or weights (none): ZM_BF16 or ZM_F32; of no meaning elsewhere
+  int64_t mode;   // zmi_quant_mode
+  int64_t bits;   // affine: 2, 3, 4, 5, 6, 8; mxfp4, nvfp4: 4; mxfp8: 8
+  int64_t group;  // affine: 32, 64, 128; mxfp4, mxfp8: 32; nvfp4: 16
+  int64_t dtype;  // zm_dtype of packed scales and biases (affine) or weights (none): ZM_BF16 or ZM_F32; of no meaning elsewhere
+  int64_t digits; // of an activation in products, where they take digits: 0: three, which are exact; 1: the one-byte activations
 } zmi_format;
 
 const char *zmi_quant_mode_name(int64_t mode); // "affine"
@@ -42,6 +43,7 @@ int zmi_quant_mode_find(const char *name);     // -1 if unknown
 // Checks bits and group of a mode; the message lists what is allowed.
 zm_status zmi_format_check(const zmi_format *f);
 bool zmi_format_takes_digits(const zmi_format *f); // products take activations as integers (docs/numerics.md), else as floats
+int zmi_format_digits(const zmi_format *f);        // digits of an activation: 3 or 1
 const char *zmi_format_text(const zmi_format *f, char buffer[64]); // "affine 4-bit g64", "bfloat16"
 
 enum { ZMI_LANES = 16 };

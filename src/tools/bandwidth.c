@@ -1,4 +1,5 @@
-// The read bandwidth that decoding is measured against: the pool's workers read memory of their own, as decode kernels read weights.
+// What the machine gives: the read bandwidth that decoding is measured against (the pool's workers read memory of their own, as decode
+// kernels read weights), and the products of bytes that prompts are.
 #include "tools/tools.h"
 
 #include <string.h>
@@ -63,4 +64,34 @@ double zmi_bandwidth_measure(zmi_bandwidth *b) {
     if (t < best) best = t;
   }
   return (double)b->words * 8 / best / 1e9;
+}
+
+// ---- products of bytes ----
+
+typedef struct products {
+  const zmi_kernels *kernels;
+  int64_t rounds, count[WORKERS];
+} products;
+
+static void multiply_part(void *user, int worker, int workers) {
+  products *p = user;
+  int32_t sink[ZMI_LANES];
+  (void)workers;
+  const int64_t count = p->kernels->products(p->rounds, sink);
+  if (worker < WORKERS) p->count[worker] = count + (sink[0] == INT32_MIN); // the sums are looked at, so they are made
+}
+
+double zmi_products_measure(zmi_pool *pool, const zmi_kernels *kernels) {
+  products p = {.kernels = kernels, .rounds = 1000};
+  double best = 0;
+  for (int pass = 0; pass < PASSES; pass++) {
+    double t = zmi_now();
+    zmi_pool_run(pool, multiply_part, &p);
+    t = zmi_now() - t;
+    double all = 0;
+    for (int i = 0; i < ZMI_MIN(zmi_pool_workers(pool), WORKERS); i++) all += (double)p.count[i];
+    best = ZMI_MAX(best, all / t / 1e9);
+    if (t < 3e-3) p.rounds = (int64_t)((double)p.rounds * ZMI_MIN(5e-3 / ZMI_MAX(t, 1e-6), 1000.0)); // to about 5 ms
+  }
+  return best;
 }

@@ -67,6 +67,7 @@ static zm_status run_all(bencher *b) {
     double after = zmi_bandwidth_measure(memory);
     out->bandwidth_runs[i] = ZMI_MAX(before, after);
     before = after;
+    out->int8_peak = ZMI_MAX(out->int8_peak, zmi_products_measure(zmi_model_pool(b->model), zmi_model_kernels(b->model)));
     if (status == ZM_OK) status = tick(b, i + 1, out->runs);
   }
   zmi_bandwidth_free(memory);
@@ -82,6 +83,8 @@ static zm_status take_share(bencher *b) {
   zm_model_get_info(b->model, &info);
   out->bytes_per_token = info.bytes_per_token;
   out->cache_bytes = info.cache_bytes_per_token * (uint64_t)out->depth;
+  const double digits = info.activations == ZM_ACTIVATIONS_INT8 ? 1 : 3;
+  out->prefill_share = out->prefill.median * zmi_model_plan_of(b->model)->products_per_token * digits / 1e9 / out->int8_peak;
   double *shares = zmi_calloc(out->runs, sizeof *shares), bytes = (double)(out->bytes_per_token + out->cache_bytes);
   if (!shares) return ZM_ERROR_MEMORY;
   for (size_t i = 0; i < out->runs; i++) shares[i] = bytes * out->decode_runs[i] / 1e9 / out->bandwidth_runs[i];
@@ -181,13 +184,14 @@ static json_t *list(const double *values, size_t n) {
 }
 
 json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m) {
-  json_t *j = json_pack("{s:f, s:f, s:I, s:I, s:f, s:f, s:i, s:i, s:i, s:[f, f], s:[f, f], s:o, s:o, s:o, s:I, s:o}", "decode_tok_s",
-                        b->decode.median, "prefill_tok_s", b->prefill.median, "bytes_per_token", (json_int_t)b->bytes_per_token,
-                        "cache_bytes", (json_int_t)b->cache_bytes, "read_bandwidth_gb_s", b->bandwidth, "share_of_bandwidth", b->share,
-                        "prompt_tokens", b->prompt_tokens, "decode_tokens", b->decode_tokens, "depth", b->depth, "decode_interval",
-                        b->decode.low, b->decode.high, "prefill_interval", b->prefill.low, b->prefill.high, "decode_runs",
-                        list(b->decode_runs, b->runs), "prefill_runs", list(b->prefill_runs, b->runs), "bandwidth_runs",
-                        list(b->bandwidth_runs, b->runs), "peak_memory", (json_int_t)b->peak_memory, "model", zmi_model_json(m));
+  json_t *j =
+      json_pack("{s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:[f, f], s:[f, f], s:o, s:o, s:o, s:I, s:o}", "decode_tok_s",
+                b->decode.median, "prefill_tok_s", b->prefill.median, "bytes_per_token", (json_int_t)b->bytes_per_token, "cache_bytes",
+                (json_int_t)b->cache_bytes, "read_bandwidth_gb_s", b->bandwidth, "share_of_bandwidth", b->share, "int8_peak_gmac_s",
+                b->int8_peak, "prefill_share_of_int8_peak", b->prefill_share, "prompt_tokens", b->prompt_tokens, "decode_tokens",
+                b->decode_tokens, "depth", b->depth, "decode_interval", b->decode.low, b->decode.high, "prefill_interval", b->prefill.low,
+                b->prefill.high, "decode_runs", list(b->decode_runs, b->runs), "prefill_runs", list(b->prefill_runs, b->runs),
+                "bandwidth_runs", list(b->bandwidth_runs, b->runs), "peak_memory", (json_int_t)b->peak_memory, "model", zmi_model_json(m));
   if (j && b->op_count) zmi_bench_profile_json(b, j);
   return j;
 }

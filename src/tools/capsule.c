@@ -29,12 +29,12 @@ json_t *zmi_model_json(const zm_model *m) {
   zm_model_info info;
   zm_model_get_info(m, &info);
   const char *name = strrchr(info.path, '/');
-  return json_pack("{s:o, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:i, s:s}", "name",
+  return json_pack("{s:o, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:i, s:s, s:s}", "name",
                    text_json(name && name[1] ? name + 1 : info.path), "family", info.family, "quantization", info.quantization, "dtype",
                    zm_dtype_name(info.dtype), "layers", info.layers, "hidden", info.hidden, "vocab", info.vocab, "file_bytes",
                    (json_int_t)info.file_bytes, "weight_bytes", (json_int_t)info.weight_bytes, "bytes_per_token",
                    (json_int_t)info.bytes_per_token, "cache_bytes_per_token", (json_int_t)info.cache_bytes_per_token, "threads",
-                   info.threads, "isa", info.isa);
+                   info.threads, "isa", info.isa, "activations", info.activations == ZM_ACTIVATIONS_INT8 ? "int8" : "exact");
 }
 
 static json_t *words(int argc, char *const *argv) {

@@ -38,10 +38,11 @@ static json_t *make_key(const zm_model *m, zmi_patterns candidates, int32_t roun
   static const char *const of_machine[] = {"cpu", "isa", "compiler", "version", "commit"};
   zm_model_info info;
   zm_model_get_info(m, &info);
-  json_t *key = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:i, s:i, s:i, s:o, s:o}", "family", info.family, "quantization",
-                          info.quantization, "dtype", zm_dtype_name(info.dtype), "layers", info.layers, "hidden", info.hidden, "vocab",
-                          info.vocab, "weight_bytes", (json_int_t)info.weight_bytes, "threads", info.threads, "rounds", rounds, "tokens",
-                          tokens, "patterns", pattern_names(~(zmi_patterns)0), "candidates", pattern_names(candidates));
+  json_t *key =
+      json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:I, s:i, s:i, s:i, s:o, s:o}", "family", info.family, "quantization",
+                info.quantization, "dtype", zm_dtype_name(info.dtype), "activations", (int)info.activations, "layers", info.layers,
+                "hidden", info.hidden, "vocab", info.vocab, "weight_bytes", (json_int_t)info.weight_bytes, "threads", info.threads,
+                "rounds", rounds, "tokens", tokens, "patterns", pattern_names(~(zmi_patterns)0), "candidates", pattern_names(candidates));
   json_t *machine = zmi_machine_json(zmi_model_kernels(m));
   bool whole = key && machine;
   for (size_t i = 0; i < ZMI_COUNT(of_machine) && whole; i++)

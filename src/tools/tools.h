@@ -35,6 +35,8 @@ typedef struct zmi_bandwidth zmi_bandwidth;
 zmi_bandwidth *zmi_bandwidth_new(zmi_pool *pool);
 double zmi_bandwidth_measure(zmi_bandwidth *b);
 void zmi_bandwidth_free(zmi_bandwidth *b);
+// Products of bytes, in 1e9 multiply-adds a second, of the pool's workers: the best of several passes, some hundredths of a second.
+double zmi_products_measure(zmi_pool *pool, const zmi_kernels *kernels);
 // The commit that this was built from, "-dirty" behind it if files had changed since; "unknown" outside of a clone. Made by the build.
 extern const char zmi_commit[];
 // {"cpu", "cores", "memory_bytes", "system", "isa", "compiler", "version", "commit"}. NULL when memory is short.
@@ -122,6 +124,7 @@ typedef struct zmi_bench {
   double *bandwidth_runs;                // GB/s around each run: the better of before and after, in the same process
   double bandwidth;                      // their median
   double share;                          // median over the runs of bytes read a second / bandwidth around it
+  double int8_peak, prefill_share;       // 1e9 multiply-adds of bytes a second; share of it that prompts take (0: no products of digits)
   uint64_t bytes_per_token, cache_bytes; // weights read for one token; cache read at this depth
   uint64_t peak_memory;
   zmi_bench_op *ops; // with profile: by falling time

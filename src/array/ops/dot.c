@@ -8,8 +8,9 @@ zmi_ready zmi_ready_of(const zmi_format *f, zm_dtype x, int64_t k) {
   zmi_ready r = {.k = k};
   if (zmi_format_takes_digits(f)) {
     r.group = f->group;
+    r.digits = zmi_format_digits(f);
     r.dtype = ZM_F32;
-    r.bytes = zmi_digits_bytes(k, f->group);
+    r.bytes = zmi_digits_bytes(k, f->group, r.digits);
     return r;
   }
   // float32 rows meet blocks of any kind; bf16 rows only bf16 blocks.
@@ -20,7 +21,7 @@ zmi_ready zmi_ready_of(const zmi_format *f, zm_dtype x, int64_t k) {
 }
 
 bool zmi_ready_same(const zmi_ready *a, const zmi_ready *b) {
-  return a->k == b->k && a->group == b->group && a->dtype == b->dtype && a->direct == b->direct;
+  return a->k == b->k && a->group == b->group && a->digits == b->digits && a->dtype == b->dtype && a->direct == b->direct;
 }
 
 void zmi_ready_values(const zmi_kernels *kn, const zmi_ready *f, int64_t piece, const float *values, void *ready) {
@@ -30,19 +31,19 @@ void zmi_ready_values(const zmi_kernels *kn, const zmi_ready *f, int64_t piece, 
     return;
   }
   if (n == f->k) {
-    kn->digits(values, n, f->group, ready);
+    kn->digits(values, n, f->group, f->digits, ready);
     return;
   }
   // Groups are independent: those of a piece are made apart and put in their places.
   _Alignas(64) unsigned char digits[3 * ZMI_PIECE + 20 * (ZMI_PIECE / 16) + 64];
   unsigned char *row = ready;
   size_t groups = (size_t)(n / f->group), before = (size_t)(first / f->group), all = (size_t)(f->k / f->group);
-  kn->digits(values, n, f->group, digits);
-  memcpy(row + 3 * first, digits, (size_t)(3 * n));
-  // What follows the digits: scale, sum (4 bytes a group) and parts (12 bytes).
-  unsigned char *to = row + 3 * f->k;
-  const unsigned char *made = digits + 3 * n;
-  static const size_t sizes[] = {4, 4, 12};
+  kn->digits(values, n, f->group, f->digits, digits);
+  memcpy(row + f->digits * first, digits, (size_t)(f->digits * n));
+  // What follows the digits: scale, sum (4 bytes a group) and parts (4 for each digit).
+  unsigned char *to = row + f->digits * f->k;
+  const unsigned char *made = digits + f->digits * n;
+  const size_t sizes[] = {4, 4, 4 * (size_t)f->digits};
   for (int i = 0; i < 3; i++) {
     memcpy(to + before * sizes[i], made, groups * sizes[i]);
     to += all * sizes[i];

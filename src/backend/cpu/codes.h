@@ -10,6 +10,9 @@ enum { SIDE = 2 };
 // What the codes are: bits of a code, or 4-bit numbers.
 enum { FP4 = 0 };
 
+// Digits of an activation: all three, or the one of one-byte activations.
+enum { DIGITS = 3 };
+
 // What a call works on: rows of x, and strides in bytes.
 typedef struct code_call {
   const int8_t *d[ZMI_ROWS];
@@ -79,12 +82,13 @@ ZMI_INLINE vi widened(vw sum, short times) {
   return (vi)ZMI_SIMD(madd_epi16)(sum, ZMI_SIMD(set1_epi16)(times));
 }
 
-// One row: codes go through registers once, for all three digits.
-ZMI_SHAPED void one_row(int bits, int side, int quads, const char *unit, int64_t stride, const int8_t *d, int64_t group, vi D[3][SIDE]) {
+// One row: codes go through registers once, for all digits.
+ZMI_SHAPED void one_row(int bits, int side, int digits, int quads, const char *unit, int64_t stride, const int8_t *d, int64_t group,
+                        vi D[DIGITS][SIDE]) {
   const int run = run_of(bits), halves = bits == 8 ? 2 : 1;
   ZMI_UNROLL_FULL
   for (int t0 = 0; t0 < quads; t0 += run) {
-    vw S[3][SIDE][2];
+    vw S[DIGITS][SIDE][2];
     ZMI_UNROLL_FULL
     for (int t = t0; t < t0 + run; t++) {
       ZMI_UNROLL
@@ -96,15 +100,15 @@ ZMI_SHAPED void one_row(int bits, int side, int quads, const char *unit, int64_t
           codes[v] = (vw)(halves == 1 ? whole : (half ? whole >> 4 : whole) & 0x0f0f0f0fu);
         }
         ZMI_UNROLL
-        for (int p = 0; p < 3; p++) {
-          const vw digits = (vw)vi_broadcast4(d + p * group + 4 * t);
+        for (int p = 0; p < digits; p++) {
+          const vw digit = (vw)vi_broadcast4(d + p * group + 4 * t);
           ZMI_UNROLL
-          for (int v = 0; v < side; v++) add_product(codes[v], digits, t == t0, &S[p][v][half]);
+          for (int v = 0; v < side; v++) add_product(codes[v], digit, t == t0, &S[p][v][half]);
         }
       }
     }
     ZMI_UNROLL
-    for (int p = 0; p < 3; p++) {
+    for (int p = 0; p < digits; p++) {
       ZMI_UNROLL
       for (int v = 0; v < side; v++) {
         D[p][v] += widened(S[p][v][0], 1);
@@ -115,8 +119,8 @@ ZMI_SHAPED void one_row(int bits, int side, int quads, const char *unit, int64_t
 }
 
 // Several rows: codes wait in the first-level cache, and one digit of all rows is summed at a time.
-ZMI_SHAPED void some_rows(int bits, int rows, int side, int quads, const char *unit, int64_t stride, const int8_t *const *d, int64_t group,
-                          vi D[ZMI_ROWS][3][SIDE]) {
+ZMI_SHAPED void some_rows(int bits, int rows, int side, int digits, int quads, const char *unit, int64_t stride, const int8_t *const *d,
+                          int64_t group, vi D[ZMI_ROWS][DIGITS][SIDE]) {
   const int run = run_of(bits), halves = bits == 8 ? 2 : 1;
   vw codes[2][8][SIDE];
   ZMI_UNROLL_FULL
@@ -128,7 +132,7 @@ ZMI_SHAPED void some_rows(int bits, int rows, int side, int quads, const char *u
       if (halves == 2) codes[1][t][v] = (vw)(whole >> 4 & 0x0f0f0f0fu);
     }
   }
-  for (int p = 0; p < 3; p++) {
+  for (int p = 0; p < digits; p++) {
     for (int half = 0; half < halves; half++) {
       ZMI_UNROLL_FULL
       for (int t0 = 0; t0 < quads; t0 += run) {
@@ -137,9 +141,9 @@ ZMI_SHAPED void some_rows(int bits, int rows, int side, int quads, const char *u
         for (int t = t0; t < t0 + run; t++) {
           ZMI_UNROLL_FULL
           for (int m = 0; m < rows; m++) {
-            const vw digits = (vw)vi_broadcast4(d[m] + p * group + 4 * t);
+            const vw digit = (vw)vi_broadcast4(d[m] + p * group + 4 * t);
             ZMI_UNROLL
-            for (int v = 0; v < side; v++) add_product(codes[half][t][v], digits, t == t0, &S[m][v]);
+            for (int v = 0; v < side; v++) add_product(codes[half][t][v], digit, t == t0, &S[m][v]);
           }
         }
         ZMI_UNROLL_FULL
@@ -154,8 +158,8 @@ ZMI_SHAPED void some_rows(int bits, int rows, int side, int quads, const char *u
 #endif
 
 // d[m]: row m's d0 of this unit; d1 and d2 stand one and two groups further. All sizes are constants at every call.
-ZMI_SHAPED void unit_sums(int bits, int rows, int side, int quads, const char *unit, int64_t stride, const int8_t *const *d, int64_t group,
-                          vi D[ZMI_ROWS][3][SIDE]) {
+ZMI_SHAPED void unit_sums(int bits, int rows, int side, int digits, int quads, const char *unit, int64_t stride, const int8_t *const *d,
+                          int64_t group, vi D[ZMI_ROWS][DIGITS][SIDE]) {
 #if defined(__AVX512VNNI__)
   ZMI_UNROLL_FULL
   for (int t = 0; t < quads; t++) {
@@ -165,47 +169,55 @@ ZMI_SHAPED void unit_sums(int bits, int rows, int side, int quads, const char *u
     ZMI_UNROLL_FULL
     for (int m = 0; m < rows; m++) {
       ZMI_UNROLL
-      for (int p = 0; p < 3; p++) {
-        const __m512i digits = (__m512i)vi_broadcast4(d[m] + p * group + 4 * t);
+      for (int p = 0; p < digits; p++) {
+        const __m512i digit = (__m512i)vi_broadcast4(d[m] + p * group + 4 * t);
         ZMI_UNROLL
-        for (int v = 0; v < side; v++) D[m][p][v] = (vi)_mm512_dpbusd_epi32((__m512i)D[m][p][v], codes[v], digits);
+        for (int v = 0; v < side; v++) D[m][p][v] = (vi)_mm512_dpbusd_epi32((__m512i)D[m][p][v], codes[v], digit);
       }
     }
   }
 #else
   if (rows == 1)
-    one_row(bits, side, quads, unit, stride, d[0], group, D[0]);
+    one_row(bits, side, digits, quads, unit, stride, d[0], group, D[0]);
   else
-    some_rows(bits, rows, side, quads, unit, stride, d, group, D);
+    some_rows(bits, rows, side, digits, quads, unit, stride, d, group, D);
 #endif
 }
 
 // ---- one group ----
 
-// Sums of one strip over one range.
+// Sums of one strip over one range; of one digit all is in hi.
 typedef struct strip_sums {
   vf hi[ZMI_ROWS][SIDE], lo[ZMI_ROWS][SIDE];
 } strip_sums;
 
 // The float operations of a group of affine codes, and of 4-bit numbers, for row m and vector v.
-ZMI_SHAPED void affine_floats(const code_call *c, const char *scales, int64_t g, int rows, int v, vi D[ZMI_ROWS][3][SIDE],
+ZMI_SHAPED void affine_floats(const code_call *c, int digits, const char *scales, int64_t g, int rows, int v, vi D[ZMI_ROWS][DIGITS][SIDE],
                               strip_sums *acc) {
   const vf s = c->wide ? vf_load(scales) : vf_load_bf16(scales), b = c->wide ? vf_load(scales + 64) : vf_load_bf16(scales + 32);
   ZMI_UNROLL
   for (int m = 0; m < rows; m++) {
-    const vf f = vf_fma(vf_from_int(D[m][0][v]), vf_set1(256.0f), vf_from_int(D[m][1][v]));
-    acc->hi[m][v] = vf_fma(s * vf_set1(c->scale[m][g] * 256.0f), f, acc->hi[m][v]);
-    acc->lo[m][v] = vf_fma(s * vf_set1(c->scale[m][g]), vf_from_int(D[m][2][v]), acc->lo[m][v]);
+    if (digits == 1) {
+      acc->hi[m][v] = vf_fma(s * vf_set1(c->scale[m][g]), vf_from_int(D[m][0][v]), acc->hi[m][v]);
+    } else {
+      const vf f = vf_fma(vf_from_int(D[m][0][v]), vf_set1(256.0f), vf_from_int(D[m][1][v]));
+      acc->hi[m][v] = vf_fma(s * vf_set1(c->scale[m][g] * 256.0f), f, acc->hi[m][v]);
+      acc->lo[m][v] = vf_fma(s * vf_set1(c->scale[m][g]), vf_from_int(D[m][2][v]), acc->lo[m][v]);
+    }
     acc->hi[m][v] = vf_fma(b, vf_set1(c->sum[m][g]), acc->hi[m][v]);
   }
 }
 
-ZMI_SHAPED void fp4_floats(const code_call *c, int quads, const char *scales, int64_t g, int rows, int v, vi D[ZMI_ROWS][3][SIDE],
-                           strip_sums *acc) {
+ZMI_SHAPED void fp4_floats(const code_call *c, int digits, int quads, const char *scales, int64_t g, int rows, int v,
+                           vi D[ZMI_ROWS][DIGITS][SIDE], strip_sums *acc) {
   const bool nv = quads == 4;
   const vf s = nv ? vf_load_e4m3(scales) : vf_load_e8m0(scales, 0);
   ZMI_UNROLL
   for (int m = 0; m < rows; m++) {
+    if (digits == 1) {
+      acc->hi[m][v] = vf_fma(s * vf_set1(c->scale[m][g] * (nv ? 128.0f : 0.5f)), vf_from_int(D[m][0][v]), acc->hi[m][v]);
+      continue;
+    }
     const vf f = vf_fma(vf_from_int(D[m][0][v]), vf_set1(256.0f), vf_from_int(D[m][1][v]));
     acc->hi[m][v] = vf_fma(s * vf_set1(c->scale[m][g] * (nv ? 32768.0f : 128.0f)), f, acc->hi[m][v]);
     acc->lo[m][v] = vf_fma(s * vf_set1(c->scale[m][g] * (nv ? 128.0f : 0.5f)), vf_from_int(D[m][2][v]), acc->lo[m][v]);
@@ -213,26 +225,26 @@ ZMI_SHAPED void fp4_floats(const code_call *c, int quads, const char *scales, in
 }
 
 // Group g of a strip. quads: of a unit; 4 only for nvfp4.
-ZMI_SHAPED void strip_group(int bits, int rows, int side, int quads, const code_call *c, const char *codes, const char *scales, int64_t g,
-                            strip_sums *acc) {
-  vi D[ZMI_ROWS][3][SIDE];
+ZMI_SHAPED void strip_group(int bits, int rows, int side, int digits, int quads, const code_call *c, const char *codes, const char *scales,
+                            int64_t g, strip_sums *acc) {
+  vi D[ZMI_ROWS][DIGITS][SIDE];
   const int8_t *d[ZMI_ROWS];
   const int lines = bits == FP4 ? quads / 2 : bits;
   ZMI_UNROLL
   for (int m = 0; m < rows; m++) {
     ZMI_UNROLL
-    for (int p = 0; p < 3; p++) {
-      const vi first = bits == FP4 ? -(vi_broadcast4(c->part[m] + 3 * g + p) << 4) : (vi){0};
+    for (int p = 0; p < digits; p++) {
+      const vi first = bits == FP4 ? -(vi_broadcast4(c->part[m] + digits * g + p) << 4) : (vi){0};
       ZMI_UNROLL
       for (int v = 0; v < side; v++) D[m][p][v] = first;
     }
-    d[m] = c->d[m] + 3 * g * c->group;
+    d[m] = c->d[m] + digits * g * c->group;
   }
   for (int64_t u = 0; u < c->group; u += 4 * quads) {
     const char *unit = codes + u / 32 * (bits == FP4 ? 4 : bits) * 64;
     ZMI_UNROLL
     for (int v = 0; v < side / ZMI_HALVES; v++) prefetch(unit + v * c->code_side, lines);
-    unit_sums(bits, rows, side, quads, unit, c->code_side, d, c->group, D);
+    unit_sums(bits, rows, side, digits, quads, unit, c->code_side, d, c->group, D);
     ZMI_UNROLL
     for (int m = 0; m < rows; m++) d[m] += 4 * quads;
   }
@@ -241,15 +253,15 @@ ZMI_SHAPED void strip_group(int bits, int rows, int side, int quads, const code_
     const char *at = scales + v * c->scale_side;
     if (v % ZMI_HALVES == 0 && (bits != FP4 || g % 4 == 0)) prefetch(at, c->wide ? 2 : 1);
     if (bits == FP4)
-      fp4_floats(c, quads, at, g, rows, v, D, acc);
+      fp4_floats(c, digits, quads, at, g, rows, v, D, acc);
     else
-      affine_floats(c, at, g, rows, v, D, acc);
+      affine_floats(c, digits, at, g, rows, v, D, acc);
   }
 }
 
 // ---- strips ----
 
-ZMI_SHAPED void strip(int bits, int rows, int side, int quads, const code_call *c, const char *block, float *y, int64_t ldy) {
+ZMI_SHAPED void strip(int bits, int rows, int side, int digits, int quads, const code_call *c, const char *block, float *y, int64_t ldy) {
   const int64_t per_range = ZMI_RANGE / c->group;
   vf total[ZMI_ROWS][SIDE];
   ZMI_UNROLL
@@ -267,7 +279,7 @@ ZMI_SHAPED void strip(int bits, int rows, int side, int quads, const code_call *
     }
     for (int64_t g = begin; g < end; g++) {
       const char *codes = block + g * c->unit_step, *scales = block + c->scales_at + g * c->scale_step;
-      strip_group(bits, rows, side, quads, c, codes, scales, g, &acc);
+      strip_group(bits, rows, side, digits, quads, c, codes, scales, g, &acc);
     }
     ZMI_UNROLL
     for (int m = 0; m < rows; m++) {
@@ -282,49 +294,63 @@ ZMI_SHAPED void strip(int bits, int rows, int side, int quads, const code_call *
   }
 }
 
-ZMI_SHAPED void all_strips(int bits, int rows, int quads, const code_call *c, const char *block, int64_t blocks, float *y, int64_t ldy) {
+ZMI_SHAPED void all_strips(int bits, int rows, int digits, int quads, const code_call *c, const char *block, int64_t blocks, float *y,
+                           int64_t ldy) {
   const int64_t together = SIDE / ZMI_HALVES; // blocks of a strip
   int64_t b = 0;
-  for (; b + together <= blocks; b += together) strip(bits, rows, SIDE, quads, c, block + b * c->block_step, y + b * ZMI_LANES, ldy);
-  for (; b < blocks; b++) strip(bits, rows, ZMI_HALVES, quads, c, block + b * c->block_step, y + b * ZMI_LANES, ldy);
+  for (; b + together <= blocks; b += together)
+    strip(bits, rows, SIDE, digits, quads, c, block + b * c->block_step, y + b * ZMI_LANES, ldy);
+  for (; b < blocks; b++) strip(bits, rows, ZMI_HALVES, digits, quads, c, block + b * c->block_step, y + b * ZMI_LANES, ldy);
 }
 
 typedef void (*strips_fn)(const code_call *c, const char *block, int64_t blocks, float *y, int64_t ldy);
 
-#define STRIPS(name, bits, quads, rows)                                                                                                    \
-  static void strips_##name##_##rows(const code_call *c, const char *block, int64_t blocks, float *y, int64_t ldy) {                       \
-    all_strips(bits, rows, quads, c, block, blocks, y, ldy);                                                                               \
+#define STRIPS(name, bits, quads, digits, rows)                                                                                            \
+  static void strips_##name##_##digits##_##rows(const code_call *c, const char *block, int64_t blocks, float *y, int64_t ldy) {            \
+    all_strips(bits, rows, digits, quads, c, block, blocks, y, ldy);                                                                       \
   }
-#define ALL_ROWS(name, bits, quads) STRIPS(name, bits, quads, 1) STRIPS(name, bits, quads, 2) STRIPS(name, bits, quads, 4)
-ALL_ROWS(2, 2, 8)
-ALL_ROWS(3, 3, 8)
-ALL_ROWS(4, 4, 8)
-ALL_ROWS(5, 5, 8)
-ALL_ROWS(6, 6, 8)
-ALL_ROWS(8, 8, 8)
-ALL_ROWS(mx, FP4, 8)
-ALL_ROWS(nv, FP4, 4)
+#define ALL_ROWS(name, bits, quads, digits)                                                                                                \
+  STRIPS(name, bits, quads, digits, 1) STRIPS(name, bits, quads, digits, 2) STRIPS(name, bits, quads, digits, 4)
+#define ALL(name, bits, quads) ALL_ROWS(name, bits, quads, 3) ALL_ROWS(name, bits, quads, 1)
+ALL(2, 2, 8)
+ALL(3, 3, 8)
+ALL(4, 4, 8)
+ALL(5, 5, 8)
+ALL(6, 6, 8)
+ALL(8, 8, 8)
+ALL(mx, FP4, 8)
+ALL(nv, FP4, 4)
+#undef ALL
 #undef ALL_ROWS
 #undef STRIPS
 
-#define ALL_ROWS(name)                                                                                                                     \
-  { [1] = strips_##name##_1, [2] = strips_##name##_2, [4] = strips_##name##_4 }
-static const strips_fn affine_table[9][ZMI_ROWS + 1] = {
-    [2] = ALL_ROWS(2), [3] = ALL_ROWS(3), [4] = ALL_ROWS(4), [5] = ALL_ROWS(5), [6] = ALL_ROWS(6), [8] = ALL_ROWS(8)};
-static const strips_fn fp4_table[2][ZMI_ROWS + 1] = {ALL_ROWS(mx), ALL_ROWS(nv)};
-#undef ALL_ROWS
+// By the number of rows, of three digits and of one.
+typedef struct strips {
+  strips_fn exact[ZMI_ROWS + 1], shorter[ZMI_ROWS + 1];
+} strips;
 
-static void run_strips(const strips_fn table[ZMI_ROWS + 1], code_call *c, const void *block, int64_t blocks, int64_t k, int rows,
-                       const void *const *digits, float *y, int64_t ldy) {
+#define ALL(name)                                                                                                                          \
+  {                                                                                                                                        \
+    {[1] = strips_##name##_3_1, [2] = strips_##name##_3_2, [4] = strips_##name##_3_4},                                                     \
+        {[1] = strips_##name##_1_1, [2] = strips_##name##_1_2, [4] = strips_##name##_1_4},                                                 \
+  }
+static const strips affine_table[9] = {[2] = ALL(2), [3] = ALL(3), [4] = ALL(4), [5] = ALL(5), [6] = ALL(6), [8] = ALL(8)};
+static const strips fp4_table[2] = {ALL(mx), ALL(nv)};
+#undef ALL
+
+static void run_strips(const zmi_format *f, const strips *table, code_call *c, const void *block, int64_t blocks, int64_t k, int rows,
+                       const void *const *x, float *y, int64_t ldy) {
+  const int digits = zmi_format_digits(f);
+  const strips_fn *run = digits == 1 ? table->shorter : table->exact;
   for (int m = 0; m < rows;) { // three rows are two and one: the blocks are still near
     const int n = rows - m >= 4 ? 4 : rows - m >= 2 ? 2 : 1;
     for (int i = 0; i < n; i++) {
-      c->d[i] = digits[m + i];
-      c->scale[i] = zmi_digits_scale(digits[m + i], k);
-      c->sum[i] = zmi_digits_sum(digits[m + i], k, c->group);
-      c->part[i] = zmi_digits_parts(digits[m + i], k, c->group);
+      c->d[i] = x[m + i];
+      c->scale[i] = zmi_digits_scale(x[m + i], k, digits);
+      c->sum[i] = zmi_digits_sum(x[m + i], k, c->group, digits);
+      c->part[i] = zmi_digits_parts(x[m + i], k, c->group, digits);
     }
-    table[n](c, block, blocks, y + m * ldy, ldy);
+    run[n](c, block, blocks, y + m * ldy, ldy);
     m += n;
   }
 }
@@ -338,7 +364,7 @@ static void vector_dot_affine(const zmi_format *f, const void *block, int64_t bl
   c.block_step = c.groups * c.unit_step;
   c.code_side = ZMI_HALVES == 2 ? 32 : c.block_step;
   c.scale_side = ZMI_HALVES == 2 ? (c.wide ? 32 : 16) : c.block_step;
-  run_strips(affine_table[f->bits], &c, block, blocks, k, rows, digits, y, ldy);
+  run_strips(f, &affine_table[f->bits], &c, block, blocks, k, rows, digits, y, ldy);
 }
 
 static void vector_dot_fp4(const zmi_format *f, const void *block, int64_t blocks, int64_t k, int rows, const void *const *digits,
@@ -348,7 +374,7 @@ static void vector_dot_fp4(const zmi_format *f, const void *block, int64_t block
   c.block_step = c.scales_at + (c.groups * ZMI_LANES + 63) / 64 * 64;
   c.code_side = ZMI_HALVES == 2 ? 32 : c.block_step;
   c.scale_side = ZMI_HALVES == 2 ? ZMI_WIDE : c.block_step;
-  run_strips(fp4_table[f->mode == ZMI_QUANT_NVFP4], &c, block, blocks, k, rows, digits, y, ldy);
+  run_strips(f, &fp4_table[f->mode == ZMI_QUANT_NVFP4], &c, block, blocks, k, rows, digits, y, ldy);
 }
 
 #endif

@@ -42,19 +42,19 @@ extern const zmi_lanes zmi_lanes_avx2;
 extern const zmi_lanes zmi_lanes_avx512;
 #endif
 
-// Digits of one row (backend.h has the layout).
+// Digits of one row: `count` of each element (backend.h has the layout).
 enum { ZMI_DIGIT_MAX = 8355711 }; // 127 * 65536 + 127 * 256 + 127: the largest integer that three signed bytes hold in both signs
 
-ZMI_INLINE float *zmi_digits_scale(const void *digits, int64_t k) {
-  return (float *)(void *)((char *)(uintptr_t)digits + 3 * k);
+ZMI_INLINE float *zmi_digits_scale(const void *digits, int64_t k, int count) {
+  return (float *)(void *)((char *)(uintptr_t)digits + count * k);
 }
 
-ZMI_INLINE float *zmi_digits_sum(const void *digits, int64_t k, int64_t group) {
-  return zmi_digits_scale(digits, k) + k / group;
+ZMI_INLINE float *zmi_digits_sum(const void *digits, int64_t k, int64_t group, int count) {
+  return zmi_digits_scale(digits, k, count) + k / group;
 }
 
-ZMI_INLINE int32_t *zmi_digits_parts(const void *digits, int64_t k, int64_t group) {
-  return (int32_t *)(void *)(zmi_digits_sum(digits, k, group) + k / group);
+ZMI_INLINE int32_t *zmi_digits_parts(const void *digits, int64_t k, int64_t group, int count) {
+  return (int32_t *)(void *)(zmi_digits_sum(digits, k, group, count) + k / group);
 }
 
 ZMI_INLINE uint32_t zmi_bits(float v) {

@@ -271,10 +271,39 @@ static void digits_of_group(const float *x, int64_t group, int8_t *d, float *sca
   part[2] = total - 256 * upper;
 }
 
-static void row_digits(const float *x, int64_t k, int64_t group, void *digits) {
-  float *scale = zmi_digits_scale(digits, k), *sum = zmi_digits_sum(digits, k, group);
-  int32_t *part = zmi_digits_parts(digits, k, group);
-  for (int64_t at = 0; at < k; at += group, part += 3) digits_of_group(x + at, group, (int8_t *)digits + 3 * at, scale++, sum++, part);
+// One digit an element: the scale is what makes the largest 127, not a power of two, which would cost up to a bit.
+static void digit_of_group(const float *x, int64_t group, int8_t *d, float *scale, float *sum, int32_t *part) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < group; i++) largest = ZMI_MAX(largest, zmi_bits(x[i]) & 0x7fffffffu);
+  const bool none = largest < 0x0d800000u; // below 2^-100
+  if (none || largest >= 0x7f800000u) {
+    for (int64_t i = 0; i < group; i++) d[i] = 0;
+    *part = 0;
+    *scale = *sum = none ? 0.0f : zmi_float(0x7fc00000u);
+    return;
+  }
+  const float most = zmi_float(largest), to_integer = 127.0f / most;
+  int32_t total = 0;
+  for (int64_t i = 0; i < group; i++) {
+    float v = x[i] * to_integer, big = __builtin_copysignf(0x1p23f, v);
+    int32_t q = (int32_t)((v + big) - big); // to nearest even
+    total += q;
+    d[i] = (int8_t)q;
+  }
+  *scale = most / 127.0f;
+  *sum = (float)total * *scale;
+  *part = total;
+}
+
+static void row_digits(const float *x, int64_t k, int64_t group, int count, void *digits) {
+  float *scale = zmi_digits_scale(digits, k, count), *sum = zmi_digits_sum(digits, k, group, count);
+  int32_t *part = zmi_digits_parts(digits, k, group, count);
+  for (int64_t at = 0; at < k; at += group, part += count) {
+    if (count == 1)
+      digit_of_group(x + at, group, (int8_t *)digits + at, scale++, sum++, part);
+    else
+      digits_of_group(x + at, group, (int8_t *)digits + 3 * at, scale++, sum++, part);
+  }
 }
 
 #define ZMI_ROW_KERNELS                                                                                                                    \

@@ -22,10 +22,27 @@ static float scale_at(const void *p, int64_t dtype, int64_t lane) {
   return dtype == ZM_BF16 ? zmi_bf16_to_f32(((const uint16_t *)p)[lane]) : ((const float *)p)[lane];
 }
 
+// Of one digit an activation: one exact sum a group.
+static float affine_range_short(const zmi_format *f, const uint8_t *codes, const char *scales, size_t group_bytes, int64_t lane,
+                                int64_t begin, int64_t end, int64_t k, const void *digits) {
+  const float *scale = zmi_digits_scale(digits, k, 1), *sum = zmi_digits_sum(digits, k, f->group, 1);
+  const size_t scale_bytes = ZMI_LANES * zm_dtype_size((zm_dtype)f->dtype);
+  float acc = 0;
+  for (int64_t at = begin; at < end; at += f->group, scales += group_bytes, codes += f->group) {
+    int64_t g = at / f->group;
+    int32_t D = 0;
+    for (int64_t i = 0; i < f->group; i++) D += codes[i] * ((const int8_t *)digits + at)[i];
+    acc = __builtin_fmaf(scale_at(scales, f->dtype, lane) * scale[g], (float)D, acc);
+    acc = __builtin_fmaf(scale_at(scales + scale_bytes, f->dtype, lane), sum[g], acc);
+  }
+  return acc;
+}
+
 // What one range [begin, end) of k adds to y. codes: those of the lane, from `begin` on. scales: those of the range's first group.
 static float affine_range(const zmi_format *f, const uint8_t *codes, const char *scales, size_t group_bytes, int64_t lane, int64_t begin,
                           int64_t end, int64_t k, const void *digits) {
-  const float *scale = zmi_digits_scale(digits, k), *sum = zmi_digits_sum(digits, k, f->group);
+  if (f->digits == 1) return affine_range_short(f, codes, scales, group_bytes, lane, begin, end, k, digits);
+  const float *scale = zmi_digits_scale(digits, k, 3), *sum = zmi_digits_sum(digits, k, f->group, 3);
   const size_t scale_bytes = ZMI_LANES * zm_dtype_size((zm_dtype)f->dtype);
   float hi = 0, lo = 0;
   for (int64_t at = begin; at < end; at += f->group, scales += group_bytes, codes += f->group) {
@@ -81,6 +98,7 @@ static void scalar_dot_fp4(const zmi_format *f, const void *block, int64_t block
                            zm_dtype x_dtype, float *y, int64_t ldy) {
   static const int8_t twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
   const float high = f->mode == ZMI_QUANT_NVFP4 ? 32768.0f : 128.0f, low = f->mode == ZMI_QUANT_NVFP4 ? 128.0f : 0.5f;
+  const int count = zmi_format_digits(f);
   (void)x_dtype;
   for (int64_t row = 0; row < blocks * ZMI_LANES; row++) {
     const uint8_t *codes = (const uint8_t *)block + (size_t)(row / ZMI_LANES) * zmi_packed_block_bytes(f, k);
@@ -91,13 +109,18 @@ static void scalar_dot_fp4(const zmi_format *f, const void *block, int64_t block
       for (int64_t begin = 0; begin < k; begin += ZMI_RANGE) {
         float hi = 0, lo = 0;
         for (int64_t at = begin; at < ZMI_MIN(begin + ZMI_RANGE, k); at += f->group) {
-          const int8_t *d = (const int8_t *)digits[m] + 3 * at;
+          const int8_t *d = (const int8_t *)digits[m] + count * at;
           int32_t D[3] = {0};
           for (int64_t i = 0; i < f->group; i++) {
             const int byte = codes[((at + i) / 8 * ZMI_LANES + lane) * 4 + i % 4], code = i % 8 < 4 ? byte & 15 : byte >> 4;
-            for (int p = 0; p < 3; p++) D[p] += twice[code] * d[p * f->group + i];
+            for (int p = 0; p < count; p++) D[p] += twice[code] * d[p * f->group + i];
           }
-          const float s = number_scale(f, scales[at / f->group * ZMI_LANES + lane]), e = zmi_digits_scale(digits[m], k)[at / f->group];
+          const float s = number_scale(f, scales[at / f->group * ZMI_LANES + lane]);
+          const float e = zmi_digits_scale(digits[m], k, count)[at / f->group];
+          if (count == 1) {
+            lo = __builtin_fmaf(s * (e * low), (float)D[0], lo);
+            continue;
+          }
           hi = __builtin_fmaf(s * (e * high), __builtin_fmaf((float)D[0], 256.0f, (float)D[1]), hi);
           lo = __builtin_fmaf(s * (e * low), (float)D[2], lo);
         }
@@ -164,6 +187,18 @@ static void scalar_dot_float(const zmi_format *f, const void *block, int64_t blo
       y[m * ldy + row] = sum;
     }
   }
+}
+
+// ---- products of bytes alone ----
+
+static int64_t scalar_products(int64_t rounds, int32_t sink[ZMI_LANES]) {
+  volatile int8_t digit = 127;
+  memset(sink, 0, ZMI_LANES * sizeof *sink);
+  for (int64_t r = 0; r < rounds; r++) {
+    const int32_t d = digit; // read anew, or one product would do for all rounds
+    for (int i = 0; i < ZMI_LANES; i++) sink[i] = (int32_t)((uint32_t)sink[i] + (uint32_t)(i * d));
+  }
+  return rounds * ZMI_LANES;
 }
 
 // ---- attention over one range of positions ----
@@ -272,6 +307,7 @@ const zmi_kernels zmi_kernels_scalar = {
             [ZMI_QUANT_MXFP4] = scalar_dot_fp4,
             [ZMI_QUANT_MXFP8] = scalar_dot_fp8,
             [ZMI_QUANT_NVFP4] = scalar_dot_fp4},
+    .products = scalar_products,
     ZMI_ROW_KERNELS,
     .attend = scalar_attend,
     .gemm = scalar_gemm,

@@ -53,8 +53,8 @@ static const struct tier {
 #endif
 };
 
-size_t zmi_digits_bytes(int64_t k, int64_t group) {
-  return ((size_t)(3 * k + k / group * 20) + 63) / 64 * 64;
+size_t zmi_digits_bytes(int64_t k, int64_t group, int digits) {
+  return ((size_t)(digits * k + k / group * (8 + 4 * digits)) + 63) / 64 * 64;
 }
 
 size_t zmi_tier_count(void) {

@@ -17,6 +17,7 @@ ZMI_INLINE void prefetch(const char *p, int lines) {
 
 #include "backend/cpu/attend.h"
 #include "backend/cpu/codes.h"
+#include "backend/cpu/peak.h"
 #include "backend/cpu/fp8.h"
 
 // ---- float dot products ----
@@ -161,6 +162,7 @@ const zmi_kernels JOIN(zmi_kernels_, ZMI_TIER) = {
             [ZMI_QUANT_MXFP4] = vector_dot_fp4,
             [ZMI_QUANT_MXFP8] = vector_dot_fp8,
             [ZMI_QUANT_NVFP4] = vector_dot_fp4},
+    .products = vector_products,
     ZMI_ROW_KERNELS,
     .attend = vector_attend,
     .gemm = vector_gemm,

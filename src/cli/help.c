@@ -50,7 +50,7 @@ void cli_help_command(const cli_command *c, zmi_text *out) {
   if (c->model_options) {
     zmi_text_add(out, "  and");
     for (const cli_option *o = cli_model_options; o->name; o++) zmi_text_add(out, " --%s%s", o->name, o[1].name ? "" : ":");
-    zmi_text_add(out, " see zmlx help model\n");
+    zmi_text_add(out, " help model\n");
   }
   if (c->notes) zmi_text_add(out, "%s\n", c->notes);
 }

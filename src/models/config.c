@@ -24,7 +24,7 @@ const zmi_override *zmi_config_override(const zmi_config *config, const char *na
 }
 
 const char *zmi_config_quantization(const zmi_config *config, char buffer[64]) {
-  return config->quantized ? zmi_format_text(&config->format, buffer) : "none";
+  return config->quantized ? zmi_format_text(&config->format, buffer) : strcpy(buffer, "none");
 }
 
 // ---- quantization ----

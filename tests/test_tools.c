@@ -13,6 +13,8 @@
 
 #include <cmocka.h>
 
+#include <math.h>
+
 #include "temp.h"
 
 static const char model_path[] = "checkpoints/tiny-qwen3_moe"; // without a tokenizer: prompts are random tokens
@@ -440,6 +442,48 @@ static void benchmarks(void **state) {
   zm_model_close(m);
 }
 
+// What a step of `rows` sequences reads by the plan of its tape, if its layers choose `chosen` different experts.
+static double step_bytes(zm_model *m, const zm_session *s, int32_t rows, int32_t depth, int64_t chosen) {
+  const zmi_state_set *states = zmi_session_states(s);
+  zmi_program *p = zmi_model_compile(m, rows, rows, states, &(zmi_model_program_options){.stock = true});
+  assert_non_null(p);
+  const zmi_tape *t = zmi_program_tape(p);
+  double sum = 0;
+  for (size_t i = 0; i < t->instr_count; i++)
+    sum += (double)zmi_instr_bytes(t, &t->instrs[i], states, &(zmi_step_rows){rows, depth, chosen});
+  zmi_program_free(p);
+  return sum;
+}
+
+// Sequences decoded together read the dense weights once, each expert that any of them chose once, and caches of their own.
+static void benchmark_of_a_batch(void **state) {
+  (void)state;
+  zm_model *m = open_model(model_path);
+  zm_model_info info;
+  zm_model_get_info(m, &info);
+  enum { DEPTH = 16 };
+  zm_session *s = zm_session_open(m, &(zm_session_options){.context = 32, .sequences = 4});
+  const double cache = (double)info.cache_bytes_per_token * DEPTH;
+  assert_true(fabs(step_bytes(m, s, 1, DEPTH, 0) - (double)info.bytes_per_token - cache) < 64); // a row's own choice: the plan's bytes
+  const double one_more = step_bytes(m, s, 4, DEPTH, 3) - step_bytes(m, s, 4, DEPTH, 2);
+  assert_true(one_more > 0);
+  for (int32_t batch = 2; batch <= 4; batch += 2) {
+    zmi_bench b;
+    const zmi_bench_options o = {.prompt_tokens = 8, .decode_tokens = 4, .depth = DEPTH, .rounds = 1, .batch = batch};
+    if (zmi_bench_run(m, &o, &b) != ZM_OK) fail_msg("%s", zm_last_error());
+    // More experts than one row chooses, at most all; a fraction, as the mean over layers and steps.
+    const double least = step_bytes(m, s, batch, DEPTH, 1), expected = least + (b.chosen_experts - 1) * one_more;
+    assert_true(b.batch == batch && b.chosen_experts >= 3 && b.chosen_experts <= 3.0 * batch);
+    if (fabs(b.bytes_per_step - expected) > 1e-6 * expected) fail_msg("%.1f bytes a step, not %.1f", b.bytes_per_step, expected);
+    assert_true(fabs(b.share - b.bytes_per_step / batch * b.decode_runs[0] / 1e9 / b.bandwidth_runs[0]) < 1e-9);
+    zmi_bench_release(&b);
+  }
+  zmi_bench b;
+  assert_int_equal(zmi_bench_run(m, &(zmi_bench_options){.batch = 2, .profile = true}, &b), ZM_ERROR_ARGUMENT);
+  zm_session_close(s);
+  zm_model_close(m);
+}
+
 // ---- profiles ----
 
 static double sum_of(const json_t *list, const char *key) {
@@ -618,6 +662,7 @@ int main(void) {
       cmocka_unit_test(validation),
       cmocka_unit_test(damaged_tokenizer),
       cmocka_unit_test(benchmarks),
+      cmocka_unit_test(benchmark_of_a_batch),
       cmocka_unit_test(profiles),
       cmocka_unit_test(what_waits_for_what),
       cmocka_unit_test(profile_without_memory),

@@ -1,6 +1,7 @@
 // zmlx bench: tokens a second beside the memory bandwidth that the same process measures.
 #include "cli/cli.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const cli_option options[] = {
@@ -8,6 +9,7 @@ static const cli_option options[] = {
     {"decode-tokens", 'n', CLI_INT, "N", 1, 1000000, "32", "tokens decoded in a run"},
     {"depth", 0, CLI_INT, "N", 0, 1000000, "0", "positions filled before decoding"},
     {"runs", 0, CLI_INT, "N", 1, 1000, "5", "repetitions"},
+    {"batch", 0, CLI_INT, "N", 1, 256, "1", "sequences decoded together"},
     {"chunk", 0, CLI_INT, "N", 1, 1024, "128", "prompt tokens in one step"},
     {"profile", 0, CLI_FLAG, NULL, 0, 0, NULL, "bytes and time of each op; what waits for what"},
     {"compare", 0, CLI_PATH, "FILE", 0, 0, NULL, "beside the runs in a capsule of peers"},
@@ -93,15 +95,20 @@ static void print_table(const zmi_bench *b, zm_model *m, const zmi_peers *peers)
   zm_model_info info;
   zm_model_get_info(m, &info);
   zmi_text rows = {0}, out = {0};
+  char of[32] = "";
+  if (b->batch > 1) snprintf(of, sizeof of, " of %d together", b->batch);
   zmi_text_add(&out, "%s %s, %s, %d threads, %s\n\n", info.family, info.quantization, zm_dtype_name(info.dtype), info.threads, info.isa);
   zmi_text_add(&rows, "\t>tokens a second\trange of %zu runs\n", b->runs);
   zmi_text_add(&rows, "prompt of %d\t%.1f\t%.1f to %.1f\n", b->prompt_tokens, b->prefill.median, b->prefill.low, b->prefill.high);
-  zmi_text_add(&rows, "decode at depth %d\t%.1f\t%.1f to %.1f\n", b->depth, b->decode.median, b->decode.low, b->decode.high);
+  zmi_text_add(&rows, "decode%s at depth %d\t%.1f\t%.1f to %.1f\n", of, b->depth, b->decode.median, b->decode.low, b->decode.high);
   cli_table(zmi_text_str(&rows), &out);
   zmi_text_release(&rows);
-  double mb = (double)(b->bytes_per_token + b->cache_bytes) / 1e6;
-  zmi_text_add(&out, "\na token reads %.1f MB of weights and caches: %.1f GB/s, %.0f%% of the %.1f GB/s measured; peak memory %s\n", mb,
-               mb * b->decode.median / 1e3, 100 * b->share, b->bandwidth, cli_bytes((double)b->peak_memory, size));
+  double mb = b->bytes_per_step / 1e6;
+  zmi_text_add(&out, "\na %s reads %.1f MB of weights and caches: %.1f GB/s, %.0f%% of the %.1f GB/s measured; peak memory %s\n",
+               b->batch > 1 ? "step" : "token", mb, mb * b->decode.median / b->batch / 1e3, 100 * b->share, b->bandwidth,
+               cli_bytes((double)b->peak_memory, size));
+  if (b->chosen_experts > 0)
+    zmi_text_add(&out, "%d rows choose %.1f different experts of a layer, each of which is read once\n", b->batch, b->chosen_experts);
   if (b->prefill_share > 0)
     zmi_text_add(&out, "a prompt takes %.0f%% of the %.0f G multiply-adds of bytes a second measured%s\n", 100 * b->prefill_share,
                  b->int8_peak, info.activations == ZM_ACTIVATIONS_INT8 ? "" : ", three for each element of an activation");
@@ -126,6 +133,7 @@ static int measure(const cli_args *args, zm_model *m, zmi_peers *peers) {
                                                         .depth = (int32_t)cli_int(args, "depth"),
                                                         .rounds = (int32_t)cli_int(args, "runs"),
                                                         .chunk = (int32_t)cli_int(args, "chunk"),
+                                                        .batch = (int32_t)cli_int(args, "batch"),
                                                         .profile = cli_flag(args, "profile"),
                                                         .progress = cli_progress},
                                    &b);

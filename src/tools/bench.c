@@ -9,11 +9,16 @@ typedef struct bencher {
   zmi_bench *out;
   const zmi_bench_options *o;
   zm_session *session;
-  int32_t *tokens;
-  float *logits;
+  int32_t *tokens; // [batch, depth]
+  zm_row *rows;    // [batch], the next step
+  float *logits;   // [batch, vocab]
   int32_t vocab;
   bool filled; // the caches have been filled up to the depth once
 } bencher;
+
+static const int32_t *tokens_of(const bencher *b, int32_t sequence) {
+  return b->tokens + (size_t)sequence * (size_t)b->out->depth;
+}
 
 static zm_status tick(const bencher *b, uint64_t done, uint64_t total) {
   if (!b->o->progress || b->o->progress(b->o->user, "measuring", done, total)) return ZM_OK;
@@ -21,14 +26,13 @@ static zm_status tick(const bencher *b, uint64_t done, uint64_t total) {
 }
 
 // Fills up to the depth: for the first time by reading tokens, later by taking the caches as they were left, since the tokens are the same.
-static zm_status fill(bencher *b) {
+static zm_status fill(bencher *b, int32_t sequence) {
   zmi_bench *out = b->out;
   if (out->depth <= out->prompt_tokens) return ZM_OK;
-  if (b->filled) return zmi_session_resume(b->session, 0, out->depth);
-  b->filled = true;
+  if (b->filled) return zmi_session_resume(b->session, sequence, out->depth);
   for (int32_t at = out->prompt_tokens, n; at < out->depth; at += n) {
     n = ZMI_MIN(out->depth - at, 512);
-    zm_status status = zm_session_feed(b->session, 0, b->tokens + at, (size_t)n, b->logits, 1, NULL, NULL);
+    zm_status status = zm_session_feed(b->session, sequence, tokens_of(b, sequence) + at, (size_t)n, b->logits, 1, NULL, NULL);
     if (status == ZM_OK && b->o->progress && !b->o->progress(b->o->user, "filling the caches", (uint64_t)(at + n), (uint64_t)out->depth))
       status = zmi_fail(ZM_ERROR_CANCELLED, "the benchmark was cancelled");
     if (status != ZM_OK) return status;
@@ -36,20 +40,37 @@ static zm_status fill(bencher *b) {
   return ZM_OK;
 }
 
-// One repetition: read the prompt, fill up to the depth, decode greedily as a user's generation would.
+// Reads the prompts, one after another, and fills up to the depth. The next tokens are those after the prompts, whatever was filled in.
+static zm_status begin(bencher *b, double *prefill) {
+  zmi_bench *out = b->out;
+  zm_status status = ZM_OK;
+  for (int32_t s = 0; s < out->batch && status == ZM_OK; s++) status = zm_session_reset(b->session, s);
+  double start = zmi_now();
+  for (int32_t s = 0; s < out->batch && status == ZM_OK; s++) {
+    status = zm_session_feed(b->session, s, tokens_of(b, s), (size_t)out->prompt_tokens, b->logits, 1, NULL, NULL);
+    b->rows[s] = (zm_row){s, zmi_best_token(zmi_model_kernels(b->model), b->logits, b->vocab)};
+  }
+  *prefill = out->batch * out->prompt_tokens / (zmi_now() - start);
+  for (int32_t s = 0; s < out->batch && status == ZM_OK; s++) status = fill(b, s);
+  b->filled = true;
+  return status;
+}
+
+static void choose_next(bencher *b) {
+  for (int32_t s = 0; s < b->out->batch; s++)
+    b->rows[s].token = zmi_best_token(zmi_model_kernels(b->model), b->logits + (size_t)s * (size_t)b->vocab, b->vocab);
+}
+
+// One repetition: read the prompts, fill up to the depth, decode greedily as a user's generation would.
 static zm_status run_once(bencher *b, double *prefill, double *decode) {
   zmi_bench *out = b->out;
-  zm_status status = zm_session_reset(b->session, 0);
+  zm_status status = begin(b, prefill);
   double start = zmi_now();
-  if (status == ZM_OK) status = zm_session_feed(b->session, 0, b->tokens, (size_t)out->prompt_tokens, b->logits, 1, NULL, NULL);
-  *prefill = out->prompt_tokens / (zmi_now() - start);
-  if (status == ZM_OK) status = fill(b);
-  start = zmi_now();
   for (int32_t i = 0; i < out->decode_tokens && status == ZM_OK; i++) {
-    zm_row row = {0, zmi_best_token(zmi_model_kernels(b->model), b->logits, b->vocab)};
-    status = zm_session_step(b->session, &row, 1, b->logits, 1);
+    if (i > 0) choose_next(b);
+    status = zm_session_step(b->session, b->rows, (size_t)out->batch, b->logits, (size_t)out->batch);
   }
-  *decode = out->decode_tokens / (zmi_now() - start);
+  *decode = out->batch * out->decode_tokens / (zmi_now() - start);
   return status;
 }
 
@@ -81,11 +102,9 @@ static zm_status take_share(bencher *b) {
   zmi_bench *out = b->out;
   zm_model_info info;
   zm_model_get_info(b->model, &info);
-  out->bytes_per_token = info.bytes_per_token;
-  out->cache_bytes = info.cache_bytes_per_token * (uint64_t)out->depth;
   const double digits = info.activations == ZM_ACTIVATIONS_INT8 ? 1 : 3;
   out->prefill_share = out->prefill.median * zmi_model_plan_of(b->model)->products_per_token * digits / 1e9 / out->int8_peak;
-  double *shares = zmi_calloc(out->runs, sizeof *shares), bytes = (double)(out->bytes_per_token + out->cache_bytes);
+  double *shares = zmi_calloc(out->runs, sizeof *shares), bytes = out->bytes_per_step / out->batch;
   if (!shares) return ZM_ERROR_MEMORY;
   for (size_t i = 0; i < out->runs; i++) shares[i] = bytes * out->decode_runs[i] / 1e9 / out->bandwidth_runs[i];
   out->share = zmi_median(shares, out->runs);
@@ -94,12 +113,58 @@ static zm_status take_share(bencher *b) {
   return ZM_OK;
 }
 
-// ---- profile ----
+// ---- bytes of a batch ----
 
-static void set_input(zmi_program *p, const char *name, int32_t value) {
+static void set_input(zmi_program *p, const char *name, int32_t row, int32_t value) {
   int32_t *slot = zmi_program_slot(p, name);
-  if (slot) *slot = value;
+  if (slot) slot[row] = value;
 }
+
+// Decodes as a run does, with the stock program, which has a router of its own in each layer of experts.
+static zm_status trace_batch(bencher *b, zmi_step_bytes *sum) {
+  zmi_bench *out = b->out;
+  zmi_program *p = zmi_model_compile(b->model, out->batch, out->batch, sum->states, &(zmi_model_program_options){.stock = true});
+  if (!p) return zm_last_status();
+  const zm_dtype dtype = zmi_model_dtype(b->model);
+  const void *logits = zmi_program_slot(p, "logits");
+  for (int32_t i = 0; i < out->decode_tokens; i++) {
+    for (int32_t s = 0; s < out->batch; s++) {
+      set_input(p, "tokens", s, b->rows[s].token);
+      set_input(p, "position", s, out->depth + i);
+      set_input(p, "sequence", s, s);
+      set_input(p, "select", s, s);
+    }
+    zmi_player_trace(zmi_program_player(p), zmi_model_pool(b->model), zmi_step_bytes_add, sum);
+    zmi_model_kernels(b->model)->load(logits, dtype, (int64_t)out->batch * b->vocab, b->logits);
+    choose_next(b);
+  }
+  zmi_program_free(p);
+  return sum->failed ? ZM_ERROR_MEMORY : ZM_OK;
+}
+
+// What a step of several rows reads depends on what their tokens choose: a run is repeated with a look at the routers. A row alone always
+// chooses the same number of experts.
+static zm_status count_bytes(bencher *b) {
+  zmi_bench *out = b->out;
+  zm_model_info info;
+  zm_model_get_info(b->model, &info);
+  out->bytes_per_token = info.bytes_per_token;
+  out->cache_bytes = info.cache_bytes_per_token * (uint64_t)out->depth;
+  out->bytes_per_step = (double)(out->bytes_per_token + out->cache_bytes);
+  if (out->batch == 1) return ZM_OK;
+  double unused;
+  zmi_step_bytes sum = {.states = zmi_session_states(b->session), .step = {.rows = out->batch, .depth = out->depth}};
+  zm_status status = begin(b, &unused);
+  if (status != ZM_OK) return status;
+  zmi_model_lock(b->model);
+  status = trace_batch(b, &sum);
+  zmi_model_unlock(b->model);
+  out->bytes_per_step = (double)sum.bytes / out->decode_tokens;
+  out->chosen_experts = sum.routers ? (double)sum.chosen / (double)sum.routers : 0;
+  return status;
+}
+
+// ---- profile ----
 
 // Plays a decode program of its own at the last of the positions that the bench is about; positions are not advanced, so the caches keep
 // their meaning.
@@ -110,13 +175,13 @@ static zm_status profile(bencher *b) {
   zmi_player *player = zmi_program_player(p);
   zmi_pool *pool = zmi_model_pool(b->model);
   zmi_profile times = {0};
-  set_input(p, "position", b->out->depth - 1);
-  set_input(p, "sequence", 0);
-  set_input(p, "select", 0);
+  set_input(p, "position", 0, b->out->depth - 1);
+  set_input(p, "sequence", 0, 0);
+  set_input(p, "select", 0, 0);
   zmi_player_play(player, pool); // its memory is touched for the first time
   zm_status status = ZM_OK;
   for (int32_t i = 0; i < b->out->decode_tokens && status == ZM_OK; i++) {
-    set_input(p, "tokens", b->tokens[i % b->out->prompt_tokens]); // other tokens, other experts
+    set_input(p, "tokens", 0, b->tokens[i % b->out->prompt_tokens]); // other tokens, other experts
     status = zmi_player_profile(player, pool, &times);
   }
   if (status == ZM_OK) status = zmi_bench_add_profile(b->out, zmi_program_tape(p), &times, states);
@@ -134,6 +199,9 @@ static zm_status prepare(bencher *b) {
   out->decode_tokens = o->decode_tokens ? o->decode_tokens : 32;
   out->depth = ZMI_MAX(o->depth, out->prompt_tokens);
   out->runs = o->rounds ? (size_t)o->rounds : 5;
+  out->batch = o->batch ? o->batch : 1;
+  if (out->batch > 1 && o->profile)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "a profile is that of one sequence, not of a batch of %d", out->batch);
   int32_t limit = zmi_model_context(b->model);
   if (out->depth > limit - out->decode_tokens) {
     return zmi_fail(ZM_ERROR_LIMIT, "a depth of %d and %d decoded tokens do not fit the model's context of %d", out->depth,
@@ -142,11 +210,14 @@ static zm_status prepare(bencher *b) {
   out->prefill_runs = zmi_calloc(out->runs, sizeof *out->prefill_runs);
   out->decode_runs = zmi_calloc(out->runs, sizeof *out->decode_runs);
   out->bandwidth_runs = zmi_calloc(out->runs, sizeof *out->bandwidth_runs);
-  b->tokens = zmi_calloc((size_t)out->depth, sizeof *b->tokens);
-  b->logits = zmi_calloc((size_t)b->vocab, sizeof *b->logits);
-  if (!out->prefill_runs || !out->decode_runs || !out->bandwidth_runs || !b->tokens || !b->logits) return ZM_ERROR_MEMORY;
-  for (int32_t i = 0; i < out->depth; i++) b->tokens[i] = (int32_t)(zmi_uniform(1, (uint64_t)i) * b->vocab);
-  b->session = zm_session_open(b->model, &(zm_session_options){.context = out->depth + out->decode_tokens, .chunk = o->chunk});
+  const size_t count = (size_t)out->depth * (size_t)out->batch; // both at most a million
+  b->tokens = zmi_calloc(count, sizeof *b->tokens);
+  b->logits = zmi_calloc((size_t)b->vocab * (size_t)out->batch, sizeof *b->logits);
+  b->rows = zmi_calloc((size_t)out->batch, sizeof *b->rows);
+  if (!out->prefill_runs || !out->decode_runs || !out->bandwidth_runs || !b->tokens || !b->logits || !b->rows) return ZM_ERROR_MEMORY;
+  for (size_t i = 0; i < count; i++) b->tokens[i] = (int32_t)(zmi_uniform(1, i) * b->vocab);
+  b->session = zm_session_open(
+      b->model, &(zm_session_options){.context = out->depth + out->decode_tokens, .sequences = out->batch, .chunk = o->chunk});
   return b->session ? ZM_OK : zm_last_status();
 }
 
@@ -155,6 +226,7 @@ zm_status zmi_bench_run(zm_model *m, const zmi_bench_options *options, zmi_bench
   bencher b = {.model = m, .out = out, .o = options, .vocab = zmi_model_vocab(m)};
   zm_status status = prepare(&b);
   if (status == ZM_OK) status = run_all(&b);
+  if (status == ZM_OK) status = count_bytes(&b);
   if (status == ZM_OK && options->profile) {
     zmi_model_lock(m);
     status = profile(&b);
@@ -164,6 +236,7 @@ zm_status zmi_bench_run(zm_model *m, const zmi_bench_options *options, zmi_bench
   zm_session_close(b.session);
   zmi_free(b.tokens);
   zmi_free(b.logits);
+  zmi_free(b.rows);
   if (status != ZM_OK) zmi_bench_release(out);
   return status;
 }
@@ -185,11 +258,12 @@ static json_t *list(const double *values, size_t n) {
 
 json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m) {
   json_t *j =
-      json_pack("{s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:[f, f], s:[f, f], s:o, s:o, s:o, s:I, s:o}", "decode_tok_s",
-                b->decode.median, "prefill_tok_s", b->prefill.median, "bytes_per_token", (json_int_t)b->bytes_per_token, "cache_bytes",
-                (json_int_t)b->cache_bytes, "read_bandwidth_gb_s", b->bandwidth, "share_of_bandwidth", b->share, "int8_peak_gmac_s",
-                b->int8_peak, "prefill_share_of_int8_peak", b->prefill_share, "prompt_tokens", b->prompt_tokens, "decode_tokens",
-                b->decode_tokens, "depth", b->depth, "decode_interval", b->decode.low, b->decode.high, "prefill_interval", b->prefill.low,
+      json_pack("{s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:i, s:[f, f], s:[f, f], s:o, s:o, s:o, s:I, s:o}",
+                "decode_tok_s", b->decode.median, "prefill_tok_s", b->prefill.median, "bytes_per_token", (json_int_t)b->bytes_per_token,
+                "cache_bytes", (json_int_t)b->cache_bytes, "bytes_per_step", b->bytes_per_step, "chosen_experts", b->chosen_experts,
+                "read_bandwidth_gb_s", b->bandwidth, "share_of_bandwidth", b->share, "int8_peak_gmac_s", b->int8_peak,
+                "prefill_share_of_int8_peak", b->prefill_share, "prompt_tokens", b->prompt_tokens, "decode_tokens", b->decode_tokens,
+                "depth", b->depth, "batch", b->batch, "decode_interval", b->decode.low, b->decode.high, "prefill_interval", b->prefill.low,
                 b->prefill.high, "decode_runs", list(b->decode_runs, b->runs), "prefill_runs", list(b->prefill_runs, b->runs),
                 "bandwidth_runs", list(b->bandwidth_runs, b->runs), "peak_memory", (json_int_t)b->peak_memory, "model", zmi_model_json(m));
   if (j && b->op_count) zmi_bench_profile_json(b, j);

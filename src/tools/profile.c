@@ -43,16 +43,17 @@ static int64_t chosen_experts(const zmi_tape *t, const zmi_instr *in) {
   return operand >= 0 && operand < in->nin && in->in[operand] >= 0 ? t->slots[in->in[operand]].type.shape[1] : attribute(in, "top_k");
 }
 
-static uint64_t weight_bytes(const zmi_tape *t, const zmi_instr *in, const char *name, uint64_t bytes) {
+static uint64_t weight_bytes(const zmi_tape *t, const zmi_instr *in, const char *name, uint64_t bytes, const zmi_step_rows *step) {
   char field[80];
-  if (strcmp(name, "inv_freq") == 0) return 0;                                             // made of the configuration
-  if (strcmp(name, "table") == 0) return bytes / (uint64_t)ZMI_MAX(attribute(in, "n"), 1); // one row
+  if (strcmp(name, "inv_freq") == 0) return 0; // made of the configuration
+  if (strcmp(name, "table") == 0) return bytes / (uint64_t)ZMI_MAX(attribute(in, "n"), 1) * (uint64_t)step->rows;
   snprintf(field, sizeof field, "%s%sexperts", strcmp(name, "weight") == 0 ? "" : name, strcmp(name, "weight") == 0 ? "" : "_");
   const int64_t experts = attribute(in, field);
-  return experts > 1 ? bytes / (uint64_t)experts * (uint64_t)ZMI_MIN(chosen_experts(t, in), experts) : bytes;
+  const int64_t chosen = step->chosen > 0 ? step->chosen : chosen_experts(t, in);
+  return experts > 1 ? bytes / (uint64_t)experts * (uint64_t)ZMI_MIN(chosen, experts) : bytes;
 }
 
-uint64_t zmi_instr_bytes(const zmi_tape *t, const zmi_instr *in, const zmi_state_set *states, int32_t depth) {
+uint64_t zmi_instr_bytes(const zmi_tape *t, const zmi_instr *in, const zmi_state_set *states, const zmi_step_rows *step) {
   const bool attends = find_operand(in->op, "q") >= 0 && find_operand(in->op, "keys") >= 0;
   const uint64_t positions = (uint64_t)states->sequences * (uint64_t)states->context;
   uint64_t sum = 0;
@@ -62,10 +63,38 @@ uint64_t zmi_instr_bytes(const zmi_tape *t, const zmi_instr *in, const zmi_state
     const zmi_slot *s = &t->slots[in->in[i]];
     if (s->kind == ZMI_SLOT_VIEW) s = &t->slots[s->base];
     operand_name(in->op, i, name);
-    if (s->kind == ZMI_SLOT_WEIGHT) sum += weight_bytes(t, in, name, s->bytes);
-    if (s->kind == ZMI_SLOT_STATE && attends && positions > 0) sum += s->bytes / positions * (uint64_t)depth;
+    if (s->kind == ZMI_SLOT_WEIGHT) sum += weight_bytes(t, in, name, s->bytes, step);
+    if (s->kind == ZMI_SLOT_STATE && attends && positions > 0) sum += s->bytes / positions * (uint64_t)step->depth * (uint64_t)step->rows;
   }
   return sum;
+}
+
+// ---- steps of several rows: experts that several of them choose are read once ----
+
+static int by_number(const void *x, const void *y) {
+  const int32_t a = *(const int32_t *)x, b = *(const int32_t *)y;
+  return (a > b) - (a < b);
+}
+
+void zmi_step_bytes_add(void *user, const zmi_tape *t, size_t index) {
+  zmi_step_bytes *sum = user;
+  const zmi_instr *in = &t->instrs[index];
+  sum->bytes += zmi_instr_bytes(t, in, sum->states, &sum->step);
+  if (strcmp(in->op->name, "route") != 0) return;
+  const zmi_slot *chosen = &t->slots[in->out[0]];
+  const size_t n = (size_t)(chosen->type.shape[0] * chosen->type.shape[1]);
+  int32_t *sorted = zmi_malloc(n * sizeof *sorted);
+  if (!sorted) {
+    sum->failed = true;
+    return;
+  }
+  memcpy(sorted, chosen->data, n * sizeof *sorted);
+  qsort(sorted, n, sizeof *sorted, by_number);
+  sum->step.chosen = 1;
+  for (size_t i = 1; i < n; i++) sum->step.chosen += sorted[i] != sorted[i - 1];
+  sum->chosen += (uint64_t)sum->step.chosen;
+  sum->routers++;
+  zmi_free(sorted);
 }
 
 // ---- sums by op, and by pair of ops ----
@@ -106,7 +135,7 @@ zm_status zmi_bench_add_profile(zmi_bench *out, const zmi_tape *t, const zmi_pro
   for (size_t i = 0; i < t->instr_count; i++) {
     zmi_bench_op *row = op_row(out, t->instrs[i].op->name);
     row->calls++;
-    row->bytes += zmi_instr_bytes(t, &t->instrs[i], states, out->depth);
+    row->bytes += zmi_instr_bytes(t, &t->instrs[i], states, &(zmi_step_rows){.rows = 1, .depth = out->depth});
   }
   for (size_t i = 0; i < p->count; i++) {
     const zmi_step_time *s = &p->steps[i];

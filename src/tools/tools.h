@@ -93,7 +93,8 @@ typedef struct zmi_bench_options {
   int32_t rounds;        // 0: 5
   int32_t depth;         // positions filled before decoding; 0: prompt_tokens
   int32_t chunk;         // 0: 128
-  bool profile;          // per op
+  int32_t batch;         // independent sequences decoded together; 0: 1
+  bool profile;          // per op; not of a batch
   zm_progress_fn progress;
   void *user;
 } zmi_bench_options;
@@ -120,12 +121,14 @@ typedef struct zmi_bench {
   zmi_interval decode, prefill; // tokens a second
   double *decode_runs, *prefill_runs;
   size_t runs;
-  int32_t prompt_tokens, decode_tokens, depth;
-  double *bandwidth_runs;                // GB/s around each run: the better of before and after, in the same process
-  double bandwidth;                      // their median
-  double share;                          // median over the runs of bytes read a second / bandwidth around it
+  int32_t prompt_tokens, decode_tokens, depth, batch; // of a batch, rates count the tokens of all sequences
+  double *bandwidth_runs;                             // GB/s around each run: the better of before and after, in the same process
+  double bandwidth;                                   // their median
+  double share;                                       // median over the runs of bytes read a second / bandwidth around it
   double int8_peak, prefill_share;       // 1e9 multiply-adds of bytes a second; share of it that prompts take (0: no products of digits)
   uint64_t bytes_per_token, cache_bytes; // weights read for one token; cache read at this depth
+  double bytes_per_step;                 // weights and caches read for one token of each sequence, mean; each chosen expert once
+  double chosen_experts;                 // different experts chosen in a layer, mean; 0: no routers
   uint64_t peak_memory;
   zmi_bench_op *ops; // with profile: by falling time
   size_t op_count;
@@ -137,8 +140,22 @@ void zmi_bench_release(zmi_bench *b);
 json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m);
 
 // ---- profiles (profile.c) ----
-// Bytes that an instruction of a program of one row reads: weights, of experts those that the row chooses, and caches up to `depth`.
-uint64_t zmi_instr_bytes(const zmi_tape *t, const zmi_instr *in, const zmi_state_set *states, int32_t depth);
+// What a step reads for: rows of sequences of their own, each with caches of `depth` positions, which choose so many different experts in
+// the layer that an instruction belongs to (0: as many as one row).
+typedef struct zmi_step_rows {
+  int64_t rows, depth, chosen;
+} zmi_step_rows;
+// Bytes that an instruction reads: weights, of experts those that are chosen, each once; and caches.
+uint64_t zmi_instr_bytes(const zmi_tape *t, const zmi_instr *in, const zmi_state_set *states, const zmi_step_rows *step);
+// The bytes of a whole step, added up while it is traced (zmi_player_trace): routers of the stock program say which experts are chosen.
+typedef struct zmi_step_bytes {
+  const zmi_state_set *states;
+  zmi_step_rows step;
+  uint64_t bytes;
+  uint64_t chosen, routers; // different experts chosen, in all routers
+  bool failed;              // memory
+} zmi_step_bytes;
+void zmi_step_bytes_add(void *sum, const zmi_tape *t, size_t instr);
 // Fills ops and waits of *out, whose depth is set.
 zm_status zmi_bench_add_profile(zmi_bench *out, const zmi_tape *t, const zmi_profile *p, const zmi_state_set *states);
 double zmi_bench_profile_seconds(const zmi_bench *b); // of a token: the sum over all rows

@@ -12,7 +12,7 @@
     return out[0] ? ZM_OK : zm_last_status();                                                                                              \
   }
 
-static const int first_axis[] = {0}, middle_axis[] = {1}, both_axes[] = {0, 1}, heads[] = {0, 2, 1, 3};
+static const int first_axis[] = {0}, middle_axis[] = {1}, last_axis[] = {-1}, both_axes[] = {0, 1}, heads[] = {0, 2, 1, 3};
 static const zm_quant affine4 = {ZM_AFFINE, 4, 64};
 
 ROW(small_add, zm_add(in[0], in[1]))
@@ -50,6 +50,54 @@ ROW(einsum_scores, zm_einsum("bqhd,bkhd->bhqk", in, 2))
 ROW(einsum_mix, zm_einsum("bhqk,bkhd->bqhd", in, 2))
 ROW(matmul, zm_matmul(in[0], in[1]))
 ROW(matmul_turned, zm_matmul(in[0], zm_transpose(in[1], NULL)))
+ROW(logsumexp_last, zm_logsumexp(in[0], last_axis, 1, false))
+ROW(softmax, zm_softmax(in[0]))
+ROW(max_last, zm_max(in[0], -1, false))
+ROW(min_last, zm_min(in[0], -1, false))
+ROW(mean_last, zm_mean(in[0], -1, false))
+ROW(var_last, zm_var(in[0], last_axis, 1, false, 0))
+ROW(prod_last, zm_prod(in[0], last_axis, 1, false))
+ROW(argmin_last, zm_argmin(in[0], -1, false))
+ROW(any_last, zm_any(in[0], last_axis, 1, false))
+ROW(logsumexp_first, zm_logsumexp(in[0], first_axis, 1, false))
+ROW(var_first, zm_var(in[0], first_axis, 1, false, 0))
+ROW(prod_first, zm_prod(in[0], first_axis, 1, false))
+ROW(argmin_first, zm_argmin(in[0], 0, false))
+ROW(cumprod_last, zm_cumprod(in[0], -1, false, true))
+ROW(logcumsumexp_last, zm_logcumsumexp(in[0], -1, false, true))
+ROW(tril, zm_tril(in[0], 0))
+ROW(triu, zm_triu(in[0], 1))
+ROW(kron, zm_kron(in[0], in[1]))
+ROW(outer, zm_outer(in[0], in[1]))
+ROW(add_turned, zm_add(in[0], zm_transpose(in[1], NULL)))
+ROW(sum_turned, zm_sum(zm_transpose(in[0], NULL), -1, false))
+ROW(every_second, zm_contiguous(zm_slice(in[0], (int64_t[]){0, 0}, (int64_t[]){2048, 2048}, (int64_t[]){2, 2})))
+ROW(flip_last, zm_contiguous(zm_flip(in[0], last_axis, 1)))
+ROW(roll_last, zm_contiguous(zm_roll(in[0], (int64_t[]){5}, last_axis, 1)))
+ROW(pad, zm_pad(in[0], (int64_t[]){1, 1}, (int64_t[]){1, 1}, ZM_PAD_CONSTANT, 0))
+ROW(tile, zm_contiguous(zm_tile(in[0], (int64_t[]){2, 3}, 2)))
+ROW(repeat_first, zm_contiguous(zm_repeat(in[0], 3, 0)))
+ROW(repeat_last, zm_contiguous(zm_repeat(in[0], 3, -1)))
+ROW(stack_first, zm_stack(in, 2, 0))
+ROW(stack_last, zm_stack(in, 2, -1))
+ROW(less, zm_less(in[0], in[1]))
+ROW(exponential, zm_exp(in[0]))
+ROW(error_function, zm_erf(in[0]))
+ROW(sine, zm_sin(in[0]))
+ROW(power, zm_power(in[0], in[1]))
+ROW(divide, zm_divide(in[0], in[1]))
+ROW(rest, zm_remainder(in[0], in[1]))
+ROW(floor_divide, zm_floor_divide(in[0], in[1]))
+ROW(square_root, zm_sqrt(in[0]))
+ROW(to_bfloat16, zm_astype(in[0], ZM_BF16))
+ROW(to_float16, zm_astype(in[0], ZM_F16))
+ROW(to_int32, zm_astype(in[0], ZM_I32))
+ROW(to_float32, zm_astype(in[0], ZM_F32))
+ROW(trace, zm_trace(in[0], 0, 0, 1))
+ROW(median_last, zm_median(in[0], last_axis, 1, false))
+ROW(take_columns, zm_take_axis(in[0], in[1], 1))
+ROW(put_along, zm_put_along_axis(in[0], in[1], in[2], -1))
+ROW(slice_update, zm_slice_update(in[0], in[1], (int64_t[]){1, 1}, (int64_t[]){1025, 1025}, NULL))
 ROW(conv1d, zm_conv1d(in[0], in[1], 1, 2, 1, 1))
 ROW(conv2d, zm_conv2d(in[0], in[1], NULL, (int64_t[]){1, 1}, NULL, 1))
 ROW(random_normal, zm_random_normal(zm_random_key(7), NULL, NULL, ZM_F32, (int64_t[]){1024, 1024}, 2))
@@ -94,6 +142,113 @@ static const zmi_entry rows[] = {
     {.name = "max_first", .sample = "a 2048 2048", .call = max_first},
     {.name = "argmax_last", .sample = "a 1024 4096", .call = argmax_last},
     {.name = "argmax_first", .sample = "a 4096 1024", .call = argmax_first},
+    {.name = "sum_rows_4", .sample = "a 1000000 4", .call = sum_last},
+    {.name = "sum_rows_16", .sample = "a 250000 16", .call = sum_last},
+    {.name = "sum_rows_33", .sample = "a 100000 33", .call = sum_last},
+    {.name = "sum_rows_128", .sample = "a 32768 128", .call = sum_last},
+    {.name = "sum_rows_16_bfloat16", .sample = "a 250000 16 bfloat16", .call = sum_last},
+    {.name = "sum_rows_16_int32", .sample = "a 250000 16 int32 < 1000", .call = sum_last},
+    {.name = "sum_last_bfloat16", .sample = "a 2048 2048 bfloat16", .call = sum_last},
+    {.name = "sum_first_bfloat16", .sample = "a 2048 2048 bfloat16", .call = sum_first},
+    {.name = "sum_last_int32", .sample = "a 2048 2048 int32 < 1000", .call = sum_last},
+    {.name = "sum_first_int32", .sample = "a 2048 2048 int32 < 1000", .call = sum_first},
+    {.name = "sum_middle_7", .sample = "a 4096 64 7", .call = sum_middle},
+    {.name = "sum_middle_3", .sample = "a 4096 64 3", .call = sum_middle},
+    {.name = "sum_middle_4_16", .sample = "a 65536 4 16", .call = sum_middle},
+    {.name = "sum_turned", .sample = "a 2048 2048", .call = sum_turned},
+    {.name = "mean_rows_3", .sample = "a 1000000 3", .call = mean_last},
+    {.name = "var_rows_16", .sample = "a 250000 16", .call = var_last},
+    {.name = "var_last", .sample = "a 2048 2048", .call = var_last},
+    {.name = "var_first", .sample = "a 2048 2048", .call = var_first},
+    {.name = "prod_rows_4", .sample = "a 1000000 4", .call = prod_last},
+    {.name = "prod_first", .sample = "a 2048 2048", .call = prod_first},
+    {.name = "any_rows_4", .sample = "a 1000000 4 bool", .call = any_last},
+    {.name = "max_rows_4", .sample = "a 1000000 4", .call = max_last},
+    {.name = "min_rows_4", .sample = "a 1000000 4", .call = min_last},
+    {.name = "max_rows_33", .sample = "a 100000 33", .call = max_last},
+    {.name = "max_rows_128", .sample = "a 32768 128", .call = max_last},
+    {.name = "max_rows_4_float16", .sample = "a 1000000 4 float16", .call = max_last},
+    {.name = "max_rows_4_int32", .sample = "a 1000000 4 int32", .call = max_last},
+    {.name = "max_last", .sample = "a 2048 2048", .call = max_last},
+    {.name = "argmax_rows_4", .sample = "a 1000000 4", .call = argmax_last},
+    {.name = "argmax_rows_33", .sample = "a 100000 33", .call = argmax_last},
+    {.name = "argmax_rows_128", .sample = "a 32768 128", .call = argmax_last},
+    {.name = "argmax_rows_10_int32", .sample = "a 300000 10 int32", .call = argmax_last},
+    {.name = "argmin_rows_4", .sample = "a 1000000 4", .call = argmin_last},
+    {.name = "argmin_last", .sample = "a 1024 4096", .call = argmin_last},
+    {.name = "argmin_first", .sample = "a 4096 1024", .call = argmin_first},
+    {.name = "logsumexp_rows_10", .sample = "a 200000 10", .call = logsumexp_last},
+    {.name = "logsumexp_last", .sample = "a 1024 4096", .call = logsumexp_last},
+    {.name = "logsumexp_first", .sample = "a 2048 1024", .call = logsumexp_first},
+    {.name = "softmax_rows_4", .sample = "a 500000 4", .call = softmax},
+    {.name = "softmax_rows_10", .sample = "a 200000 10", .call = softmax},
+    {.name = "softmax_rows_33", .sample = "a 100000 33", .call = softmax},
+    {.name = "softmax_rows_10_bfloat16", .sample = "a 200000 10 bfloat16", .call = softmax},
+    {.name = "softmax_last", .sample = "a 1024 4096", .call = softmax},
+    {.name = "cumsum_rows_4", .sample = "a 1000000 4", .call = cumsum_last},
+    {.name = "cumsum_rows_33", .sample = "a 100000 33", .call = cumsum_last},
+    {.name = "cumsum_rows_4_int32", .sample = "a 1000000 4 int32", .call = cumsum_last},
+    {.name = "cumsum_rows_10_bfloat16", .sample = "a 300000 10 bfloat16", .call = cumsum_last},
+    {.name = "cumsum_first_large", .sample = "a 2048 2048", .call = cumsum_first},
+    {.name = "cumsum_first_tall", .sample = "a 1000000 4", .call = cumsum_first},
+    {.name = "cummax_rows_4", .sample = "a 1000000 4", .call = cummax_last},
+    {.name = "cumprod_rows_4", .sample = "a 1000000 4", .call = cumprod_last},
+    {.name = "cumprod_last", .sample = "a 1024 1024", .call = cumprod_last},
+    {.name = "logcumsumexp_last", .sample = "a 1024 1024", .call = logcumsumexp_last},
+    {.name = "logcumsumexp_rows_4", .sample = "a 500000 4", .call = logcumsumexp_last},
+    {.name = "sort_rows_8", .sample = "a 200000 8", .call = sort_last},
+    {.name = "sort_rows_100", .sample = "a 10000 100", .call = sort_last},
+    {.name = "sort_last_int32", .sample = "a 64 16384 int32", .call = sort_last},
+    {.name = "argsort_rows_8", .sample = "a 200000 8", .call = argsort_last},
+    {.name = "median_rows_9", .sample = "a 100000 9", .call = median_last},
+    {.name = "tril", .sample = "a 2048 2048", .call = tril},
+    {.name = "triu", .sample = "a 2048 2048", .call = triu},
+    {.name = "tril_batch", .sample = "a 1024 64 64", .call = tril},
+    {.name = "kron", .sample = "a 64 64; b 32 32", .call = kron},
+    {.name = "kron_small", .sample = "a 512 512; b 4 4", .call = kron},
+    {.name = "outer", .sample = "a 2048; b 2048", .call = outer},
+    {.name = "trace", .sample = "a 2048 2048", .call = trace},
+    {.name = "add_row", .sample = "a 2048 2048; b 2048", .call = add},
+    {.name = "add_column", .sample = "a 2048 2048; b 2048 1", .call = add},
+    {.name = "add_both", .sample = "a 2048 1; b 1 2048", .call = add},
+    {.name = "add_short_rows", .sample = "a 1000000 3; b 3", .call = add},
+    {.name = "add_short_columns", .sample = "a 1000000 3; b 1000000 1", .call = add},
+    {.name = "add_middle", .sample = "a 256 64 128; b 256 1 128", .call = add},
+    {.name = "add_turned", .sample = "a 2048 2048; b 2048 2048", .call = add_turned},
+    {.name = "add_bfloat16", .sample = "a 2048 2048 bfloat16; b 2048 2048 bfloat16", .call = add},
+    {.name = "add_float16", .sample = "a 2048 2048 float16; b 2048 2048 float16", .call = add},
+    {.name = "add_int32", .sample = "a 2048 2048 int32; b 2048 2048 int32", .call = add},
+    {.name = "less", .sample = "a 2048 2048; b 2048 2048", .call = less},
+    {.name = "divide", .sample = "a 1024 1024; b 1024 1024", .call = divide},
+    {.name = "remainder", .sample = "a 1024 1024; b 1024 1024", .call = rest},
+    {.name = "floor_divide", .sample = "a 1024 1024; b 1024 1024", .call = floor_divide},
+    {.name = "remainder_int32", .sample = "a 1024 1024 int32; b 1024 1024 int32 < 1000", .call = rest},
+    {.name = "power", .sample = "a 1024 1024 positive; b 1024 1024", .call = power},
+    {.name = "exp", .sample = "a 1024 1024", .call = exponential},
+    {.name = "erf", .sample = "a 1024 1024", .call = error_function},
+    {.name = "sin", .sample = "a 1024 1024", .call = sine},
+    {.name = "sqrt", .sample = "a 2048 2048 positive", .call = square_root},
+    {.name = "to_bfloat16", .sample = "a 2048 2048", .call = to_bfloat16},
+    {.name = "to_float16", .sample = "a 2048 2048", .call = to_float16},
+    {.name = "to_int32", .sample = "a 2048 2048", .call = to_int32},
+    {.name = "from_bfloat16", .sample = "a 2048 2048 bfloat16", .call = to_float32},
+    {.name = "from_float16", .sample = "a 2048 2048 float16", .call = to_float32},
+    {.name = "from_int32", .sample = "a 2048 2048 int32", .call = to_float32},
+    {.name = "every_second", .sample = "a 2048 2048", .call = every_second},
+    {.name = "flip_last", .sample = "a 1024 1024", .call = flip_last},
+    {.name = "roll_last", .sample = "a 1024 1024", .call = roll_last},
+    {.name = "pad", .sample = "a 1024 1024", .call = pad},
+    {.name = "tile", .sample = "a 512 512", .call = tile},
+    {.name = "repeat_first", .sample = "a 512 1024", .call = repeat_first},
+    {.name = "repeat_last", .sample = "a 512 1024", .call = repeat_last},
+    {.name = "stack_first", .sample = "a 1024 1024; b 1024 1024", .call = stack_first},
+    {.name = "stack_last", .sample = "a 1024 1024; b 1024 1024", .call = stack_last},
+    {.name = "concatenate_3", .sample = "a 300000 3; b 300000 3", .call = concatenate_last},
+    {.name = "transpose_short", .sample = "a 1000000 3", .call = transpose_copy},
+    {.name = "transpose_bfloat16", .sample = "a 2048 2048 bfloat16", .call = transpose_copy},
+    {.name = "take_columns", .sample = "a 1024 1024; i 512 int32 < 1024", .call = take_columns},
+    {.name = "put_along_axis", .sample = "a 1024 1024; i 1024 64 int32 < 1024; v 1024 64", .call = put_along},
+    {.name = "slice_update", .sample = "a 2048 2048; u 1024 1024", .call = slice_update},
     {.name = "concatenate_first", .sample = "a 1024 1024; b 1024 1024", .call = concatenate_first},
     {.name = "concatenate_last", .sample = "a 1024 1024; b 1024 1024", .call = concatenate_last},
     {.name = "transpose_copy", .sample = "a 2048 2048", .call = transpose_copy},
@@ -136,7 +291,7 @@ int array_row_operands(const zmi_entry *row, zm_array **in) {
   for (int i = 0; i < nin; i++) {
     const zm_dtype dtype = zm_array_dtype(in[i]);
     int64_t shape[ZM_MAX_RANK];
-    if (dtype != ZM_F32 && dtype != ZM_BF16) continue;
+    if ((dtype != ZM_F32 && dtype != ZM_F16 && dtype != ZM_BF16) || strstr(row->sample, "positive")) continue;
     for (int k = 0; k < zm_array_rank(in[i]); k++) shape[k] = zm_array_dim(in[i], k);
     in[i] = zm_random_uniform(zm_random_key((uint64_t)i + 1), zm_full(-1, ZM_F32, NULL, 0), NULL, ZM_F32, shape, zm_array_rank(in[i]));
     if (i == 0 && row->parameters) in[i] = zm_sort(in[i], -1);

@@ -20,6 +20,31 @@ def _np_topk(np, x, k):
     return np.partition(x, x.shape[-1] - k, axis=-1)[..., -k:]
 
 
+def _np_logsumexp(np, x, axis):
+    m = x.max(axis, keepdims=True)
+    return np.log(np.exp(x - m).sum(axis)) + m.squeeze(axis)
+
+
+def _np_put(np, a):
+    y = a[0].copy()
+    np.put_along_axis(y, a[1], a[2], axis=-1)
+    return y
+
+
+def _np_update(np, a):
+    y = a[0].copy()
+    y[1:1025, 1:1025] = a[1]
+    return y
+
+
+def _mx_update(mx, a):
+    return mx.slice_update(a[0], a[1], mx.array([1, 1]), [0, 1])
+
+
+def _many(function, *names):
+    return {name: function for name in names}
+
+
 # For functions that both libraries spell alike.
 _BOTH = {
     "small_add": lambda m, a, p: a[0] + a[1],
@@ -52,12 +77,89 @@ _BOTH = {
     "matmul_64": lambda m, a, p: a[0] @ a[1],
     "matmul_column": lambda m, a, p: a[0] @ a[1],
     "matmul_narrow": lambda m, a, p: a[0] @ a[1],
+    **_many(lambda m, a, p: a[0].sum(-1), "sum_rows_4", "sum_rows_16", "sum_rows_33", "sum_rows_128"),
+    **_many(lambda m, a, p: a[0].sum(1), "sum_middle_7", "sum_middle_3", "sum_middle_4_16"),
+    "sum_turned": lambda m, a, p: a[0].T.sum(-1),
+    "mean_rows_3": lambda m, a, p: a[0].mean(-1),
+    **_many(lambda m, a, p: a[0].var(-1), "var_rows_16", "var_last"),
+    "var_first": lambda m, a, p: a[0].var(0),
+    "prod_rows_4": lambda m, a, p: a[0].prod(-1),
+    "prod_first": lambda m, a, p: a[0].prod(0),
+    "any_rows_4": lambda m, a, p: a[0].any(-1),
+    **_many(lambda m, a, p: a[0].max(-1), "max_rows_4", "max_rows_33", "max_rows_128", "max_last", "max_rows_4_int32"),
+    "min_rows_4": lambda m, a, p: a[0].min(-1),
+    **_many(
+        lambda m, a, p: m.argmax(a[0], axis=-1), "argmax_rows_4", "argmax_rows_33", "argmax_rows_128", "argmax_rows_10_int32"
+    ),
+    **_many(lambda m, a, p: m.argmin(a[0], axis=-1), "argmin_rows_4", "argmin_last"),
+    "argmin_first": lambda m, a, p: m.argmin(a[0], axis=0),
+    **_many(lambda m, a, p: m.cumsum(a[0], axis=-1), "cumsum_rows_4", "cumsum_rows_33"),
+    **_many(lambda m, a, p: m.cumsum(a[0], axis=0), "cumsum_first_large", "cumsum_first_tall"),
+    **_many(lambda m, a, p: m.cumprod(a[0], axis=-1), "cumprod_rows_4", "cumprod_last"),
+    **_many(lambda m, a, p: m.sort(a[0], axis=-1), "sort_rows_8", "sort_rows_100", "sort_last_int32"),
+    "argsort_rows_8": lambda m, a, p: m.argsort(a[0], axis=-1),
+    "median_rows_9": lambda m, a, p: m.median(a[0], axis=-1),
+    **_many(lambda m, a, p: m.tril(a[0]), "tril", "tril_batch"),
+    "triu": lambda m, a, p: m.triu(a[0], k=1),
+    **_many(lambda m, a, p: m.kron(a[0], a[1]), "kron", "kron_small"),
+    "outer": lambda m, a, p: m.outer(a[0], a[1]),
+    "trace": lambda m, a, p: m.trace(a[0]),
+    **_many(
+        lambda m, a, p: a[0] + a[1], "add_row", "add_column", "add_both", "add_short_rows", "add_short_columns", "add_middle", "add_int32"
+    ),
+    "add_turned": lambda m, a, p: a[0] + a[1].T,
+    "less": lambda m, a, p: a[0] < a[1],
+    "divide": lambda m, a, p: a[0] / a[1],
+    **_many(lambda m, a, p: m.remainder(a[0], a[1]), "remainder", "remainder_int32"),
+    "floor_divide": lambda m, a, p: m.floor_divide(a[0], a[1]),
+    "power": lambda m, a, p: m.power(a[0], a[1]),
+    "exp": lambda m, a, p: m.exp(a[0]),
+    "sin": lambda m, a, p: m.sin(a[0]),
+    "sqrt": lambda m, a, p: m.sqrt(a[0]),
+    "to_float16": lambda m, a, p: a[0].astype(m.float16),
+    "to_int32": lambda m, a, p: a[0].astype(m.int32),
+    **_many(lambda m, a, p: a[0].astype(m.float32), "from_float16", "from_int32"),
+    "pad": lambda m, a, p: m.pad(a[0], 1),
+    "tile": lambda m, a, p: m.tile(a[0], (2, 3)),
+    "repeat_first": lambda m, a, p: m.repeat(a[0], 3, axis=0),
+    "repeat_last": lambda m, a, p: m.repeat(a[0], 3, axis=-1),
+    "roll_last": lambda m, a, p: m.roll(a[0], 5, axis=-1),
+    "stack_first": lambda m, a, p: m.stack([a[0], a[1]], axis=0),
+    "stack_last": lambda m, a, p: m.stack([a[0], a[1]], axis=-1),
+    "concatenate_3": lambda m, a, p: m.concatenate([a[0], a[1]], axis=-1),
+    "take_columns": lambda m, a, p: m.take(a[0], a[1], axis=1),
     **{f"matmul_{rows}_float32": lambda m, a, p: a[0] @ a[1] for rows in [1, 2, 4, 16, 256, 1024]},
     **{f"matmul_turned_{rows}_float32": lambda m, a, p: a[0] @ a[1].T for rows in [1, 2, 4, 16, 256, 1024]},
 }
 
 _MLX = {
     **_BOTH,
+    **_many(lambda mx, a, p: a[0].sum(-1), "sum_rows_16_bfloat16", "sum_last_bfloat16", "sum_rows_16_int32", "sum_last_int32"),
+    **_many(lambda mx, a, p: a[0].sum(0), "sum_first_bfloat16", "sum_first_int32"),
+    "max_rows_4_float16": lambda mx, a, p: a[0].max(-1),
+    **_many(lambda mx, a, p: mx.logsumexp(a[0], axis=-1), "logsumexp_rows_10", "logsumexp_last"),
+    "logsumexp_first": lambda mx, a, p: mx.logsumexp(a[0], axis=0),
+    **_many(
+        lambda mx, a, p: mx.softmax(a[0], axis=-1),
+        "softmax_rows_4",
+        "softmax_rows_10",
+        "softmax_rows_33",
+        "softmax_rows_10_bfloat16",
+        "softmax_last",
+    ),
+    **_many(lambda mx, a, p: mx.cumsum(a[0], axis=-1), "cumsum_rows_4_int32", "cumsum_rows_10_bfloat16"),
+    "cummax_rows_4": lambda mx, a, p: mx.cummax(a[0], axis=-1),
+    **_many(lambda mx, a, p: mx.logcumsumexp(a[0], axis=-1), "logcumsumexp_rows_4", "logcumsumexp_last"),
+    **_many(lambda mx, a, p: a[0] + a[1], "add_bfloat16", "add_float16"),
+    "erf": lambda mx, a, p: mx.erf(a[0]),
+    "to_bfloat16": lambda mx, a, p: a[0].astype(mx.bfloat16),
+    "from_bfloat16": lambda mx, a, p: a[0].astype(mx.float32),
+    "every_second": lambda mx, a, p: mx.contiguous(a[0][::2, ::2]),
+    "flip_last": lambda mx, a, p: mx.contiguous(a[0][:, ::-1]),
+    "transpose_short": lambda mx, a, p: mx.contiguous(a[0].T),
+    "transpose_bfloat16": lambda mx, a, p: mx.contiguous(a[0].T),
+    "put_along_axis": lambda mx, a, p: mx.put_along_axis(a[0], a[1], a[2], axis=-1),
+    "slice_update": lambda mx, a, p: _mx_update(mx, a),
     **{f"matmul_{rows}_bfloat16": lambda m, a, p: a[0] @ a[1] for rows in [1, 2, 4, 16, 256]},
     **{f"matmul_turned_{rows}_bfloat16": lambda m, a, p: a[0] @ a[1].T for rows in [1, 2, 4, 16, 256]},
     "small_softmax": lambda mx, a, p: mx.softmax(a[0], axis=-1),
@@ -82,6 +184,19 @@ _MLX = {
 
 _NUMPY = {
     **_BOTH,
+    **_many(lambda np, a, p: a[0].sum(-1, dtype=np.int32), "sum_rows_16_int32", "sum_last_int32"),
+    "sum_first_int32": lambda np, a, p: a[0].sum(0, dtype=np.int32),
+    **_many(lambda np, a, p: _np_logsumexp(np, a[0], -1), "logsumexp_rows_10", "logsumexp_last"),
+    "logsumexp_first": lambda np, a, p: _np_logsumexp(np, a[0], 0),
+    **_many(lambda np, a, p: _np_softmax(np, a[0]), "softmax_rows_4", "softmax_rows_10", "softmax_rows_33", "softmax_last"),
+    "cumsum_rows_4_int32": lambda np, a, p: np.cumsum(a[0], axis=-1, dtype=np.int32),
+    "cummax_rows_4": lambda np, a, p: np.maximum.accumulate(a[0], axis=-1),
+    **_many(lambda np, a, p: np.logaddexp.accumulate(a[0], axis=-1), "logcumsumexp_rows_4", "logcumsumexp_last"),
+    "every_second": lambda np, a, p: np.ascontiguousarray(a[0][::2, ::2]),
+    "flip_last": lambda np, a, p: np.ascontiguousarray(a[0][:, ::-1]),
+    "transpose_short": lambda np, a, p: np.ascontiguousarray(a[0].T),
+    "put_along_axis": lambda np, a, p: _np_put(np, a),
+    "slice_update": lambda np, a, p: _np_update(np, a),
     "small_softmax": lambda np, a, p: _np_softmax(np, a[0]),
     "topk_last": lambda np, a, p: _np_topk(np, a[0], 40),
     "cumsum_reverse": lambda np, a, p: np.cumsum(a[0][..., ::-1], axis=-1)[..., ::-1],

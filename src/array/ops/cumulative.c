@@ -418,6 +418,7 @@ typedef struct plan {
   int64_t outer, k, inner, blocks;
   int64_t width, strips, lines; // columns side by side (1: rows, even if they stride), strips of them, outer * strips
   bool reverse, inclusive, converts;
+  bool side;     // short rows, of which groups are turned to columns (turn.c)
   bool past;     // rows beside each other: results go past the caches, PAST at a time
   value *totals; // [outer * inner][blocks]: of each block; then the carry into the block after it
 } plan;
@@ -439,11 +440,19 @@ static plan plan_of(const zmi_call *c, scan_kind kind) {
     while (p.width > LEAST && p.outer * zmi_tiles_of(p.inner, p.width) * p.blocks < 4) p.width /= 2;
   }
   p.converts = p.dtype == ZM_F16 || p.dtype == ZM_BF16;
+  p.side = p.blocks == 1 && zmi_side_by_side(p.outer, p.k, p.inner);
   p.strips = zmi_tiles_of(p.inner, p.width);
   p.lines = p.outer * p.strips;
   p.reverse = a->reverse;
   p.inclusive = a->inclusive;
   return p;
+}
+
+enum { GROUPS = 4 }; // of rows that were turned, in a tile
+
+// Outer indices of one tile of short rows.
+static int64_t tile_sides(const plan *p) {
+  return GROUPS * zmi_side_rows(p->k, p->inner, WIDTH);
 }
 
 // Lines of one tile, where a line is one block.
@@ -624,6 +633,34 @@ static void column_block(const plan *p, int64_t line, int64_t block, bool total)
   if (total) column_totals(p, first, block, width, &s);
 }
 
+// Outer indices [first, last) of short rows.
+static void side_by_side(const plan *p, int64_t first, int64_t last) {
+  _Alignas(64) uint64_t x[ZMI_SIDE], y[ZMI_SIDE];
+  const int64_t most = zmi_side_rows(p->k, p->inner, WIDTH), own = p->k * p->inner;
+  const zm_dtype work = p->converts ? ZM_F32 : p->dtype;
+  columns s; // its arrays are filled as far as they are used
+  s.kernels = p->call->kernels;
+  for (int64_t o = first; o < last; o += most) {
+    const int64_t rows = ZMI_MIN(most, last - o), width = rows * p->inner;
+    const char *src = (const char *)p->call->src[0] + (size_t)(o * own) * p->size;
+    char *dst = (char *)p->call->dst[0] + (size_t)(o * own) * p->size, *to = p->inclusive ? (char *)x : (char *)y;
+    if (zmi_dtype_is_float(p->dtype))
+      zmi_turn_floats(s.kernels, src, p->dtype, rows, own, (float *)x);
+    else
+      zmi_turn(src, p->size, rows, own, x);
+    s.carried = s.begun = s.odd = false;
+    s.at = 0;
+    for (int64_t j = 0; j < width && !p->inclusive; j++) identity(work, p->kind, to + (size_t)(place(p, 0) * width + j) * p->work);
+    for (int64_t at = 0; at + !p->inclusive < p->k; at++) { // results go one place on if the scan is exclusive
+      p->scan->line((const char *)x + (size_t)(place(p, at) * width) * p->work,
+                    to + (size_t)(place(p, at + !p->inclusive) * width) * p->work, width, at == p->k - 1, &s);
+    }
+    char *back = p->converts ? (p->inclusive ? (char *)y : (char *)x) : dst;
+    zmi_turn(to, p->work, own, rows, back);
+    if (p->converts) s.kernels->store((const float *)(const void *)back, rows * own, dst, p->dtype);
+  }
+}
+
 static void run_block(const plan *p, int64_t line, int64_t block, bool total) {
   if (p->width == 1)
     row_block(p, line, block, total);
@@ -645,7 +682,7 @@ static int64_t carry_tiles(const zmi_call *c) {
 
 static int64_t result_tiles(const zmi_call *c) {
   plan p = plan_of(c, SUM);
-  return zmi_tiles_of(p.lines * p.blocks, tile_lines(&p));
+  return p.side ? zmi_tiles_of(p.outer, tile_sides(&p)) : zmi_tiles_of(p.lines * p.blocks, tile_lines(&p));
 }
 
 static size_t scratch(const zmi_call *c) {
@@ -673,6 +710,10 @@ static void run_carries(const zmi_call *c, scan_kind kind, int64_t begin, int64_
 
 static void run_results(const zmi_call *c, scan_kind kind, int64_t begin, int64_t end) {
   plan p = plan_of(c, kind);
+  if (p.side) {
+    side_by_side(&p, begin * tile_sides(&p), ZMI_MIN(end * tile_sides(&p), p.outer));
+    return;
+  }
   const int64_t lines = tile_lines(&p), last = ZMI_MIN(end * lines, p.lines * p.blocks);
   p.past = p.inner == 1 && zmi_streams(c);
   for (int64_t i = begin * lines; i < last; i++) run_block(&p, i / p.blocks, i % p.blocks, false);

@@ -15,13 +15,41 @@ static int64_t join_tiles(const zmi_call *c) {
   return tiles;
 }
 
+// Short rows of an operand, [rows][own], to places `row` elements apart: a call for each would cost more than it copies.
+enum { SHORT_ROW = 32 };
+#define SPREAD(bits)                                                                                                                       \
+  static void spread##bits(const void *src, int64_t rows, int64_t own, void *dst, int64_t row) {                                           \
+    typedef uint##bits##_t __attribute__((may_alias)) word;                                                                                \
+    const word *x = src;                                                                                                                   \
+    word *y = dst;                                                                                                                         \
+    for (int64_t r = 0; r < rows && own == 1; r++) y[r * row] = x[r];                                                                      \
+    for (int64_t r = 0; r < rows && own != 1; r++) {                                                                                       \
+      for (int64_t i = 0; i < own; i++) y[r * row + i] = x[r * own + i];                                                                   \
+    }                                                                                                                                      \
+  }
+SPREAD(8)
+SPREAD(16)
+SPREAD(32)
+SPREAD(64)
+static void (*const spread[])(const void *src, int64_t rows, int64_t own, void *dst,
+                              int64_t row) = {[1] = spread8, [2] = spread16, [4] = spread32, [8] = spread64};
+
 // Elements [begin, end) of operand i, which start `before` elements into each of the result's rows of `row` elements.
 static void join_part(const zmi_call *c, int i, int64_t inner, int64_t before, int64_t row, int64_t begin, int64_t end) {
   size_t size = zm_dtype_size(c->out[0]->type.dtype);
   int64_t own = c->in[i]->type.shape[((const join_attrs *)c->attrs)->axis] * inner; // elements of a row that are operand i's
   zmi_walk w = zmi_walk_of(c->in[i]);
+  zmi_reader reader = zmi_reader_of(c, i);
+  uint64_t buffer[ZMI_CHUNK];
   while (begin < end) {
     int64_t r = begin / own, at = begin % own, n = ZMI_MIN(own - at, end - begin);
+    const int64_t rows = own <= SHORT_ROW && at == 0 ? ZMI_MIN(ZMI_CHUNK, end - begin) / own : 0;
+    if (rows > 1) {
+      const void *src = zmi_read(&reader, begin, rows * own, buffer);
+      spread[size](src, rows, own, (char *)c->dst[0] + (size_t)(r * row + before) * size, row);
+      begin += rows * own;
+      continue;
+    }
     zmi_gather(&w, c->src[i], size, begin, n, (char *)c->dst[0] + (size_t)(r * row + before + at) * size);
     begin += n;
   }

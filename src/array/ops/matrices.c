@@ -27,22 +27,24 @@ zm_array *zm_ones_like(zm_array *a) {
   return zm_full_like(a, 1);
 }
 
-// Column numbers less row numbers, [n, m].
-static zm_array *offsets(const char *op, int64_t n, int64_t m, int64_t k, zm_array **limit) {
+// Column numbers [1, m], and in `diagonal` [n, 1] those of diagonal k in each row.
+static zm_array *columns(const char *op, int64_t n, int64_t m, int64_t k, zm_array **diagonal) {
   if (n < 0 || m < 0) {
     zmi_fail(ZM_ERROR_ARGUMENT, "%s: %lld rows of %lld", op, (long long)n, (long long)m);
     return NULL;
   }
   const int64_t most = n > INT64_MAX - m ? INT64_MAX : n + m;
-  zm_array *row = zm_arange(0, (double)n, 1, ZM_I64), *col = zm_arange(0, (double)m, 1, ZM_I64);
-  *limit = zm_full((double)ZMI_MAX(-most, ZMI_MIN(k, most)), ZM_I64, NULL, 0);
-  if (!row || !col) return NULL;
-  return zm_subtract(zm_reshape(col, (int64_t[]){1, m}, 2), zm_reshape(row, (int64_t[]){n, 1}, 2));
+  const zm_dtype dtype = most <= INT32_MAX / 2 ? ZM_I32 : ZM_I64; // narrow ones are compared faster
+  zm_array *row = zm_arange(0, (double)n, 1, dtype), *col = zm_arange(0, (double)m, 1, dtype);
+  *diagonal = zm_add(row, zm_full((double)ZMI_MAX(-most, ZMI_MIN(k, most)), dtype, NULL, 0));
+  if (!*diagonal || !col) return NULL;
+  *diagonal = zm_reshape(*diagonal, (int64_t[]){n, 1}, 2);
+  return zm_reshape(col, (int64_t[]){1, m}, 2);
 }
 
 zm_array *zm_eye(int64_t n, int64_t m, int64_t k, zm_dtype dtype) {
-  zm_array *limit, *offset = offsets("eye", n, m, k, &limit);
-  return offset ? zm_astype(zm_equal(offset, limit), dtype) : NULL;
+  zm_array *diagonal, *col = columns("eye", n, m, k, &diagonal);
+  return col ? zm_astype(zm_equal(col, diagonal), dtype) : NULL;
 }
 
 zm_array *zm_identity(int64_t n, zm_dtype dtype) {
@@ -50,8 +52,8 @@ zm_array *zm_identity(int64_t n, zm_dtype dtype) {
 }
 
 zm_array *zm_tri(int64_t n, int64_t m, int64_t k, zm_dtype dtype) {
-  zm_array *limit, *offset = offsets("tri", n, m, k, &limit);
-  return offset ? zm_astype(zm_less_equal(offset, limit), dtype) : NULL;
+  zm_array *diagonal, *col = columns("tri", n, m, k, &diagonal);
+  return col ? zm_astype(zm_less_equal(col, diagonal), dtype) : NULL;
 }
 
 // ---- triangles and diagonals ----

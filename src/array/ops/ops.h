@@ -103,6 +103,15 @@ bool zmi_walk_is_contiguous(const zmi_walk *w);
 // Copies elements [begin, begin + n) in row-major order to dst. `size` is that of an element: 1, 2, 4 or 8 bytes.
 void zmi_gather(const zmi_walk *w, const void *src, size_t size, int64_t begin, int64_t n, void *dst);
 
+// Short rows side by side (turn.c). Whether results of [outer, k, inner] go better in groups of outer indices whose elements stand as
+// [k * inner][group]; the size of a group, whose results fit `width` and whose elements fit ZMI_SIDE.
+enum { ZMI_SIDE = 4096 };
+bool zmi_side_by_side(int64_t outer, int64_t k, int64_t inner);
+int64_t zmi_side_rows(int64_t k, int64_t inner, int64_t width);
+// to[j * rows + i] = from[i * cols + j], elements of 1, 2, 4 or 8 bytes; floats of any dtype made float32, rows * cols <= ZMI_SIDE.
+void zmi_turn(const void *from, size_t size, int64_t rows, int64_t cols, void *to);
+void zmi_turn_floats(const zmi_kernels *kernels, const void *from, zm_dtype dtype, int64_t rows, int64_t cols, float *to);
+
 // An operand read in row-major order, chunk by chunk.
 enum { ZMI_CHUNK = 1024 };
 typedef struct zmi_reader {

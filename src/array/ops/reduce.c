@@ -1,12 +1,14 @@
-// Reductions over one axis: sum, mean, max, min, argmax. The operand is contiguous and seen as [outer, K, inner]; a block is up to
-// WIDTH neighbouring results of one outer index (just one if inner is 1, where K itself is contiguous).
+// Reductions over one axis: sum, mean, max, min, argmax, argmin. The operand is contiguous and seen as [outer, K, inner]; a block is up to
+// WIDTH neighbouring results of one outer index (just one if inner is 1, where K itself is contiguous), or those of a group of outer
+// indices that were turned (turn.c).
 //
 // Order of a float sum (the lane order): 16 lanes, lane l adds up k = l, l + 16, ... from +0; then lanes l and l + 8 are added, then
 // l + 4, l + 2, l + 1.
-// The winner of max, min and argmax is the lowest index among equals; a NaN beats everything.
+// The winner of max, min, argmax and argmin is the lowest index among equals; a NaN beats everything.
 #include "array/ops/ops.h"
 
 #include <string.h>
+#include <zmlx/elementwise.h>
 
 // Wide blocks read memory in long runs; they are narrower where there would be too few of them for the workers.
 enum { WIDTH = 256, NARROW = 64, ENOUGH = 8, LANES = 16, AHEAD = 8 /* rows asked for before they are read */ };
@@ -38,6 +40,7 @@ typedef struct block {
   const char *src; // element k = 0 of the first result
   char *dst;
   int64_t k, inner, width;
+  bool near; // in the cache already
 } block;
 
 static const void *row_of(const block *b, int64_t k) {
@@ -47,7 +50,7 @@ static const void *row_of(const block *b, int64_t k) {
 // n floats from position k of a row, or the block's floats at k: where they are, or in `buffer`.
 static const float *floats_at(const block *b, int64_t k, int64_t n, float *buffer) {
   const void *from = row_of(b, k);
-  if (b->inner != 1 && k + AHEAD < b->k) {
+  if (b->inner != 1 && !b->near && k + AHEAD < b->k) {
     const char *soon = row_of(b, k + AHEAD);
     for (size_t at = 0; at < (size_t)n * zm_dtype_size(b->dtype); at += 64) __builtin_prefetch(soon + at);
   }
@@ -76,14 +79,15 @@ static void sum_of_row(const block *b, float *sum) {
 
 static void sum_of_columns(const block *b, float *sum) {
   _Alignas(64) float lane[LANES][WIDTH], buffer[WIDTH];
-  for (int l = 0; l < LANES; l++) memset(lane[l], 0, (size_t)b->width * sizeof(float));
+  const int lanes = (int)ZMI_MIN(b->k, LANES); // others stay +0, which changes no sum that began with +0
+  for (int l = 0; l < ZMI_MAX(lanes, 1); l++) memset(lane[l], 0, (size_t)b->width * sizeof(float));
   for (int64_t k = 0; k < b->k; k++) {
     float *restrict to = lane[k % LANES];
     const float *restrict part = floats_at(b, k, b->width, buffer);
     for (int64_t j = 0; j < b->width; j++) to[j] += part[j];
   }
   for (int h = LANES / 2; h > 0; h /= 2) {
-    for (int l = 0; l < h; l++) {
+    for (int l = 0; l < h && l + h < lanes; l++) {
       for (int64_t j = 0; j < b->width; j++) lane[l][j] += lane[l + h][j];
     }
   }
@@ -190,21 +194,28 @@ static inline __attribute__((always_inline)) void compete(const float *restrict 
   }
 }
 
-static void places_of_columns(const block *b, uint32_t *place) {
+// The smallest of x is the largest of -x.
+static const float *signed_at(const block *b, bool least, int64_t k, int64_t n, float *buffer) {
+  const float *x = floats_at(b, k, n, buffer);
+  for (int64_t j = 0; j < n && least; j++) buffer[j] = -x[j];
+  return least ? buffer : x;
+}
+
+static void places_of_columns(const block *b, bool least, uint32_t *place) {
   float best[WIDTH], buffer[WIDTH];
-  memcpy(best, floats_at(b, 0, b->width, buffer), (size_t)b->width * sizeof *best);
+  memcpy(best, signed_at(b, least, 0, b->width, buffer), (size_t)b->width * sizeof *best);
   memset(place, 0, (size_t)b->width * sizeof *place);
-  for (int64_t k = 1; k < b->k; k++) compete(floats_at(b, k, b->width, buffer), b->width, (uint32_t)k, best, place);
+  for (int64_t k = 1; k < b->k; k++) compete(signed_at(b, least, k, b->width, buffer), b->width, (uint32_t)k, best, place);
 }
 
 // Lane l sees places l, l + LANES, ...; `place` counts turns until the end.
-static uint32_t place_in_row(const block *b) {
+static uint32_t place_in_row(const block *b, bool least) {
   float best[LANES], buffer[ZMI_CHUNK];
   uint32_t turn[LANES] = {0};
   const int lanes = (int)ZMI_MIN(b->k, LANES);
   for (int64_t at = 0; at < b->k; at += ZMI_CHUNK) {
     const int64_t n = ZMI_MIN(b->k - at, ZMI_CHUNK);
-    const float *x = floats_at(b, at, n, buffer);
+    const float *x = signed_at(b, least, at, n, buffer);
     if (at == 0) memcpy(best, x, (size_t)lanes * sizeof *best);
     for (int64_t i = 0; i + LANES <= n; i += LANES) compete(x + i, LANES, (uint32_t)((at + i) / LANES), best, turn);
     if (n % LANES) compete(x + n / LANES * LANES, n % LANES, (uint32_t)((at + n) / LANES), best, turn);
@@ -230,90 +241,120 @@ static void float_min(const block *b) {
   float_winner(b, true);
 }
 
-static void float_argmax(const block *b) {
+static void float_place(const block *b, bool least) {
   uint32_t place[WIDTH];
   if (b->inner == 1)
-    place[0] = place_in_row(b);
+    place[0] = place_in_row(b, least);
   else
-    places_of_columns(b, place);
+    places_of_columns(b, least, place);
   memcpy(b->dst, place, (size_t)b->width * sizeof *place);
+}
+
+static void float_argmax(const block *b) {
+  float_place(b, false);
+}
+
+static void float_argmin(const block *b) {
+  float_place(b, true);
 }
 
 // ---- integers and bool ----
 
-#define INTEGER(T)                                                                                                                         \
+// Sums wrap around, so those of 32 bits need no more than 32.
+#define INTEGER(T, SUM)                                                                                                                    \
   static void sums_##T(const block *b, uint64_t *sum) {                                                                                    \
     const T *x = (const T *)(const void *)b->src;                                                                                          \
-    memset(sum, 0, WIDTH * sizeof *sum);                                                                                                   \
-    for (int64_t k = 0; k < b->k && b->inner == 1; k++) sum[0] += (uint64_t)x[k];                                                          \
-    for (int64_t k = 0; k < b->k && b->inner != 1; k++) {                                                                                  \
-      for (int64_t j = 0; j < b->width; j++) sum[j] += (uint64_t)x[k * b->inner + j];                                                      \
+    SUM total[WIDTH] = {0};                                                                                                                \
+    for (int64_t k = 0; k < b->k; k++) {                                                                                                   \
+      const T *line = x + k * b->inner;                                                                                                    \
+      for (int64_t j = 0; j < b->width; j++) {                                                                                             \
+        const SUM v = (SUM)line[j];                                                                                                        \
+        total[j] += v;                                                                                                                     \
+      }                                                                                                                                    \
     }                                                                                                                                      \
+    for (int64_t j = 0; j < b->width; j++) sum[j] = total[j];                                                                              \
   }                                                                                                                                        \
-  static void winners_##T(const block *b, bool least, int64_t *index) {                                                                    \
+  static void row_sum_##T(const block *b, uint64_t *sum) {                                                                                 \
+    const T *x = (const T *)(const void *)b->src;                                                                                          \
+    SUM total = 0;                                                                                                                         \
+    for (int64_t k = 0; k < b->k; k++) {                                                                                                   \
+      const SUM v = (SUM)x[k];                                                                                                             \
+      total += v;                                                                                                                          \
+    }                                                                                                                                      \
+    sum[0] = total;                                                                                                                        \
+  }                                                                                                                                        \
+  static void winners_##T(const block *b, bool least, void *winner) {                                                                      \
+    const T *x = (const T *)(const void *)b->src;                                                                                          \
+    T best[WIDTH], most = x[0];                                                                                                            \
+    memcpy(best, x, (size_t)b->width * sizeof *best);                                                                                      \
+    for (int64_t k = 1; k < b->k && b->inner == 1 && least; k++) most = x[k] < most ? x[k] : most;                                         \
+    for (int64_t k = 1; k < b->k && b->inner == 1 && !least; k++) most = x[k] > most ? x[k] : most;                                        \
+    for (int64_t k = 1; k < b->k && b->inner != 1; k++) {                                                                                  \
+      const T *line = x + k * b->inner;                                                                                                    \
+      for (int64_t j = 0; j < b->width && least; j++) best[j] = line[j] < best[j] ? line[j] : best[j];                                     \
+      for (int64_t j = 0; j < b->width && !least; j++) best[j] = line[j] > best[j] ? line[j] : best[j];                                    \
+    }                                                                                                                                      \
+    if (b->inner == 1) best[0] = most;                                                                                                     \
+    memcpy(winner, best, (size_t)b->width * sizeof *best);                                                                                 \
+  }                                                                                                                                        \
+  static void places_##T(const block *b, bool least, uint32_t *place) {                                                                    \
     const T *x = (const T *)(const void *)b->src;                                                                                          \
     T best[WIDTH];                                                                                                                         \
-    for (int64_t j = 0; j < b->width; j++) best[j] = x[j], index[j] = 0;                                                                   \
+    memcpy(best, x, (size_t)b->width * sizeof *best);                                                                                      \
+    memset(place, 0, (size_t)b->width * sizeof *place);                                                                                    \
     for (int64_t k = 1; k < b->k; k++) {                                                                                                   \
+      const T *line = x + k * b->inner;                                                                                                    \
       for (int64_t j = 0; j < b->width; j++) {                                                                                             \
-        T v = x[k * b->inner + j];                                                                                                         \
-        if (least ? v < best[j] : v > best[j]) best[j] = v, index[j] = k;                                                                  \
+        const bool wins = least ? line[j] < best[j] : line[j] > best[j];                                                                   \
+        best[j] = wins ? line[j] : best[j];                                                                                                \
+        place[j] = wins ? (uint32_t)k : place[j];                                                                                          \
       }                                                                                                                                    \
     }                                                                                                                                      \
   }
-INTEGER(uint8_t)
-INTEGER(uint16_t)
-INTEGER(uint32_t)
-INTEGER(uint64_t)
-INTEGER(int8_t)
-INTEGER(int16_t)
-INTEGER(int32_t)
-INTEGER(int64_t)
+INTEGER(uint8_t, uint32_t)
+INTEGER(uint16_t, uint32_t)
+INTEGER(uint32_t, uint32_t)
+INTEGER(uint64_t, uint64_t)
+INTEGER(int8_t, uint32_t)
+INTEGER(int16_t, uint32_t)
+INTEGER(int32_t, uint32_t)
+INTEGER(int64_t, uint64_t)
 
+#define ENTRY(dtype, sum, T) [dtype] = {sum, sums_##T, row_sum_##T, winners_##T, places_##T}
 // The dtype of a sum is at least 32 bits wide, as in MLX.
 static const struct {
   zm_dtype sum;
   void (*sums)(const block *b, uint64_t *sum);
-  void (*winners)(const block *b, bool least, int64_t *index);
+  void (*row_sum)(const block *b, uint64_t *sum);
+  void (*winners)(const block *b, bool least, void *winner);
+  void (*places)(const block *b, bool least, uint32_t *place);
 } integers[ZM_DTYPE_COUNT] = {
-    [ZM_BOOL] = {ZM_I32, sums_uint8_t, winners_uint8_t},  [ZM_U8] = {ZM_U32, sums_uint8_t, winners_uint8_t},
-    [ZM_U16] = {ZM_U32, sums_uint16_t, winners_uint16_t}, [ZM_U32] = {ZM_U32, sums_uint32_t, winners_uint32_t},
-    [ZM_U64] = {ZM_U64, sums_uint64_t, winners_uint64_t}, [ZM_I8] = {ZM_I32, sums_int8_t, winners_int8_t},
-    [ZM_I16] = {ZM_I32, sums_int16_t, winners_int16_t},   [ZM_I32] = {ZM_I32, sums_int32_t, winners_int32_t},
-    [ZM_I64] = {ZM_I64, sums_int64_t, winners_int64_t},
+    ENTRY(ZM_BOOL, ZM_I32, uint8_t), ENTRY(ZM_U8, ZM_U32, uint8_t),   ENTRY(ZM_U16, ZM_U32, uint16_t),
+    ENTRY(ZM_U32, ZM_U32, uint32_t), ENTRY(ZM_U64, ZM_U64, uint64_t), ENTRY(ZM_I8, ZM_I32, int8_t),
+    ENTRY(ZM_I16, ZM_I32, int16_t),  ENTRY(ZM_I32, ZM_I32, int32_t),  ENTRY(ZM_I64, ZM_I64, int64_t),
 };
 
 static void integer_sum(const block *b) {
   uint64_t sum[WIDTH];
   size_t size = zm_dtype_size(b->to);
-  integers[b->dtype].sums(b, sum);
+  (b->inner == 1 ? integers[b->dtype].row_sum : integers[b->dtype].sums)(b, sum);
   for (int64_t j = 0; j < b->width; j++) memcpy(b->dst + (size_t)j * size, &sum[j], size); // the low bytes: little-endian
 }
 
-static void integer_winner(const block *b, bool least) {
-  int64_t index[WIDTH];
-  size_t size = zm_dtype_size(b->dtype);
-  integers[b->dtype].winners(b, least, index);
-  for (int64_t j = 0; j < b->width; j++) memcpy(b->dst + (size_t)j * size, (const char *)row_of(b, index[j]) + (size_t)j * size, size);
-}
-
 static void integer_max(const block *b) {
-  integer_winner(b, false);
+  integers[b->dtype].winners(b, false, b->dst);
 }
 
 static void integer_min(const block *b) {
-  integer_winner(b, true);
-}
-
-static void store_indices(const block *b, const int64_t *index) {
-  uint32_t *dst = (uint32_t *)(void *)b->dst;
-  for (int64_t j = 0; j < b->width; j++) dst[j] = (uint32_t)index[j];
+  integers[b->dtype].winners(b, true, b->dst);
 }
 
 static void integer_argmax(const block *b) {
-  int64_t index[WIDTH];
-  integers[b->dtype].winners(b, false, index);
-  store_indices(b, index);
+  integers[b->dtype].places(b, false, (uint32_t *)(void *)b->dst);
+}
+
+static void integer_argmin(const block *b) {
+  integers[b->dtype].places(b, true, (uint32_t *)(void *)b->dst);
 }
 
 // ---- tiles ----
@@ -329,18 +370,51 @@ static int64_t width_of(const layout *l) {
   return width;
 }
 
+enum { GROUPS = 4 }; // of rows that were turned, in a tile
+
 static int64_t tiles(const zmi_call *c) {
   layout l = layout_of(c);
+  if (zmi_side_by_side(l.outer, l.k, l.inner)) return zmi_tiles_of(l.outer, GROUPS * zmi_side_rows(l.k, l.inner, WIDTH));
   return l.inner == 1 ? zmi_tiles_of(l.outer, tile_rows(&l)) : l.outer * zmi_tiles_of(l.inner, width_of(&l));
 }
 
 typedef void (*block_fn)(const block *b);
+
+// Groups of outer indices [first, last): as columns, whose results are turned back.
+static void run_side_by_side(const zmi_call *c, const layout *l, block b, block_fn fn, int64_t first, int64_t last) {
+  _Alignas(64) uint64_t turned[ZMI_SIDE], result[WIDTH];
+  const int64_t most = zmi_side_rows(l->k, l->inner, WIDTH), own = l->k * l->inner;
+  const zm_dtype dtype = b.dtype;
+  const size_t size = zm_dtype_size(dtype), to_size = zm_dtype_size(b.to);
+  b.near = true;
+  b.src = (const char *)turned;
+  for (int64_t o = first; o < last; o += most) {
+    const int64_t rows = ZMI_MIN(most, last - o);
+    const char *src = (const char *)c->src[0] + (size_t)(o * own) * size;
+    char *dst = (char *)c->dst[0] + (size_t)(o * l->inner) * to_size;
+    if (zmi_dtype_is_float(dtype)) {
+      zmi_turn_floats(b.kernels, src, dtype, rows, own, (float *)turned);
+      b.dtype = ZM_F32;
+    } else {
+      zmi_turn(src, size, rows, own, turned);
+    }
+    b.inner = b.width = rows * l->inner;
+    b.dst = l->inner == 1 ? dst : (char *)result;
+    fn(&b);
+    if (l->inner != 1) zmi_turn(result, to_size, l->inner, rows, dst);
+  }
+}
 
 static void run(const zmi_call *c, block_fn floats, block_fn ints, int64_t begin, int64_t end) {
   layout l = layout_of(c);
   block b = {.kernels = c->kernels, .dtype = c->in[0]->type.dtype, .to = c->out[0]->type.dtype, .k = l.k, .inner = l.inner, .width = 1};
   block_fn fn = zmi_dtype_is_float(b.dtype) ? floats : ints;
   size_t size = zm_dtype_size(b.dtype), to_size = zm_dtype_size(b.to);
+  if (zmi_side_by_side(l.outer, l.k, l.inner)) {
+    const int64_t rows = GROUPS * zmi_side_rows(l.k, l.inner, WIDTH);
+    run_side_by_side(c, &l, b, fn, begin * rows, ZMI_MIN(end * rows, l.outer));
+    return;
+  }
   if (l.inner == 1) {
     int64_t rows = tile_rows(&l), last = ZMI_MIN(end * rows, l.outer);
     for (int64_t o = begin * rows; o < last; o++) {
@@ -479,6 +553,7 @@ static const zmi_rules sum_rules = {.vjp = sum_vjp, .jvp = sum_jvp, .vmap = redu
 static const zmi_rules mean_rules = {.vjp = mean_vjp, .jvp = mean_jvp, .vmap = reduce_vmap, .gradient = "x"};
 static const zmi_rules max_rules = {.vjp = winner_vjp, .jvp = winner_jvp, .vmap = reduce_vmap, .gradient = "x; equals share it"};
 static const zmi_rules min_rules = {.vjp = winner_vjp, .jvp = winner_jvp, .vmap = reduce_vmap, .gradient = "x; equals share it"};
+#define argmin_rules argmax_rules
 static const zmi_rules argmax_rules = {.vmap = reduce_vmap, .gradient = "none: results are integers"};
 
 // ---- the table ----
@@ -503,6 +578,7 @@ ROW(mean, mean_infer, float_mean, NULL,
 ROW(max, winner_infer, float_max, integer_max, "exact; NaN if any is NaN; a zero is +0")
 ROW(min, winner_infer, float_min, integer_min, "exact; NaN if any is NaN; a zero is +0")
 ROW(argmax, argmax_infer, float_argmax, integer_argmax, "exact; the lowest index among equals; the first NaN if there is one")
+ROW(argmin, argmax_infer, float_argmin, integer_argmin, "exact; the lowest index among equals; the first NaN if there is one")
 // clang-format on
 
 static zm_array *build(const zmi_op *op, zm_array *a, int axis, bool keepdims) {
@@ -529,4 +605,8 @@ zm_array *zm_min(zm_array *a, int axis, bool keepdims) {
 
 zm_array *zm_argmax(zm_array *a, int axis, bool keepdims) {
   return build(&zmi_op_argmax, a, axis, keepdims);
+}
+
+zm_array *zm_argmin(zm_array *a, int axis, bool keepdims) {
+  return build(&zmi_op_argmin, a, axis, keepdims);
 }

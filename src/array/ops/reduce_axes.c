@@ -122,12 +122,6 @@ zm_array *zm_logsumexp(zm_array *a, const int *axes, int count, bool keepdims) {
   return more(&zmi_op_logsumexp, floats(a), axes, count, keepdims, 0);
 }
 
-zm_array *zm_argmin(zm_array *a, int axis, bool keepdims) {
-  int at;
-  if (!zmi_present("argmin", 1, &a) || !zmi_axis("argmin", axis, a->type.rank, &at)) return NULL;
-  return zmi_reduce_more(&zmi_op_argmin, a, at, keepdims, 0);
-}
-
 zm_array *zm_argmax_all(zm_array *a) {
   return zmi_present("argmax", 1, &a) ? zm_argmax(zm_reshape(a, (int64_t[]){-1}, 1), 0, false) : NULL;
 }

@@ -1,11 +1,12 @@
-// More reductions over one axis: prod, argmin, any, all, var, logsumexp. As in reduce.c the operand is [outer, K, inner] and a block is
-// up to WIDTH neighbouring results of one outer index (just one if inner is 1, where K itself is contiguous); float sums and products run
+// More reductions over one axis: prod, any, all, var, logsumexp. As in reduce.c the operand is [outer, K, inner] and a block is
+// up to WIDTH neighbouring results of one outer index (just one if inner is 1, where K itself is contiguous), or of a group of outer
+// indices that were turned (turn.c); float sums and products run
 // in the lane order.
 #include "array/ops/index.h"
 
 #include <string.h>
 
-enum { WIDTH = 64, LANES = 16 };
+enum { WIDTH = 256, NARROW = 64, ENOUGH = 8, LANES = 16 };
 
 typedef struct reduce_attrs {
   int64_t axis, keepdims, ddof;
@@ -41,6 +42,13 @@ static const void *row_of(const block *b, int64_t k) {
   return b->src + (size_t)(k * b->inner) * zm_dtype_size(b->dtype);
 }
 
+// n floats from position k of a row, or the block's floats at k: where they are, or in `buffer`.
+static const float *floats_at(const block *b, int64_t k, int64_t n, float *buffer) {
+  if (b->dtype == ZM_F32) return row_of(b, k);
+  b->kernels->load(row_of(b, k), b->dtype, n, buffer);
+  return buffer;
+}
+
 // ---- floats in lanes: what happens to the values at k, and how lanes are joined ----
 
 typedef float lanes[LANES][WIDTH];
@@ -54,8 +62,7 @@ static void over_values(const block *b, each_fn row, each_fn line, const float *
   const int64_t step = b->inner == 1 ? ZMI_CHUNK : 1;
   for (int64_t at = 0; at < b->k; at += step) {
     const int64_t n = b->inner == 1 ? ZMI_MIN(b->k - at, step) : b->width;
-    b->kernels->load(row_of(b, at), b->dtype, n, part);
-    (b->inner == 1 ? row : line)(part, at, n, about, lane);
+    (b->inner == 1 ? row : line)(floats_at(b, at, n, part), at, n, about, lane);
   }
 }
 
@@ -90,17 +97,24 @@ EACH(product, a *x)
 EACH(sum, a + x)
 EACH(square, a + (x - m) * (x - m))
 
-static void fill(lanes *lane, float value) {
-  for (int l = 0; l < LANES; l++) {
-    for (int j = 0; j < WIDTH; j++) (*lane)[l][j] = value;
+// Lanes that see an element; others would join as 0 or 1, which changes nothing that began with those.
+static int lanes_of(const block *b) {
+  return (int)ZMI_MAX(1, ZMI_MIN(b->k, LANES));
+}
+
+// A row's loop takes all lanes, each of one place.
+static void fill(const block *b, lanes *lane, float value) {
+  for (int l = 0; l < (b->inner == 1 ? LANES : lanes_of(b)); l++) {
+    for (int64_t j = 0; j < b->width; j++) (*lane)[l][j] = value;
   }
 }
 
 static void join_lanes(const block *b, lanes *lane, bool multiply) {
+  const int all = lanes_of(b);
   for (int h = LANES / 2; h > 0; h /= 2) {
-    for (int l = 0; l < h; l++) {
-      float *to = (*lane)[l];
-      const float *from = (*lane)[l + h];
+    for (int l = 0; l < h && l + h < all; l++) {
+      float *restrict to = (*lane)[l];
+      const float *restrict from = (*lane)[l + h];
       for (int64_t j = 0; j < b->width; j++) to[j] = multiply ? to[j] * from[j] : to[j] + from[j];
     }
   }
@@ -108,7 +122,7 @@ static void join_lanes(const block *b, lanes *lane, bool multiply) {
 
 static void float_prod(const block *b) {
   lanes lane;
-  fill(&lane, 1);
+  fill(b, &lane, 1);
   over_values(b, product_row, product_line, NULL, &lane);
   join_lanes(b, &lane, true);
   b->kernels->store(lane[0], b->width, b->dst, b->to);
@@ -117,11 +131,11 @@ static void float_prod(const block *b) {
 static void float_var(const block *b) {
   lanes lane;
   float mean[WIDTH];
-  fill(&lane, 0);
+  fill(b, &lane, 0);
   over_values(b, sum_row, sum_line, NULL, &lane);
   join_lanes(b, &lane, false);
   for (int64_t j = 0; j < b->width; j++) mean[j] = lane[0][j] / (float)b->k;
-  fill(&lane, 0);
+  fill(b, &lane, 0);
   over_values(b, square_row, square_line, mean, &lane);
   join_lanes(b, &lane, false);
   for (int64_t j = 0; j < b->width; j++) lane[0][j] /= (float)ZMI_MAX(b->k - b->ddof, 0);
@@ -135,20 +149,20 @@ static inline float larger(float a, float b) {
 // The largest value of each result; 16 at a time where they are neighbours.
 static void largest(const block *b, float *best) {
   float part[ZMI_CHUNK], l[LANES];
-  for (int j = 0; j < WIDTH; j++) best[j] = -__builtin_inff();
+  for (int64_t j = 0; j < b->width; j++) best[j] = -__builtin_inff();
   for (int j = 0; j < LANES; j++) l[j] = best[0];
   for (int64_t at = 0; at < b->k; at += b->inner == 1 ? ZMI_CHUNK : 1) {
     const int64_t n = b->inner == 1 ? ZMI_MIN(b->k - at, ZMI_CHUNK) : b->width;
-    b->kernels->load(row_of(b, at), b->dtype, n, part);
+    const float *x = floats_at(b, at, n, part);
     int64_t i = 0;
     if (b->inner != 1) {
-      for (; i < n; i++) best[i] = larger(best[i], part[i]);
+      for (; i < n; i++) best[i] = larger(best[i], x[i]);
       continue;
     }
     for (; i + LANES <= n; i += LANES) {
-      for (int j = 0; j < LANES; j++) l[j] = larger(l[j], part[i + j]);
+      for (int j = 0; j < LANES; j++) l[j] = larger(l[j], x[i + j]);
     }
-    for (; i < n; i++) l[0] = larger(l[0], part[i]);
+    for (; i < n; i++) l[0] = larger(l[0], x[i]);
   }
   for (int j = 0; j < LANES && b->inner == 1; j++) best[0] = larger(best[0], l[j]);
 }
@@ -157,14 +171,12 @@ static void float_logsumexp(const block *b) {
   lanes lane;
   float best[WIDTH], part[ZMI_CHUNK];
   largest(b, best);
-  fill(&lane, 0);
+  fill(b, &lane, 0);
   for (int64_t at = 0; at < b->k; at += b->inner == 1 ? ZMI_CHUNK : 1) {
     const int64_t n = b->inner == 1 ? ZMI_MIN(b->k - at, ZMI_CHUNK) : b->width;
-    b->kernels->load(row_of(b, at), b->dtype, n, part);
-    for (int64_t i = 0; i < n; i++) {
-      const float m = best[b->inner == 1 ? 0 : i];
-      part[i] = part[i] == m ? 0.0f : part[i] - m; // equal infinities have no difference
-    }
+    const float *x = floats_at(b, at, n, part);
+    for (int64_t i = 0; i < n && b->inner == 1; i++) part[i] = x[i] == best[0] ? 0.0f : x[i] - best[0]; // equal infinities: 0
+    for (int64_t i = 0; i < n && b->inner != 1; i++) part[i] = x[i] == best[i] ? 0.0f : x[i] - best[i];
     b->kernels->exp(part, n);
     (b->inner == 1 ? sum_row : sum_line)(part, at, n, NULL, &lane);
   }
@@ -177,65 +189,39 @@ static void float_logsumexp(const block *b) {
   b->kernels->store(lane[0], b->width, b->dst, b->to);
 }
 
-static void float_argmin(const block *b) {
-  float part[ZMI_CHUNK], best[WIDTH] = {0};
-  uint32_t index[WIDTH] = {0};
-  for (int64_t at = 0; at < b->k; at += b->inner == 1 ? ZMI_CHUNK : 1) {
-    const int64_t n = b->inner == 1 ? ZMI_MIN(b->k - at, ZMI_CHUNK) : b->width;
-    b->kernels->load(row_of(b, at), b->dtype, n, part);
-    if (at == 0) memcpy(best, part, (size_t)b->width * sizeof *best);
-    for (int64_t i = 0; i < n; i++) {
-      const int64_t j = b->inner == 1 ? 0 : i;
-      if (part[i] < best[j] || (part[i] != part[i] && best[j] == best[j])) {
-        best[j] = part[i];
-        index[j] = (uint32_t)(at + i - j);
-      }
-    }
-  }
-  memcpy(b->dst, index, (size_t)b->width * sizeof *index);
-}
-
 // ---- integers and bool ----
 
-#define INTEGER(T)                                                                                                                         \
+// Products wrap around, so those of 32 bits need no more than 32.
+#define INTEGER(T, PRODUCT)                                                                                                                \
   static void prod_##T(const block *b, uint64_t *product) {                                                                                \
     const T *x = (const T *)(const void *)b->src;                                                                                          \
-    for (int64_t j = 0; j < WIDTH; j++) product[j] = 1;                                                                                    \
+    PRODUCT all[WIDTH];                                                                                                                    \
+    for (int64_t j = 0; j < b->width; j++) all[j] = 1;                                                                                     \
     for (int64_t k = 0; k < b->k; k++) {                                                                                                   \
-      for (int64_t j = 0; j < b->width; j++) product[j] *= (uint64_t)x[k * b->inner + j];                                                  \
-    }                                                                                                                                      \
-  }                                                                                                                                        \
-  static void argmin_##T(const block *b, uint32_t *index) {                                                                                \
-    const T *x = (const T *)(const void *)b->src;                                                                                          \
-    T best[WIDTH];                                                                                                                         \
-    for (int64_t j = 0; j < b->width; j++) best[j] = x[j], index[j] = 0;                                                                   \
-    for (int64_t k = 1; k < b->k; k++) {                                                                                                   \
       for (int64_t j = 0; j < b->width; j++) {                                                                                             \
-        const T v = x[k * b->inner + j];                                                                                                   \
-        if (v < best[j]) best[j] = v, index[j] = (uint32_t)k;                                                                              \
+        const PRODUCT v = (PRODUCT)x[k * b->inner + j];                                                                                    \
+        all[j] *= v;                                                                                                                       \
       }                                                                                                                                    \
     }                                                                                                                                      \
+    for (int64_t j = 0; j < b->width; j++) product[j] = all[j];                                                                            \
   }
-INTEGER(uint8_t)
-INTEGER(uint16_t)
-INTEGER(uint32_t)
-INTEGER(uint64_t)
-INTEGER(int8_t)
-INTEGER(int16_t)
-INTEGER(int32_t)
-INTEGER(int64_t)
+INTEGER(uint8_t, uint32_t)
+INTEGER(uint16_t, uint32_t)
+INTEGER(uint32_t, uint32_t)
+INTEGER(uint64_t, uint64_t)
+INTEGER(int8_t, uint32_t)
+INTEGER(int16_t, uint32_t)
+INTEGER(int32_t, uint32_t)
+INTEGER(int64_t, uint64_t)
 
 // The dtype of a product is at least 32 bits wide, as in MLX.
 static const struct {
   zm_dtype prod;
   void (*prods)(const block *b, uint64_t *product);
-  void (*argmins)(const block *b, uint32_t *index);
 } integers[ZM_DTYPE_COUNT] = {
-    [ZM_BOOL] = {ZM_I32, prod_uint8_t, argmin_uint8_t},  [ZM_U8] = {ZM_U32, prod_uint8_t, argmin_uint8_t},
-    [ZM_U16] = {ZM_U32, prod_uint16_t, argmin_uint16_t}, [ZM_U32] = {ZM_U32, prod_uint32_t, argmin_uint32_t},
-    [ZM_U64] = {ZM_U64, prod_uint64_t, argmin_uint64_t}, [ZM_I8] = {ZM_I32, prod_int8_t, argmin_int8_t},
-    [ZM_I16] = {ZM_I32, prod_int16_t, argmin_int16_t},   [ZM_I32] = {ZM_I32, prod_int32_t, argmin_int32_t},
-    [ZM_I64] = {ZM_I64, prod_int64_t, argmin_int64_t},
+    [ZM_BOOL] = {ZM_I32, prod_uint8_t}, [ZM_U8] = {ZM_U32, prod_uint8_t},   [ZM_U16] = {ZM_U32, prod_uint16_t},
+    [ZM_U32] = {ZM_U32, prod_uint32_t}, [ZM_U64] = {ZM_U64, prod_uint64_t}, [ZM_I8] = {ZM_I32, prod_int8_t},
+    [ZM_I16] = {ZM_I32, prod_int16_t},  [ZM_I32] = {ZM_I32, prod_int32_t},  [ZM_I64] = {ZM_I64, prod_int64_t},
 };
 
 static void integer_prod(const block *b) {
@@ -245,14 +231,10 @@ static void integer_prod(const block *b) {
   for (int64_t j = 0; j < b->width; j++) memcpy(b->dst + (size_t)j * size, &product[j], size); // the low bytes: little-endian
 }
 
-static void integer_argmin(const block *b) {
-  integers[b->dtype].argmins(b, (uint32_t *)(void *)b->dst);
-}
-
 // found: whether there is an element that is `wanted` (0 or 1); stops at the first in a row.
 static void find_truth(const block *b, uint8_t wanted, uint8_t *found) {
   const uint8_t *x = (const uint8_t *)b->src;
-  memset(found, 0, WIDTH);
+  memset(found, 0, (size_t)b->width);
   if (b->inner == 1) {
     found[0] = b->k > 0 && memchr(x, wanted, (size_t)b->k) != NULL;
     return;
@@ -276,16 +258,49 @@ static void truth_all(const block *b) {
 
 // ---- tiles ----
 
+enum { GROUPS = 4 }; // of rows that were turned, in a tile
+
 static int64_t tile_rows(const layout *l) {
   return l->k >= ZMI_TILE ? 1 : ZMI_TILE / ZMI_MAX(l->k, 1);
 }
 
+static int64_t width_of(const layout *l) {
+  int64_t width = WIDTH;
+  while (width > NARROW && l->outer * zmi_tiles_of(l->inner, width) < ENOUGH) width /= 2;
+  return width;
+}
+
 static int64_t tiles(const zmi_call *c) {
   layout l = layout_of(c);
-  return l.inner == 1 ? zmi_tiles_of(l.outer, tile_rows(&l)) : l.outer * zmi_tiles_of(l.inner, WIDTH);
+  if (zmi_side_by_side(l.outer, l.k, l.inner)) return zmi_tiles_of(l.outer, GROUPS * zmi_side_rows(l.k, l.inner, WIDTH));
+  return l.inner == 1 ? zmi_tiles_of(l.outer, tile_rows(&l)) : l.outer * zmi_tiles_of(l.inner, width_of(&l));
 }
 
 typedef void (*block_fn)(const block *b);
+
+// Groups of outer indices [first, last): as columns, whose results are turned back.
+static void run_side_by_side(const zmi_call *c, const layout *l, block b, block_fn fn, int64_t first, int64_t last) {
+  _Alignas(64) uint64_t turned[ZMI_SIDE], result[WIDTH];
+  const int64_t most = zmi_side_rows(l->k, l->inner, WIDTH), own = l->k * l->inner;
+  const zm_dtype dtype = b.dtype;
+  const size_t size = zm_dtype_size(dtype), to_size = zm_dtype_size(b.to);
+  b.src = (const char *)turned;
+  for (int64_t o = first; o < last; o += most) {
+    const int64_t rows = ZMI_MIN(most, last - o);
+    const char *src = (const char *)c->src[0] + (size_t)(o * own) * size;
+    char *dst = (char *)c->dst[0] + (size_t)(o * l->inner) * to_size;
+    if (zmi_dtype_is_float(dtype)) {
+      zmi_turn_floats(b.kernels, src, dtype, rows, own, (float *)turned);
+      b.dtype = ZM_F32;
+    } else {
+      zmi_turn(src, size, rows, own, turned);
+    }
+    b.inner = b.width = rows * l->inner;
+    b.dst = l->inner == 1 ? dst : (char *)result;
+    fn(&b);
+    if (l->inner != 1) zmi_turn(result, to_size, l->inner, rows, dst);
+  }
+}
 
 static void run(const zmi_call *c, block_fn floats, block_fn ints, int64_t begin, int64_t end) {
   layout l = layout_of(c);
@@ -298,14 +313,19 @@ static void run(const zmi_call *c, block_fn floats, block_fn ints, int64_t begin
              .ddof = ((const reduce_attrs *)c->attrs)->ddof};
   const block_fn fn = zmi_dtype_is_float(b.dtype) ? floats : ints;
   const size_t size = zm_dtype_size(b.dtype), to_size = zm_dtype_size(b.to);
-  const int64_t rows = tile_rows(&l), blocks = zmi_tiles_of(l.inner, WIDTH);
+  if (zmi_side_by_side(l.outer, l.k, l.inner)) {
+    const int64_t group = GROUPS * zmi_side_rows(l.k, l.inner, WIDTH);
+    run_side_by_side(c, &l, b, fn, begin * group, ZMI_MIN(end * group, l.outer));
+    return;
+  }
+  const int64_t rows = tile_rows(&l), width = width_of(&l), blocks = zmi_tiles_of(l.inner, width);
   if (l.inner == 1) {
     begin *= rows;
     end = ZMI_MIN(end * rows, l.outer);
   }
   for (int64_t tile = begin; tile < end; tile++) {
-    const int64_t o = l.inner == 1 ? tile : tile / blocks, col = l.inner == 1 ? 0 : tile % blocks * WIDTH;
-    b.width = ZMI_MIN(l.inner - col, WIDTH);
+    const int64_t o = l.inner == 1 ? tile : tile / blocks, col = l.inner == 1 ? 0 : tile % blocks * width;
+    b.width = ZMI_MIN(l.inner - col, width);
     b.src = (const char *)c->src[0] + (size_t)(o * l.k * l.inner + col) * size;
     b.dst = (char *)c->dst[0] + (size_t)(o * l.inner + col) * to_size;
     fn(&b);
@@ -339,15 +359,6 @@ static zm_status infer(const reduce_attrs *a, int nin, const zmi_type *in, wants
 static zm_status prod_infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
   const zm_dtype dtype = nin > 0 ? in[0].dtype : ZM_F32;
   return infer(attrs, nin, in, ANYTHING, zmi_dtype_is_float(dtype) ? dtype : integers[dtype].prod, nout, out);
-}
-
-static zm_status argmin_infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
-  char text[128];
-  const reduce_attrs *a = attrs;
-  zm_status status = infer(attrs, nin, in, ANYTHING, ZM_U32, nout, out);
-  if (status != ZM_OK || (in[0].shape[a->axis] > 0 && in[0].shape[a->axis] <= UINT32_MAX)) return status;
-  return zmi_fail(ZM_ERROR_ARGUMENT, "axis %lld of %s has no elements to choose from, or more than 2^32", (long long)a->axis,
-                  zmi_type_text(&in[0], text));
 }
 
 static zm_status float_infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
@@ -408,7 +419,6 @@ static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, cons
 static const zmi_rules prod_rules = {.vjp = prod_vjp, .vmap = vmap, .gradient = "x"};
 static const zmi_rules var_rules = {.vjp = var_vjp, .vmap = vmap, .gradient = "x"};
 static const zmi_rules logsumexp_rules = {.vjp = logsumexp_vjp, .vmap = vmap, .gradient = "x"};
-static const zmi_rules argmin_rules = {.vmap = vmap, .gradient = "none: results are integers"};
 static const zmi_rules any_rules = {.vmap = vmap, .gradient = "none: results are bool"};
 #define all_rules any_rules
 
@@ -431,7 +441,6 @@ ROW(var, float_infer, float_var, NULL,
     "the mean as by mean, then the squares of x - mean summed in the lane order, each step in float32; divided, rounded once to the dtype")
 ROW(logsumexp, float_infer, float_logsumexp, NULL,
     "m + log(the sum of exp(x - m) in the lane order) in float32, m the largest; m itself if it is infinite; rounded once to the dtype")
-ROW(argmin, argmin_infer, float_argmin, integer_argmin, "exact; the lowest index among equals; the first NaN if there is one")
 ROW(any, truth_infer, NULL, truth_any, "exact")
 ROW(all, truth_infer, NULL, truth_all, "exact")
 // clang-format on

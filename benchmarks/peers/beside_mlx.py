@@ -139,6 +139,21 @@ def run_row(server, row, args, peers, folder, mx):
     return result
 
 
+def rounded(value):
+    """Seven digits of each float: more than a clock knows."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, list) else value
+
+
+def text_of(capsule):
+    """A row of the table a line: capsules are large, and so their differences can be read."""
+    head = json.dumps({k: v for k, v in capsule.items() if k != "rows"}, indent=1)[:-2] + ',\n "rows": [\n'
+    return head + ",\n".join("  " + json.dumps(rounded(r)) for r in capsule["rows"]) + "\n ]\n}\n"
+
+
 def geomean(values):
     values = list(values)
     return math.exp(sum(map(math.log, values)) / len(values)) if values else None
@@ -227,8 +242,7 @@ def main():
         "rows": results,
     }
     with open(args.capsule + ".part", "w") as f:
-        json.dump(capsule, f, indent=1)
-        f.write("\n")
+        f.write(text_of(capsule))
     os.rename(args.capsule + ".part", args.capsule)
 
 

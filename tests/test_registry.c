@@ -250,6 +250,116 @@ static zm_op *tiles_op(void) {
                                         .threads = "32"});
 }
 
+// ---- how calls are shared ----
+
+static zmi_instance *instance_named(const char *name) { // held
+  zmi_instance_facts facts[64];
+  const size_t n = zmi_instance_list(facts, ZMI_COUNT(facts));
+  for (size_t i = 0; i < n && i < ZMI_COUNT(facts); i++)
+    if (strcmp(facts[i].name, name) == 0) return zmi_instance_find(facts[i].key);
+  fail_msg("there is no kernel %s", name);
+  return NULL;
+}
+
+// Tiles that the kernel of a program is cut into.
+static int64_t tiles_now(zm_array *y) {
+  zmi_program *p = zmi_compile(&y, (const char *[]){"y"}, 1, &(zmi_compile_options){.plan_only = true});
+  assert_non_null(p);
+  const zmi_tape *t = zmi_program_tape(p);
+  int64_t tiles = -1;
+  for (size_t i = 0; i < t->instr_count; i++) {
+    const zmi_instr *in = &t->instrs[i];
+    if (strncmp(in->op->name, "kernel_", 7) != 0) continue;
+    zmi_call c = {.op = in->op, .attrs = in->attrs.bytes, .owner = in->owner, .nin = in->nin, .nout = in->nout};
+    for (int k = 0; k < in->nin; k++) c.in[k] = &t->slots[in->in[k]];
+    for (int o = 0; o < in->nout; o++) c.out[o] = &t->slots[in->out[o]];
+    for (int s = 0; s < ZMI_MAX_STAGES && in->op->stages[s].run; s++) tiles = in->op->stages[s].tiles(&c);
+  }
+  zmi_program_free(p);
+  return tiles;
+}
+
+// Whatever the number of pieces, there are as many and the bits are the same.
+static void pieces_keep_the_bits(void **state) {
+  (void)state;
+  enum { N = 70001 };
+  static float before[N], after[N];
+  zm_scope *scope = zm_scope_open();
+  zm_op *ops[] = {elements_op(), rows_op(), tiles_op()};
+  const char *const names[] = {"tuned_elements", "tuned_rows", "tuned_tiles"};
+  zm_array *x[] = {ramp(ZM_F32, SHAPE(N)), ramp(ZM_F32, SHAPE(777, 90)), ramp(ZM_F32, SHAPE(N))};
+  const int classes[] = {class_of(N), class_of_rows(777, 90), zmi_grid_class(ZMI_FORM_TILES, (N + 31) / 32, 32)};
+  for (int i = 0; i < 3; i++) {
+    static const int counts[] = {0, 1, 2, 3, 7, 5000};
+    int64_t usual = 0;
+    for (size_t c = 0; c < ZMI_COUNT(counts); c++) {
+      zm_array *y = NULL;
+      const double by = 3;
+      if (c > 0) {
+        zmi_instance *instance = instance_named(names[i]);
+        zmi_instance_share(instance, classes[i], counts[c]);
+        zmi_instance_release(instance);
+      }
+      assert_int_equal(zm_op_apply_with(ops[i], &x[i], 1, &by, i == 2, &y, 1), ZM_OK);
+      const int64_t tiles = tiles_now(y);
+      if (c == 0) usual = tiles;
+      assert_int_equal(tiles, counts[c] ? ZMI_MIN(usual, counts[c]) : usual);
+      const void *data = zm_array_data(y);
+      assert_non_null(data);
+      const size_t bytes = (size_t)zm_array_size(y) * sizeof(float);
+      memcpy(c ? after : before, data, bytes);
+      if (c) assert_memory_equal(before, after, bytes);
+    }
+    assert_true(usual > 4);
+    zm_op_free(ops[i]);
+  }
+  zm_scope_close(scope);
+}
+
+static void sharing_is_measured_and_kept(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_op *op = elements_op();
+  zm_array *x = ramp(ZM_F32, SHAPE(MEDIUM)), *other;
+  zm_autotune_report r;
+  zmi_pool *pool;
+  const zmi_kernels *kernels;
+  autotune(op, x, false, &r);
+  assert_int_equal(zmi_device(&pool, &kernels), ZM_OK);
+  const int workers = zmi_pool_workers(pool);
+  if (workers > 1) {
+    assert_true(r.share_count >= 3 && r.share_chosen >= 0 && r.share_chosen < r.share_count);
+    assert_int_equal(r.shares[0].pieces, 0);
+    assert_int_equal(r.shares[1].pieces, 1);
+    assert_int_equal(r.shares[r.share_count - 1].pieces, workers);
+    for (int i = 0; i < r.share_count; i++) assert_true(r.shares[i].seconds > 0);
+  } else {
+    assert_int_equal(r.share_count, 1);
+  }
+  zmi_instance *instance = instance_named("tuned_elements");
+  assert_int_equal(zmi_instance_pieces(instance, class_of(MEDIUM)), r.shares[r.share_chosen].pieces);
+  const zmi_tuning way = zmi_instance_tuning(instance, class_of(MEDIUM));
+  zmi_instance_share(instance, class_of(MEDIUM), 3);
+  zmi_instance_keep_sharing(instance, class_of(MEDIUM));
+  zmi_instance_release(instance);
+  zm_op_free(op);
+  zm_scope_close(scope);
+  zmi_instance_forget(); // as in another process
+  scope = zm_scope_open();
+  op = elements_op();
+  x = ramp(ZM_F32, SHAPE(MEDIUM)), other = ramp(ZM_F32, SHAPE(8 * SMALL));
+  assert_int_equal(tiles_now(zm_op_apply1(op, x, NULL)), 3);
+  assert_int_equal(tiles_now(zm_op_apply1(op, other, NULL)), 4); // of another class
+  autotune(op, x, false, &r);
+  assert_true(r.remembered && r.share_count == 1 && r.shares[0].pieces == 3);
+  instance = instance_named("tuned_elements");
+  const zmi_tuning now = zmi_instance_tuning(instance, class_of(MEDIUM));
+  assert_true(now.chunk == way.chunk && now.flag == way.flag);
+  zmi_instance_release(instance);
+  zm_op_free(op);
+  zm_scope_close(scope);
+}
+
 static void empty_calls_and_errors(void **state) {
   (void)state;
   zm_scope *scope = zm_scope_open();
@@ -582,13 +692,14 @@ int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "--recall") == 0) return recall();
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
   const struct CMUnitTest tests[] = {
-      TEST(a_way_must_win_to_be_taken),  TEST(a_choice_is_kept_where_it_was_made),
-      TEST(a_slow_way_is_not_chosen),    TEST(what_does_not_win_is_not_taken),
-      TEST(empty_calls_and_errors),      TEST(operands_of_all_kinds),
-      TEST(kernels_alive_are_listed),    TEST(raw_c_runs),
-      TEST(raw_sources_that_cannot_run), TEST(raw_cuda_compiles),
-      TEST(tuning_has_a_deadline),       TEST(raw_metal_runs_on_the_shim),
-      TEST(raw_parameters_have_types),
+      TEST(a_way_must_win_to_be_taken),   TEST(a_choice_is_kept_where_it_was_made),
+      TEST(a_slow_way_is_not_chosen),     TEST(what_does_not_win_is_not_taken),
+      TEST(empty_calls_and_errors),       TEST(operands_of_all_kinds),
+      TEST(kernels_alive_are_listed),     TEST(raw_c_runs),
+      TEST(raw_sources_that_cannot_run),  TEST(raw_cuda_compiles),
+      TEST(tuning_has_a_deadline),        TEST(raw_metal_runs_on_the_shim),
+      TEST(raw_parameters_have_types),    TEST(pieces_keep_the_bits),
+      TEST(sharing_is_measured_and_kept),
   };
   return cmocka_run_group_tests_name("registry", tests, read_page, forget_page);
 }

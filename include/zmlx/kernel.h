@@ -112,26 +112,34 @@ ZM_API void zm_free_text(char *text);
 
 // ---- tuning ----
 // A kernel can run in several ways that give the same bits: compiled with other chunks of elements or other flags of the compiler, or
-// interpreted, which may be best for small calls. Of TILES only flags and interpretation are tried, of RAW flags: the number of threads is
-// what the author's `threads` says.
-enum { ZM_AUTOTUNE_MOST = 12 };
+// interpreted, which may be best for small calls. Of TILES only flags and interpretation are tried, of RAW flags: the number of threads of
+// a group is what the author's `threads` says. And the threads of the processor can share a call in several ways: as usual, or in 1, 2, 4,
+// ... pieces up to one for each of them.
+enum { ZM_AUTOTUNE_MOST = 12, ZM_AUTOTUNE_SHARES = 12 };
 typedef struct zm_autotune_candidate {
   int chunk;         // elements that are computed together; 0: interpreted
   const char *flags; // for the compiler beside the usual ones; "" if none
   double seconds;    // median of one call on one thread; 0 if nothing was measured
 } zm_autotune_candidate;
+typedef struct zm_autotune_share {
+  int pieces;     // that a call is cut into, so many threads share it at most; 0: the usual
+  double seconds; // median of one call on all threads; 0 if nothing was measured
+} zm_autotune_share;
 typedef struct zm_autotune_report {
   int count, chosen; // candidates, and which of them runs from now on; the first is the usual way unless it is `remembered`
   zm_autotune_candidate candidates[ZM_AUTOTUNE_MOST];
-  bool remembered; // an earlier choice was found in the cache folder, nothing was measured: it is the only candidate
-  bool empty;      // there are no elements, nothing was measured and nothing is kept
+  bool remembered;               // an earlier choice was found in the cache folder, nothing was measured: it is the only candidate
+  bool empty;                    // there are no elements, nothing was measured and nothing is kept
+  int share_count, share_chosen; // likewise how calls are shared: the usual first; the only one if it is remembered, or there is one thread
+  zm_autotune_share shares[ZM_AUTOTUNE_SHARES];
 } zm_autotune_report;
 // Measures the ways of an op in turns on these operands, which are evaluated, and keeps the one that beats the usual way beyond doubt, else
 // the usual one: for this kernel and these dtypes, this device, and calls of about this size (rows: and about this length); in this process
 // and, through the cache folder, in later ones. `again`: measures even if there is a choice already. report may be NULL.
 // Takes a compilation for each way and up to 100 calls, for small calls some 40 ms of them. It has 15 seconds (ZMLX_TUNE_SECONDS) from when
 // the usual way is compiled, half of them for compiling the others, and then begins no other round of calls: what was measured decides, or,
-// if that says too little, the usual way stays and nothing is kept. An error says why kernels cannot be compiled here.
+// if that says too little, the usual way stays and nothing is kept. Sharing has a quarter of that time more. An error says why kernels
+// cannot be compiled here.
 ZM_API zm_status zm_autotune(const zm_op *op, zm_array *const *in, int nin, const double *parameters, int count, bool again,
                              zm_autotune_report *report);
 

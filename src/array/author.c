@@ -2,6 +2,7 @@
 #include "array/ops/kernel.h"
 
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 // A definition made concrete for operands of some dtypes.
@@ -356,13 +357,19 @@ static zm_status tiles_attrs(const zm_op *op, zm_array *const *in, int nin, cons
   return ZM_OK;
 }
 
+// The class of a call: of elements and rows by the shape that all operands have together, else by the grid.
+static int class_of(zmi_form form, const zmi_type *whole, const zmi_kernel_attrs *a) {
+  if (form >= ZMI_FORM_TILES) return zmi_grid_class(form, a->groups, a->threads);
+  return zmi_shape_class(form, zmi_type_count(whole), form == ZMI_FORM_ROWS ? whole->shape[whole->rank - 1] : 0);
+}
+
 zm_status zm_op_apply_with(const zm_op *op, zm_array *const *in, int nin, const double *parameters, int count, zm_array **out, int nout) {
   if (!op) {
     const zm_status first = zm_last_status();
     return first != ZM_OK ? first : zmi_fail(ZM_ERROR_ARGUMENT, "zm_op_apply: the op is NULL");
   }
   zm_array *operands[ZMI_KERNEL_IN], *results[ZMI_MAX_OUT] = {NULL};
-  zmi_kernel_attrs tiles = {0};
+  zmi_kernel_attrs call = {0};
   zm_dtype dtypes[ZMI_KERNEL_IN];
   zm_status status = check_counts(op, in, nin, count, nout);
   if (status != ZM_OK) return status;
@@ -375,9 +382,11 @@ zm_status zm_op_apply_with(const zm_op *op, zm_array *const *in, int nin, const 
     status = broadcast_operands(op, in, nin, operands);
   } else {
     memcpy(operands, in, (size_t)nin * sizeof *in);
-    status = tiles_attrs(op, in, nin, parameters, &tiles);
+    status = tiles_attrs(op, in, nin, parameters, &call);
   }
-  if (status == ZM_OK) status = zmi_bound_apply(b, nin, operands, parameters, broadcasts ? NULL : &tiles, results);
+  if (status == ZM_OK && (nin > 0 || !broadcasts))
+    zmi_share_in(&call, zmi_instance_pieces(b->instance, class_of(form, nin > 0 ? &operands[0]->type : NULL, &call)));
+  if (status == ZM_OK) status = zmi_bound_apply(b, nin, operands, parameters, &call, results);
   if (status == ZM_OK) memcpy(out, results, (size_t)nout * sizeof *out);
   return status;
 }
@@ -409,6 +418,16 @@ typedef struct tuned_call {
   void *out[ZMI_KERNEL_OUT];
   zmi_type in_type[ZMI_KERNEL_IN], out_type[ZMI_KERNEL_OUT];
 } tuned_call;
+
+// An op with what it is tuned on.
+typedef struct tuned_op {
+  const zm_op *op;
+  zmi_instance *instance;
+  zm_array *const *in;
+  int nin, nparams;
+  const double *params;
+  int shape; // the class
+} tuned_op;
 
 // The shape of results of elements and rows, and how each operand is walked: one element, one row for all, or an element for each.
 static zm_status lay_out_whole(const zmi_code *code, zm_array *const *in, zm_array **operands, tuned_call *t) {
@@ -469,13 +488,107 @@ static uint64_t tuned_bytes(const tuned_call *t, int nin, int nout) {
   return bytes;
 }
 
+// ---- how a call is shared among threads ----
+
+// Operations of one call, each with its own number of pieces, as programs that play like any other.
+typedef struct sharing {
+  int count, pieces[ZM_AUTOTUNE_SHARES];
+  zmi_program *programs[ZM_AUTOTUNE_SHARES];
+  double seconds[ZM_AUTOTUNE_SHARES][ZMI_TUNE_ROUNDS];
+} sharing;
+
+static zm_status play_shared(zmi_program *p, zmi_pool *pool, int calls, double *seconds) {
+  zm_status status = zmi_program_begin(p);
+  if (status != ZM_OK) return status;
+  const double start = zmi_now();
+  for (int i = 0; i < calls; i++) zmi_program_play(p, pool);
+  *seconds = ZMI_MAX((zmi_now() - start) / calls, 1e-12);
+  zmi_program_end(p);
+  return ZM_OK;
+}
+
+// The usual way, then 1, 2, 4, ... threads up to all of them. Each is bound while it is what the instance says.
+static zm_status make_programs(const tuned_op *t, int workers, const zmi_kernels *kernels, sharing *s) {
+  static const char *const names[ZM_MAX_RESULTS] = {"0", "1", "2", "3", "4", "5", "6", "7"};
+  for (int pieces = 0; s->count < ZM_AUTOTUNE_SHARES; pieces = pieces ? 2 * pieces : 1) {
+    if (pieces > workers && pieces / 2 >= workers) break;
+    zm_array *out[ZM_MAX_RESULTS] = {NULL};
+    const int nout = facts_of(t->op)->nout;
+    zmi_instance_share(t->instance, t->shape, ZMI_MIN(pieces, workers));
+    zm_status status = zm_op_apply_with(t->op, t->in, t->nin, t->params, t->nparams, out, nout);
+    if (status != ZM_OK) return status;
+    s->pieces[s->count] = ZMI_MIN(pieces, workers);
+    s->programs[s->count] = zmi_compile(out, names, (size_t)nout, &(zmi_compile_options){.kernels = kernels, .apart = true});
+    if (!s->programs[s->count]) return zm_last_status();
+    s->count++;
+  }
+  return ZM_OK;
+}
+
+static zm_status time_programs(sharing *s, zmi_pool *pool, double end, bool *enough) {
+  double once = 0;
+  int done = 0;
+  *enough = false;
+  for (int i = 0; i < s->count; i++) { // warm
+    zm_status status = play_shared(s->programs[i], pool, 1, &once);
+    if (status == ZM_OK) status = play_shared(s->programs[i], pool, 1, &s->seconds[i][0]);
+    if (status != ZM_OK) return status;
+  }
+  const int calls = (int)ZMI_MIN(ZMI_MAX(1e-3 / s->seconds[0][0], 1), 200);
+  for (; done < ZMI_TUNE_ROUNDS && zmi_now() < end; done++)
+    for (int i = 0; i < s->count; i++) { // each round begins with another one
+      const int now = (i + done) % s->count;
+      const zm_status status = play_shared(s->programs[now], pool, calls, &s->seconds[now][done]);
+      if (status != ZM_OK) return status;
+    }
+  *enough = done == ZMI_TUNE_ROUNDS;
+  return ZM_OK;
+}
+
+static int by_size(const void *a, const void *b) {
+  const double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+// Whole calls, by all workers of the device, in turns. What wins beyond doubt is kept beside the way that runs the class.
+static zm_status tune_sharing(const tuned_op *t, zm_autotune_report *report) {
+  zmi_pool *pool;
+  const zmi_kernels *kernels;
+  sharing *s = NULL;
+  bool enough = false;
+  zm_status status = zmi_device(&pool, &kernels);
+  report->share_count = 1;
+  if (status != ZM_OK || zmi_pool_workers(pool) < 2) return status;
+  if (!(s = zmi_calloc(1, sizeof *s))) return ZM_ERROR_MEMORY;
+  status = make_programs(t, zmi_pool_workers(pool), kernels, s);
+  zmi_instance_share(t->instance, t->shape, 0);
+  if (status == ZM_OK) status = time_programs(s, pool, zmi_now() + zmi_tuning_seconds() / 4, &enough);
+  if (status == ZM_OK && enough) {
+    report->share_chosen = zmi_tune_best((const double(*)[ZMI_TUNE_ROUNDS])s->seconds, s->count);
+    report->share_count = s->count;
+    zmi_instance_share(t->instance, t->shape, s->pieces[report->share_chosen]);
+    zmi_instance_keep_sharing(t->instance, t->shape);
+  }
+  for (int i = 0; i < s->count; i++) {
+    qsort(s->seconds[i], ZMI_TUNE_ROUNDS, sizeof(double), by_size);
+    report->shares[i] = (zm_autotune_share){s->pieces[i], s->seconds[i][ZMI_TUNE_ROUNDS / 2]};
+    zmi_program_free(s->programs[i]);
+  }
+  zmi_free(s);
+  return status;
+}
+
 static void tell(const zmi_tune_report *found, zm_autotune_report *report) {
   *report = (zm_autotune_report){.count = found->count, .chosen = found->chosen, .remembered = found->remembered, .empty = found->empty};
   for (int i = 0; i < found->count; i++)
     report->candidates[i] = (zm_autotune_candidate){found->tuning[i].chunk, zmi_tuning_flags(&found->tuning[i]), found->seconds[i]};
 }
 
-static zm_status tune(const zm_op *op, zmi_instance *x, zm_array *const *in, const double *params, bool again, zmi_tune_report *found) {
+static zm_status tune(tuned_op *tuned, bool again, zmi_tune_report *found) {
+  const zm_op *op = tuned->op;
+  zmi_instance *x = tuned->instance;
+  zm_array *const *in = tuned->in;
+  const double *params = tuned->params;
   const zmi_code *code = zmi_instance_code(x);
   zm_array *operands[ZMI_KERNEL_IN] = {NULL};
   tuned_call *t = zmi_calloc(1, sizeof *t);
@@ -498,6 +611,8 @@ static zm_status tune(const zm_op *op, zmi_instance *x, zm_array *const *in, con
     t->work.out = t->out;
     t->work.stream = tuned_bytes(t, code->nin, code->nout) > zmi_cache_bytes();
     status = zmi_instance_tune(x, &t->work, again, found);
+    tuned->shape = code->form >= ZMI_FORM_TILES ? zmi_grid_class((zmi_form)code->form, t->launch.groups, t->launch.threads)
+                                                : zmi_shape_class((zmi_form)code->form, t->work.n, t->work.d);
   }
   for (int o = 0; o < code->nout; o++) zmi_free(t->out[o]);
   zmi_free(t);
@@ -517,9 +632,20 @@ zm_status zm_autotune(const zm_op *op, zm_array *const *in, int nin, const doubl
   zmi_bound *b = bound_for(op, dtypes);
   zm_scope *scope = b ? zm_scope_open() : NULL;
   if (!scope) return zm_last_status();
-  status = tune(op, b->instance, in, parameters ? parameters : no_parameters, again, &found);
+  tuned_op o = {.op = op, .instance = b->instance, .in = in, .nin = nin, .nparams = count};
+  o.params = parameters ? parameters : no_parameters;
+  zm_autotune_report all;
+  status = tune(&o, again, &found);
+  if (status == ZM_OK) {
+    tell(&found, &all);
+    all.shares[0].pieces = zmi_instance_pieces(o.instance, o.shape);
+    if (found.empty || found.remembered)
+      all.share_count = 1;
+    else
+      status = tune_sharing(&o, &all);
+  }
   zm_scope_close(scope);
-  if (status == ZM_OK && report) tell(&found, report);
+  if (status == ZM_OK && report) *report = all;
   return status;
 }
 

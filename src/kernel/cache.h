@@ -42,8 +42,8 @@ void zmi_cache_sweep(const char *folder, const char *start);
 struct zmi_code;
 // Ways are numbered; 0 is the usual one. What is remembered for a kernel and a class of shape; -1: nothing.
 bool zmi_tuning_interprets(int way);
-int zmi_tuning_interpreter(void); // the way that is the interpreter
-int zmi_tuning_recall(const struct zmi_code *code, const char *tier, int shape);
+int zmi_tuning_interpreter(void);                                                             // the way that is the interpreter
+int zmi_tuning_recall(const struct zmi_code *code, const char *tier, int shape, int *pieces); // *pieces: as for zmi_instance_share
 // A kernel compiled in one way; NULL: see zmi_compile_c.
 void *zmi_tuning_compile(const struct zmi_code *code, const char *tier, int way, bool only_cached, char note[512], bool *was_cached);
 

@@ -34,7 +34,8 @@ typedef struct experience {
   _Atomic(zmi_entry_fn) kernels[ZMI_SHAPE_CLASSES]; // one of the ways for each class; NULL: interpreted. Changed under the lock
   _Atomic int chosen[ZMI_SHAPE_CLASSES];            // which; likewise
   trial trials[ZMI_SHAPE_CLASSES];
-  _Atomic int64_t spent; // nanoseconds in the interpreter: loops are not seen in the number of instructions
+  _Atomic int pieces[ZMI_SHAPE_CLASSES]; // how calls are shared: ~pieces; 0: not asked for yet
+  _Atomic int64_t spent;                 // nanoseconds in the interpreter: loops are not seen in the number of instructions
 } experience;
 
 struct zmi_instance {
@@ -250,7 +251,8 @@ static void recall(zmi_instance *x, int shape) {
   bool cached;
   const zmi_kernels *k = zmi_kernels_find(NULL);
   if (atomic_load(&x->state) != COMPILED || atomic_load(&x->recalled) >> shape & 1) return;
-  const int way = k ? zmi_tuning_recall(x->code, k->name, shape) : -1;
+  int pieces = 0;
+  const int way = k ? zmi_tuning_recall(x->code, k->name, shape, &pieces) : -1;
   if (way >= 0) end_trial(x, shape);
   if (way > 0 && (zmi_tuning_interprets(way) || load_way(x, k, way, false, why, &cached))) choose(x, shape, way);
   atomic_fetch_or(&x->recalled, 1u << shape);
@@ -307,6 +309,24 @@ void zmi_instance_choose(zmi_instance *x, int shape, int way) {
   choose(x, shape, way);
   atomic_fetch_or(&x->recalled, 1u << shape);
   pthread_mutex_unlock(&x->learned->lock);
+}
+
+void zmi_instance_share(const zmi_instance *x, int shape, int pieces) {
+  atomic_store_explicit(&x->learned->pieces[shape], ~pieces, memory_order_relaxed);
+}
+
+int zmi_instance_pieces(const zmi_instance *x, int shape) {
+  int known = atomic_load_explicit(&x->learned->pieces[shape], memory_order_relaxed);
+  const char *mode = known ? NULL : zmi_env("ZMLX_KERNELS");
+  if (known == 0) { // whoever asks first looks into the cache; two that do find the same
+    const zmi_kernels *k = zmi_kernels_find(NULL);
+    int pieces = 0;
+    if (k && !(mode && strcmp(mode, "interpret") == 0)) zmi_tuning_recall(x->code, k->name, shape, &pieces);
+    zmi_instance_share(x, shape, pieces);
+    zmi_error_clear();
+    return pieces;
+  }
+  return ~known;
 }
 
 int zmi_instance_chosen(const zmi_instance *x, int shape) {

@@ -3,6 +3,7 @@
 #include "kernel/cache.h"
 #include "kernel/emit.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,17 +82,24 @@ static void device_of(char text[160]) {
 }
 
 // The entry up to the choice itself; its hash is the entry's name. False without memory.
+static pthread_once_t device_once = PTHREAD_ONCE_INIT;
+static char device_text[160]; // written once
+
+static void read_device(void) {
+  device_of(device_text);
+}
+
 static bool describe(const zmi_code *code, const char *tier, int shape, zmi_text *text, char name[48]) {
-  char device[160], compiler[512], size[48];
+  char compiler[512], size[48];
   uint8_t digest[32];
   zmi_sha256 h;
-  device_of(device);
+  pthread_once(&device_once, read_device);
   class_of(code, shape, size);
   if (!zmi_compiler_facts(compiler)) compiler[0] = 0;
-  zmi_text_add(text, "zmlx tuning 2\nkernel %016llx%016llx\nform %d\ndtypes ", (unsigned long long)code->key[0],
+  zmi_text_add(text, "zmlx tuning 3\nkernel %016llx%016llx\nform %d\ndtypes ", (unsigned long long)code->key[0],
                (unsigned long long)code->key[1], code->form);
   dtypes_of(code, text);
-  zmi_text_add(text, "\ntier %s\ndevice %s\ncpus %d\ncompiler %s\nshape %s\n", tier, device, zmi_cpu_count(), compiler, size);
+  zmi_text_add(text, "\ntier %s\ndevice %s\ncpus %d\ncompiler %s\nshape %s\n", tier, device_text, zmi_cpu_count(), compiler, size);
   if (text->failed) return false;
   zmi_sha256_start(&h);
   zmi_sha256_add(&h, text->data, text->size);
@@ -101,11 +109,15 @@ static bool describe(const zmi_code *code, const char *tier, int shape, zmi_text
   return true;
 }
 
-static int read_choice(const char *text) {
+static int read_choice(const char *text, int *pieces) {
   for (size_t i = 0; i < ZMI_COUNT(ways); i++) { // only what could have been measured
-    char line[64];
-    snprintf(line, sizeof line, "chunk %d flag %d\n", ways[i].chunk, ways[i].flag);
-    if (strcmp(text, line) == 0) return (int)i;
+    char line[64], *end;
+    const int size = snprintf(line, sizeof line, "chunk %d flag %d pieces ", ways[i].chunk, ways[i].flag);
+    if (strncmp(text, line, (size_t)size) != 0 || text[size] < '0' || text[size] > '9') continue;
+    const long found = strtol(text + size, &end, 10);
+    if (found > ZMI_PIECES_MOST || strcmp(end, "\n") != 0) return -1;
+    *pieces = (int)found;
+    return (int)i;
   }
   return -1;
 }
@@ -116,7 +128,7 @@ static bool sensible(const zmi_code *code, const char *tier, const zmi_tuning *t
   return t->chunk == ways[0].chunk || code->form < ZMI_FORM_TILES; // threads of a group are not cut into chunks
 }
 
-int zmi_tuning_recall(const zmi_code *code, const char *tier, int shape) {
+int zmi_tuning_recall(const zmi_code *code, const char *tier, int shape, int *pieces) {
   zmi_cache cache;
   zmi_text text = {0};
   char name[48];
@@ -125,25 +137,33 @@ int zmi_tuning_recall(const zmi_code *code, const char *tier, int shape) {
   if (describe(code, tier, shape, &text, name)) {
     zmi_cache_open(&cache);
     char *data = zmi_cache_read(&cache, name, &size);
-    if (data && size > text.size && memcmp(data, text.data, text.size) == 0) way = read_choice(data + text.size);
+    if (data && size > text.size && memcmp(data, text.data, text.size) == 0) way = read_choice(data + text.size, pieces);
     zmi_free(data);
     zmi_cache_close(&cache);
   }
   zmi_text_release(&text);
-  return way >= 0 && sensible(code, tier, &ways[way]) ? way : -1;
+  if (way >= 0 && sensible(code, tier, &ways[way])) return way;
+  *pieces = 0;
+  return -1;
 }
 
-static void remember(const zmi_code *code, const char *tier, int shape, const zmi_tuning *t) {
+static void remember(const zmi_code *code, const char *tier, int shape, const zmi_tuning *t, int pieces) {
   zmi_cache cache;
   zmi_text text = {0};
   char name[48];
   if (describe(code, tier, shape, &text, name)) {
-    zmi_text_add(&text, "chunk %d flag %d\n", t->chunk, t->flag);
+    zmi_text_add(&text, "chunk %d flag %d pieces %d\n", t->chunk, t->flag, pieces);
     zmi_cache_open(&cache);
     if (!text.failed) zmi_cache_put(&cache, name, text.data, text.size);
     zmi_cache_close(&cache);
   }
   zmi_text_release(&text);
+}
+
+void zmi_instance_keep_sharing(const zmi_instance *x, int shape) {
+  const zmi_kernels *k = zmi_kernels_find(NULL);
+  if (k) remember(zmi_instance_code(x), k->name, shape, &ways[zmi_instance_chosen(x, shape)], zmi_instance_pieces(x, shape));
+  zmi_error_clear();
 }
 
 // ---- compiling ----
@@ -237,7 +257,7 @@ static int64_t elements_of(const zmi_code *code, const zmi_work *w) {
   return code->form == ZMI_FORM_ROWS ? w->rows * w->d : w->launch->groups;
 }
 
-static double tuning_seconds(void) {
+double zmi_tuning_seconds(void) {
   const char *text = zmi_env("ZMLX_TUNE_SECONDS");
   char *end = NULL;
   const double seconds = text ? strtod(text, &end) : usual_seconds;
@@ -265,16 +285,18 @@ zm_status zmi_instance_tune(zmi_instance *x, const zmi_work *work, bool again, z
   if (!k) return zm_last_status();
   if (report->empty) return ZM_OK; // no time can be told apart from any other
   if (mode && strcmp(mode, "interpret") == 0) return untunable(code, "ZMLX_KERNELS=interpret keeps kernels from being compiled");
-  const int remembered = again ? -1 : zmi_tuning_recall(code, k->name, shape);
+  int pieces = 0;
+  const int remembered = again ? -1 : zmi_tuning_recall(code, k->name, shape, &pieces);
   if (remembered >= 0) {
     if (!zmi_instance_way(x, zmi_tuning_interprets(remembered) ? 0 : remembered, why)) return untunable(code, why);
     report->tuning[0] = ways[remembered];
     report->remembered = true;
+    zmi_instance_share(x, shape, pieces);
     zmi_instance_choose(x, shape, remembered);
     return ZM_OK;
   }
   report->count = 0;
-  const double allowed = tuning_seconds();
+  const double allowed = zmi_tuning_seconds();
   double start = 0; // when the usual way, which must be there, is compiled; half of the time is left for measuring
   for (int i = 0; i < (int)ZMI_COUNT(ways); i++) {
     if (!sensible(code, k->name, &ways[i]) || (i > 0 && !zmi_tuning_interprets(i) && zmi_now() >= start + allowed / 2)) continue;
@@ -287,7 +309,7 @@ zm_status zmi_instance_tune(zmi_instance *x, const zmi_work *work, bool again, z
     numbers[report->count] = i;
     report->tuning[report->count++] = ways[i];
   }
-  if (measure_all(x, kernels, work, start + allowed, report)) remember(code, k->name, shape, &ways[numbers[report->chosen]]);
+  if (measure_all(x, kernels, work, start + allowed, report)) remember(code, k->name, shape, &ways[numbers[report->chosen]], 0);
   zmi_instance_choose(x, shape, numbers[report->chosen]);
   return ZM_OK;
 }

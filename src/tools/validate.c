@@ -138,12 +138,6 @@ static void compare_row(const validator *v, const float *a, const float *b, int3
   if (!(kl <= c->kl_max)) c->kl_max = kl;
 }
 
-static int32_t best(const float *x, int32_t n) {
-  int32_t at = 0;
-  for (int32_t i = 1; i < n; i++) at = x[i] > x[at] ? i : at;
-  return at;
-}
-
 // Runs tokens [begin, end) of a prompt through one side; logits of all of them.
 static zm_status run_side(validator *v, int side, const prompt *p, int32_t begin, int32_t end) {
   zm_row rows[CHUNK];
@@ -192,8 +186,9 @@ static zm_status check_prompt(validator *v, size_t index) {
   }
   size_t last = (size_t)(rows - 1) * (size_t)v->vocab; // of the row that the next token follows
   while (status == ZM_OK && c->new_tokens < v->max_tokens) {
-    int32_t token = best(v->logits[STOCK] + last, v->vocab);
-    c->equal_tokens += token == best(v->logits[PATCHED] + last, v->vocab);
+    const zmi_kernels *kernels = zmi_model_kernels(v->model);
+    int32_t token = zmi_best_token(kernels, v->logits[STOCK] + last, v->vocab);
+    c->equal_tokens += token == zmi_best_token(kernels, v->logits[PATCHED] + last, v->vocab);
     c->new_tokens++;
     p->ids[p->count++] = token;
     if (c->new_tokens < v->max_tokens) status = check_rows(v, index, p->count - 1, p->count);

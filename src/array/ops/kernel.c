@@ -307,15 +307,16 @@ const double *zmi_node_params(const zmi_node *n) {
   return ((const zmi_kernel_attrs *)(const void *)n->attrs.bytes)->param;
 }
 
-zm_status zmi_bound_apply(zmi_bound *b, int nin, zm_array *const *in, const double *params, const zmi_kernel_attrs *tiles, zm_array **out) {
+zm_status zmi_bound_apply(zmi_bound *b, int nin, zm_array *const *in, const double *params, const zmi_kernel_attrs *call, zm_array **out) {
   const zmi_code *code = zmi_instance_code(b->instance);
   zmi_kernel_attrs a = attrs_of(code, params);
   if (nin != code->nin) return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: got %d operands, takes %d", code->name, nin, code->nin);
-  if (tiles) {
-    a.ranks = tiles->ranks;
-    a.groups = tiles->groups;
-    a.threads = tiles->threads;
-    memcpy(a.dims, tiles->dims, sizeof a.dims);
+  if (call) {
+    a.ranks = call->ranks;
+    a.groups = call->groups;
+    a.threads = call->threads;
+    zmi_share_in(&a, (int)zmi_pieces_of(call));
+    memcpy(a.dims, call->dims, sizeof a.dims);
   }
   for (int i = 0; i < nin; i++) {
     if (in[i] && in[i]->type.dtype != code->in[i])

@@ -13,13 +13,22 @@ enum { ZMI_KERNEL_DIMS = 24 }; // dimensions of all results of a tile kernel tog
 typedef struct zmi_kernel_attrs {
   int64_t key[2];     // of the code
   int64_t results;    // dtypes of the results, four bits each, the first in the lowest; 0 ends
-  int64_t per_row;    // ROWS: one bit a result that has one element a row
+  int64_t per_row;    // ROWS: one bit a result that has one element a row; from ZMI_KERNEL_SHARED on: zmi_pieces_of()
   int64_t in_per_row; // ROWS: the same of operands
   int64_t ranks;      // TILES: ranks of the results, four bits each
   int64_t groups, threads;
   double param[ZMI_KERNEL_PARAMS];
   int64_t dims[ZMI_KERNEL_DIMS]; // TILES: shapes of the results one after another
 } zmi_kernel_attrs;
+
+enum { ZMI_KERNEL_SHARED = 32 };
+// The pieces that workers share the call in, as tuned; 0: as it comes.
+static inline int64_t zmi_pieces_of(const zmi_kernel_attrs *a) {
+  return (int64_t)((uint64_t)a->per_row >> ZMI_KERNEL_SHARED);
+}
+static inline void zmi_share_in(zmi_kernel_attrs *a, int pieces) {
+  a->per_row = (int64_t)((uint64_t)a->per_row & UINT32_MAX) | (int64_t)pieces << ZMI_KERNEL_SHARED;
+}
 
 // Gradients by the author of a kernel. Counted; the functions and ops live as long as a node needs them.
 typedef struct zmi_author {
@@ -49,8 +58,8 @@ static inline zmi_bound *zmi_bound_of(zmi_owner *owner) {
   return (zmi_bound *)(void *)owner;
 }
 // Applies it to operands whose shapes are as the form wants them (elements: one shape; rows: one shape, without its last axis where the
-// code says in_per_row). Tiles take shapes and grid from `tiles`, which may be NULL otherwise.
-zm_status zmi_bound_apply(zmi_bound *b, int nin, zm_array *const *in, const double *params, const zmi_kernel_attrs *tiles, zm_array **out);
+// code says in_per_row). Tiles take shapes and grid from `call`, all take from it how the call is shared; NULL otherwise.
+zm_status zmi_bound_apply(zmi_bound *b, int nin, zm_array *const *in, const double *params, const zmi_kernel_attrs *call, zm_array **out);
 const zmi_op *zmi_kernel_op(int form);
 
 // ---- kernel_run.c ----

@@ -95,8 +95,19 @@ static bool asks_for_place(const zmi_code *code) {
   return false;
 }
 
+// Calls that are tuned are shared in few pieces, each of as many tiles as come to it.
+static int64_t pieces_of(const zmi_call *c, int64_t tiles) {
+  const int64_t pieces = zmi_pieces_of(c->attrs);
+  return pieces > 0 ? ZMI_MIN(pieces, tiles) : tiles;
+}
+
+static int64_t first_tile(const zmi_call *c, int64_t tiles, int64_t piece) {
+  const int64_t pieces = pieces_of(c, tiles);
+  return pieces == tiles ? piece : tiles / pieces * piece + tiles % pieces * piece / pieces;
+}
+
 int64_t zmi_kernel_elements_tiles(const zmi_call *c) {
-  const int64_t tiles = zmi_element_tiles(c);
+  const int64_t tiles = pieces_of(c, zmi_element_tiles(c));
   return tiles > 1 && asks_for_place(zmi_instance_code(instance_of(c))) ? 1 : tiles;
 }
 
@@ -207,10 +218,11 @@ static void run_instance(const void *user, const zmi_call *c, int64_t n, const v
 void zmi_kernel_elements_run(const zmi_call *c, int64_t begin, int64_t end) {
   const int64_t count = zmi_type_count(&c->out[0]->type);
   const bool one_call = zmi_kernel_elements_tiles(c) == 1;
+  const int64_t tiles = zmi_element_tiles(c), first = first_tile(c, tiles, begin), last = first_tile(c, tiles, end);
   if (c->scratch)
     run_copied(c);
   else
-    zmi_run_elements(c, begin * ZMI_TILE, one_call ? count : ZMI_MIN(end * ZMI_TILE, count), run_instance, instance_of(c));
+    zmi_run_elements(c, first * ZMI_TILE, one_call ? count : ZMI_MIN(last * ZMI_TILE, count), run_instance, instance_of(c));
 }
 
 // ---- rows ----
@@ -253,7 +265,7 @@ static int64_t rows_of_tile(const rows_shape *s) {
 
 int64_t zmi_kernel_rows_tiles(const zmi_call *c) {
   const rows_shape s = shape_of(c);
-  return s.gather_bytes ? zmi_lane_count(s.rows) : zmi_tiles_of(s.rows, rows_of_tile(&s));
+  return s.gather_bytes ? zmi_lane_count(s.rows) : pieces_of(c, zmi_tiles_of(s.rows, rows_of_tile(&s)));
 }
 
 // Rows [first, last); `buffer` holds gathered rows.
@@ -303,8 +315,8 @@ static void run_rows(const zmi_call *c, const rows_shape *s, int64_t first, int6
 void zmi_kernel_rows_run(const zmi_call *c, int64_t begin, int64_t end) {
   const rows_shape s = shape_of(c);
   if (!s.gather_bytes) {
-    const int64_t each = rows_of_tile(&s);
-    run_rows(c, &s, begin * each, ZMI_MIN(end * each, s.rows), NULL);
+    const int64_t each = rows_of_tile(&s), tiles = zmi_tiles_of(s.rows, each);
+    run_rows(c, &s, first_tile(c, tiles, begin) * each, ZMI_MIN(first_tile(c, tiles, end) * each, s.rows), NULL);
     return;
   }
   for (int64_t lane = begin; lane < end; lane++) {
@@ -337,7 +349,7 @@ void zmi_kernel_zero_run(const zmi_call *c, int64_t begin, int64_t end) {
 int64_t zmi_kernel_groups_tiles(const zmi_call *c) {
   const zmi_code *code = zmi_instance_code(instance_of(c));
   const int64_t groups = ((const zmi_kernel_attrs *)c->attrs)->groups;
-  return groups > 1 && code->form == ZMI_FORM_TILES && adds_to_memory(code) ? 1 : groups;
+  return groups > 1 && code->form == ZMI_FORM_TILES && adds_to_memory(code) ? 1 : pieces_of(c, groups);
 }
 
 void zmi_kernel_groups_run(const zmi_call *c, int64_t begin, int64_t end) {
@@ -347,8 +359,9 @@ void zmi_kernel_groups_run(const zmi_call *c, int64_t begin, int64_t end) {
   for (int o = 0; o < c->nout; o++) out[o] = c->out[o]->type;
   const zmi_launch l = {
       .groups = a->groups, .threads = a->threads, .in = c->src, .out = c->dst, .in_type = in, .out_type = out, .params = a->param};
-  if (zmi_kernel_groups_tiles(c) != a->groups) end = a->groups;
-  zmi_instance_groups(instance_of(c), c->kernels, &l, begin, end);
+  const bool one_call = zmi_kernel_groups_tiles(c) == 1;
+  zmi_instance_groups(instance_of(c), c->kernels, &l, first_tile(c, a->groups, begin),
+                      one_call ? a->groups : first_tile(c, a->groups, end));
 }
 
 int zmi_kernel_shape_class(const zmi_call *c) {

@@ -110,6 +110,10 @@ static void assert_same(const char *what, const char *tier, const char *detail, 
 
 typedef void (*check_fn)(const zmi_kernels *scalar, const zmi_kernels *tier);
 
+#if defined(__x86_64__)
+extern const zmi_kernels zmi_kernels_avx2vnni_defined; // tests/meson.build
+#endif
+
 static void all_tiers(check_fn check) {
   unsigned saved = zmi_float_rule_enter();
   for (size_t i = 0; i < zmi_tier_count(); i++) {
@@ -120,6 +124,10 @@ static void all_tiers(check_fn check) {
     }
     state = 88172645463325252ull;
     check(zmi_tier(0), zmi_tier(i));
+#if defined(__x86_64__)
+    state = 88172645463325252ull;
+    if (strcmp(zmi_tier(i)->name, "avx2") == 0) check(zmi_tier(0), &zmi_kernels_avx2vnni_defined);
+#endif
   }
   zmi_float_rule_leave(saved);
 }
@@ -277,7 +285,13 @@ static void affine_case(const zmi_kernels *scalar, const zmi_kernels *tier, cons
   for (size_t g = 0; g < w.size; g += codes + 32 * size) fill((zm_dtype)f->dtype, w.data + g + codes, 32, kind == BROKEN ? WIDE : kind);
   if (next_random() % 4 == 0) { // the largest codes and digits: nothing may overflow
     for (size_t g = 0; g < w.size; g += codes + 32 * size) memset(w.data + g, 0xff, codes);
-    for (int m = 0; m < ZMI_ROWS; m++) memset(r.digits[m].data, m % 2 ? 0x7f : 0x80, (size_t)(zmi_format_digits(f) * k));
+    for (int m = 0; m < ZMI_ROWS; m++) {
+      const int8_t digit = m % 2 ? 127 : -128;
+      const int64_t planes = zmi_format_digits(f), groups = k / f->group;
+      int32_t *part = (int32_t *)(void *)(r.digits[m].data + planes * k + 8 * groups);
+      memset(r.digits[m].data, (uint8_t)digit, (size_t)(planes * k));
+      for (int64_t i = 0; i < planes * groups; i++) part[i] = digit * (int32_t)f->group;
+    }
   }
   check_dot(scalar, tier, f, w.data, k, blocks, r.pointers, kind_names[kind]);
   drop(&x), drop(&w);

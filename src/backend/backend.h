@@ -1,4 +1,4 @@
-// The backend room: plays tapes. So far on the CPU: kernels in tiers (scalar, AVX2, AVX-512) that give the same bits, and the executor.
+// The backend room: plays tapes. So far on the CPU: kernels in tiers (scalar, AVX2, AVX-512, NEON) with the same bits, and the executor.
 #ifndef ZMI_BACKEND_H
 #define ZMI_BACKEND_H
 
@@ -45,7 +45,7 @@ typedef struct zmi_panels {
 } zmi_panels;
 
 typedef struct zmi_kernels {
-  const char *name; // "scalar", "avx2", "avx512", "avx512vnni"
+  const char *name; // "scalar", "avx2", "avx2vnni", "avx512", "avx512vnni"; of 64-bit ARM "scalar", "neon", "neondot"
 
   // x float32 [k] -> digits (zmi_digits_bytes(k, group, digits) bytes, 64-byte aligned). group: 16, 32, 64 or 128.
   void (*digits)(const float *x, int64_t k, int64_t group, int digits, void *out);

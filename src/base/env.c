@@ -5,7 +5,7 @@
 #include <string.h>
 
 const zmi_env_var zmi_env_table[] = {
-  {"ZMLX_ISA", "CPU tier to use instead of the best one: scalar, avx2, avx512, avx512vnni"},
+  {"ZMLX_ISA", "CPU tier to use instead of the best one: scalar, avx2, avx2vnni, avx512, avx512vnni; neon, neondot"},
   {"ZMLX_THREADS", "number of worker threads when a command or program names none (default: one for each usable CPU)"},
   {"ZMLX_CACHE_DIR", "folder for remembered choices and compiled kernels (default: zmlx in XDG_CACHE_HOME, else ~/.cache/zmlx)"},
   {"ZMLX_KERNELS", "how kernels of one's own run: auto (default: compiled when that pays), compile, interpret"},

@@ -31,10 +31,13 @@ static const struct tier_row {
 } tier_flags[] = {
     {"scalar", {NULL}},
     {"avx2", {"-mavx2", "-mfma", "-mf16c", NULL}},
+    {"avx2vnni", {"-mavx2", "-mfma", "-mf16c", NULL}},
     {"avx512", {"-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512", NULL}},
     {"avx512vnni",
      {"-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx512bf16",
       "-mprefer-vector-width=512", NULL}},
+    {"neon", {NULL}},
+    {"neondot", {NULL}},
 };
 static const char *const common_flags[] = {
     "-std=gnu17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-w", NULL};

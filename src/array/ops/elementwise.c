@@ -25,9 +25,10 @@ static const struct {
 #if defined(__x86_64__)
     {"avx512vnni", zmi_elementwise_avx512},
     {"avx512", zmi_elementwise_avx512},
+    {"avx2vnni", zmi_elementwise_avx2},
     {"avx2", zmi_elementwise_avx2},
 #endif
-    {"scalar", zmi_elementwise_scalar},
+    {"scalar", zmi_elementwise_scalar}, // and those of ARM: its baseline has vectors
 };
 
 static const compiled_fn (*table_of(const zmi_kernels *k))[ZM_DTYPE_COUNT] {

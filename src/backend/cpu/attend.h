@@ -24,7 +24,7 @@ typedef struct key_range {
 } key_range;
 
 ZMI_INLINE void ask_for(const char *at, int64_t next) {
-  _mm_prefetch(at + next, _MM_HINT_T1);
+  __builtin_prefetch(at + next, 0, 2);
 }
 
 // total[block * queries + query] (+= if `add`) the sum of `pairs` products of each query and the keys of n blocks. keys: the first block's
@@ -59,8 +59,9 @@ ZMI_INLINE void score_blocks(store_kind kind, int queries, int n, const char *ke
       pair p[ZMI_HALVES];
       ZMI_UNROLL
       for (int h = 0; h < ZMI_HALVES; h++) {
-        const char *at = keys + b * stride + (kind == F32 ? 128 : 64) * j + (kind == F32 ? 64 : 32) * h;
-        if (kind == F32 || h == 0) ask_for(at, next);
+        const int64_t from = (kind == F32 ? 8 : 4) * ZMI_WIDE * h;
+        const char *at = keys + b * stride + (kind == F32 ? 128 : 64) * j + from;
+        if (from % 64 == 0) ask_for(at, next);
         if (kind == F32) {
           p[h] = pair_of_two(vf_load(at), vf_load(at + 4 * ZMI_WIDE));
         } else if (kind == F16) {
@@ -137,7 +138,7 @@ ZMI_INLINE void value_columns(store_kind kind, int queries, int n, float p[][ZMI
     for (int c = 0; c < n; c++) {
       const char *at = values + 2 * ZMI_WIDE * size * c;
       pair v;
-      if (2 * ZMI_WIDE * size >= 64 || c % 2 == 0) ask_for(at, r->next_values);
+      if (2 * ZMI_WIDE * size * c % 64 == 0) ask_for(at, r->next_values);
       if (kind == F32) {
         v = (pair){vf_load(at), vf_load(at + 4 * ZMI_WIDE)};
       } else if (kind == F16) {
@@ -168,7 +169,7 @@ ZMI_INLINE void value_columns(store_kind kind, int queries, int n, float p[][ZMI
 ZMI_INLINE void attend_some(store_kind kind, int queries, const zmi_query *query, const key_range *r, float scale) {
   const int64_t size = kind == F32 ? 4 : 2, step = 2 * ZMI_WIDE, dim = r->dim;
   // Sums a query: even and odd of n columns. More would not fit the registers.
-  const int wide = ZMI_WIDE == 16 ? (queries == 4 ? 2 : 4) : 4 / queries;
+  const int wide = ZMI_REGISTERS == 32 ? (queries == 4 ? 2 : 4) : 4 / queries;
   float p[ZMI_QUERIES][ZMI_KEY_RANGE];
   for (int i = 0; i < queries; i++) memset(p[i], 0, sizeof p[i]);
   scores(kind, queries, query, r, scale, p);

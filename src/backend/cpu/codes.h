@@ -1,11 +1,11 @@
 // Dot products of codes and digits for the vector tiers: affine weights, and numbers of 4 bits (mxfp4, nvfp4). Included once by vector.c.
 //
-// A strip is `side` vectors of weight rows that share each digit: the two halves of a block with 256 bits, two blocks with 512. Loads of
-// digits are what limits these kernels otherwise.
+// A strip is `side` vectors of weight rows that share each digit: the vectors of a block, with 512 bits those of two. Loads of digits are
+// what limits these kernels otherwise.
 #ifndef ZMI_CODES_H
 #define ZMI_CODES_H
 
-enum { SIDE = 2 };
+enum { SIDE = ZMI_HALVES == 1 ? 2 : ZMI_HALVES };
 
 // What the codes are: bits of a code, or 4-bit numbers.
 enum { FP4 = 0 };
@@ -45,50 +45,33 @@ ZMI_SHAPED vu quad(int bits, const char *unit, int t) {
   return codes;
 }
 
-// Twice the value of an e2m1 code plus 16: unsigned bytes, as the dot instructions take them. What is too much, 16 times the sums of the
-// digits, is taken off the integer sums.
-ZMI_INLINE vu fp4_codes(vu nibbles) {
-  const __m128i table = _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4);
-#if defined(__AVX512F__)
-  return (vu)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), (__m512i)nibbles);
-#else
-  return (vu)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), (__m256i)nibbles);
-#endif
-}
-
+// 4-bit numbers are twice their value plus 16: unsigned bytes, as the dot instructions take them. What is too much, 16 times the sums of
+// the digits, is taken off the integer sums.
 ZMI_SHAPED vu codes_of(int bits, const char *unit, int t) {
   return bits == FP4 ? fp4_codes(quad(4, unit, t)) : quad(bits, unit, t);
 }
 
 // ---- exact integer sums of one unit: 32 k, or 16 ----
 
-#if !defined(__AVX512VNNI__)
+#if !defined(ZMI_DOT)
 // Products of unsigned and signed bytes are summed in 16 bits over a run of quads, which cannot overflow, and then in 32 bits. Codes of 8
 // bits are two halves of 4 bits.
-ZMI_INLINE int run_of(int bits) {
-  return bits == 6 ? 2 : bits == 5 || bits == FP4 ? 4 : 8;
+ZMI_INLINE int run_of(int bits, int quads) {
+  const int run = ZMI_SUM_RUNS * (bits == 6 ? 2 : bits == 5 || bits == FP4 ? 4 : 8);
+  return ZMI_MIN(run, quads);
 }
 
-// Sums in the order written: gcc would add in pairs, for which no registers are left.
-#define in_order(v) __asm__("" : "+v"(v))
-
-ZMI_INLINE void add_product(vw codes, vw digits, bool first, vw *sum) {
-  const vw products = ZMI_SIMD(maddubs_epi16)(codes, digits);
-  *sum = first ? products : ZMI_SIMD(add_epi16)(*sum, products);
-  in_order(*sum);
-}
-
-ZMI_INLINE vi widened(vw sum, short times) {
-  return (vi)ZMI_SIMD(madd_epi16)(sum, ZMI_SIMD(set1_epi16)(times));
+ZMI_INLINE void add_product(vw codes, vw digits, bool first, vsum *sum) {
+  *sum = first ? vsum_of(codes, digits) : vsum_add(*sum, codes, digits);
 }
 
 // One row: codes go through registers once, for all digits.
 ZMI_SHAPED void one_row(int bits, int side, int digits, int quads, const char *unit, int64_t stride, const int8_t *d, int64_t group,
                         vi D[DIGITS][SIDE]) {
-  const int run = run_of(bits), halves = bits == 8 ? 2 : 1;
+  const int run = run_of(bits, quads), halves = bits == 8 ? 2 : 1;
   ZMI_UNROLL_FULL
   for (int t0 = 0; t0 < quads; t0 += run) {
-    vw S[DIGITS][SIDE][2];
+    vsum S[DIGITS][SIDE][2];
     ZMI_UNROLL_FULL
     for (int t = t0; t < t0 + run; t++) {
       ZMI_UNROLL
@@ -111,8 +94,8 @@ ZMI_SHAPED void one_row(int bits, int side, int digits, int quads, const char *u
     for (int p = 0; p < digits; p++) {
       ZMI_UNROLL
       for (int v = 0; v < side; v++) {
-        D[p][v] += widened(S[p][v][0], 1);
-        if (halves == 2) D[p][v] += widened(S[p][v][1], 16);
+        D[p][v] += vsum_wide(S[p][v][0], 1);
+        if (halves == 2) D[p][v] += vsum_wide(S[p][v][1], 16);
       }
     }
   }
@@ -121,7 +104,7 @@ ZMI_SHAPED void one_row(int bits, int side, int digits, int quads, const char *u
 // Several rows: codes wait in the first-level cache, and one digit of all rows is summed at a time.
 ZMI_SHAPED void some_rows(int bits, int rows, int side, int digits, int quads, const char *unit, int64_t stride, const int8_t *const *d,
                           int64_t group, vi D[ZMI_ROWS][DIGITS][SIDE]) {
-  const int run = run_of(bits), halves = bits == 8 ? 2 : 1;
+  const int run = run_of(bits, quads), halves = bits == 8 ? 2 : 1;
   vw codes[2][8][SIDE];
   ZMI_UNROLL_FULL
   for (int t = 0; t < quads; t++) {
@@ -136,7 +119,7 @@ ZMI_SHAPED void some_rows(int bits, int rows, int side, int digits, int quads, c
     for (int half = 0; half < halves; half++) {
       ZMI_UNROLL_FULL
       for (int t0 = 0; t0 < quads; t0 += run) {
-        vw S[ZMI_ROWS][SIDE];
+        vsum S[ZMI_ROWS][SIDE];
         ZMI_UNROLL_FULL
         for (int t = t0; t < t0 + run; t++) {
           ZMI_UNROLL_FULL
@@ -149,9 +132,71 @@ ZMI_SHAPED void some_rows(int bits, int rows, int side, int digits, int quads, c
         ZMI_UNROLL_FULL
         for (int m = 0; m < rows; m++) {
           ZMI_UNROLL
-          for (int v = 0; v < side; v++) D[m][p][v] += widened(S[m][v], half ? 16 : 1);
+          for (int v = 0; v < side; v++) D[m][p][v] += vsum_wide(S[m][v], half ? 16 : 1);
         }
       }
+    }
+  }
+}
+#else
+// Codes as vi_dot takes them. Signed ones of 8 bits are 128 too small; first_sum puts that right.
+ZMI_SHAPED vw dot_codes(int bits, const char *unit, int t) {
+  const vu codes = codes_of(bits, unit, t);
+#if defined(ZMI_DOT_SIGNED)
+  if (bits == 8) return (vw)(codes ^ 0x80808080u);
+#endif
+  return (vw)codes;
+}
+
+// All sums in registers: each code is there once.
+ZMI_SHAPED void dot_at_once(int bits, int rows, int side, int digits, int quads, const char *unit, int64_t stride, const int8_t *const *d,
+                            int64_t group, vi D[ZMI_ROWS][DIGITS][SIDE]) {
+  ZMI_UNROLL_FULL
+  for (int t = 0; t < quads; t++) {
+    vw codes[SIDE];
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) codes[v] = dot_codes(bits, unit + v * stride, t);
+    ZMI_UNROLL_FULL
+    for (int m = 0; m < rows; m++) {
+      ZMI_UNROLL
+      for (int p = 0; p < digits; p++) {
+        const vw digit = (vw)vi_broadcast4(d[m] + p * group + 4 * t);
+        ZMI_UNROLL
+        for (int v = 0; v < side; v++) D[m][p][v] = vi_dot(D[m][p][v], codes[v], digit);
+      }
+    }
+  }
+}
+
+// The sums of one digit at a time; codes wait in the first-level cache.
+ZMI_SHAPED void dot_by_digit(int bits, int rows, int side, int digits, int quads, const char *unit, int64_t stride, const int8_t *const *d,
+                             int64_t group, vi D[ZMI_ROWS][DIGITS][SIDE]) {
+  vw codes[8][SIDE];
+  ZMI_UNROLL_FULL
+  for (int t = 0; t < quads; t++) {
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) codes[t][v] = dot_codes(bits, unit + v * stride, t);
+  }
+  for (int p = 0; p < digits; p++) {
+    vi S[ZMI_ROWS][SIDE];
+    ZMI_UNROLL_FULL
+    for (int m = 0; m < rows; m++) {
+      ZMI_UNROLL
+      for (int v = 0; v < side; v++) S[m][v] = D[m][p][v];
+    }
+    ZMI_UNROLL_FULL
+    for (int t = 0; t < quads; t++) {
+      ZMI_UNROLL_FULL
+      for (int m = 0; m < rows; m++) {
+        const vw digit = (vw)vi_broadcast4(d[m] + p * group + 4 * t);
+        ZMI_UNROLL
+        for (int v = 0; v < side; v++) S[m][v] = vi_dot(S[m][v], codes[t][v], digit);
+      }
+    }
+    ZMI_UNROLL_FULL
+    for (int m = 0; m < rows; m++) {
+      ZMI_UNROLL
+      for (int v = 0; v < side; v++) D[m][p][v] = S[m][v];
     }
   }
 }
@@ -160,22 +205,11 @@ ZMI_SHAPED void some_rows(int bits, int rows, int side, int digits, int quads, c
 // d[m]: row m's d0 of this unit; d1 and d2 stand one and two groups further. All sizes are constants at every call.
 ZMI_SHAPED void unit_sums(int bits, int rows, int side, int digits, int quads, const char *unit, int64_t stride, const int8_t *const *d,
                           int64_t group, vi D[ZMI_ROWS][DIGITS][SIDE]) {
-#if defined(__AVX512VNNI__)
-  ZMI_UNROLL_FULL
-  for (int t = 0; t < quads; t++) {
-    __m512i codes[SIDE];
-    ZMI_UNROLL
-    for (int v = 0; v < side; v++) codes[v] = (__m512i)codes_of(bits, unit + v * stride, t);
-    ZMI_UNROLL_FULL
-    for (int m = 0; m < rows; m++) {
-      ZMI_UNROLL
-      for (int p = 0; p < digits; p++) {
-        const __m512i digit = (__m512i)vi_broadcast4(d[m] + p * group + 4 * t);
-        ZMI_UNROLL
-        for (int v = 0; v < side; v++) D[m][p][v] = (vi)_mm512_dpbusd_epi32((__m512i)D[m][p][v], codes[v], digit);
-      }
-    }
-  }
+#if defined(ZMI_DOT)
+  if (rows * digits * side <= ZMI_REGISTERS * 3 / 4)
+    dot_at_once(bits, rows, side, digits, quads, unit, stride, d, group, D);
+  else
+    dot_by_digit(bits, rows, side, digits, quads, unit, stride, d, group, D);
 #else
   if (rows == 1)
     one_row(bits, side, digits, quads, unit, stride, d[0], group, D[0]);
@@ -224,6 +258,15 @@ ZMI_SHAPED void fp4_floats(const code_call *c, int digits, int quads, const char
   }
 }
 
+// Where the sum of codes and digits starts that add up to `part`.
+ZMI_INLINE vi first_sum(int bits, const int32_t *part) {
+  if (bits == FP4) return -(vi_broadcast4(part) << 4);
+#if defined(ZMI_DOT_SIGNED)
+  if (bits == 8) return vi_broadcast4(part) << 7;
+#endif
+  return (vi){0};
+}
+
 // Group g of a strip. quads: of a unit; 4 only for nvfp4.
 ZMI_SHAPED void strip_group(int bits, int rows, int side, int digits, int quads, const code_call *c, const char *codes, const char *scales,
                             int64_t g, strip_sums *acc) {
@@ -234,7 +277,7 @@ ZMI_SHAPED void strip_group(int bits, int rows, int side, int digits, int quads,
   for (int m = 0; m < rows; m++) {
     ZMI_UNROLL
     for (int p = 0; p < digits; p++) {
-      const vi first = bits == FP4 ? -(vi_broadcast4(c->part[m] + digits * g + p) << 4) : (vi){0};
+      const vi first = first_sum(bits, c->part[m] + digits * g + p);
       ZMI_UNROLL
       for (int v = 0; v < side; v++) D[m][p][v] = first;
     }
@@ -362,8 +405,8 @@ static void vector_dot_affine(const zmi_format *f, const void *block, int64_t bl
   c.scales_at = f->group / 32 * f->bits * 64;
   c.unit_step = c.scale_step = c.scales_at + (c.wide ? 128 : 64);
   c.block_step = c.groups * c.unit_step;
-  c.code_side = ZMI_HALVES == 2 ? 32 : c.block_step;
-  c.scale_side = ZMI_HALVES == 2 ? (c.wide ? 32 : 16) : c.block_step;
+  c.code_side = ZMI_HALVES == 1 ? c.block_step : 4 * ZMI_WIDE;
+  c.scale_side = ZMI_HALVES == 1 ? c.block_step : (c.wide ? 4 : 2) * ZMI_WIDE;
   run_strips(f, &affine_table[f->bits], &c, block, blocks, k, rows, digits, y, ldy);
 }
 
@@ -372,8 +415,8 @@ static void vector_dot_fp4(const zmi_format *f, const void *block, int64_t block
   code_call c = {.group = f->group, .groups = k / f->group, .unit_step = f->group * 8, .scale_step = ZMI_LANES, .scales_at = k * 8};
   (void)x_dtype;
   c.block_step = c.scales_at + (c.groups * ZMI_LANES + 63) / 64 * 64;
-  c.code_side = ZMI_HALVES == 2 ? 32 : c.block_step;
-  c.scale_side = ZMI_HALVES == 2 ? ZMI_WIDE : c.block_step;
+  c.code_side = ZMI_HALVES == 1 ? c.block_step : 4 * ZMI_WIDE;
+  c.scale_side = ZMI_HALVES == 1 ? c.block_step : ZMI_WIDE;
   run_strips(f, &fp4_table[f->mode == ZMI_QUANT_NVFP4], &c, block, blocks, k, rows, digits, y, ldy);
 }
 

@@ -36,10 +36,15 @@ extern const zmi_kernels zmi_kernels_scalar;
 extern const zmi_lanes zmi_lanes_scalar;
 #if defined(__x86_64__)
 extern const zmi_kernels zmi_kernels_avx2;
+extern const zmi_kernels zmi_kernels_avx2vnni;
 extern const zmi_kernels zmi_kernels_avx512;
 extern const zmi_kernels zmi_kernels_avx512vnni;
 extern const zmi_lanes zmi_lanes_avx2;
 extern const zmi_lanes zmi_lanes_avx512;
+#elif defined(__aarch64__)
+extern const zmi_kernels zmi_kernels_neon;
+extern const zmi_kernels zmi_kernels_neondot;
+extern const zmi_lanes zmi_lanes_neon;
 #endif
 
 // Digits of one row: `count` of each element (backend.h has the layout).

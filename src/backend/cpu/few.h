@@ -102,52 +102,29 @@ static void vector_few_rows(const float *x, int64_t rows, const void *b, zm_dtyp
 // Most sums of eight lines at a time; ranges of k between two looks at the results.
 enum { FEW_SUMS = 8, FEW_RANGES = 16 };
 
-// Word w of eight lines, `ld` bytes apart, for w = 0..3: lines 0..3 in the low half, 4..7 in the high one.
-ZMI_INLINE void few_turn(const char *at, int64_t ld, __m256 word[4]) {
-  const char *third = at + 3 * ld, *sixth = at + 6 * ld; // so that a scaled index reaches all others
-  const char *low[4] = {at, at + ld, at + 2 * ld, third}, *high[4] = {at + 4 * ld, third + 2 * ld, sixth, third + 4 * ld};
-  __m256 r[4];
-  ZMI_UNROLL_FULL
-  for (int i = 0; i < 4; i++) {
-    // Not an insertion: that takes the units that shuffle, which are busy.
-    r[i] = _mm256_blend_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)(const void *)low[i])),
-                           _mm256_broadcast_ps((const __m128 *)(const void *)high[i]), 0xf0);
-  }
-  const __m256 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
-  const __m256 c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
-  word[0] = _mm256_shuffle_ps(a, c, 0x44);
-  word[1] = _mm256_shuffle_ps(a, c, 0xee);
-  word[2] = _mm256_shuffle_ps(b, d, 0x44);
-  word[3] = _mm256_shuffle_ps(b, d, 0xee);
-}
-
 // acc[m] = fma(x of row m, w, acc[m])
-ZMI_INLINE void few_fma(int rows, const float *x, __m256 w, __m256 *acc) {
+ZMI_INLINE void few_fma(int rows, const float *x, v8 w, v8 *acc) {
   ZMI_UNROLL_FULL
-  for (int m = 0; m < rows; m++) acc[m] = _mm256_fmadd_ps(_mm256_set1_ps(x[m * ZMI_RANGE]), w, acc[m]);
+  for (int m = 0; m < rows; m++) acc[m] = v8_fma(x[m * ZMI_RANGE], w, acc[m]);
 }
 
 // 16 bytes of each of eight lines.
-ZMI_INLINE void few_part(zm_dtype dtype, int rows, const float *x, const char *at, int64_t ld, __m256 *acc) {
-  __m256 word[4];
-  few_turn(at, ld, word);
+ZMI_INLINE void few_part(zm_dtype dtype, int rows, const float *x, const char *at, int64_t ld, v8 *acc) {
+  v8 word[4];
+  v8_turn(at, ld, word);
   ZMI_UNROLL_FULL
   for (int w = 0; w < 4; w++) {
     if (dtype == ZM_F32) {
       few_fma(rows, x + w, word[w], acc);
       continue;
     }
-    __m256i pairs = _mm256_castps_si256(word[w]);
-    if (dtype == ZM_BF16) {
-      few_fma(rows, x + 2 * w, _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)), acc);
-      few_fma(rows, x + 2 * w + 1, _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u))), acc);
-      continue;
-    }
-    const __m256i apart =
-        _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-    pairs = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(pairs, apart), 0xd8);
-    few_fma(rows, x + 2 * w, _mm256_cvtph_ps(_mm256_castsi256_si128(pairs)), acc);
-    few_fma(rows, x + 2 * w + 1, _mm256_cvtph_ps(_mm256_extracti128_si256(pairs, 1)), acc);
+    v8 even, odd;
+    if (dtype == ZM_BF16)
+      v8_pairs_bf16(word[w], &even, &odd);
+    else
+      v8_pairs_f16(word[w], &even, &odd);
+    few_fma(rows, x + 2 * w, even, acc);
+    few_fma(rows, x + 2 * w + 1, odd, acc);
   }
 }
 
@@ -167,10 +144,10 @@ ZMI_INLINE float few_element(zm_dtype dtype, const char *at) {
 ZMI_INLINE void few_range(zm_dtype dtype, int rows, int sets, const float *const *x, const char *const *at, int64_t ld, int64_t n,
                           float *const *part) {
   const int size = dtype == ZM_F32 ? 4 : 2, step = 16 / size;
-  __m256 acc[FEW_SUMS];
+  v8 acc[FEW_SUMS];
   int64_t q = 0;
   ZMI_UNROLL_FULL
-  for (int s = 0; s < sets * rows; s++) acc[s] = _mm256_setzero_ps();
+  for (int s = 0; s < sets * rows; s++) acc[s] = v8_zero();
   for (; q + 4 * step <= n; q += 4 * step) {
     ZMI_UNROLL_FULL
     for (int s = 0; s < sets; s++) {
@@ -189,13 +166,13 @@ ZMI_INLINE void few_range(zm_dtype dtype, int rows, int sets, const float *const
     for (int s = 0; s < sets; s++) {
       float one[8];
       for (int i = 0; i < 8; i++) one[i] = few_element(dtype, at[s] + i * ld + q * size);
-      few_fma(rows, x[s] + q, _mm256_loadu_ps(one), acc + s * rows);
+      few_fma(rows, x[s] + q, v8_load(one), acc + s * rows);
     }
   }
   ZMI_UNROLL_FULL
   for (int s = 0; s < sets; s++) {
     ZMI_UNROLL_FULL
-    for (int m = 0; m < rows; m++) _mm256_storeu_ps(part[s] + m * 8, acc[s * rows + m]);
+    for (int m = 0; m < rows; m++) v8_store(part[s] + m * 8, acc[s * rows + m]);
   }
 }
 

@@ -19,9 +19,9 @@ ZMI_SHAPED void fp8_group(int rows, int halves, const char *at, const float *con
   }
 }
 
-// Group g: acc = fma(scale, even + odd, acc). More than two rows with 256 bits: one half after the other, as registers are few.
+// Group g: acc = fma(scale, even + odd, acc). More than two rows: some of the block's vectors after the others, as registers are few.
 ZMI_SHAPED void fp8_scaled_group(int rows, const char *codes, const char *scales, const float *const *x, vf acc[ZMI_ROWS][ZMI_HALVES]) {
-  const int together = rows > 2 ? 1 : ZMI_HALVES;
+  const int together = rows <= 2 ? ZMI_HALVES : ZMI_HALVES == 4 ? 2 : 1;
   prefetch(codes, 8);
   ZMI_UNROLL
   for (int h = 0; h < ZMI_HALVES; h += together) {

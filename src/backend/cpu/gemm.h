@@ -1,19 +1,19 @@
-// Blocks of float32 matrix products in vector tiers: 6 rows by two vectors of columns in registers. backend.h has the form of the operands;
-// scalar.c the definition.
+// Blocks of float32 matrix products in vector tiers: 6 rows by two vectors of columns in registers, or by four of 128 bits. backend.h has
+// the form of the operands; scalar.c the definition.
 #ifndef ZMI_GEMM_H
 #define ZMI_GEMM_H
 
 #include "backend/cpu/simd.h"
 
 // Columns of a whole tile.
-enum { ZMI_GEMM_WIDE = 2 * ZMI_WIDE };
+enum { ZMI_GEMM_WIDE = ZMI_GEMM_VECTORS * ZMI_WIDE };
 
 // `rows` by `vectors` vectors of columns, of which only `cols` columns are there with `part`; rows, vectors and part are constants at each
-// call. Row i of k stands at a + i * line + q * a_k, columns of k at b + q * b_k and, for the second vector, b + q * b_k + second.
+// call. Row i of k stands at a + i * line + q * a_k, columns of k at b + q * b_k and, for vector v, b + q * b_k + v * second.
 ZMI_INLINE void gemm_tile(const int rows, const int vectors, const bool part, const zmi_panels *pa, const float *a, const zmi_panels *pb,
                           const float *b, int64_t second, int64_t cols, int64_t k, float *c, int64_t ldc, bool add) {
-  vf acc[ZMI_GEMM_ROWS][2];
-  vmask there[2];
+  vf acc[ZMI_GEMM_ROWS][ZMI_GEMM_VECTORS];
+  vmask there[ZMI_GEMM_VECTORS];
   const int64_t line = pa->by_line, a_k = pa->by_k, b_k = pb->by_k;
   const float *a3 = a + 3 * line;
   ZMI_UNROLL_FULL
@@ -26,7 +26,7 @@ ZMI_INLINE void gemm_tile(const int rows, const int vectors, const bool part, co
   ZMI_UNROLL_FULL
   for (int v = 0; v < vectors && part; v++) there[v] = vmask_of(cols - v * ZMI_WIDE);
   for (int64_t q = 0; q < k; q++, a += a_k, a3 += a_k, b += b_k) {
-    vf w[2];
+    vf w[ZMI_GEMM_VECTORS];
     ZMI_UNROLL_FULL
     for (int v = 0; v < vectors; v++) w[v] = part ? vf_load_some(b + v * second, there[v]) : vf_load(b + v * second);
     ZMI_UNROLL_FULL
@@ -55,20 +55,21 @@ typedef void gemm_function(const zmi_panels *pa, const float *a, const zmi_panel
                                                int64_t cols, int64_t k, float *c, int64_t ldc, bool add) {                                 \
     gemm_tile(rows, vectors, part, pa, a, pb, b, second, cols, k, c, ldc, add);                                                            \
   }
-#define GEMM_TILES(vectors, part)                                                                                                          \
+#define GEMM_TILES(name, vectors, part)                                                                                                    \
   GEMM_TILE(1, vectors, part)                                                                                                              \
   GEMM_TILE(2, vectors, part)                                                                                                              \
   GEMM_TILE(3, vectors, part)                                                                                                              \
   GEMM_TILE(4, vectors, part)                                                                                                              \
   GEMM_TILE(5, vectors, part)                                                                                                              \
   GEMM_TILE(6, vectors, part)                                                                                                              \
-  static gemm_function *const gemm_tiles_##vectors##_##part[] = {gemm_1_##vectors##_##part, gemm_2_##vectors##_##part,                     \
-                                                                 gemm_3_##vectors##_##part, gemm_4_##vectors##_##part,                     \
-                                                                 gemm_5_##vectors##_##part, gemm_6_##vectors##_##part};
-GEMM_TILES(2, 0)
-GEMM_TILES(2, 1)
-GEMM_TILES(1, 0)
-GEMM_TILES(1, 1)
+  static gemm_function *const gemm_##name[] = {gemm_1_##vectors##_##part, gemm_2_##vectors##_##part, gemm_3_##vectors##_##part,            \
+                                               gemm_4_##vectors##_##part, gemm_5_##vectors##_##part, gemm_6_##vectors##_##part};
+#define GEMM_TILES_OF(name, vectors, part) GEMM_TILES(name, vectors, part)
+GEMM_TILES_OF(whole, ZMI_GEMM_VECTORS, 0)
+GEMM_TILES_OF(part, ZMI_GEMM_VECTORS, 1)
+GEMM_TILES_OF(vector, 1, 0)
+GEMM_TILES_OF(part_of_vector, 1, 1)
+#undef GEMM_TILES_OF
 #undef GEMM_TILES
 #undef GEMM_TILE
 
@@ -77,10 +78,10 @@ static void gemm_edge(int64_t rows, int64_t cols, const zmi_panels *pa, const fl
                       int64_t second, int64_t k, float *c, int64_t ldc, bool add) {
   _Alignas(64) float whole[ZMI_GEMM_ROWS * ZMI_GEMM_WIDE];
   if (cols == ZMI_WIDE) {
-    gemm_tiles_1_0[rows - 1](pa, a, pb, b, second, cols, k, c, ldc, add);
+    gemm_vector[rows - 1](pa, a, pb, b, second, cols, k, c, ldc, add);
     return;
   }
-  (cols < ZMI_WIDE ? gemm_tiles_1_1 : gemm_tiles_2_1)[rows - 1](pa, a, pb, b, second, cols, k, whole, ZMI_GEMM_WIDE, false);
+  (cols < ZMI_WIDE ? gemm_part_of_vector : gemm_part)[rows - 1](pa, a, pb, b, second, cols, k, whole, ZMI_GEMM_WIDE, false);
   for (int64_t i = 0; i < rows; i++) {
     for (int64_t j = 0; j < cols; j++) {
       float v = whole[i * ZMI_GEMM_WIDE + j];
@@ -90,7 +91,7 @@ static void gemm_edge(int64_t rows, int64_t cols, const zmi_panels *pa, const fl
 }
 
 static void vector_gemm(const zmi_panels *a, int64_t rows, const zmi_panels *b, int64_t cols, int64_t k, float *c, int64_t ldc, bool add) {
-  const int64_t second = ZMI_HALVES == 2 ? ZMI_WIDE : b->by_panel; // a tile is one panel, or two
+  const int64_t second = ZMI_HALVES == 1 ? b->by_panel : ZMI_WIDE; // a tile is one panel, or two
   for (int64_t j = 0; j < cols; j += ZMI_GEMM_WIDE) {
     const float *columns = b->data + j / ZMI_GEMM_COLS * b->by_panel;
     const int64_t wide = ZMI_MIN(cols - j, ZMI_GEMM_WIDE);
@@ -105,7 +106,7 @@ static void vector_gemm(const zmi_panels *a, int64_t rows, const zmi_panels *b, 
           __builtin_prefetch(columns + ZMI_GEMM_WIDE / ZMI_GEMM_COLS * b->by_panel + q * ZMI_GEMM_COLS, 0, 2);
       }
       if (wide == ZMI_GEMM_WIDE)
-        gemm_tiles_2_0[high - 1](a, x, b, columns, second, wide, k, y, ldc, add);
+        gemm_whole[high - 1](a, x, b, columns, second, wide, k, y, ldc, add);
       else
         gemm_edge(high, wide, a, x, b, columns, second, k, y, ldc, add);
     }
@@ -134,6 +135,17 @@ static void vector_gemm_across(const float *b, int64_t ldb, int64_t cols, int64_
 
 static void vector_gemm_rows(const float *const *line, int64_t k, float *out) {
   int64_t q = 0;
+#if defined(__aarch64__)
+  for (; q + 4 <= k; q += 4, out += 4 * ZMI_GEMM_ROWS) {
+    vf word[4];
+    turn4((const void *const[]){line[0] + q, line[1] + q, line[2] + q, line[3] + q}, word);
+    for (int i = 0; i < 4; i++) {
+      vf_store(out + i * ZMI_GEMM_ROWS, word[i]);
+      out[i * ZMI_GEMM_ROWS + 4] = line[4][q + i];
+      out[i * ZMI_GEMM_ROWS + 5] = line[5][q + i];
+    }
+  }
+#else
   for (; q + 4 <= k; q += 4, out += 4 * ZMI_GEMM_ROWS) {
     __m128 r[4];
     for (int i = 0; i < 4; i++) r[i] = _mm_loadu_ps(line[i] + q);
@@ -145,6 +157,7 @@ static void vector_gemm_rows(const float *const *line, int64_t k, float *out) {
     _mm_storel_pi((__m64 *)(void *)(out + 2 * ZMI_GEMM_ROWS + 4), high);
     _mm_storeh_pi((__m64 *)(void *)(out + 3 * ZMI_GEMM_ROWS + 4), high);
   }
+#endif
   for (; q < k; q++) {
     for (int i = 0; i < ZMI_GEMM_ROWS; i++) *out++ = line[i][q];
   }
@@ -152,7 +165,17 @@ static void vector_gemm_rows(const float *const *line, int64_t k, float *out) {
 
 // ---- panels of columns from lines that are contiguous along k ----
 
+// Eight k of eight lines.
 ZMI_INLINE void turn8(const float *const line[8], float *out) {
+#if defined(__aarch64__)
+  for (int k = 0; k < 8; k += 4) {
+    for (int i = 0; i < 8; i += 4) {
+      vf word[4];
+      turn4((const void *const[]){line[i] + k, line[i + 1] + k, line[i + 2] + k, line[i + 3] + k}, word);
+      for (int w = 0; w < 4; w++) vf_store(out + (k + w) * ZMI_GEMM_COLS + i, word[w]);
+    }
+  }
+#else
   __m256 r[8], s[8];
   ZMI_UNROLL_FULL
   for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(line[i]);
@@ -173,6 +196,7 @@ ZMI_INLINE void turn8(const float *const line[8], float *out) {
     _mm256_storeu_ps(out + i * ZMI_GEMM_COLS, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
     _mm256_storeu_ps(out + (i + 4) * ZMI_GEMM_COLS, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
   }
+#endif
 }
 
 static void vector_gemm_columns(const float *const *line, int64_t k, float *out) {

@@ -1,26 +1,32 @@
-// The vector operations that the kernels of vector.c need, for 256 and 512 bits. ZMI_WIDE is the number of 32-bit lanes of a vector; a
-// block of 16 rows has ZMI_HALVES vectors. Integer logic is written with operators, which both gcc and clang know for these types.
+// The vector operations that the kernels of vector.c need, for 256 and 512 bits; neon.h has them for 128. ZMI_WIDE is the number of 32-bit
+// lanes of a vector; a block of 16 rows has ZMI_HALVES vectors. Integer logic is written with operators, which both gcc and clang know for
+// these types.
 #ifndef ZMI_SIMD_H
 #define ZMI_SIMD_H
 
 #include "backend/cpu/cpu.h"
 
+#if defined(__aarch64__)
+#include "backend/cpu/neon.h"
+#else
+
 #include <immintrin.h>
 #include <string.h>
 
 #if defined(__AVX512F__)
-enum { ZMI_WIDE = 16, ZMI_HALVES = 1 };
+enum { ZMI_WIDE = 16, ZMI_HALVES = 1, ZMI_REGISTERS = 32 };
 typedef __m512 vf;
 typedef uint32_t vu __attribute__((vector_size(64)));
 typedef int32_t vi __attribute__((vector_size(64)));
 #define ZMI_SIMD(name) _mm512_##name
 #else
-enum { ZMI_WIDE = 8, ZMI_HALVES = 2 };
+enum { ZMI_WIDE = 8, ZMI_HALVES = 2, ZMI_REGISTERS = 16 };
 typedef __m256 vf;
 typedef uint32_t vu __attribute__((vector_size(32)));
 typedef int32_t vi __attribute__((vector_size(32)));
 #define ZMI_SIMD(name) _mm256_##name
 #endif
+#define ZMI_GEMM_VECTORS 2 // of columns in a tile of a matrix product; it becomes a part of names
 
 // ---- memory, any alignment ----
 
@@ -173,4 +179,104 @@ typedef __m512i vw;
 typedef __m256i vw;
 #endif
 
+// Twice the value of an e2m1 code plus 16.
+ZMI_INLINE vu fp4_codes(vu nibbles) {
+  const __m128i table = _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4);
+#if defined(__AVX512F__)
+  return (vu)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), (__m512i)nibbles);
+#else
+  return (vu)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), (__m256i)nibbles);
+#endif
+}
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || defined(ZMI_DOT_DEFINED)
+// The products of each lane's four bytes added to it.
+#define ZMI_DOT
+ZMI_INLINE vi vi_dot(vi sum, vw codes, vw digits) {
+#if defined(__AVX512VNNI__)
+  return (vi)_mm512_dpbusd_epi32((__m512i)sum, codes, digits);
+#elif defined(__AVXVNNI__)
+  return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, codes, digits);
+#else // what vpdpbusd does, for tests on processors without it
+  const __m256i even = _mm256_and_si256(codes, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(codes, 8);
+  sum += (vi)_mm256_madd_epi16(even, _mm256_srai_epi16(_mm256_slli_epi16(digits, 8), 8));
+  return sum + (vi)_mm256_madd_epi16(odd, _mm256_srai_epi16(digits, 8));
+#endif
+}
+#else
+// Sums of products in 16 bits, two bytes of a lane together, which cannot overflow: a code of 6 bits twice, of 5 bits four times, others
+// eight times. In the order written: gcc would add in pairs, for which no registers are left.
+enum { ZMI_SUM_RUNS = 1 };
+typedef vw vsum;
+ZMI_INLINE vsum vsum_of(vw codes, vw digits) {
+  vsum s = ZMI_SIMD(maddubs_epi16)(codes, digits);
+  __asm__("" : "+v"(s));
+  return s;
+}
+ZMI_INLINE vsum vsum_add(vsum s, vw codes, vw digits) {
+  s = ZMI_SIMD(add_epi16)(s, ZMI_SIMD(maddubs_epi16)(codes, digits));
+  __asm__("" : "+v"(s));
+  return s;
+}
+// Their sums a lane, `times` as much.
+ZMI_INLINE vi vsum_wide(vsum s, short times) {
+  return (vi)ZMI_SIMD(madd_epi16)(s, ZMI_SIMD(set1_epi16)(times));
+}
+#endif
+
+// ---- eight lanes, and lines of memory that become lanes ----
+
+typedef __m256 v8;
+
+ZMI_INLINE v8 v8_zero(void) {
+  return _mm256_setzero_ps();
+}
+
+ZMI_INLINE v8 v8_load(const float *p) {
+  return _mm256_loadu_ps(p);
+}
+
+ZMI_INLINE void v8_store(float *p, v8 v) {
+  _mm256_storeu_ps(p, v);
+}
+
+ZMI_INLINE v8 v8_fma(float x, v8 w, v8 acc) {
+  return _mm256_fmadd_ps(_mm256_set1_ps(x), w, acc);
+}
+
+// Word w of eight lines, `ld` bytes apart, for w = 0..3: lines 0..3 in the low half, 4..7 in the high one.
+ZMI_INLINE void v8_turn(const char *at, int64_t ld, v8 word[4]) {
+  const char *third = at + 3 * ld, *sixth = at + 6 * ld; // so that a scaled index reaches all others
+  const char *low[4] = {at, at + ld, at + 2 * ld, third}, *high[4] = {at + 4 * ld, third + 2 * ld, sixth, third + 4 * ld};
+  __m256 r[4];
+  ZMI_UNROLL_FULL
+  for (int i = 0; i < 4; i++) {
+    // Not an insertion: that takes the units that shuffle, which are busy.
+    r[i] = _mm256_blend_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)(const void *)low[i])),
+                           _mm256_broadcast_ps((const __m128 *)(const void *)high[i]), 0xf0);
+  }
+  const __m256 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
+  const __m256 c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
+  word[0] = _mm256_shuffle_ps(a, c, 0x44);
+  word[1] = _mm256_shuffle_ps(a, c, 0xee);
+  word[2] = _mm256_shuffle_ps(b, d, 0x44);
+  word[3] = _mm256_shuffle_ps(b, d, 0xee);
+}
+
+// The first and the second of the two numbers in each lane.
+ZMI_INLINE void v8_pairs_bf16(v8 pairs, v8 *even, v8 *odd) {
+  const __m256i v = _mm256_castps_si256(pairs);
+  *even = _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
+  *odd = _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32((int)0xffff0000u)));
+}
+
+ZMI_INLINE void v8_pairs_f16(v8 pairs, v8 *even, v8 *odd) {
+  const __m256i apart =
+      _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+  const __m256i v = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(_mm256_castps_si256(pairs), apart), 0xd8);
+  *even = _mm256_cvtph_ps(_mm256_castsi256_si128(v));
+  *odd = _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1));
+}
+
+#endif // x86
 #endif

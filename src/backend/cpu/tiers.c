@@ -3,11 +3,8 @@
 
 #include <string.h>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-
 // What a tier needs, each with the words for its absence. Bits of `have` below.
-enum { OS_AVX = 1, OS_AVX512 = 2, AVX2 = 4, AVX512 = 8, VNNI = 16, BF16 = 32 };
+enum { OS_AVX = 1, OS_AVX512 = 2, AVX2 = 4, AVX512 = 8, VNNI = 16, BF16 = 32, AVX_VNNI = 64, DOT = 128 };
 
 static const struct need {
   unsigned bit;
@@ -18,8 +15,13 @@ static const struct need {
     {VNNI, "the processor lacks AVX-512 VNNI"},
     {BF16, "the processor lacks AVX-512 BF16"},
     {OS_AVX, "the operating system does not save AVX state"},
+    {AVX_VNNI, "the processor lacks AVX-VNNI"},
     {OS_AVX512, "the operating system does not save AVX-512 state"},
+    {DOT, "the processor lacks dot products (FEAT_DotProd)"},
 };
+
+#if defined(__x86_64__)
+#include <cpuid.h>
 
 static unsigned detect(void) {
   unsigned a, b, c, d, have = 0;
@@ -36,8 +38,24 @@ static unsigned detect(void) {
   if ((b & bit_AVX2) && fma) have |= AVX2;
   if ((b & f) == f) have |= AVX512;
   if (c & bit_AVX512VNNI) have |= VNNI;
-  if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5))) have |= BF16;
+  if (a < 1 || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return have;
+  if (a & (1u << 5)) have |= BF16;
+  if (a & (1u << 4)) have |= AVX_VNNI;
   return have;
+}
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+
+static unsigned detect(void) {
+  return getauxval(AT_HWCAP) & (1ul << 20) /* ASIMDDP */ ? DOT : 0;
+}
+#else
+static unsigned detect(void) {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return DOT;
+#else
+  return 0;
+#endif
 }
 #endif
 
@@ -48,8 +66,12 @@ static const struct tier {
     {&zmi_kernels_scalar, 0},
 #if defined(__x86_64__)
     {&zmi_kernels_avx2, AVX2 | OS_AVX},
+    {&zmi_kernels_avx2vnni, AVX2 | AVX_VNNI | OS_AVX},
     {&zmi_kernels_avx512, AVX2 | AVX512 | OS_AVX | OS_AVX512},
     {&zmi_kernels_avx512vnni, AVX2 | AVX512 | VNNI | BF16 | OS_AVX | OS_AVX512},
+#elif defined(__aarch64__)
+    {&zmi_kernels_neon, 0},
+    {&zmi_kernels_neondot, DOT},
 #endif
 };
 
@@ -70,14 +92,12 @@ bool zmi_tier_supported(size_t i, const char **why_not) {
     if (why_not) *why_not = "there is no such tier";
     return false;
   }
-#if defined(__x86_64__)
   unsigned missing = tiers[i].needs & ~detect();
   for (size_t n = 0; n < ZMI_COUNT(needs); n++) {
     if (!(missing & needs[n].bit)) continue;
     if (why_not) *why_not = needs[n].missing;
     return false;
   }
-#endif
   if (why_not) *why_not = NULL;
   return true;
 }

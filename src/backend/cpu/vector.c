@@ -1,5 +1,5 @@
-// The vector tiers: dot products, digits and attention for 256 and 512 bits, with the bits of scalar.c. Compiled once for each tier with
-// that tier's flags; what the flags allow (VNNI, BF16) is used.
+// The vector tiers: dot products, digits and attention for 128, 256 and 512 bits, with the bits of scalar.c. Compiled once for each tier
+// with that tier's flags; what the flags allow (dot products of bytes, BF16) is used.
 #include "backend/cpu/few.h"
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/rows.h"
@@ -12,7 +12,7 @@
 #endif
 
 ZMI_INLINE void prefetch(const char *p, int lines) {
-  for (int i = 0; i < lines; i++) _mm_prefetch(p + AHEAD + 64 * i, _MM_HINT_T0);
+  for (int i = 0; i < lines; i++) __builtin_prefetch(p + AHEAD + 64 * i, 0, 3);
 }
 
 #include "backend/cpu/attend.h"
@@ -29,7 +29,8 @@ ZMI_INLINE void float_range(int rows, bool w_wide, const char *w, int64_t pairs,
     prefetch(w, w_wide ? 2 : 1);
     ZMI_UNROLL
     for (int h = 0; h < ZMI_HALVES; h++) {
-      p[h] = w_wide ? pair_of_two(vf_load(w + 64 * h), vf_load(w + 64 * h + 4 * ZMI_WIDE)) : pair_of_bf16(vu_load(w + 32 * h));
+      const char *at = w + (w_wide ? 8 : 4) * ZMI_WIDE * h;
+      p[h] = w_wide ? pair_of_two(vf_load(at), vf_load(at + 4 * ZMI_WIDE)) : pair_of_bf16(vu_load(at));
     }
     ZMI_UNROLL
     for (int m = 0; m < rows; m++) {
@@ -171,7 +172,9 @@ const zmi_kernels JOIN(zmi_kernels_, ZMI_TIER) = {
     .gemm_across = vector_gemm_across,
     .few_rows = vector_few_rows,
     .few_lines = vector_few_lines,
-#if defined(__AVX512F__)
+#if defined(__aarch64__)
+    .lanes = &zmi_lanes_neon,
+#elif defined(__AVX512F__)
     .lanes = &zmi_lanes_avx512,
 #else
     .lanes = &zmi_lanes_avx2,

@@ -12,7 +12,8 @@ static const int axis1[] = {1};
 #define OPS                                                                                                                                \
   X(sum, zm_sum(x, 1, false), 1)                                                                                                           \
   X(mean, zm_mean(x, 1, false), 0)                                                                                                         \
-  X(max, zm_max(x, 1, false), 1) X(min, zm_min(x, 1, false), 1) X(argmax, zm_argmax(x, 1, false), 1) X(argmin, zm_argmin(x, 1, false), 1)  \
+  X(max, zm_max(x, 1, false), 1)                                                                                                           \
+  X(min, zm_min(x, 1, false), 1) X(argmax, zm_argmax(x, 1, false), 1) X(argmin, zm_argmin(x, 1, false), 1)                                 \
       X(prod, zm_prod(x, axis1, 1, false), 1) X(var, zm_var(x, axis1, 1, false, 1), 0) X(logsumexp, zm_logsumexp(x, axis1, 1, false), 0)   \
           X(any, zm_any(x, axis1, 1, false), 1) X(all, zm_all(x, axis1, 1, false), 1) X(cumsum, zm_cumsum(x, 1, false, true), 1)           \
               X(cumsum_back, zm_cumsum(x, 1, true, false), 1) X(cumprod, zm_cumprod(x, 1, true, true), 1)                                  \
@@ -124,6 +125,48 @@ static void joined_rows_are_in_their_places(void **state) {
   }
 }
 
+// Lines of columns run together; a column alone is a row.
+static void columns_have_the_bits_they_have_alone(void **state) {
+  enum { COLUMNS = 40 };
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  zm_array *x = zm_reshape(filled(4, 10, ZM_F32), (int64_t[]){OUTER, COLUMNS}, 2);
+  for (int back = 0; back < 2; back++) {
+    float *all = play_everywhere("cumsum of columns", zm_cumsum(x, 0, back, true));
+    for (int64_t col = 0; col < COLUMNS; col++) {
+      zm_array *column = zm_contiguous(zm_slice(x, (int64_t[]){0, col}, (int64_t[]){OUTER, col + 1}, NULL));
+      float *alone = play_everywhere("cumsum of a column", zm_cumsum(zm_reshape(column, (int64_t[]){-1}, 1), 0, back, true));
+      for (int64_t i = 0; i < OUTER; i++) assert_memory_equal(&alone[i], &all[i * COLUMNS + col], sizeof *all);
+      zmi_free(alone);
+    }
+    zmi_free(all);
+  }
+  zm_scope_close(scope);
+}
+
+// A transpose is reduced where its source lies; its copy is not.
+static void transposes_are_reduced_as_their_copies(void **state) {
+  static const int orders[][3] = {{2, 0, 1}, {0, 2, 1}, {2, 1, 0}, {1, 0, 2}};
+  (void)state;
+  for (size_t i = 0; i < ZMI_COUNT(orders) * 3 * 2; i++) {
+    zm_scope *scope = zm_scope_open();
+    zm_array *x = zm_transpose(filled(5, 7, ZM_F32), orders[i / 6]), *copy = zm_contiguous(x);
+    const int axis = (int)(i % 3);
+    const bool keep = i % 6 >= 3;
+    assert_int_equal(zm_eval(&copy, 1), ZM_OK);
+    zm_array *here[] = {zm_sum(x, axis, keep), zm_argmin(x, axis, keep)},
+             *there[] = {zm_sum(copy, axis, keep), zm_argmin(copy, axis, keep)};
+    for (int k = 0; k < 2; k++) {
+      assert_true(zmi_type_equal(&here[k]->type, &there[k]->type));
+      void *a = play_everywhere("a transpose", here[k]), *b = play_everywhere("its copy", there[k]);
+      assert_memory_equal(a, b, size_of(here[k]));
+      zmi_free(a);
+      zmi_free(b);
+    }
+    zm_scope_close(scope);
+  }
+}
+
 static int open_pools(void **state) {
   (void)state;
   return play_open();
@@ -139,6 +182,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(rows_have_the_bits_they_have_alone),
       cmocka_unit_test(joined_rows_are_in_their_places),
+      cmocka_unit_test(columns_have_the_bits_they_have_alone),
+      cmocka_unit_test(transposes_are_reduced_as_their_copies),
   };
   return cmocka_run_group_tests(tests, open_pools, close_pools);
 }

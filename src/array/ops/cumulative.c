@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { SUB = 64, PIECE = 1024, BLOCK = 16384, WIDTH = 1024, LEAST = 512, NARROW = 16, ROWS = 64, AHEAD = 6, PAST = 8 * SUB };
+enum { SUB = 64, PIECE = 1024, BLOCK = 16384, WIDTH = 1024, LEAST = 512, NARROW = 16, ROWS = 64, AHEAD = 6, LINES = 4, PAST = 8 * SUB };
 
 typedef enum scan_kind { SUM, PROD, MAX, MIN, LOG, KIND_COUNT } scan_kind;
 
@@ -362,6 +362,28 @@ static void log_join(value *a, const value *b) {
   a->f[0] = m;
 }
 
+// LINES positions of columns of a running sum at once, none of which begins or ends a stretch: what runs on is read and written once.
+// y may be where x is.
+static void sum_lines(const float *x, int64_t step, float *y, int64_t y_step, int64_t width, columns *s) {
+  const float *x1 = x + step, *x2 = x1 + step, *x3 = x2 + step, *restrict chain = (const float *)s->chain;
+  float *y1 = y + y_step, *y2 = y1 + y_step, *y3 = y2 + y_step, *restrict p = (float *)s->p;
+  s->at += LINES;
+  if (!s->begun) {
+    SIDE_BY_SIDE
+    for (int64_t j = 0; j < width; j++) {
+      const float a = p[j] + x[j], b = a + x1[j], c = b + x2[j], d = c + x3[j];
+      y[j] = a, y1[j] = b, y2[j] = c, y3[j] = p[j] = d;
+    }
+    return;
+  }
+  SIDE_BY_SIDE
+  for (int64_t j = 0; j < width; j++) {
+    const float a = p[j] + x[j], b = a + x1[j], c = b + x2[j], d = c + x3[j], before = chain[j];
+    p[j] = d;
+    y[j] = before + a, y1[j] = before + b, y2[j] = before + c, y3[j] = before + d;
+  }
+}
+
 // ---- tables ----
 
 typedef struct scan {
@@ -586,6 +608,13 @@ static void row_block(const plan *p, int64_t line, int64_t block, bool total) {
   if (total) totals[block] = s.chain;
 }
 
+// Asks for a line of a strip, if it is there: runs of a row are too short for the processor to see them coming.
+static void ask_for(const plan *p, int64_t outer, int64_t position, int64_t col, int64_t width, int64_t last) {
+  if (position >= last) return;
+  const char *soon = source(p, outer, position, col);
+  for (size_t byte = 0; byte < (size_t)width * p->size; byte += 64) __builtin_prefetch(soon + byte);
+}
+
 static void column_totals(const plan *p, int64_t first, int64_t block, int64_t width, const columns *s) {
   for (int64_t j = 0; j < width; j++) {
     value v = {.bits = 0};
@@ -598,7 +627,7 @@ static void column_totals(const plan *p, int64_t first, int64_t block, int64_t w
 }
 
 static void column_block(const plan *p, int64_t line, int64_t block, bool total) {
-  _Alignas(64) uint64_t x[WIDTH];
+  _Alignas(64) uint64_t x[WIDTH], lines[LINES * WIDTH / 2];
   const int64_t outer = line / p->strips, col = line % p->strips * p->width, width = ZMI_MIN(p->width, p->inner - col);
   const int64_t last = ZMI_MIN(p->k, (block + 1) * BLOCK), first = outer * p->inner + col;
   columns s; // its arrays are filled as far as they are used
@@ -613,12 +642,18 @@ static void column_block(const plan *p, int64_t line, int64_t block, bool total)
     else
       memcpy((char *)s.carry + (size_t)j * p->work, v->bytes, p->work);
   }
+  const bool many = p->kind == SUM && p->dtype == ZM_F32 && p->inclusive && !total && !s.carried;
   for (int64_t at = block * BLOCK; at < last; at++) {
     const void *src = source(p, outer, at, col);
-    if (at + AHEAD < last) { // runs of a row are too short for the processor to see them coming
-      const char *soon = source(p, outer, at + AHEAD, col);
-      for (size_t byte = 0; byte < (size_t)width * p->size; byte += 64) __builtin_prefetch(soon + byte);
+    if (many && s.at % SUB > 0 && s.at % SUB + LINES < SUB && at + LINES < last) {
+      for (int i = 0; i < LINES; i++) ask_for(p, outer, at + AHEAD + i, col, width, last);
+      float *y = p->past ? (float *)lines : (float *)(void *)target(p, outer, at, col);
+      sum_lines((const float *)src, step_of(p), y, p->past ? width : step_of(p), width, &s);
+      for (int i = 0; i < LINES && p->past; i++) zmi_copy_past(target(p, outer, at + i, col), y + i * width, (size_t)width * p->size);
+      at += LINES - 1;
+      continue;
     }
+    ask_for(p, outer, at + AHEAD, col, width, last);
     const int64_t to = at + !p->inclusive; // results go one place on if the scan is exclusive
     const bool gives = !total && to < p->k;
     void *dst = gives ? target(p, outer, to, col) : NULL, *y = gives && !p->converts ? dst : x;
@@ -715,7 +750,7 @@ static void run_results(const zmi_call *c, scan_kind kind, int64_t begin, int64_
     return;
   }
   const int64_t lines = tile_lines(&p), last = ZMI_MIN(end * lines, p.lines * p.blocks);
-  p.past = p.inner == 1 && zmi_streams(c);
+  p.past = (p.inner == 1 || p.width > 1) && zmi_streams(c);
   for (int64_t i = begin * lines; i < last; i++) run_block(&p, i / p.blocks, i % p.blocks, false);
   if (p.past) zmi_copied_past();
 }

@@ -70,6 +70,8 @@ zm_dtype zmi_at_least_float(zm_dtype dtype); // float32 for bool and integers
 bool zmi_broadcast_shape(const char *op, const zmi_type *a, const zmi_type *b, int *rank, int64_t *shape);
 
 // ---- places of arrays, for rules ----
+// The axes of what a is a transpose of, a->node->in[0], in their order in a; NULL if it is none. (views.c)
+const int64_t *zmi_transposed(const zm_array *a);
 // Elements start[i] + step[i] * j, j < count[i], of each axis: all of them must be there. (views.c)
 zm_array *zmi_slice_exactly(zm_array *a, const int64_t *start, const int64_t *step, const int64_t *count);
 // Zeros of the shape of `whole` with a at those places: what takes slices back. (place.c)

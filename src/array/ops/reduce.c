@@ -581,9 +581,25 @@ ROW(argmax, argmax_infer, float_argmax, integer_argmax, "exact; the lowest index
 ROW(argmin, argmax_infer, float_argmin, integer_argmin, "exact; the lowest index among equals; the first NaN if there is one")
 // clang-format on
 
+// Of a transpose its source is reduced, where it lies, and the smaller result is turned.
+static zm_array *build_turned(const zmi_op *op, zm_array *a, const int64_t *axes, int at, bool keepdims) {
+  int order[ZM_MAX_RANK], n = 0;
+  bool turned = false;
+  for (int i = 0; i < a->type.rank; i++) {
+    if (i == at && !keepdims) continue;
+    order[n] = (int)(axes[i] - (!keepdims && axes[i] > axes[at]));
+    turned = turned || order[n] != n;
+    n++;
+  }
+  zm_array *y = zmi_apply1(op, &(reduce_attrs){axes[at], keepdims}, sizeof(reduce_attrs), 1, &a->node->in[0]);
+  return y && turned ? zm_transpose(y, order) : y;
+}
+
 static zm_array *build(const zmi_op *op, zm_array *a, int axis, bool keepdims) {
   int at;
   if (!zmi_present(op->name, 1, &a) || !zmi_axis(op->name, axis, a->type.rank, &at)) return NULL;
+  const int64_t *axes = zmi_transposed(a);
+  if (axes && a->type.shape[at] > 0) return build_turned(op, a, axes, at, keepdims);
   return zmi_apply1(op, &(reduce_attrs){at, keepdims}, sizeof(reduce_attrs), 1, &a);
 }
 

@@ -242,6 +242,10 @@ zm_array *zm_transpose(zm_array *a, const int *axes) {
   return zmi_apply1(&zmi_op_transpose, &attrs, sizeof attrs, 1, &a);
 }
 
+const int64_t *zmi_transposed(const zm_array *a) {
+  return a && a->node && a->node->op == &zmi_op_transpose ? shape_of(a->node)->shape : NULL;
+}
+
 // ---- broadcast_to ----
 
 static zm_status broadcast_infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {

@@ -14,8 +14,8 @@ def rate(v):
 
 
 def peer_rows(c):
-    names = {"zmlx_patched": "zmlx, patched", "zmlx_stock": "zmlx, stock", "llama_cpp": c["peer"] + ", Q4_0", "mlx_lm": c["peer"],
-             "ik_llama_cpp": "ik_llama.cpp, Q4_0"}
+    names = {"zmlx_patched": "zmlx, patched", "zmlx_stock": "zmlx, stock", "zmlx_int8": "zmlx, int8 activations",
+             "llama_cpp": c["peer"] + ", Q4_0", "mlx_lm": c["peer"], "ik_llama_cpp": "ik_llama.cpp, Q4_0"}
     for who, m in c["result"]["median"].items():
         share = f"{m['share_of_bandwidth']:.0%}" if "share_of_bandwidth" in m else ""
         model = f"{c['result']['config']}, {c['result']['threads']} threads"

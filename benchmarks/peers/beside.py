@@ -12,7 +12,9 @@ import statistics
 import subprocess
 import sys
 
-KEPT = ("prefill_tok_s", "decode_tok_s", "read_bandwidth_gb_s", "share_of_bandwidth")
+KEPT = ("prefill_tok_s", "decode_tok_s", "read_bandwidth_gb_s", "share_of_bandwidth", "int8_peak_gmac_s", "prefill_share_of_int8_peak")
+# Ways of zmlx, and their options. int8: one-byte activations, as the peers have them.
+WAYS = {"zmlx_patched": ["--patch", "all"], "zmlx_stock": ["--patch", "none"], "zmlx_int8": ["--patch", "all", "--activations", "int8"]}
 
 
 def parser(doc):
@@ -40,9 +42,9 @@ def checkpoint(a):
     return name, config, model
 
 
-def zmlx_run(a, model, patch):
+def zmlx_run(a, model, options):
     command = [a.zmlx, "bench", model, "--threads", str(a.threads), "--prompt-tokens", str(a.prompt), "--decode-tokens", str(a.decode),
-               "--runs", "1", "--patch", patch, "--json"]
+               "--runs", "1", "--json", *options]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -51,16 +53,16 @@ def measure(a, name, model, key, peer):
     draw = random.Random(2)
     prompt = [draw.randrange(peer.vocab) for _ in range(a.prompt)]
     peer.run(prompt, 4)  # warm
-    runs = {key: [], "zmlx_patched": [], "zmlx_stock": []}
+    runs = {key: [], **{way: [] for way in WAYS}}
     for r in range(a.rounds):
         for who in ("peer", "zmlx", "zmlx", "peer") if r % 2 == 0 else ("zmlx", "peer", "peer", "zmlx"):
             if who == "peer":
                 prefill, decode = peer.run(prompt, a.decode)
                 runs[key].append({"prefill_tok_s": prefill, "decode_tok_s": decode})
             else:
-                ours = [("zmlx_patched", "all"), ("zmlx_stock", "none")]
-                for kind, patch in ours if len(runs["zmlx_stock"]) % 2 == 0 else ours[::-1]:  # the first one finds the peer's caches
-                    last = zmlx_run(a, model, patch)
+                turn = len(runs["zmlx_stock"]) % len(WAYS)  # the first one finds the peer's caches
+                for kind in (list(WAYS) * 2)[turn : turn + len(WAYS)]:
+                    last = zmlx_run(a, model, WAYS[kind])
                     runs[kind].append({k: last[k] for k in KEPT})
         print(f"round {r + 1}/{a.rounds}: " + ", ".join(f"{k} {v[-1]['decode_tok_s']:.1f} tok/s" for k, v in runs.items()), file=sys.stderr)
     median = {k: {f: statistics.median(x[f] for x in v) for f in v[0]} for k, v in runs.items()}

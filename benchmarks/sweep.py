@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures one machine: models and formats, depths, batches, one-byte activations, loading, a busy neighbour. Writes a capsule of kind "sweep".
+"""Measures one machine: models and formats, depths, batches, one-byte activations, loading, a busy neighbour. Writes a capsule, "sweep".
 
 Checkpoints of random weights are made with zmlx synth from benchmarks/configs where they are missing (20 GB of space for all of them, an
 hour of time at most). Each case is a process of its own, `zmlx bench`, which measures the machine's bandwidth and byte products between its
@@ -18,10 +18,10 @@ import time
 SLICE, LFM2 = "Qwen3-30B-A3B-4bit-8layers", "LFM2-8B-A1B-4bit"
 LLAMA, DENSE = "Llama-3.2-1B-4bit", "Llama-3.2-1B-bf16"
 FORMATS = {f"Llama-3.2-1B-{bits}bit": {"group_size": 64, "bits": bits} for bits in (3, 5, 6, 8)}
-FORMATS |= {"Llama-3.2-1B-mxfp4": {"group_size": 32, "bits": 4, "mode": "mxfp4"},
-            "Llama-3.2-1B-mxfp8": {"group_size": 32, "bits": 8, "mode": "mxfp8"}, "Llama-3.2-1B-nvfp4": {"group_size": 16, "bits": 4, "mode": "nvfp4"}}
-# Name of the case, checkpoint, options of zmlx bench, and whether another process takes a core. Depths are filled with one-byte activations,
-# which is faster and changes nothing about what is read.
+FORMATS |= {f"Llama-3.2-1B-{mode}": {"group_size": group, "bits": bits, "mode": mode}
+            for mode, group, bits in (("mxfp4", 32, 4), ("mxfp8", 32, 8), ("nvfp4", 16, 4))}
+# Name of the case, checkpoint, options of zmlx bench, and whether another process takes a core. Depths are filled with one-byte
+# activations, which is faster and changes nothing about what is read.
 CASES = [("patched", SLICE, [], False), ("stock", SLICE, ["--patch", "none"], False),
          ("prompt of 512", SLICE, ["-p", "512", "--chunk", "512"], False),
          ("prompt of 128, int8", SLICE, ["--activations", "int8"], False),
@@ -87,9 +87,9 @@ def run(a, case):
     row["quantization"] = result["model"]["quantization"]
     if name == "patched":
         row["first_token_seconds"] = first_token(a, model)
-    print(f"{config:28} {name:20} decode {row['decode_tok_s']:8.1f} tok/s, {row['share_of_bandwidth']:4.0%} of {row['read_bandwidth_gb_s']:5.1f} "
-          f"GB/s; prompt {row['prefill_tok_s']:8.1f} tok/s, {row['prefill_share_of_int8_peak']:4.0%} of {row['int8_peak_gmac_s']:5.0f} G",
-          flush=True)
+    print(f"{config:28} {name:20} decode {row['decode_tok_s']:8.1f} tok/s, {row['share_of_bandwidth']:4.0%} of "
+          f"{row['read_bandwidth_gb_s']:5.1f} GB/s; prompt {row['prefill_tok_s']:8.1f} tok/s, "
+          f"{row['prefill_share_of_int8_peak']:4.0%} of {row['int8_peak_gmac_s']:5.0f} G", flush=True)
     return row, result["machine"]
 
 

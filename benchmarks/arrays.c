@@ -222,7 +222,6 @@ static const zmi_entry rows[] = {
     {.name = "divide", .sample = "a 1024 1024; b 1024 1024", .call = divide},
     {.name = "remainder", .sample = "a 1024 1024; b 1024 1024", .call = rest},
     {.name = "floor_divide", .sample = "a 1024 1024; b 1024 1024", .call = floor_divide},
-    {.name = "remainder_int32", .sample = "a 1024 1024 int32; b 1024 1024 int32 < 1000", .call = rest},
     {.name = "power", .sample = "a 1024 1024 positive; b 1024 1024", .call = power},
     {.name = "exp", .sample = "a 1024 1024", .call = exponential},
     {.name = "erf", .sample = "a 1024 1024", .call = error_function},

@@ -110,7 +110,7 @@ _BOTH = {
     "add_turned": lambda m, a, p: a[0] + a[1].T,
     "less": lambda m, a, p: a[0] < a[1],
     "divide": lambda m, a, p: a[0] / a[1],
-    **_many(lambda m, a, p: m.remainder(a[0], a[1]), "remainder", "remainder_int32"),
+    "remainder": lambda m, a, p: m.remainder(a[0], a[1]),
     "floor_divide": lambda m, a, p: m.floor_divide(a[0], a[1]),
     "power": lambda m, a, p: m.power(a[0], a[1]),
     "exp": lambda m, a, p: m.exp(a[0]),

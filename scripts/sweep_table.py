@@ -30,9 +30,10 @@ def section(path):
     bandwidth = sorted(r["read_bandwidth_gb_s"] for r in c["rows"])
     products = sorted(r["int8_peak_gmac_s"] for r in c["rows"])
     lines = [f"{m['cpu'].replace('(R)', '').replace(' Processor', '')}, {m['isa']}, {c['threads']} threads, {m['compiler']}; "
-             f"`benchmarks/capsules/{os.path.basename(path)}`. Read bandwidth {bandwidth[0]:.1f} to {bandwidth[-1]:.1f} GB/s, products of bytes "
-             f"{products[0]:.0f} to {products[-1]:.0f} G multiply-adds a second, both measured around each run.", "",
-             "| model | weights | case | decode tok/s | of bandwidth | MB a step | prompt tok/s | of products | first token | memory / file |",
+             f"`benchmarks/capsules/{os.path.basename(path)}`. Read bandwidth {bandwidth[0]:.1f} to {bandwidth[-1]:.1f} GB/s, "
+             f"products of bytes {products[0]:.0f} to {products[-1]:.0f} G multiply-adds a second, both measured around each run.", "",
+             "| model | weights | case | decode tok/s | of bandwidth | MB a step | prompt tok/s | of products | first token "
+             "| memory / file |",
              "|---|---|---|---:|---:|---:|---:|---:|---:|---:|"]
     return "\n".join(lines + ["| " + " | ".join(row(r)) + " |" for r in c["rows"]])
 

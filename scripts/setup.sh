@@ -2,7 +2,7 @@
 # Looks for the tools and libraries that a purpose needs. On Debian and Ubuntu, as root or with sudo, installs what is missing through apt
 # and says so; elsewhere prints what to install and fails. Installs nothing when nothing is missing.
 #   scripts/setup.sh [purpose...]   build: the library and the command (the default); check: the tests; clang: fuzzing and the clang
-#                                   build; tools and scripts: what .ci/run needs besides
+#                                   build; arm: cross compiler and emulator; tools and scripts: what .ci/run needs besides
 set -u
 [ $# -gt 0 ] || set -- build
 
@@ -25,6 +25,9 @@ tools tool    git          git
 scripts tool  shellcheck   shellcheck
 clang tool    clang        clang
 clang fuzzer  -            libclang-rt-dev
+arm   tool    aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
+arm   file    /usr/aarch64-linux-gnu/include/stdio.h libc6-dev-arm64-cross
+arm   tool    qemu-aarch64 qemu-user
 '
 
 compiler() { # the compiler that a build would use
@@ -48,6 +51,7 @@ present() { # kind, what
     cc) command -v "$(compiler)" >/dev/null 2>&1 ;;
     tool) command -v "$2" >/dev/null 2>&1 ;;
     header) echo "#include <$2>" | "$(compiler)" -E -x c - >/dev/null 2>&1 ;;
+    file) [ -f "$2" ] ;;
     library) pkg-config --exists "$2" 2>/dev/null ;;
     fuzzer) fuzzer ;;
   esac

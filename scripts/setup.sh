@@ -30,11 +30,12 @@ arm   file    /usr/aarch64-linux-gnu/include/stdio.h libc6-dev-arm64-cross
 arm   tool    qemu-aarch64 qemu-user
 '
 
-compiler() { # the compiler that a build would use
-  for c in ${CC:-} cc gcc clang; do
+compiler() { # the compiler that a build would use: a command and perhaps words behind it, as in CC="ccache gcc"; nothing if there is none
+  CC=${CC:-}
+  if command -v "${CC%% *}" >/dev/null 2>&1; then echo "$CC" && return; fi
+  for c in cc gcc clang; do
     command -v "$c" >/dev/null 2>&1 && echo "$c" && return
   done
-  echo cc
 }
 
 fuzzer() { # can clang link libFuzzer and the address sanitizer?
@@ -46,11 +47,12 @@ fuzzer() { # can clang link libFuzzer and the address sanitizer?
   return $status
 }
 
+# shellcheck disable=SC2046 # the compiler's words
 present() { # kind, what
   case $1 in
-    cc) command -v "$(compiler)" >/dev/null 2>&1 ;;
+    cc) [ -n "$(compiler)" ] ;;
     tool) command -v "$2" >/dev/null 2>&1 ;;
-    header) echo "#include <$2>" | "$(compiler)" -E -x c - >/dev/null 2>&1 ;;
+    header) echo "#include <$2>" | $(compiler) -E -x c - >/dev/null 2>&1 ;;
     file) [ -f "$2" ] ;;
     library) pkg-config --exists "$2" 2>/dev/null ;;
     fuzzer) fuzzer ;;

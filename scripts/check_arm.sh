@@ -35,6 +35,7 @@ fetch() {
   rm -rf "$root/apt" "$root/cache" "$root/packages"
 }
 
+[ -x "$native/zmlx" ] || scripts/build.sh "$native" || { echo "0 passed, 1 failed"; exit 1; }
 scripts/setup.sh build arm || skip "the cross compiler and qemu are not here and cannot be installed"
 if [ ! -f "$root/complete" ]; then
   rm -rf "$root"

@@ -9,6 +9,7 @@
 
 #include <string.h>
 #include <zmlx/elementwise.h>
+#include <zmlx/ops.h>
 
 // Wide blocks read memory in long runs; they are narrower where there would be too few of them for the workers.
 enum { WIDTH = 256, NARROW = 64, ENOUGH = 8, LANES = 16, AHEAD = 8 /* rows asked for before they are read */ };

@@ -19,6 +19,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers"))
+import capsules  # noqa: E402
 from server import Server  # noqa: E402
 
 PAIRS = [(1, 0), (1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (3, 2), (4, 3)]
@@ -122,12 +123,7 @@ def main():
         results = [new.pop((r["kind"], r["name"]), r) for r in old] + list(new.values())
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "unknown")
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
-    for r in results:  # three digits are plenty
-        if "seconds" in r:
-            r["seconds"] = [float(f"{s:.4g}") for s in r["seconds"]]
-            for k in ("gb_s", "share", "inside_seconds", "cycles", "memory_cycles"):
-                r[k] = float(f"{r[k]:.4g}")
-    head = {
+    capsule = {
         "kind": "memory",
         "date": datetime.date.today().isoformat(),
         "commit": commit,
@@ -136,11 +132,9 @@ def main():
         "dtype": args.dtype,
         "elements": args.elements,
         "load": os.getloadavg()[0],  # other work on the machine slows kernels and streams alike, but not evenly
+        "rows": results,
     }
-    with open(args.capsule + ".part", "w") as f:
-        text = json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n'
-        f.write(text + ",\n".join("  " + json.dumps(r) for r in results) + "\n ]\n}\n")
-    os.rename(args.capsule + ".part", args.capsule)
+    capsules.write(args.capsule, capsule, digits=4)
 
 
 if __name__ == "__main__":

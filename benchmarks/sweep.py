@@ -15,6 +15,9 @@ import subprocess
 import sys
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers"))
+import capsules  # noqa: E402
+
 SLICE, LFM2 = "Qwen3-30B-A3B-4bit-8layers", "LFM2-8B-A1B-4bit"
 LLAMA, DENSE = "Llama-3.2-1B-4bit", "Llama-3.2-1B-bf16"
 FORMATS = {f"Llama-3.2-1B-{bits}bit": {"group_size": 64, "bits": bits} for bits in (3, 5, 6, 8)}
@@ -112,11 +115,9 @@ def main():
     if not a.capsule:
         return
     command = ["benchmarks/sweep.py", "--threads", str(a.threads), "--runs", str(a.runs)] + (["--only", a.only] if a.only else [])
-    head = {"schema": 1, "kind": "sweep", "created": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "command": command, "machine": machine, "threads": a.threads}
-    with open(a.capsule + ".part", "w") as f:  # a row a line
-        f.write(json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n' + ",\n".join("  " + json.dumps(r) for r in rows) + "\n ]\n}\n")
-    os.rename(a.capsule + ".part", a.capsule)
+    created = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    head = {"schema": 1, "kind": "sweep", "created": created, "command": command, "machine": machine, "threads": a.threads}
+    capsules.write(a.capsule, head | {"rows": rows})
 
 
 if __name__ == "__main__":

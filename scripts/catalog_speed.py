@@ -10,6 +10,9 @@ import json
 import os
 import sys
 
+sys.dont_write_bytecode = True  # nothing but the page is written
+import pages  # noqa: E402
+
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -146,16 +149,8 @@ def page(kind):
 def main():
     for kind in PAGES:
         new = page(kind)
-        if new is None:
-            continue
-        if "--check" in sys.argv[1:]:
-            with open(page_of(kind)) as f:
-                if f.read() != new:
-                    sys.exit(f"{os.path.relpath(page_of(kind), TOP)} is not what the capsules say: run scripts/catalog_speed.py")
-            continue
-        with open(page_of(kind) + ".part", "w") as f:
-            f.write(new)
-        os.rename(page_of(kind) + ".part", page_of(kind))
+        if new is not None:
+            pages.publish(page_of(kind), new, "--check" in sys.argv[1:], "scripts/catalog_speed.py")
 
 
 if __name__ == "__main__":

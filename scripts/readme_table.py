@@ -5,6 +5,9 @@ import json
 import os
 import sys
 
+sys.dont_write_bytecode = True  # nothing but the page is written
+import pages  # noqa: E402
+
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BEGIN, END = "<!-- table: made by scripts/readme_table.py from benchmarks/capsules -->", "<!-- end of table -->"
 
@@ -48,19 +51,7 @@ def table():
 
 def main():
     path = os.path.join(TOP, "README.md")
-    with open(path) as f:
-        text = f.read()
-    if BEGIN not in text or END not in text:
-        sys.exit(f"README.md: '{BEGIN}' or '{END}' is missing")
-    head, rest = text.split(BEGIN, 1)
-    new = head + BEGIN + "\n" + table() + "\n" + END + rest.split(END, 1)[1]
-    if "--check" in sys.argv[1:]:
-        if new != text:
-            sys.exit("README.md: the table is not what the capsules say: run scripts/readme_table.py")
-        return
-    with open(path + ".part", "w") as f:
-        f.write(new)
-    os.rename(path + ".part", path)
+    pages.publish(path, pages.between(path, BEGIN, END, table()), "--check" in sys.argv[1:], "scripts/readme_table.py")
 
 
 if __name__ == "__main__":

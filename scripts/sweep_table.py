@@ -5,6 +5,9 @@ import json
 import os
 import sys
 
+sys.dont_write_bytecode = True  # nothing but the page is written
+import pages  # noqa: E402
+
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PAGE = os.path.join(TOP, "docs", "performance.md")
 BEGIN, END = "<!-- tables: made by scripts/sweep_table.py from benchmarks/capsules -->", "<!-- end of tables -->"
@@ -39,20 +42,9 @@ def section(path):
 
 
 def main():
-    with open(PAGE) as f:
-        text = f.read()
-    if BEGIN not in text or END not in text:
-        sys.exit(f"docs/performance.md: '{BEGIN}' or '{END}' is missing")
-    head, rest = text.split(BEGIN, 1)
     paths = sorted(glob.glob(os.path.join(TOP, "benchmarks", "capsules", "sweep-*.json")))
-    new = head + BEGIN + "\n" + "\n\n".join(section(p) for p in paths) + "\n" + END + rest.split(END, 1)[1]
-    if "--check" in sys.argv[1:]:
-        if new != text:
-            sys.exit("docs/performance.md: the tables are not what the capsules say: run scripts/sweep_table.py")
-        return
-    with open(PAGE + ".part", "w") as f:
-        f.write(new)
-    os.rename(PAGE + ".part", PAGE)
+    text = pages.between(PAGE, BEGIN, END, "\n\n".join(section(p) for p in paths))
+    pages.publish(PAGE, text, "--check" in sys.argv[1:], "scripts/sweep_table.py")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import time
 import numpy as np
 
 import array_functions
+import capsules
 import peer_functions
 from server import Server
 
@@ -139,21 +140,6 @@ def run_row(server, row, args, peers, folder, mx):
     return result
 
 
-def rounded(value):
-    """Seven digits of each float: more than a clock knows."""
-    if isinstance(value, float):
-        return float(f"{value:.7g}")
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    return [rounded(v) for v in value] if isinstance(value, list) else value
-
-
-def text_of(capsule):
-    """A row of the table a line: capsules are large, and so their differences can be read."""
-    head = json.dumps({k: v for k, v in capsule.items() if k != "rows"}, indent=1)[:-2] + ',\n "rows": [\n'
-    return head + ",\n".join("  " + json.dumps(rounded(r)) for r in capsule["rows"]) + "\n ]\n}\n"
-
-
 def geomean(values):
     values = list(values)
     return math.exp(sum(map(math.log, values)) / len(values)) if values else None
@@ -241,9 +227,7 @@ def main():
         "summary": summary,
         "rows": results,
     }
-    with open(args.capsule + ".part", "w") as f:
-        f.write(text_of(capsule))
-    os.rename(args.capsule + ".part", args.capsule)
+    capsules.write(args.capsule, capsule)
 
 
 if __name__ == "__main__":

@@ -115,11 +115,6 @@ static zm_status take_share(bencher *b) {
 
 // ---- bytes of a batch ----
 
-static void set_input(zmi_program *p, const char *name, int32_t row, int32_t value) {
-  int32_t *slot = zmi_program_slot(p, name);
-  if (slot) slot[row] = value;
-}
-
 // Decodes as a run does, with the stock program, which has a router of its own in each layer of experts.
 static zm_status trace_batch(bencher *b, zmi_step_bytes *sum) {
   zmi_bench *out = b->out;
@@ -128,12 +123,7 @@ static zm_status trace_batch(bencher *b, zmi_step_bytes *sum) {
   const zm_dtype dtype = zmi_model_dtype(b->model);
   const void *logits = zmi_program_slot(p, "logits");
   for (int32_t i = 0; i < out->decode_tokens; i++) {
-    for (int32_t s = 0; s < out->batch; s++) {
-      set_input(p, "tokens", s, b->rows[s].token);
-      set_input(p, "position", s, out->depth + i);
-      set_input(p, "sequence", s, s);
-      set_input(p, "select", s, s);
-    }
+    for (int32_t s = 0; s < out->batch; s++) zmi_program_set_row(p, s, b->rows[s].token, out->depth + i, s);
     zmi_player_trace(zmi_program_player(p), zmi_model_pool(b->model), zmi_step_bytes_add, sum);
     zmi_model_kernels(b->model)->load(logits, dtype, (int64_t)out->batch * b->vocab, b->logits);
     choose_next(b);
@@ -175,13 +165,12 @@ static zm_status profile(bencher *b) {
   zmi_player *player = zmi_program_player(p);
   zmi_pool *pool = zmi_model_pool(b->model);
   zmi_profile times = {0};
-  set_input(p, "position", 0, b->out->depth - 1);
-  set_input(p, "sequence", 0, 0);
-  set_input(p, "select", 0, 0);
+  const int32_t last = b->out->depth - 1;
+  zmi_program_set_row(p, 0, b->tokens[0], last, 0);
   zmi_player_play(player, pool); // its memory is touched for the first time
   zm_status status = ZM_OK;
   for (int32_t i = 0; i < b->out->decode_tokens && status == ZM_OK; i++) {
-    set_input(p, "tokens", 0, b->tokens[i % b->out->prompt_tokens]); // other tokens, other experts
+    zmi_program_set_row(p, 0, b->tokens[i % b->out->prompt_tokens], last, 0); // other tokens, other experts
     status = zmi_player_profile(player, pool, &times);
   }
   if (status == ZM_OK) status = zmi_bench_add_profile(b->out, zmi_program_tape(p), &times, states);

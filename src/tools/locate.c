@@ -51,9 +51,16 @@ static void look_up(void *user, const zmi_tape *t, size_t index) {
   }
 }
 
-static void set_input(zmi_program *p, const char *name, int32_t value) {
+static void set_input(zmi_program *p, const char *name, int32_t row, int32_t value) {
   int32_t *slot = zmi_program_slot(p, name);
-  if (slot) *slot = value;
+  if (slot) slot[row] = value;
+}
+
+void zmi_program_set_row(zmi_program *p, int32_t row, int32_t token, int32_t position, int32_t sequence) {
+  set_input(p, "tokens", row, token);
+  set_input(p, "position", row, position);
+  set_input(p, "sequence", row, sequence);
+  set_input(p, "select", row, row);
 }
 
 // Traces one row. The states are put back afterwards from `saved`.
@@ -62,10 +69,7 @@ static zm_status trace(zm_session *s, bool stock, int32_t sequence, int32_t toke
   zm_model *m = zmi_session_model(s);
   zmi_program *p = zmi_model_compile(m, 1, 1, zmi_session_states(s), &(zmi_model_program_options){.stock = stock});
   if (!p) return zm_last_status();
-  set_input(p, "tokens", token);
-  set_input(p, "position", zm_session_length(s, sequence));
-  set_input(p, "sequence", sequence);
-  set_input(p, "select", 0);
+  zmi_program_set_row(p, 0, token, zm_session_length(s, sequence), sequence);
   zmi_player_trace(zmi_program_player(p), zmi_model_pool(m), look, found);
   zmi_program_free(p);
   return found->failed ? ZM_ERROR_MEMORY : ZM_OK;

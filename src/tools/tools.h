@@ -80,6 +80,9 @@ zm_status zmi_validate(zm_model *m, const zmi_validate_options *options, zmi_val
 void zmi_validation_release(zmi_validation *v);
 json_t *zmi_validation_json(const zmi_validation *v);
 
+// The inputs of one row of a step's program; its logits, if it has any, are those of the row.
+void zmi_program_set_row(zmi_program *p, int32_t row, int32_t token, int32_t position, int32_t sequence);
+
 // Plays one step of stock and patched program from equal states and names the first instruction of the patched tape whose result is not
 // among the stock tape's results: "model.layers.3.mlp (moe_mlp)". *place is owned by the caller, NULL if every result is found. The
 // session's sequence is left as it was. The two tokens are the same but in tests.

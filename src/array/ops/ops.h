@@ -113,6 +113,13 @@ int64_t zmi_side_rows(int64_t k, int64_t inner, int64_t width);
 // to[j * rows + i] = from[i * cols + j], elements of 1, 2, 4 or 8 bytes; floats of any dtype made float32, rows * cols <= ZMI_SIDE.
 void zmi_turn(const void *from, size_t size, int64_t rows, int64_t cols, void *to);
 void zmi_turn_floats(const zmi_kernels *kernels, const void *from, zm_dtype dtype, int64_t rows, int64_t cols, float *to);
+// One result for each column of [k, width] at src: float32 where the operand has floats, else its own dtype. dst [width].
+typedef void (*zmi_columns_fn)(void *user, const void *src, int64_t width, void *dst);
+// A reduction of groups of outer indices [first, last) of c's operand [outer, k, inner], as columns; results are turned back. width: the
+// most columns of a call, of results of at most 8 bytes, <= ZMI_SIDE_COLUMNS.
+enum { ZMI_SIDE_COLUMNS = 256 };
+void zmi_reduce_side_by_side(const zmi_call *c, int64_t k, int64_t inner, int64_t width, int64_t first, int64_t last, zmi_columns_fn fn,
+                             void *user);
 
 // An operand read in row-major order, chunk by chunk.
 enum { ZMI_CHUNK = 1024 };

@@ -278,28 +278,20 @@ static int64_t tiles(const zmi_call *c) {
 
 typedef void (*block_fn)(const block *b);
 
-// Groups of outer indices [first, last): as columns, whose results are turned back.
-static void run_side_by_side(const zmi_call *c, const layout *l, block b, block_fn fn, int64_t first, int64_t last) {
-  _Alignas(64) uint64_t turned[ZMI_SIDE], result[WIDTH];
-  const int64_t most = zmi_side_rows(l->k, l->inner, WIDTH), own = l->k * l->inner;
-  const zm_dtype dtype = b.dtype;
-  const size_t size = zm_dtype_size(dtype), to_size = zm_dtype_size(b.to);
-  b.src = (const char *)turned;
-  for (int64_t o = first; o < last; o += most) {
-    const int64_t rows = ZMI_MIN(most, last - o);
-    const char *src = (const char *)c->src[0] + (size_t)(o * own) * size;
-    char *dst = (char *)c->dst[0] + (size_t)(o * l->inner) * to_size;
-    if (zmi_dtype_is_float(dtype)) {
-      zmi_turn_floats(b.kernels, src, dtype, rows, own, (float *)turned);
-      b.dtype = ZM_F32;
-    } else {
-      zmi_turn(src, size, rows, own, turned);
-    }
-    b.inner = b.width = rows * l->inner;
-    b.dst = l->inner == 1 ? dst : (char *)result;
-    fn(&b);
-    if (l->inner != 1) zmi_turn(result, to_size, l->inner, rows, dst);
-  }
+// Short rows that were turned to columns, for which `fn` makes the results.
+typedef struct side {
+  block b;
+  block_fn fn;
+} side;
+
+static void side_columns(void *user, const void *src, int64_t width, void *dst) {
+  const side *s = user;
+  block b = s->b;
+  b.src = src;
+  b.dst = dst;
+  b.inner = b.width = width;
+  if (zmi_dtype_is_float(b.dtype)) b.dtype = ZM_F32;
+  s->fn(&b);
 }
 
 static void run(const zmi_call *c, block_fn floats, block_fn ints, int64_t begin, int64_t end) {
@@ -315,7 +307,7 @@ static void run(const zmi_call *c, block_fn floats, block_fn ints, int64_t begin
   const size_t size = zm_dtype_size(b.dtype), to_size = zm_dtype_size(b.to);
   if (zmi_side_by_side(l.outer, l.k, l.inner)) {
     const int64_t group = GROUPS * zmi_side_rows(l.k, l.inner, WIDTH);
-    run_side_by_side(c, &l, b, fn, begin * group, ZMI_MIN(end * group, l.outer));
+    zmi_reduce_side_by_side(c, l.k, l.inner, WIDTH, begin * group, ZMI_MIN(end * group, l.outer), side_columns, &(side){b, fn});
     return;
   }
   const int64_t rows = tile_rows(&l), width = width_of(&l), blocks = zmi_tiles_of(l.inner, width);

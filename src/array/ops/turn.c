@@ -74,3 +74,22 @@ void zmi_turn_floats(const zmi_kernels *kernels, const void *from, zm_dtype dtyp
   }
   zmi_turn(from, sizeof(float), rows, cols, to);
 }
+
+void zmi_reduce_side_by_side(const zmi_call *c, int64_t k, int64_t inner, int64_t width, int64_t first, int64_t last, zmi_columns_fn fn,
+                             void *user) {
+  _Alignas(64) uint64_t turned[ZMI_SIDE], result[ZMI_SIDE_COLUMNS];
+  const int64_t most = zmi_side_rows(k, inner, width), own = k * inner;
+  const zm_dtype dtype = c->in[0]->type.dtype;
+  const size_t size = zm_dtype_size(dtype), to_size = zm_dtype_size(c->out[0]->type.dtype);
+  for (int64_t o = first; o < last; o += most) {
+    const int64_t rows = ZMI_MIN(most, last - o);
+    const char *src = (const char *)c->src[0] + (size_t)(o * own) * size;
+    char *dst = (char *)c->dst[0] + (size_t)(o * inner) * to_size;
+    if (zmi_dtype_is_float(dtype))
+      zmi_turn_floats(c->kernels, src, dtype, rows, own, (float *)turned);
+    else
+      zmi_turn(src, size, rows, own, turned);
+    fn(user, turned, rows * inner, inner == 1 ? dst : (char *)result);
+    if (inner != 1) zmi_turn(result, to_size, inner, rows, dst);
+  }
+}

@@ -13,12 +13,12 @@ static const int axis1[] = {1};
   X(sum, zm_sum(x, 1, false), 1)                                                                                                           \
   X(mean, zm_mean(x, 1, false), 0)                                                                                                         \
   X(max, zm_max(x, 1, false), 1)                                                                                                           \
-  X(min, zm_min(x, 1, false), 1) X(argmax, zm_argmax(x, 1, false), 1) X(argmin, zm_argmin(x, 1, false), 1)                                 \
-      X(prod, zm_prod(x, axis1, 1, false), 1) X(var, zm_var(x, axis1, 1, false, 1), 0) X(logsumexp, zm_logsumexp(x, axis1, 1, false), 0)   \
-          X(any, zm_any(x, axis1, 1, false), 1) X(all, zm_all(x, axis1, 1, false), 1) X(cumsum, zm_cumsum(x, 1, false, true), 1)           \
-              X(cumsum_back, zm_cumsum(x, 1, true, false), 1) X(cumprod, zm_cumprod(x, 1, true, true), 1)                                  \
-                  X(cummax, zm_cummax(x, 1, false, true), 1) X(cummin, zm_cummin(x, 1, false, false), 1)                                   \
-                      X(logcumsumexp, zm_logcumsumexp(x, 1, false, true), 0)
+  X(min, zm_min(x, 1, false), 1)                                                                                                           \
+  X(argmax, zm_argmax(x, 1, false), 1) X(argmin, zm_argmin(x, 1, false), 1) X(prod, zm_prod(x, axis1, 1, false), 1)                        \
+      X(var, zm_var(x, axis1, 1, false, 1), 0) X(logsumexp, zm_logsumexp(x, axis1, 1, false), 0) X(any, zm_any(x, axis1, 1, false), 1)     \
+          X(all, zm_all(x, axis1, 1, false), 1) X(cumsum, zm_cumsum(x, 1, false, true), 1) X(cumsum_back, zm_cumsum(x, 1, true, false), 1) \
+              X(cumprod, zm_cumprod(x, 1, true, true), 1) X(cummax, zm_cummax(x, 1, false, true), 1)                                       \
+                  X(cummin, zm_cummin(x, 1, false, false), 1) X(logcumsumexp, zm_logcumsumexp(x, 1, false, true), 0)
 
 #define X(name, call, integers)                                                                                                            \
   static zm_array *make_##name(zm_array *x) {                                                                                              \
@@ -38,8 +38,8 @@ OPS
 };
 
 static const zm_dtype dtypes[] = {ZM_F32, ZM_F16, ZM_BF16, ZM_I32, ZM_U8, ZM_BOOL, ZM_I64, ZM_I16};
-static const int64_t shapes[][2] = {{1, 1},  {2, 1},  {3, 1},  {4, 1}, {7, 1},   {16, 1}, {17, 1},
-                                    {33, 1}, {64, 1}, {65, 1}, {5, 3}, {16, 31}, {100, 5}};
+static const int64_t shapes[][2] = {{1, 1},  {2, 1},  {3, 1},  {4, 1}, {7, 1}, {16, 1},  {17, 1},
+                                    {33, 1}, {64, 1}, {65, 1}, {6, 2}, {5, 3}, {16, 31}, {100, 5}};
 
 // Numbers with NaN, infinities, zeros of both signs, denormals and equal ones among them.
 static zm_array *filled(int64_t k, int64_t inner, zm_dtype dtype) {

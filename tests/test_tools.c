@@ -465,6 +465,7 @@ static void benchmark_of_a_batch(void **state) {
   zm_session *s = zm_session_open(m, &(zm_session_options){.context = 32, .sequences = 4});
   const double cache = (double)info.cache_bytes_per_token * DEPTH;
   assert_true(fabs(step_bytes(m, s, 1, DEPTH, 0) - (double)info.bytes_per_token - cache) < 64); // a row's own choice: the plan's bytes
+  assert_true(fabs(step_bytes(m, s, 4, DEPTH, 3) - step_bytes(m, s, 4, 0, 3) - 4 * cache) < 1); // caches of their own
   const double one_more = step_bytes(m, s, 4, DEPTH, 3) - step_bytes(m, s, 4, DEPTH, 2);
   assert_true(one_more > 0);
   for (int32_t batch = 2; batch <= 4; batch += 2) {
@@ -478,6 +479,15 @@ static void benchmark_of_a_batch(void **state) {
     assert_true(fabs(b.share - b.bytes_per_step / batch * b.decode_runs[0] / 1e9 / b.bandwidth_runs[0]) < 1e-9);
     zmi_bench_release(&b);
   }
+  // Sequences of the same token choose the same experts.
+  zmi_step_bytes same = {.states = zmi_session_states(s), .step = {.rows = 4, .depth = DEPTH}};
+  zmi_program *p = zmi_model_compile(m, 4, 4, same.states, &(zmi_model_program_options){.stock = true});
+  assert_non_null(p);
+  for (int32_t row = 0; row < 4; row++) zmi_program_set_row(p, row, 7, 0, row);
+  zmi_player_trace(zmi_program_player(p), zmi_model_pool(m), zmi_step_bytes_add, &same);
+  zmi_program_free(p);
+  assert_true(!same.failed && same.routers > 0);
+  assert_int_equal(same.chosen, 3 * same.routers);
   zmi_bench b;
   assert_int_equal(zmi_bench_run(m, &(zmi_bench_options){.batch = 2, .profile = true}, &b), ZM_ERROR_ARGUMENT);
   zm_session_close(s);

@@ -4,6 +4,8 @@
 
 enum { ROW = 64, MATRIX = 512, INNER = 32, ENOUGH = 8 /* rows, below which turning does not pay */ };
 
+_Static_assert((int)ROW <= (int)ZMI_SIDE && (int)MATRIX <= (int)ZMI_SIDE, "what one outer index has must fit the memory of turned rows");
+
 bool zmi_side_by_side(int64_t outer, int64_t k, int64_t inner) {
   if (k < 1 || inner < 1 || inner > INNER || outer < ENOUGH) return false;
   return k <= (inner == 1 ? ROW : MATRIX) / inner;

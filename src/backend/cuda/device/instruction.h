@@ -1,0 +1,187 @@
+// What the device plays: instructions, made by the host from a bound tape. One text for C17, C++ and CUDA C.
+//
+// An instruction has independent tiles. A step is played by `workers` thread blocks of ZMI_GPU_THREADS threads; worker w takes tiles w,
+// w + workers, w + 2 workers, ...: as a launch of its own (stream, graph), or inside the resident kernel. Which worker takes which tile
+// never changes a bit. Strides count elements, addresses are bytes of device memory; 0 is "absent".
+#ifndef ZMI_GPU_INSTRUCTION_H
+#define ZMI_GPU_INSTRUCTION_H
+
+typedef unsigned long long zmi_gpu_address;
+
+enum {
+  ZMI_GPU_THREADS = 256, // of a block
+  ZMI_GPU_LANES = 16,    // rows of a packed block of weights (quant.h)
+  ZMI_GPU_RANGE = 256,   // k of one partial sum of a dot product
+  ZMI_GPU_KEYS = 128,    // positions of one partial softmax
+  ZMI_GPU_BLOCK = 16,    // positions side by side in the key cache
+  ZMI_GPU_HEAD = 16,     // floats before the values of a partial result of attention: maximum, sum, padding
+  ZMI_GPU_CHANNELS = 64, // of a tile of the short convolution
+  ZMI_GPU_PIECE = 512,   // elements of a tile of digits, of element-wise work and of weighted sums
+  ZMI_GPU_RANK = 8
+};
+
+typedef enum zmi_gpu_dtype { ZMI_GPU_F32, ZMI_GPU_BF16, ZMI_GPU_F16 } zmi_gpu_dtype;
+typedef enum zmi_gpu_mode { ZMI_GPU_FLOATS, ZMI_GPU_AFFINE, ZMI_GPU_MXFP4, ZMI_GPU_MXFP8, ZMI_GPU_NVFP4 } zmi_gpu_mode;
+
+typedef enum zmi_gpu_kind {
+  ZMI_GPU_NOTHING,
+  ZMI_GPU_EMBED,
+  ZMI_GPU_NORM,
+  ZMI_GPU_DIGITS,
+  ZMI_GPU_DOT,
+  ZMI_GPU_ELEMENTS,
+  ZMI_GPU_ANGLES,
+  ZMI_GPU_ROTATE,
+  ZMI_GPU_WRITE,
+  ZMI_GPU_ATTEND,
+  ZMI_GPU_JOIN,
+  ZMI_GPU_ROUTE,
+  ZMI_GPU_COMBINE,
+  ZMI_GPU_CONV,
+  ZMI_GPU_TAKE,
+  ZMI_GPU_COPY,
+  ZMI_GPU_KINDS
+} zmi_gpu_kind;
+
+// Packed matrices as in quant.h, `experts` of them one after another.
+typedef struct zmi_gpu_matrix {
+  zmi_gpu_address packed, bias; // bias: [experts, n] of bias_dtype, or absent
+  unsigned long long matrix_bytes;
+  unsigned block_bytes, code_bytes; // of a block of 16 rows; of them codes (modes whose scales stand after all codes)
+  int n, k, experts;
+  int mode, bits, group, dtype, digits; // dtype: of scales and biases, or of float weights; digits: 3, 1, or 0: takes float rows
+  int bias_dtype;
+} zmi_gpu_matrix;
+
+// out[r] = the row of the table that token[r] names, as floats, rounded to dtype; zeros if it is out of range. Tile: a row.
+typedef struct zmi_gpu_embed {
+  zmi_gpu_matrix table;
+  zmi_gpu_address token, out;
+  int rows, dtype;
+} zmi_gpu_embed;
+
+// sum[r] = x[r] + add[r], rounded (if there is `add`; else the sum is x); out[r] = rms_norm(sum[r]) * weight, rounded. Tile: a row.
+typedef struct zmi_gpu_norm {
+  zmi_gpu_address x, add, weight, sum, out;
+  int rows, n, dtype, weight_dtype;
+  float eps;
+} zmi_gpu_norm;
+
+// Rows of floats as digits (zmi_digits_bytes of the backend's header: the same layout). Tile: ZMI_GPU_PIECE elements of a row.
+typedef struct zmi_gpu_digits {
+  zmi_gpu_address x, out;
+  long long stride, bytes; // from row to row of x; of a row of digits
+  int rows, k, group, digits, dtype;
+} zmi_gpu_digits;
+
+// Products with packed matrices. Pair p < pairs: x row p / share, matrix chosen[p] (0 if absent), result row p, rounded to dtype; zeros if
+// chosen[p] is out of range. x: rows of digits or of floats of x_dtype, x_bytes apart. Tile: pair p, block b, as p * blocks + b.
+typedef struct zmi_gpu_dot {
+  zmi_gpu_matrix matrix;
+  zmi_gpu_address x, chosen, out;
+  long long x_bytes, out_stride;
+  int x_dtype, pairs, share, blocks, dtype;
+} zmi_gpu_dot;
+
+// Element by element over [rows, cols], rows `stride` apart; out is contiguous. Operands widened, the result rounded to dtype.
+typedef enum zmi_gpu_element { ZMI_GPU_ADD, ZMI_GPU_MULTIPLY, ZMI_GPU_SILU, ZMI_GPU_GATED } zmi_gpu_element; // gated: round(silu(a)) * b
+typedef struct zmi_gpu_elements {
+  zmi_gpu_address a, b, out;
+  long long rows, cols, a_stride, b_stride;
+  int what, dtype;
+} zmi_gpu_elements; // tile: ZMI_GPU_PIECE elements of the result
+
+// cosine, sine [rows, pairs] float32 of position[r] * frequency[i], in double (rope_table). Tile: ZMI_GPU_PIECE elements.
+typedef struct zmi_gpu_angles {
+  zmi_gpu_address position, frequency, cosine, sine;
+  int rows, pairs;
+} zmi_gpu_angles;
+
+// Heads [rows, heads, dim], rows x_stride apart: normalized and rounded if there is a norm, then the first 2 * pairs elements rotated (if
+// there are cosines) and all rounded to out, which is contiguous. In place is allowed. Tile: a head of a row.
+typedef struct zmi_gpu_rotate {
+  zmi_gpu_address x, norm, cosine, sine, out;
+  long long x_stride;
+  int rows, heads, dim, pairs, traditional, dtype, norm_dtype;
+  float eps;
+} zmi_gpu_rotate;
+
+// Caches: keys [sequences, kv_heads, context / 16, dim / 2, 16, 2], values [sequences, kv_heads, context, dim]. Rows whose position or
+// sequence is out of range are not written. Tile: a head of a row.
+typedef struct zmi_gpu_write {
+  zmi_gpu_address from, cache, position, sequence; // from: [rows, kv_heads, dim]
+  int rows, kv_heads, dim, context, sequences, dtype, keys;
+} zmi_gpu_write;
+
+// Attention. ATTEND: with `split`, tile (row, kv head, range) as (row * kv_heads + kv) * ranges + range: that range's partial results of all
+// query heads of the kv head, partial [rows][heads][ranges][ZMI_GPU_HEAD + dim] floats; tiles of ranges that the row does not reach do
+// nothing. Without: tile (row, kv head) goes through all its ranges and writes out [rows, heads, dim]. JOIN: tile (row, head): joins the
+// ranges from left to right and writes out. A row that sees nothing gives zeros.
+typedef struct zmi_gpu_attention {
+  zmi_gpu_address q, keys, values, position, sequence, partial, out;
+  int rows, heads, kv_heads, dim, context, sequences, dtype, ranges, split;
+  float scale;
+} zmi_gpu_attention;
+
+// The router (docs/numerics.md). Tile: a row.
+typedef struct zmi_gpu_route {
+  zmi_gpu_address logits, bias, chosen, weights; // bias: float32 [experts] or absent; chosen: int32 [rows, k]; weights: [rows, k] of dtype
+  int rows, experts, k, sigmoid, norm, dtype;
+  float eps, scale;
+} zmi_gpu_route;
+
+// out[r] = the sum over slots of weights[r][s] * y[r][s], fma from 0 in order, rounded. Tile: ZMI_GPU_PIECE elements of a row.
+typedef struct zmi_gpu_combine {
+  zmi_gpu_address y, weights, out;
+  int rows, slots, n, y_dtype, weight_dtype, dtype;
+} zmi_gpu_combine;
+
+// The short convolution (array/ops/short_conv.c). With parts (first, second, gate: which third of a row of `x`, 3 * channels wide): convolves
+// round(first * second), and the result, rounded, times gate, rounded, is y. Without (parts = 0): convolves x. Tile: ZMI_GPU_CHANNELS
+// channels of all rows.
+typedef struct zmi_gpu_conv {
+  zmi_gpu_address x, weight, bias, state, position, sequence, y;
+  long long x_stride;
+  int rows, channels, taps, sequences, parts, first, second, gate, dtype, weight_dtype, bias_dtype;
+} zmi_gpu_conv;
+
+// out[i] = row index[i] (int32) of x, zeros if out of range; bytes a row (a multiple of 2). Tile: a row.
+typedef struct zmi_gpu_take {
+  zmi_gpu_address x, index, out;
+  long long bytes;
+  int rows, there;
+} zmi_gpu_take;
+
+// Elements of 1, 2, 4 or 8 bytes in row-major order of `size` from memory of strides (elements). Tile: ZMI_GPU_PIECE elements.
+typedef struct zmi_gpu_copy {
+  zmi_gpu_address x, out;
+  long long count, size[ZMI_GPU_RANK], stride[ZMI_GPU_RANK];
+  int rank, bytes;
+} zmi_gpu_copy;
+
+typedef struct zmi_gpu_instruction {
+  int kind;     // zmi_gpu_kind
+  int tiles;    // > 0
+  int shared;   // bytes of shared memory that a block needs
+  int barrier;  // reads or overwrites what instructions since the last barrier wrote or read
+  int of_instr; // instruction of the tape that it is part of
+  int unused[3];
+  union {
+    zmi_gpu_embed embed;
+    zmi_gpu_norm norm;
+    zmi_gpu_digits digits;
+    zmi_gpu_dot dot;
+    zmi_gpu_elements elements;
+    zmi_gpu_angles angles;
+    zmi_gpu_rotate rotate;
+    zmi_gpu_write write;
+    zmi_gpu_attention attention;
+    zmi_gpu_route route;
+    zmi_gpu_combine combine;
+    zmi_gpu_conv conv;
+    zmi_gpu_take take;
+    zmi_gpu_copy copy;
+  } as;
+} zmi_gpu_instruction;
+
+#endif

@@ -1,0 +1,64 @@
+// What device code may use of the machine, on a GPU; tests give the same names to a simulation on the CPU. Device code uses nothing else of
+// CUDA, and functions of the prelude (zk_...) for its arithmetic.
+//
+//   ZMI_DEVICE           a function of the device
+//   ZMI_KERNEL           an entry
+//   zmi_thread()         0 .. ZMI_GPU_THREADS - 1;   zmi_block(), zmi_blocks(): which thread block of how many
+//   zmi_shared()         dynamic shared memory, 128-byte aligned
+//   zmi_sync()           all threads of the block are here, what they wrote is seen
+//   zmi_sync_warp()      the same of the 32 threads of a warp
+//   zmi_shuffle(x, lane) x of another thread of the warp (32-bit words); all 32 take part
+//   zmi_dot_us, zmi_dot_ss(a, b, c)  c + the sum of four products of bytes; a unsigned or signed, b signed
+//   zmi_add_double, zmi_multiply_double, zmi_fma_double   rounded once, never contracted
+//   zmi_cache_load(p)    a 32-bit word that another block may have written during this launch (past the first-level cache)
+#ifndef ZMI_GPU_MACHINE_H
+#define ZMI_GPU_MACHINE_H
+
+#define ZMI_DEVICE static __device__
+#define ZMI_INLINE static __device__ __forceinline__
+#define ZMI_KERNEL extern "C" __global__ void __launch_bounds__(256)
+
+extern __shared__ __align__(128) char zmi_shared_memory[];
+ZMI_INLINE char *zmi_shared() {
+  return zmi_shared_memory;
+}
+ZMI_INLINE int zmi_thread() {
+  return (int)threadIdx.x;
+}
+ZMI_INLINE int zmi_block() {
+  return (int)blockIdx.x;
+}
+ZMI_INLINE int zmi_blocks() {
+  return (int)gridDim.x;
+}
+ZMI_INLINE void zmi_sync() {
+  __syncthreads();
+}
+ZMI_INLINE void zmi_sync_warp() {
+  __syncwarp();
+}
+ZMI_INLINE unsigned zmi_shuffle(unsigned x, int lane) {
+  return __shfl_sync(0xffffffffu, x, lane);
+}
+ZMI_INLINE int zmi_dot_us(unsigned a, int b, int c) {
+  int d;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+ZMI_INLINE int zmi_dot_ss(int a, int b, int c) {
+  return __dp4a(a, b, c);
+}
+ZMI_INLINE double zmi_add_double(double a, double b) {
+  return __dadd_rn(a, b);
+}
+ZMI_INLINE double zmi_multiply_double(double a, double b) {
+  return __dmul_rn(a, b);
+}
+ZMI_INLINE double zmi_fma_double(double a, double b, double c) {
+  return __fma_rn(a, b, c);
+}
+ZMI_INLINE unsigned zmi_cache_load(const unsigned *p) {
+  return __ldcg(p);
+}
+
+#endif

@@ -277,6 +277,50 @@ typedef struct zmi_conv {
 void zmi_conv_channels(const zmi_conv *v, int64_t first, int64_t n);
 zm_status zmi_want_conv(const zmi_type *x, const zmi_type *weight, const zmi_type *bias, const zmi_type *state);
 
+// ---- what ops are on a GPU (ops/device.c) ----
+// Rows of activations on the device: floats, or digits once they are made ready for a matrix.
+typedef struct zmi_device_rows {
+  zmi_gpu_address at;
+  int64_t count, k, bytes; // bytes: from row to row
+  zm_dtype dtype;          // of floats
+  int group, digits;       // 0: floats
+} zmi_device_rows;
+int zmi_gpu_dtype_of(zm_dtype dtype);
+zmi_gpu_matrix zmi_device_matrix(const zmi_call *c, const zmi_matrix_attrs *m, int weight, int bias); // operands; bias -1: none
+zmi_device_rows zmi_device_rows_of(zmi_gpu_address x, int64_t rows, int64_t k, zm_dtype dtype); // contiguous
+// Each adds an instruction or two; flags: ZMI_GPU_TOGETHER. ready: rows become what the matrix takes. dot: row r serves pairs r * share and
+// following; out [pairs, n] of dtype.
+zm_status zmi_device_ready(zmi_device_code *code, const zmi_gpu_matrix *m, zmi_device_rows *rows, int flags);
+zm_status zmi_device_dot(zmi_device_code *code, const zmi_gpu_matrix *m, const zmi_device_rows *rows, zmi_gpu_address chosen, int64_t share,
+                         zmi_gpu_address out, zm_dtype dtype, int flags);
+// One x for several matrices: rows[i] is what matrix i takes, made once for all that take the same.
+zm_status zmi_device_forms(zmi_device_code *code, zmi_device_rows x, int count, const zmi_gpu_matrix *const *matrices, zmi_device_rows *rows);
+zm_status zmi_device_gated(zmi_device_code *code, zmi_gpu_address gate, zmi_gpu_address up, int64_t rows, int64_t cols, zm_dtype dtype);
+zm_status zmi_device_norm(zmi_device_code *code, const zmi_gpu_norm *n, int flags);
+zm_status zmi_device_elements(zmi_device_code *code, const zmi_gpu_elements *e, int flags);
+zm_status zmi_device_rotate(zmi_device_code *code, const zmi_gpu_rotate *r, int flags);
+zm_status zmi_device_write(zmi_device_code *code, const zmi_gpu_write *w, int flags);
+zm_status zmi_device_attention(zmi_device_code *code, const zmi_gpu_attention *a); // ranges, split and partial are set here
+zm_status zmi_device_route(zmi_device_code *code, const zmi_gpu_route *r, int flags);
+zm_status zmi_device_combine(zmi_device_code *code, const zmi_gpu_combine *m, int flags);
+zm_status zmi_device_conv(zmi_device_code *code, const zmi_gpu_conv *v, int flags);
+// Of the ops by name, for their rows.
+zm_status zmi_embed_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_linear_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_gather_linear_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_rms_norm_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_rope_table_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_rope_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_write_keys_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_write_values_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_attention_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_route_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_combine_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_short_conv_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_take_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_copy_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_element_device(const zmi_call *c, zmi_device_code *code);
+
 static inline void *zmi_at(const void *base, zm_dtype dtype, int64_t index) {
   return (char *)(uintptr_t)base + index * (int64_t)zm_dtype_size(dtype);
 }

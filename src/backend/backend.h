@@ -2,6 +2,7 @@
 #ifndef ZMI_BACKEND_H
 #define ZMI_BACKEND_H
 
+#include "backend/cuda/device/instruction.h"
 #include "backend/lanes.h"
 #include "quant/quant.h"
 #include "tape/tape.h"
@@ -157,5 +158,51 @@ zm_status zmi_player_profile(zmi_player *p, zmi_pool *pool, zmi_profile *profile
 void zmi_profile_release(zmi_profile *profile);
 // Plays one instruction after another and calls `look` after each (used to find the first difference between two tapes).
 void zmi_player_trace(zmi_player *p, zmi_pool *pool, void (*look)(void *user, const zmi_tape *tape, size_t instr), void *user);
+
+// ---- GPUs (cuda/) ----
+// A GPU in use: its context, compiled device code, the weights that are there. One thread at a time. Addresses are of device memory.
+typedef struct zmi_cuda zmi_cuda;
+typedef struct zmi_device_facts {
+  bool usable;
+  char name[96], why[256]; // why: the reason why it cannot be used, or NULL-length
+  int major, minor, processors, driver;
+  uint64_t memory, left; // bytes
+  bool compiled;         // device code for it is in the disk cache
+} zmi_device_facts;
+// Looks at GPU 0 without keeping it.
+void zmi_device_look(zmi_device_facts *facts);
+// progress is told when device code has to be compiled first ("compiling for ..."); may be NULL. NULL with a message.
+zmi_cuda *zmi_device_open(zm_progress_fn progress, void *user);
+void zmi_device_close(zmi_cuda *d);
+zm_status zmi_device_alloc(zmi_cuda *d, size_t bytes, const char *what, zmi_gpu_address *at); // zeros; what: for the message
+void zmi_device_free(zmi_cuda *d, zmi_gpu_address at);
+zm_status zmi_device_upload(zmi_cuda *d, zmi_gpu_address to, const void *from, size_t bytes);
+zm_status zmi_device_download(zmi_cuda *d, void *to, zmi_gpu_address from, size_t bytes);
+zm_status zmi_device_copy(zmi_cuda *d, zmi_gpu_address to, zmi_gpu_address from, size_t bytes); // on the device
+// The address of host memory that never changes and outlives the device's use of it, uploaded when it is first asked for.
+zm_status zmi_device_resident(zmi_cuda *d, const void *host, size_t bytes, zmi_gpu_address *at);
+
+// What an op of a tape is on a device (zmi_op.device): instructions, added one after another. src and dst of the call are device addresses.
+typedef struct zmi_device_code zmi_device_code;
+enum { ZMI_GPU_TOGETHER = 1 }; // does not touch what the instruction before it writes or reads, unless both only read it
+void zmi_device_add(zmi_device_code *code, const zmi_gpu_instruction *in, int flags); // kind, tiles, shared and operands are set
+zmi_gpu_address zmi_device_scratch(zmi_device_code *code, size_t bytes); // until the op's last instruction is done; 256-byte aligned
+static inline zmi_gpu_address zmi_gpu_at(const void *p) {
+  return (zmi_gpu_address)(uintptr_t)p;
+}
+
+typedef enum zmi_executor { ZMI_EXECUTOR_AUTO, ZMI_EXECUTOR_STREAM, ZMI_EXECUTOR_GRAPH, ZMI_EXECUTOR_PERSISTENT } zmi_executor;
+extern const char *const zmi_executor_words[]; // "auto", "stream", "graph", "persistent"; ends with NULL
+
+// A tape ready to play on a device. Slots: WEIGHT: data on the host, made resident; STATE: data is a device address; INPUT: data on the
+// host, taken at each play; OUTPUT: data on the host, written by each play. Borrows the tape and that memory.
+typedef struct zmi_device_player zmi_device_player;
+zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_executor executor);
+void zmi_device_player_free(zmi_device_player *p);
+zm_status zmi_device_player_play(zmi_device_player *p);
+zmi_executor zmi_device_player_executor(const zmi_device_player *p);      // the one in use
+const zmi_gpu_instruction *zmi_device_player_code(const zmi_device_player *p, size_t *count);
+// Plays by launches with a clock around each; seconds[i] of instruction i are added to.
+zm_status zmi_device_player_profile(zmi_device_player *p, double *seconds);
 
 #endif

@@ -12,6 +12,7 @@ const zmi_env_var zmi_env_table[] = {
   {"ZMLX_CC", "C compiler for kernels (default: the first of cc, gcc, clang on PATH)"},
   {"ZMLX_CC_SECONDS", "how long it may take for one kernel (default: 20)"},
   {"ZMLX_TUNE_SECONDS", "after how long the tuning of a kernel begins nothing new (default: 15)"},
+  {"ZMLX_CUDA_PATH", "folder that holds libcuda.so.1 and libnvrtc.so, if they are not where the system looks"},
   {"ZMLX_CACHE_MB", "most megabytes of compiled kernels to keep (default: 256)"},
   {"NO_COLOR", "if not empty: no colours in terminal output"},
   {NULL, NULL},

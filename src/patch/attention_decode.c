@@ -92,6 +92,41 @@ static void finish_run(const zmi_call *c, int64_t begin, int64_t end) {
   zmi_attention_finish(&h, c->scratch, begin, end);
 }
 
+static zm_status device(const zmi_call *c, zmi_device_code *code) {
+  const zmi_type *q = &c->in[Q]->type, *values = &c->in[VALUES]->type;
+  zmi_gpu_attention at = {.q = zmi_gpu_at(c->src[Q]),
+                          .keys = zmi_gpu_at(c->dst[1]),
+                          .values = zmi_gpu_at(c->dst[2]),
+                          .position = zmi_gpu_at(c->src[POSITION]),
+                          .sequence = zmi_gpu_at(c->src[SEQUENCE]),
+                          .out = zmi_gpu_at(c->dst[0]),
+                          .rows = (int)q->shape[0],
+                          .heads = (int)q->shape[1],
+                          .kv_heads = (int)values->shape[1],
+                          .dim = (int)q->shape[2],
+                          .context = (int)values->shape[2],
+                          .sequences = (int)values->shape[0],
+                          .dtype = zmi_gpu_dtype_of(q->dtype),
+                          .scale = (float)((const zmi_attention_attrs *)c->attrs)->scale};
+  zm_status status = ZM_OK;
+  for (int keys = 1; keys >= 0 && status == ZM_OK; keys--) {
+    status = zmi_device_write(code,
+                              &(zmi_gpu_write){.from = zmi_gpu_at(c->src[keys ? K : V]),
+                                               .cache = keys ? at.keys : at.values,
+                                               .position = at.position,
+                                               .sequence = at.sequence,
+                                               .rows = at.rows,
+                                               .kv_heads = at.kv_heads,
+                                               .dim = at.dim,
+                                               .context = at.context,
+                                               .sequences = at.sequences,
+                                               .dtype = at.dtype,
+                                               .keys = keys},
+                              keys ? 0 : ZMI_GPU_TOGETHER);
+  }
+  return status == ZM_OK ? zmi_device_attention(code, &at) : status;
+}
+
 const zmi_op zmi_op_fused_attention = {
     .name = "fused_attention",
     .operands = "q k v keys values position sequence",
@@ -101,6 +136,7 @@ const zmi_op zmi_op_fused_attention = {
     .updates = {0, KEYS + 1, VALUES + 1},
     .infer = infer,
     .scratch = scratch,
+    .device = device,
     .stages = {{write_tiles, write_run}, {tiles, run}, {finish_tiles, finish_run}},
 };
 

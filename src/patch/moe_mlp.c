@@ -281,6 +281,60 @@ static void sum_run(const zmi_call *c, int64_t begin, int64_t end) {
   }
 }
 
+// On a GPU: experts' results of all pairs are in memory before they are combined.
+static zm_status device(const zmi_call *c, zmi_device_code *code) {
+  const moe_attrs *a = c->attrs;
+  const zmi_type *x = &c->in[X]->type;
+  const int64_t rows = x->shape[0], slots = a->route.top_k, width = a->gate.n, pairs = rows * slots;
+  const size_t size = zm_dtype_size(x->dtype);
+  const zmi_gpu_matrix router = zmi_device_matrix(c, &a->router, ROUTER, ROUTER_BIAS), gate = zmi_device_matrix(c, &a->gate, GATE, GATE_BIAS),
+                       up = zmi_device_matrix(c, &a->up, UP, UP_BIAS), down = zmi_device_matrix(c, &a->down, DOWN, DOWN_BIAS);
+  const zmi_gpu_address logits = zmi_device_scratch(code, (size_t)(rows * a->router.n) * size),
+                        chosen = zmi_device_scratch(code, (size_t)pairs * 4), weights = zmi_device_scratch(code, (size_t)pairs * size),
+                        gated = zmi_device_scratch(code, (size_t)(pairs * width) * size),
+                        raised = zmi_device_scratch(code, (size_t)(pairs * width) * size),
+                        y = zmi_device_scratch(code, (size_t)(pairs * a->down.n) * size);
+  const int dtype = zmi_gpu_dtype_of(x->dtype);
+  zmi_device_rows in[3];
+  zm_status status = zmi_device_forms(code, zmi_device_rows_of(zmi_gpu_at(c->src[X]), rows, a->gate.k, x->dtype), 3,
+                                      (const zmi_gpu_matrix *[]){&router, &gate, &up}, in);
+  if (status == ZM_OK) status = zmi_device_dot(code, &router, &in[0], 0, 1, logits, x->dtype, 0);
+  if (status == ZM_OK) {
+    status = zmi_device_route(code,
+                              &(zmi_gpu_route){.logits = logits,
+                                               .bias = c->nin > CHOICE_BIAS && c->in[CHOICE_BIAS] ? zmi_gpu_at(c->src[CHOICE_BIAS]) : 0,
+                                               .chosen = chosen,
+                                               .weights = weights,
+                                               .rows = (int)rows,
+                                               .experts = (int)a->router.n,
+                                               .k = (int)slots,
+                                               .sigmoid = a->route.kind == ZMI_ROUTE_SIGMOID,
+                                               .norm = a->route.norm != 0,
+                                               .dtype = dtype,
+                                               .eps = (float)a->route.eps,
+                                               .scale = (float)a->route.scale},
+                              0);
+  }
+  if (status == ZM_OK) status = zmi_device_dot(code, &gate, &in[1], chosen, slots, gated, x->dtype, 0);
+  if (status == ZM_OK) status = zmi_device_dot(code, &up, &in[2], chosen, slots, raised, x->dtype, ZMI_GPU_TOGETHER);
+  if (status == ZM_OK) status = zmi_device_gated(code, gated, raised, pairs, width, x->dtype);
+  zmi_device_rows act = zmi_device_rows_of(gated, pairs, width, x->dtype);
+  if (status == ZM_OK) status = zmi_device_ready(code, &down, &act, 0);
+  if (status == ZM_OK) status = zmi_device_dot(code, &down, &act, chosen, 1, y, x->dtype, 0);
+  if (status != ZM_OK) return status;
+  return zmi_device_combine(code,
+                            &(zmi_gpu_combine){.y = y,
+                                               .weights = weights,
+                                               .out = zmi_gpu_at(c->dst[0]),
+                                               .rows = (int)rows,
+                                               .slots = (int)slots,
+                                               .n = (int)a->down.n,
+                                               .y_dtype = dtype,
+                                               .weight_dtype = dtype,
+                                               .dtype = dtype},
+                            0);
+}
+
 const zmi_op zmi_op_fused_moe_mlp = {
     .name = "fused_moe_mlp",
     .operands = "x router gate up down router_bias? choice_bias? gate_bias? up_bias? down_bias?",
@@ -289,6 +343,7 @@ const zmi_op zmi_op_fused_moe_mlp = {
     .flags = ZMI_OP_HIDDEN,
     .infer = infer,
     .scratch = scratch,
+    .device = device,
     .stages = {{x_tiles, x_run},
                {router_tiles, router_run},
                {route_tiles, route_run},

@@ -181,6 +181,43 @@ static void head_run(const zmi_call *c, int64_t begin, int64_t end) {
   }
 }
 
+// Queries, keys and values are independent of each other, and heads are turned in place.
+static zm_status device(const zmi_call *c, zmi_device_code *code) {
+  const qkv_attrs *a = c->attrs;
+  const zmi_type *x = &c->in[X]->type;
+  const int64_t rows = x->shape[0];
+  zmi_gpu_matrix m[PARTS];
+  zmi_device_rows in[PARTS];
+  for (int i = 0; i < PARTS; i++) m[i] = zmi_device_matrix(c, &a->m[i], W + i, BIAS + i);
+  zm_status status = zmi_device_forms(code, zmi_device_rows_of(zmi_gpu_at(c->src[X]), rows, a->m[0].k, x->dtype), PARTS,
+                                      (const zmi_gpu_matrix *[]){&m[0], &m[1], &m[2]}, in);
+  for (int i = 0; i < PARTS && status == ZM_OK; i++) {
+    status = zmi_device_dot(code, &m[i], &in[i], 0, 1, zmi_gpu_at(c->dst[i]), x->dtype, i ? ZMI_GPU_TOGETHER : 0);
+  }
+  for (int i = 0, first = 1; i < 2 && status == ZM_OK; i++) {
+    if (!head_rows(c, i)) continue;
+    const bool normed = has(c, NORM + i), turned = has(c, COSINE);
+    status = zmi_device_rotate(code,
+                               &(zmi_gpu_rotate){.x = zmi_gpu_at(c->dst[i]),
+                                                 .norm = normed ? zmi_gpu_at(c->src[NORM + i]) : 0,
+                                                 .cosine = turned ? zmi_gpu_at(c->src[COSINE]) : 0,
+                                                 .sine = turned ? zmi_gpu_at(c->src[SINE]) : 0,
+                                                 .out = zmi_gpu_at(c->dst[i]),
+                                                 .x_stride = a->m[i].n,
+                                                 .rows = (int)rows,
+                                                 .heads = (int)(a->m[i].n / a->dim),
+                                                 .dim = (int)a->dim,
+                                                 .pairs = turned ? (int)c->in[COSINE]->type.shape[1] : 0,
+                                                 .traditional = a->traditional != 0,
+                                                 .dtype = zmi_gpu_dtype_of(x->dtype),
+                                                 .norm_dtype = normed ? zmi_gpu_dtype_of(c->in[NORM + i]->type.dtype) : 0,
+                                                 .eps = (float)a->eps[i]},
+                               first ? 0 : ZMI_GPU_TOGETHER);
+    first = 0;
+  }
+  return status;
+}
+
 const zmi_op zmi_op_fused_qkv = {
     .name = "fused_qkv",
     .operands = "x q k v q_bias? k_bias? v_bias? q_norm? k_norm? cosine? sine?",
@@ -189,6 +226,7 @@ const zmi_op zmi_op_fused_qkv = {
     .flags = ZMI_OP_HIDDEN,
     .infer = infer,
     .scratch = scratch,
+    .device = device,
     .stages = {{x_tiles, x_run}, {dot_tiles, dot_run}, {head_tiles, head_run}},
 };
 

@@ -63,6 +63,22 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
   }
 }
 
+static zm_status device(const zmi_call *c, zmi_device_code *code) {
+  const zmi_type *x = &c->in[A]->type;
+  return zmi_device_norm(code,
+                         &(zmi_gpu_norm){.x = zmi_gpu_at(c->src[A]),
+                                         .add = zmi_gpu_at(c->src[B]),
+                                         .weight = zmi_gpu_at(c->src[WEIGHT]),
+                                         .sum = zmi_gpu_at(c->dst[0]),
+                                         .out = zmi_gpu_at(c->dst[1]),
+                                         .rows = (int)x->shape[0],
+                                         .n = (int)x->shape[1],
+                                         .dtype = zmi_gpu_dtype_of(x->dtype),
+                                         .weight_dtype = zmi_gpu_dtype_of(c->in[WEIGHT]->type.dtype),
+                                         .eps = (float)((const norm_attrs *)c->attrs)->eps},
+                         0);
+}
+
 const zmi_op zmi_op_fused_residual_norm = {
     .name = "fused_residual_norm",
     .operands = "a b weight",
@@ -71,6 +87,7 @@ const zmi_op zmi_op_fused_residual_norm = {
     .flags = ZMI_OP_HIDDEN,
     .infer = infer,
     .scratch = scratch,
+    .device = device,
     .stages = {{tiles, run}},
 };
 

@@ -184,6 +184,45 @@ static void out_run(const zmi_call *c, int64_t begin, int64_t end) {
   zmi_dense_run(v.kn, &w, &rows, c->dst[0], (size_t)w.n * zm_dtype_size(v.dtype), v.dtype, begin, end);
 }
 
+static zm_status device(const zmi_call *c, zmi_device_code *code) {
+  const conv_attrs *a = c->attrs;
+  const zmi_type *x = &c->in[X]->type;
+  const int64_t rows = x->shape[0], channels = a->in.n / PARTS;
+  const size_t bytes = (size_t)(rows * channels) * zm_dtype_size(x->dtype);
+  const zmi_gpu_matrix first = zmi_device_matrix(c, &a->in, IN, IN_BIAS), last = zmi_device_matrix(c, &a->out, OUT, OUT_BIAS);
+  const zmi_gpu_address parts = zmi_device_scratch(code, PARTS * bytes), y = zmi_device_scratch(code, bytes);
+  const bool bias = c->nin > CONV_BIAS && c->in[CONV_BIAS];
+  zmi_device_rows in = zmi_device_rows_of(zmi_gpu_at(c->src[X]), rows, a->in.k, x->dtype);
+  zm_status status = zmi_device_ready(code, &first, &in, 0);
+  if (status == ZM_OK) status = zmi_device_dot(code, &first, &in, 0, 1, parts, x->dtype, 0);
+  if (status == ZM_OK) {
+    status = zmi_device_conv(code,
+                             &(zmi_gpu_conv){.x = parts,
+                                             .weight = zmi_gpu_at(c->src[CONV]),
+                                             .bias = bias ? zmi_gpu_at(c->src[CONV_BIAS]) : 0,
+                                             .state = zmi_gpu_at(c->dst[1]),
+                                             .position = zmi_gpu_at(c->src[POSITION]),
+                                             .sequence = zmi_gpu_at(c->src[SEQUENCE]),
+                                             .y = y,
+                                             .x_stride = a->in.n,
+                                             .rows = (int)rows,
+                                             .channels = (int)channels,
+                                             .taps = (int)c->in[CONV]->type.shape[1],
+                                             .sequences = (int)c->in[STATE]->type.shape[0],
+                                             .parts = PARTS,
+                                             .first = (int)a->first,
+                                             .second = (int)a->second,
+                                             .gate = (int)a->gate,
+                                             .dtype = zmi_gpu_dtype_of(x->dtype),
+                                             .weight_dtype = zmi_gpu_dtype_of(c->in[CONV]->type.dtype),
+                                             .bias_dtype = bias ? zmi_gpu_dtype_of(c->in[CONV_BIAS]->type.dtype) : ZMI_GPU_F32},
+                             0);
+  }
+  zmi_device_rows made = zmi_device_rows_of(y, rows, channels, x->dtype);
+  if (status == ZM_OK) status = zmi_device_ready(code, &last, &made, 0);
+  return status == ZM_OK ? zmi_device_dot(code, &last, &made, 0, 1, zmi_gpu_at(c->dst[0]), x->dtype, 0) : status;
+}
+
 const zmi_op zmi_op_fused_short_conv = {
     .name = "fused_short_conv",
     .operands = "x in conv state position sequence out in_bias? conv_bias? out_bias?",
@@ -193,6 +232,7 @@ const zmi_op zmi_op_fused_short_conv = {
     .updates = {0, STATE + 1},
     .infer = infer,
     .scratch = scratch,
+    .device = device,
     .stages = {{x_tiles, x_run}, {in_tiles, in_run}, {channel_tiles, channel_run}, {made_tiles, made_run}, {out_tiles, out_run}},
 };
 

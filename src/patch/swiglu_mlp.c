@@ -123,6 +123,25 @@ static void down_run(const zmi_call *c, int64_t begin, int64_t end) {
   zmi_dense_run(m.kn, &down, &rows, c->dst[0], (size_t)down.n * zm_dtype_size(m.dtype), m.dtype, begin, end);
 }
 
+static zm_status device(const zmi_call *c, zmi_device_code *code) {
+  const mlp_attrs *a = c->attrs;
+  const zmi_type *x = &c->in[X]->type;
+  const int64_t rows = x->shape[0], width = a->gate.n;
+  const size_t bytes = (size_t)(rows * width) * zm_dtype_size(x->dtype);
+  const zmi_gpu_matrix gate = zmi_device_matrix(c, &a->gate, GATE, GATE_BIAS), up = zmi_device_matrix(c, &a->up, UP, UP_BIAS),
+                       down = zmi_device_matrix(c, &a->down, DOWN, DOWN_BIAS);
+  const zmi_gpu_address gated = zmi_device_scratch(code, bytes), raised = zmi_device_scratch(code, bytes);
+  zmi_device_rows in[2];
+  zm_status status = zmi_device_forms(code, zmi_device_rows_of(zmi_gpu_at(c->src[X]), rows, a->gate.k, x->dtype), 2,
+                                      (const zmi_gpu_matrix *[]){&gate, &up}, in);
+  if (status == ZM_OK) status = zmi_device_dot(code, &gate, &in[0], 0, 1, gated, x->dtype, 0);
+  if (status == ZM_OK) status = zmi_device_dot(code, &up, &in[1], 0, 1, raised, x->dtype, ZMI_GPU_TOGETHER);
+  if (status == ZM_OK) status = zmi_device_gated(code, gated, raised, rows, width, x->dtype);
+  zmi_device_rows act = zmi_device_rows_of(gated, rows, width, x->dtype);
+  if (status == ZM_OK) status = zmi_device_ready(code, &down, &act, 0);
+  return status == ZM_OK ? zmi_device_dot(code, &down, &act, 0, 1, zmi_gpu_at(c->dst[0]), x->dtype, 0) : status;
+}
+
 const zmi_op zmi_op_fused_swiglu_mlp = {
     .name = "fused_swiglu_mlp",
     .operands = "x gate up down gate_bias? up_bias? down_bias?",
@@ -131,6 +150,7 @@ const zmi_op zmi_op_fused_swiglu_mlp = {
     .flags = ZMI_OP_HIDDEN,
     .infer = infer,
     .scratch = scratch,
+    .device = device,
     .stages = {{x_tiles, x_run}, {gate_tiles, gate_run}, {act_tiles, act_run}, {down_tiles, down_run}},
 };
 

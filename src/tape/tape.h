@@ -73,6 +73,7 @@ typedef struct zmi_owner {
 zmi_owner *zmi_owner_retain(zmi_owner *owner); // NULL is ignored by both
 void zmi_owner_release(zmi_owner *owner);
 
+struct zmi_device_code; // instructions of a GPU being made: backend/backend.h
 struct zmi_kernels; // the CPU tier in use: backend/cpu/cpu.h
 
 // What a stage sees. Addresses are those of first elements (aligned to the element only); absent optional operands are NULL.
@@ -123,6 +124,7 @@ typedef struct zmi_op {
   bool (*view)(const void *attrs, const zmi_slot *in, const zmi_type *out, int64_t *stride, int64_t *shift);
   size_t (*scratch)(const zmi_call *c); // bytes; src/dst not yet set; NULL = none
   zmi_stage stages[ZMI_MAX_STAGES];     // ends at the first stage without run
+  zm_status (*device)(const zmi_call *c, struct zmi_device_code *code); // its instructions on a GPU; NULL: it has none
   void (*prepare)(const zmi_call *c);   // before each play, on the thread that plays: compiles what pays; NULL = nothing
   // Of ops whose instructions need an owner: finds it for an instruction read from text. NULL with a message.
   zmi_owner *(*find_owner)(const struct zmi_op *op, const void *attrs, int nin, const zmi_type *in);

@@ -386,6 +386,7 @@ const zmi_op zmi_op_attention = {
                 "then rounded once.",
     .infer = infer,
     .scratch = scratch,
+    .device = zmi_attention_device,
     .stages = {{tiles, run}, {finish_tiles, finish_run}},
     .rules = &rules,
 };

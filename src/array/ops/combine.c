@@ -88,6 +88,7 @@ const zmi_op zmi_op_combine = {
     .operands = "y weights",
     .rounding = "fma in float32 over the slots in their order, starting from 0; rounded once to the dtype of y.",
     .infer = infer,
+    .device = zmi_combine_device,
     .stages = {{tiles, run}},
     .rules = &rules,
 };

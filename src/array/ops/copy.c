@@ -1,4 +1,5 @@
 // copy: the elements of a strided operand in row-major order. Lowering puts it where an op or an output needs contiguous memory.
+#include "array/kernels.h"
 #include "array/ops/ops.h"
 
 #include <string.h>
@@ -112,6 +113,7 @@ const zmi_op zmi_op_copy = {.name = "copy",
                             .rounding = "exact",
                             .flags = ZMI_OP_STRIDED,
                             .infer = copy_infer,
+                            .device = zmi_copy_device,
                             .stages = {{copy_tiles, copy_run}},
                             .rules = &copy_rules};
 

@@ -144,6 +144,7 @@ static zm_status infer(const zmi_elementwise *r, int nin, const zmi_type *in, in
                                 .rounding = text,                                                                                          \
                                 .flags = ZMI_OP_STRIDED,                                                                                   \
                                 .infer = word##_infer,                                                                                     \
+                                .device = zmi_element_device,                                                                              \
                                 .stages = {{zmi_element_tiles, word##_run}},                                                               \
                                 .rules = &zmi_rules_##word};
 ZMI_ELEMENTWISE_LIST(X)

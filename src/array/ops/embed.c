@@ -80,6 +80,7 @@ const zmi_op zmi_op_embed = {
                 "range gives zeros.",
     .infer = infer,
     .scratch = scratch,
+    .device = zmi_embed_device,
     .stages = {{tiles, run}},
     .rules = &rules,
 };

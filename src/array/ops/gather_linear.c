@@ -116,6 +116,7 @@ const zmi_op zmi_op_gather_linear = {
     .rounding = "As linear, with the matrix of the chosen expert; an expert out of range gives zeros.",
     .infer = infer,
     .scratch = scratch,
+    .device = zmi_gather_linear_device,
     .stages = {{ready_tiles, ready_run}, {dot_tiles, dot_run}},
     .rules = &rules,
 };

@@ -129,6 +129,7 @@ const zmi_op zmi_op_write_keys = {
     .rounding = "Nothing is rounded. Rows whose position or sequence is out of range are not written.",
     .updates = {1},
     .infer = infer_keys,
+    .device = zmi_write_keys_device,
     .stages = {{tiles, run_keys}},
     .rules = &rules,
 };
@@ -139,6 +140,7 @@ const zmi_op zmi_op_write_values = {
     .rounding = "Nothing is rounded. Rows whose position or sequence is out of range are not written.",
     .updates = {1},
     .infer = infer_values,
+    .device = zmi_write_values_device,
     .stages = {{tiles, run_values}},
     .rules = &rules,
 };

@@ -95,6 +95,7 @@ const zmi_op zmi_op_linear = {
     .rounding = "The dot product in order A and the bias are added in float32; the sum is rounded once to the dtype of x.",
     .infer = infer,
     .scratch = scratch,
+    .device = zmi_linear_device,
     .stages = {{ready_tiles, ready_run}, {dot_tiles, dot_run}},
     .rules = &rules,
 };

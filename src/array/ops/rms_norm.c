@@ -92,6 +92,7 @@ const zmi_op zmi_op_rms_norm = {
         "x * (1 / sqrt(mean(x^2) + eps)) * weight in float32, the sum of squares in the lane order; rounded once to the dtype of x.",
     .infer = infer,
     .scratch = scratch,
+    .device = zmi_rms_norm_device,
     .stages = {{tiles, run}},
     .rules = &rules,
 };

@@ -90,6 +90,7 @@ const zmi_op zmi_op_rope = {
     .fields = fields,
     .rounding = "Each pair (a, b) becomes (a cos - b sin, a sin + b cos) in float32 and is rounded once to the dtype of x.",
     .infer = infer,
+    .device = zmi_rope_device,
     .stages = {{tiles, run}},
     .rules = &rules,
 };

@@ -59,6 +59,7 @@ const zmi_op zmi_op_rope_table = {
     .operands = "positions inv_freq",
     .rounding = "position * inv_freq, cosine and sine in double, each rounded once to float32; an angle of 2^30 or more gives NaN.",
     .infer = infer,
+    .device = zmi_rope_table_device,
     .stages = {{tiles, run}},
     .rules = &rules,
 };

@@ -231,6 +231,7 @@ const zmi_op zmi_op_route = {
                 "the chosen p (in falling order of score), the quotient and the product with the scale in float32, rounded once.",
     .infer = infer,
     .scratch = scratch,
+    .device = zmi_route_device,
     .stages = {{tiles, run}},
     .rules = &rules,
 };

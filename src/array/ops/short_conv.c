@@ -249,6 +249,7 @@ const zmi_op zmi_op_short_conv = {
     .rounding = "fma in float32 over the taps from the oldest to the newest, starting from the bias or 0; rounded once to the dtype of x.",
     .updates = {0, STATE + 1},
     .infer = infer,
+    .device = zmi_short_conv_device,
     .stages = {{tiles, run}},
     .rules = &rules,
 };

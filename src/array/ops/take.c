@@ -1,4 +1,5 @@
 // take: rows of an array chosen by integer indices. An index out of range gives zeros.
+#include "array/kernels.h"
 #include "array/ops/ops.h"
 
 #include <string.h>
@@ -144,6 +145,7 @@ const zmi_op zmi_op_take = {.name = "take",
                             .operands = "x indices",
                             .rounding = "exact; zeros for an index out of range",
                             .infer = take_infer,
+                            .device = zmi_take_device,
                             .stages = {{take_tiles, take_run}},
                             .rules = &take_rules};
 

@@ -3,7 +3,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
-#include "kernel/cache.h"
+#include "base/base.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -1,5 +1,5 @@
 // SHA-256 (FIPS 180-4): names of cache entries and their checksums.
-#include "kernel/cache.h"
+#include "base/base.h"
 
 #include <string.h>
 

@@ -1,0 +1,79 @@
+// Device code: compiled by NVRTC for the device at hand, kept in the disk cache under the hash of everything that went into it.
+#include "backend/cuda/cuda.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { NAME_BYTES = 96, OPTIONS = 7 };
+
+// Of arithmetic: denormals are zeros, nothing is contracted, quotients and roots are IEEE (docs/numerics.md).
+static void options_of(const zmi_cuda *d, char card[32], const char *options[OPTIONS]) {
+  snprintf(card, 32, "--gpu-architecture=sm_%d%d%s", d->major, d->minor, d->major == 9 && d->minor == 0 ? "a" : "");
+  const char *const all[OPTIONS] = {card, "-ftz=true", "-fmad=false", "-prec-div=true", "-prec-sqrt=true", "-std=c++17", "-w"};
+  memcpy(options, all, sizeof all);
+}
+
+static void entry_name(const char *const *options, int version, char name[NAME_BYTES]) {
+  zmi_sha256 h;
+  uint8_t digest[32];
+  zmi_sha256_start(&h);
+  zmi_sha256_add(&h, zmi_gpu_text, strlen(zmi_gpu_text));
+  for (int i = 0; i < OPTIONS; i++) zmi_sha256_add(&h, options[i], strlen(options[i]) + 1);
+  zmi_sha256_add(&h, &version, sizeof version);
+  zmi_sha256_end(&h, digest);
+  int at = snprintf(name, NAME_BYTES, "cuda-");
+  for (int i = 0; i < 16; i++) at += snprintf(name + at, NAME_BYTES - (size_t)at, "%02x", digest[i]);
+  snprintf(name + at, NAME_BYTES - (size_t)at, ".cubin");
+}
+
+// The first lines of what the compiler says.
+static zm_status compiler_failed(const zmi_nvrtc *n, nvrtc_program program, const char *card) {
+  size_t size = 0;
+  char *words = n->log_size(program, &size) == 0 && size ? zmi_calloc(1, size + 1) : NULL;
+  if (words) n->log_text(program, words);
+  zm_status status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: NVRTC cannot compile the device code with %s: %.400s", card,
+                              words && *words ? words : "it gives no reason");
+  zmi_free(words);
+  return status;
+}
+
+static zm_status build(const zmi_nvrtc *n, const char *const *options, char **image, size_t *size) {
+  nvrtc_program program = NULL;
+  if (n->create(&program, zmi_gpu_text, "zmlx.cu", 0, NULL, NULL)) return zmi_fail(ZM_ERROR_MEMORY, "device cuda: NVRTC does not start");
+  zm_status status = n->compile(program, OPTIONS, options) ? compiler_failed(n, program, options[0]) : ZM_OK;
+  if (status == ZM_OK && (n->binary_size(program, size) || *size == 0))
+    status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: NVRTC gives no machine code for %s", options[0]);
+  if (status == ZM_OK && !(*image = zmi_malloc(*size))) status = ZM_ERROR_MEMORY;
+  if (status == ZM_OK && n->binary(program, *image)) status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: NVRTC gives no machine code");
+  n->destroy(&program);
+  return status;
+}
+
+zm_status zmi_device_compile(zmi_cuda *d, zm_progress_fn progress, void *user, char **image) {
+  char card[32], name[NAME_BYTES], what[160];
+  const char *options[OPTIONS];
+  int major = 0, minor = 0;
+  size_t size = 0;
+  zmi_cache cache;
+  *image = NULL;
+  options_of(d, card, options);
+  const zmi_nvrtc *n = zmi_nvrtc_find();
+  if (!n) return zm_last_status();
+  n->version(&major, &minor);
+  entry_name(options, major * 1000 + minor, name);
+  zmi_cache_open(&cache);
+  *image = zmi_cache_read(&cache, name, &size);
+  zm_status status = ZM_OK;
+  if (!*image) {
+    snprintf(what, sizeof what, "compiling for %.80s (once)", d->name);
+    if (progress && !progress(user, what, 0, 1)) status = zmi_fail(ZM_ERROR_CANCELLED, "compiling device code was cancelled");
+    if (status == ZM_OK) status = build(n, options, image, &size);
+    if (status == ZM_OK) zmi_cache_put(&cache, name, *image, size); // without a folder it is compiled each time
+    if (status == ZM_OK && progress) progress(user, what, 1, 1);
+  }
+  zmi_cache_close(&cache);
+  if (status == ZM_OK) return ZM_OK;
+  zmi_free(*image);
+  *image = NULL;
+  return status;
+}

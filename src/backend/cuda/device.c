@@ -1,0 +1,213 @@
+// A GPU in use: context, device code, memory, and the weights that were uploaded to it.
+#include "backend/cuda/cuda.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { STAGING = 64 << 20 };
+
+// ---- failures ----
+
+zm_status zmi_device_check(zmi_cuda *d, cu_result result, const char *doing) {
+  char text[160];
+  if (result == 0) return ZM_OK;
+  zmi_cuda_words(d->cu, result, text);
+  if (result == CU_OUT_OF_MEMORY) {
+    size_t left = 0, total = 0;
+    d->cu->memory_info(&left, &total);
+    return zmi_fail(ZM_ERROR_MEMORY, "device cuda: %s: the GPU's memory is full (%.2f of %.2f GB are left): ask for a smaller context, or free it", doing,
+                    (double)left / 1e9, (double)total / 1e9);
+  }
+  if (result >= CU_ILLEGAL_ADDRESS) d->broken = ZM_ERROR_DEVICE; // the context does not survive these
+  return zmi_fail(ZM_ERROR_DEVICE, "device cuda: %s: %s", doing, text);
+}
+
+// ---- opening ----
+
+static zm_status attributes(zmi_cuda *d) {
+  int shared = 0, mode = 0;
+  cu_device device = d->index;
+  const struct {
+    int attribute, *to;
+  } wanted[] = {{CU_ATTRIBUTE_MAJOR, &d->major},
+                {CU_ATTRIBUTE_MINOR, &d->minor},
+                {CU_ATTRIBUTE_PROCESSORS, &d->processors},
+                {CU_ATTRIBUTE_SHARED, &shared},
+                {CU_ATTRIBUTE_MODE, &mode}};
+  cu_result r = d->cu->device_name(d->name, (int)sizeof d->name, device);
+  for (size_t i = 0; i < ZMI_COUNT(wanted) && !r; i++) r = d->cu->device_attribute(wanted[i].to, wanted[i].attribute, device);
+  d->shared = (size_t)shared;
+  zm_status status = zmi_device_check(d, r, "asking what the GPU is");
+  if (status == ZM_OK && d->major < 8) {
+    status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: %s is of compute capability %d.%d; 8.0 or newer is needed, or --device cpu", d->name,
+                      d->major, d->minor);
+  }
+  return status;
+}
+
+static zm_status load_code(zmi_cuda *d, zm_progress_fn progress, void *user) {
+  static const char *const names[ZMI_GPU_KINDS] = {NULL,     "embed", "norm", "digits", "dot",     "elements", "angles", "rotate",
+                                                   "write",  "attend", "join", "route",  "combine", "conv",     "take",   "copy"};
+  char *image = NULL;
+  zm_status status = zmi_device_compile(d, progress, user, &image);
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->module_load(&d->module, image), "loading device code");
+  zmi_free(image);
+  for (int i = 1; i < ZMI_GPU_KINDS && status == ZM_OK; i++) {
+    char name[64];
+    snprintf(name, sizeof name, "zmi_gpu_step_%s", names[i]);
+    status = zmi_device_check(d, d->cu->module_function(&d->step[i], d->module, name), name);
+    if (status == ZM_OK) status = zmi_device_check(d, d->cu->function_set(d->step[i], CU_FUNCTION_SHARED, (int)d->shared), name);
+  }
+  return status;
+}
+
+static zm_status open_device(zmi_cuda *d, zm_progress_fn progress, void *user) {
+  int count = 0;
+  zm_status status = zmi_device_check(d, d->cu->device_count(&count), "counting GPUs");
+  if (status == ZM_OK && count < 1) status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: the NVIDIA driver finds no GPU; use --device cpu");
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->device_get(&d->index, 0), "taking GPU 0");
+  if (status == ZM_OK) status = attributes(d);
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->context_retain(&d->context, d->index), "taking GPU 0 (is it in use by somebody?)");
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->context_set(d->context), "taking GPU 0");
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->stream_create(&d->stream, CU_STREAM_NON_BLOCKING), "making a stream");
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->host_alloc(&d->staging, STAGING, 0), "getting memory for transfers");
+  for (int i = 0; i < 2 && status == ZM_OK; i++) {
+    status = zmi_device_check(d, d->cu->event_create(&d->staged[i], CU_EVENT_NO_TIMING), "making an event");
+  }
+  return status == ZM_OK ? load_code(d, progress, user) : status;
+}
+
+zmi_cuda *zmi_device_open(zm_progress_fn progress, void *user) {
+  const zmi_cuda_driver *cu = zmi_cuda_driver_find();
+  zmi_cuda *d = cu ? zmi_calloc(1, sizeof *d) : NULL;
+  if (!d) return NULL;
+  d->cu = cu;
+  d->staging_bytes = STAGING;
+  if (open_device(d, progress, user) == ZM_OK) return d;
+  zmi_device_close(d);
+  return NULL;
+}
+
+void zmi_device_close(zmi_cuda *d) {
+  if (!d) return;
+  if (d->context) {
+    d->cu->context_set(d->context);
+    for (size_t i = 0; i < d->resident_count; i++) d->cu->memory_free(d->residents[i].at);
+    if (d->module) d->cu->module_unload(d->module);
+    if (d->staging) d->cu->host_free(d->staging);
+    for (int i = 0; i < 2; i++) {
+      if (d->staged[i]) d->cu->event_destroy(d->staged[i]);
+    }
+    if (d->stream) d->cu->stream_destroy(d->stream);
+    d->cu->context_release(d->index);
+  }
+  zmi_free(d->residents);
+  zmi_free(d);
+}
+
+void zmi_device_look(zmi_device_facts *facts) {
+  *facts = (zmi_device_facts){0};
+  zmi_cuda d = {.cu = zmi_cuda_driver_find()};
+  size_t total = 0;
+  int count = 0;
+  zm_status status = d.cu ? ZM_OK : zm_last_status();
+  if (status == ZM_OK) status = zmi_device_check(&d, d.cu->device_count(&count), "counting GPUs");
+  if (status == ZM_OK && count < 1) status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: the NVIDIA driver finds no GPU");
+  if (status == ZM_OK) status = zmi_device_check(&d, d.cu->device_get(&d.index, 0), "looking at GPU 0");
+  if (status == ZM_OK) status = attributes(&d);
+  if (status == ZM_OK) status = zmi_device_check(&d, d.cu->device_memory(&total, d.index), "asking for its memory");
+  if (status == ZM_OK && !zmi_nvrtc_find()) status = zm_last_status();
+  facts->usable = status == ZM_OK;
+  if (d.cu) d.cu->driver_version(&facts->driver);
+  if (status != ZM_OK) snprintf(facts->why, sizeof facts->why, "%s", zm_last_error());
+  snprintf(facts->name, sizeof facts->name, "%s", d.name);
+  facts->major = d.major;
+  facts->minor = d.minor;
+  facts->processors = d.processors;
+  facts->memory = total;
+  zmi_error_clear();
+}
+
+// ---- memory ----
+
+static zm_status ready(zmi_cuda *d) {
+  if (d->broken) return zmi_fail(d->broken, "device cuda: an earlier failure made the GPU's context useless: open the model again");
+  return zmi_device_check(d, d->cu->context_set(d->context), "taking the GPU");
+}
+
+zm_status zmi_device_alloc(zmi_cuda *d, size_t bytes, const char *what, zmi_gpu_address *at) {
+  char doing[128];
+  *at = 0;
+  snprintf(doing, sizeof doing, "%.2f GB for %.60s", (double)bytes / 1e9, what);
+  zm_status status = ready(d);
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->memory_alloc(at, bytes ? bytes : 1), doing);
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->clear(*at, 0, bytes ? bytes : 1, d->stream), doing);
+  return status;
+}
+
+void zmi_device_free(zmi_cuda *d, zmi_gpu_address at) {
+  if (!d || !at) return;
+  d->cu->context_set(d->context);
+  d->cu->memory_free(at);
+}
+
+zm_status zmi_device_upload(zmi_cuda *d, zmi_gpu_address to, const void *from, size_t bytes) {
+  zm_status status = ready(d);
+  // Two halves of the pinned memory in turn: one is filled while the other travels.
+  const size_t half = d->staging_bytes / 2;
+  for (size_t done = 0, i = 0; done < bytes && status == ZM_OK; i++) {
+    size_t n = ZMI_MIN(half, bytes - done);
+    char *stage = (char *)d->staging + (i % 2) * half;
+    status = zmi_device_check(d, d->cu->event_wait(d->staged[i % 2]), "writing to the GPU");
+    if (status != ZM_OK) break;
+    memcpy(stage, (const char *)from + done, n);
+    status = zmi_device_check(d, d->cu->upload(to + done, stage, n, d->stream), "writing to the GPU");
+    if (status == ZM_OK) status = zmi_device_check(d, d->cu->event_record(d->staged[i % 2], d->stream), "writing to the GPU");
+    done += n;
+  }
+  return status == ZM_OK ? zmi_device_check(d, d->cu->stream_wait(d->stream), "writing to the GPU") : status;
+}
+
+zm_status zmi_device_download(zmi_cuda *d, void *to, zmi_gpu_address from, size_t bytes) {
+  zm_status status = ready(d);
+  for (size_t done = 0; done < bytes && status == ZM_OK;) {
+    size_t n = ZMI_MIN(d->staging_bytes, bytes - done);
+    status = zmi_device_check(d, d->cu->download(d->staging, from + done, n, d->stream), "reading from the GPU");
+    if (status == ZM_OK) status = zmi_device_check(d, d->cu->stream_wait(d->stream), "reading from the GPU");
+    if (status == ZM_OK) memcpy((char *)to + done, d->staging, n);
+    done += n;
+  }
+  return status;
+}
+
+zm_status zmi_device_copy(zmi_cuda *d, zmi_gpu_address to, zmi_gpu_address from, size_t bytes) {
+  zm_status status = ready(d);
+  if (status == ZM_OK && bytes) status = zmi_device_check(d, d->cu->copy(to, from, bytes, d->stream), "copying on the GPU");
+  return status == ZM_OK ? zmi_device_check(d, d->cu->stream_wait(d->stream), "copying on the GPU") : status;
+}
+
+zm_status zmi_device_resident(zmi_cuda *d, const void *host, size_t bytes, zmi_gpu_address *at) {
+  size_t first = 0, last = d->resident_count;
+  while (first < last) {
+    size_t middle = (first + last) / 2;
+    if ((uintptr_t)d->residents[middle].host < (uintptr_t)host)
+      first = middle + 1;
+    else
+      last = middle;
+  }
+  if (first < d->resident_count && d->residents[first].host == host && d->residents[first].bytes >= bytes) {
+    *at = d->residents[first].at;
+    return ZM_OK;
+  }
+  if (!ZMI_GROW(d->residents, d->resident_capacity, d->resident_count + 1)) return ZM_ERROR_MEMORY;
+  zm_status status = zmi_device_alloc(d, bytes, "weights", at);
+  if (status == ZM_OK) status = zmi_device_upload(d, *at, host, bytes);
+  if (status != ZM_OK) {
+    zmi_device_free(d, *at);
+    return status;
+  }
+  memmove(&d->residents[first + 1], &d->residents[first], (d->resident_count - first) * sizeof *d->residents);
+  d->residents[first] = (zmi_resident){host, bytes, *at};
+  d->resident_count++;
+  return ZM_OK;
+}

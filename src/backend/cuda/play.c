@@ -1,0 +1,339 @@
+// Plays tapes on a GPU: instructions of the device made once from the tape's ops, then played by an executor: a launch for each (stream), or
+// the same launches captured once (graph). Which executor plays never changes a bit.
+#include "backend/cuda/cuda.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const char *const zmi_executor_words[] = {"auto", "stream", "graph", "persistent", NULL};
+
+// Scratch of neighbouring ops of a tape lies apart, so that ops that do not depend on each other do not meet there either.
+enum { SCRATCH_TURNS = 2, ALIGN = 256 };
+
+struct zmi_device_code {
+  zmi_gpu_instruction *all;
+  size_t count, capacity;
+  zmi_gpu_address scratch; // of the turn at hand
+  size_t used, needed;     // bytes of it: of this op, the most of any
+  int of_instr, added;     // added: of this op
+  zm_status status;
+};
+
+typedef struct transfer {
+  void *host;
+  zmi_gpu_address at;
+  size_t bytes;
+} transfer;
+
+struct zmi_device_player {
+  zmi_cuda *device;
+  zmi_tape *tape;
+  zmi_executor executor;
+  zmi_device_code code;
+  zmi_gpu_address *slots; // of each slot of the tape: its first element
+  zmi_gpu_address arena, scratch, inputs, instructions;
+  size_t scratch_bytes;
+  transfer *in, *out; // each play
+  size_t in_count, out_count;
+  char *pinned; // what `in` and `out` go through, in their order
+  cu_graph_exec graph;
+};
+
+// ---- making instructions ----
+
+void zmi_device_add(zmi_device_code *code, const zmi_gpu_instruction *in, int flags) {
+  if (code->status != ZM_OK || in->tiles <= 0) return;
+  if (!ZMI_GROW(code->all, code->capacity, code->count + 1)) {
+    code->status = ZM_ERROR_MEMORY;
+    return;
+  }
+  zmi_gpu_instruction *to = &code->all[code->count++];
+  *to = *in;
+  to->of_instr = code->of_instr;
+  to->barrier = code->added++ == 0 || !(flags & ZMI_GPU_TOGETHER);
+}
+
+zmi_gpu_address zmi_device_scratch(zmi_device_code *code, size_t bytes) {
+  const zmi_gpu_address at = code->scratch + code->used;
+  if (bytes > SIZE_MAX / 4 - code->used) {
+    code->status = zmi_fail(ZM_ERROR_MEMORY, "device cuda: an instruction needs more memory than can be addressed");
+    return 0;
+  }
+  code->used += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+  code->needed = ZMI_MAX(code->needed, code->used);
+  return at;
+}
+
+static void bind_call(zmi_call *c, const zmi_device_player *p, const zmi_instr *in) {
+  *c = (zmi_call){.op = in->op, .attrs = in->attrs.bytes, .owner = in->owner, .nin = in->nin, .nout = in->nout};
+  for (int i = 0; i < in->nin; i++) {
+    if (in->in[i] < 0) continue;
+    c->in[i] = &p->tape->slots[in->in[i]];
+    c->src[i] = (const void *)(uintptr_t)p->slots[in->in[i]];
+  }
+  for (int o = 0; o < in->nout; o++) {
+    c->out[o] = &p->tape->slots[in->out[o]];
+    c->dst[o] = (void *)(uintptr_t)p->slots[in->out[o]];
+  }
+}
+
+static bool computes(const zmi_instr *in, const zmi_tape *t) {
+  for (int o = 0; o < in->nout; o++) {
+    if (zmi_type_count(&t->slots[in->out[o]].type) > 0) return true;
+  }
+  return false;
+}
+
+// All instructions, with scratch at p->scratch (at first 0: to find out how much is needed).
+static zm_status make_code(zmi_device_player *p) {
+  zmi_device_code *code = &p->code;
+  code->count = 0;
+  for (size_t i = 0; i < p->tape->instr_count; i++) {
+    const zmi_instr *in = &p->tape->instrs[i];
+    zmi_call c;
+    if (!computes(in, p->tape)) continue;
+    if (!in->op->device) {
+      return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: operation %s does not run on a GPU yet (%s); use --device cpu", in->op->name,
+                      in->label ? in->label : "no place in a model");
+    }
+    bind_call(&c, p, in);
+    code->of_instr = (int)i;
+    code->added = 0;
+    code->used = 0;
+    code->scratch = p->scratch + i % SCRATCH_TURNS * p->scratch_bytes;
+    zm_status status = in->op->device(&c, code);
+    if (status == ZM_OK) status = code->status;
+    if (status != ZM_OK) return zmi_fail_within("%s", in->label ? in->label : in->op->name);
+  }
+  for (size_t i = 0; i < code->count; i++) {
+    if ((size_t)code->all[i].shared > p->device->shared)
+      return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: an instruction needs %d bytes of shared memory, this GPU has %zu", code->all[i].shared,
+                      p->device->shared);
+  }
+  return ZM_OK;
+}
+
+// ---- memory ----
+
+static zm_status bind_slot(zmi_device_player *p, size_t i, size_t *input) {
+  zmi_slot *s = &p->tape->slots[i];
+  switch (s->kind) {
+    case ZMI_SLOT_TEMP:
+    case ZMI_SLOT_OUTPUT: p->slots[i] = p->arena + s->offset; break;
+    case ZMI_SLOT_WEIGHT: return s->bytes ? zmi_device_resident(p->device, s->data, s->bytes, &p->slots[i]) : ZM_OK;
+    case ZMI_SLOT_STATE: p->slots[i] = zmi_gpu_at(s->data); break;
+    case ZMI_SLOT_INPUT:
+      p->slots[i] = p->inputs + *input;
+      *input += (s->bytes + ALIGN - 1) / ALIGN * ALIGN;
+      break;
+    case ZMI_SLOT_VIEW: break;
+  }
+  return ZM_OK;
+}
+
+static zm_status add_transfer(transfer **all, size_t *count, void *host, zmi_gpu_address at, size_t bytes) {
+  size_t capacity = *count;
+  if (!ZMI_GROW(*all, capacity, *count + 1)) return ZM_ERROR_MEMORY;
+  (*all)[(*count)++] = (transfer){host, at, bytes};
+  return ZM_OK;
+}
+
+static zm_status bind_slots(zmi_device_player *p) {
+  const zmi_tape *t = p->tape;
+  size_t inputs = 0, at = 0;
+  for (size_t i = 0; i < t->slot_count; i++) {
+    if (t->slots[i].kind == ZMI_SLOT_INPUT) inputs += (t->slots[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+  }
+  zm_status status = zmi_device_alloc(p->device, t->arena_bytes, "results in between", &p->arena);
+  if (status == ZM_OK) status = zmi_device_alloc(p->device, inputs, "inputs", &p->inputs);
+  for (size_t i = 0; i < t->slot_count && status == ZM_OK; i++) status = bind_slot(p, i, &at);
+  for (size_t i = 0; i < t->slot_count && status == ZM_OK; i++) {
+    const zmi_slot *s = &t->slots[i];
+    if (s->kind == ZMI_SLOT_VIEW)
+      p->slots[i] = p->slots[s->base] + (zmi_gpu_address)(s->shift * (int64_t)zm_dtype_size(s->type.dtype));
+    if (s->kind == ZMI_SLOT_INPUT) status = add_transfer(&p->in, &p->in_count, s->data, p->slots[i], s->bytes);
+    if (s->kind == ZMI_SLOT_OUTPUT) status = add_transfer(&p->out, &p->out_count, s->data, p->slots[i], s->bytes);
+  }
+  return status;
+}
+
+static size_t pinned_bytes(const zmi_device_player *p) {
+  size_t bytes = 0;
+  for (size_t i = 0; i < p->in_count; i++) bytes += (p->in[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+  for (size_t i = 0; i < p->out_count; i++) bytes += (p->out[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+  return bytes;
+}
+
+static zm_status upload_code(zmi_device_player *p) {
+  const size_t bytes = p->code.count * sizeof *p->code.all;
+  zm_status status = zmi_device_alloc(p->device, bytes, "instructions", &p->instructions);
+  return status == ZM_OK && bytes ? zmi_device_upload(p->device, p->instructions, p->code.all, bytes) : status;
+}
+
+static zm_status make_player(zmi_device_player *p) {
+  p->slots = zmi_calloc(p->tape->slot_count + 1, sizeof *p->slots);
+  zm_status status = p->slots ? bind_slots(p) : ZM_ERROR_MEMORY;
+  if (status == ZM_OK) status = make_code(p); // sizes of scratch
+  p->scratch_bytes = p->code.needed;
+  if (status == ZM_OK) status = zmi_device_alloc(p->device, p->scratch_bytes * SCRATCH_TURNS, "scratch", &p->scratch);
+  if (status == ZM_OK) status = make_code(p);
+  if (status == ZM_OK) status = upload_code(p);
+  if (status != ZM_OK) return status;
+  return zmi_device_check(p->device, p->device->cu->host_alloc((void **)&p->pinned, pinned_bytes(p) + 1, 0), "getting memory for transfers");
+}
+
+zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_executor executor) {
+  zmi_device_player *p = zmi_calloc(1, sizeof *p);
+  if (!p) return NULL;
+  p->device = d;
+  p->tape = tape;
+  p->executor = executor == ZMI_EXECUTOR_AUTO ? ZMI_EXECUTOR_GRAPH : executor;
+  if (make_player(p) == ZM_OK) return p;
+  zmi_device_player_free(p);
+  return NULL;
+}
+
+void zmi_device_player_free(zmi_device_player *p) {
+  if (!p) return;
+  const zmi_cuda_driver *cu = p->device->cu;
+  cu->context_set(p->device->context);
+  if (p->graph) cu->graph_exec_destroy(p->graph);
+  if (p->pinned) cu->host_free(p->pinned);
+  zmi_device_free(p->device, p->arena);
+  zmi_device_free(p->device, p->inputs);
+  zmi_device_free(p->device, p->scratch);
+  zmi_device_free(p->device, p->instructions);
+  zmi_free(p->code.all);
+  zmi_free(p->slots);
+  zmi_free(p->in);
+  zmi_free(p->out);
+  zmi_free(p);
+}
+
+zmi_executor zmi_device_player_executor(const zmi_device_player *p) {
+  return p->executor;
+}
+
+const zmi_gpu_instruction *zmi_device_player_code(const zmi_device_player *p, size_t *count) {
+  *count = p->code.count;
+  return p->code.all;
+}
+
+// ---- playing ----
+
+static cu_result launch(zmi_device_player *p, size_t i) {
+  zmi_cuda *d = p->device;
+  const zmi_gpu_instruction *in = &p->code.all[i];
+  cu_pointer at = p->instructions + i * sizeof *in;
+  void *arguments[] = {&at};
+  // More blocks than fit at once only wait: they take further tiles instead.
+  const unsigned blocks = (unsigned)ZMI_MIN(in->tiles, d->processors * 8);
+  return d->cu->launch(d->step[in->kind], blocks, 1, 1, ZMI_GPU_THREADS, 1, 1, (unsigned)in->shared, d->stream, arguments, NULL);
+}
+
+// Inputs, instructions, outputs: everything of a play, into the stream.
+static cu_result queue_inputs(zmi_device_player *p) {
+  cu_result r = 0;
+  char *at = p->pinned;
+  for (size_t i = 0; i < p->in_count && !r; i++) {
+    if (p->in[i].bytes) r = p->device->cu->upload(p->in[i].at, at, p->in[i].bytes, p->device->stream);
+    at += (p->in[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+  }
+  return r;
+}
+
+static cu_result queue_outputs(zmi_device_player *p) {
+  cu_result r = 0;
+  char *at = p->pinned;
+  for (size_t i = 0; i < p->in_count; i++) at += (p->in[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+  for (size_t i = 0; i < p->out_count && !r; i++) {
+    if (p->out[i].bytes) r = p->device->cu->download(at, p->out[i].at, p->out[i].bytes, p->device->stream);
+    at += (p->out[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+  }
+  return r;
+}
+
+static cu_result queue(zmi_device_player *p) {
+  cu_result r = queue_inputs(p);
+  for (size_t i = 0; i < p->code.count && !r; i++) r = launch(p, i);
+  return r ? r : queue_outputs(p);
+}
+
+static zm_status capture(zmi_device_player *p) {
+  zmi_cuda *d = p->device;
+  cu_graph graph = NULL;
+  zm_status status = zmi_device_check(d, d->cu->capture_begin(d->stream, CU_CAPTURE_LOCAL), "beginning a graph");
+  if (status != ZM_OK) return status;
+  cu_result r = queue(p), end = d->cu->capture_end(d->stream, &graph);
+  status = zmi_device_check(d, r ? r : end, "capturing a graph");
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->graph_instantiate(&p->graph, graph, 0), "making a graph");
+  if (graph) d->cu->graph_destroy(graph);
+  return status;
+}
+
+static void give_inputs(zmi_device_player *p) {
+  char *at = p->pinned;
+  for (size_t i = 0; i < p->in_count; i++) {
+    memcpy(at, p->in[i].host, p->in[i].bytes);
+    at += (p->in[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+  }
+}
+
+static void take_outputs(zmi_device_player *p) {
+  char *at = p->pinned;
+  for (size_t i = 0; i < p->in_count; i++) at += (p->in[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+  for (size_t i = 0; i < p->out_count; i++) {
+    memcpy(p->out[i].host, at, p->out[i].bytes);
+    at += (p->out[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+  }
+}
+
+static zm_status begin(zmi_device_player *p) {
+  zmi_cuda *d = p->device;
+  if (d->broken) return zmi_fail(d->broken, "device cuda: an earlier failure made the GPU's context useless: open the model again");
+  zm_status status = zmi_device_check(d, d->cu->context_set(d->context), "taking the GPU");
+  if (status == ZM_OK) give_inputs(p);
+  return status;
+}
+
+zm_status zmi_device_player_play(zmi_device_player *p) {
+  zmi_cuda *d = p->device;
+  zm_status status = begin(p);
+  if (status == ZM_OK && p->executor != ZMI_EXECUTOR_STREAM && !p->graph) status = capture(p);
+  if (status != ZM_OK) return status;
+  status = zmi_device_check(d, p->graph ? d->cu->graph_launch(p->graph, d->stream) : queue(p), "starting a step");
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->stream_wait(d->stream), "playing a step");
+  if (status == ZM_OK) take_outputs(p);
+  return status;
+}
+
+// ---- profiles ----
+
+zm_status zmi_device_player_profile(zmi_device_player *p, double *seconds) {
+  zmi_cuda *d = p->device;
+  const size_t count = p->code.count;
+  cu_event *events = zmi_calloc(count + 2, sizeof *events);
+  zm_status status = events ? begin(p) : ZM_ERROR_MEMORY;
+  cu_result r = 0;
+  for (size_t i = 0; i <= count && status == ZM_OK && !r; i++) r = d->cu->event_create(&events[i], 0);
+  if (status == ZM_OK && !r) r = queue_inputs(p);
+  for (size_t i = 0; i < count && status == ZM_OK && !r; i++) {
+    r = d->cu->event_record(events[i], d->stream);
+    if (!r) r = launch(p, i);
+  }
+  if (status == ZM_OK && !r) r = d->cu->event_record(events[count], d->stream);
+  if (status == ZM_OK && !r) r = queue_outputs(p);
+  if (status == ZM_OK && !r) r = d->cu->stream_wait(d->stream);
+  for (size_t i = 0; i < count && status == ZM_OK && !r; i++) {
+    float milliseconds = 0;
+    r = d->cu->event_elapsed(&milliseconds, events[i], events[i + 1]);
+    seconds[i] += milliseconds * 1e-3;
+  }
+  if (status == ZM_OK) status = zmi_device_check(d, r, "measuring a step");
+  if (status == ZM_OK) take_outputs(p);
+  for (size_t i = 0; events && i <= count; i++) {
+    if (events[i]) d->cu->event_destroy(events[i]);
+  }
+  zmi_free(events);
+  return status;
+}

@@ -1,0 +1,2 @@
+#include "backend/cuda/cuda.h"
+const char zmi_gpu_text[] = "";

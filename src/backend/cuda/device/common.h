@@ -1,0 +1,31 @@
+// Elements of device memory by dtype, as float32. Device text: files stand one after another, none includes another (meson.build).
+
+template <typename T> ZMI_INLINE T *zmi_gpu_at(zmi_gpu_address a) {
+  return (T *)a;
+}
+
+ZMI_INLINE int zmi_gpu_size(int dtype) {
+  return dtype == ZMI_GPU_F32 ? 4 : 2;
+}
+
+ZMI_INLINE float zmi_gpu_load(zmi_gpu_address a, int dtype, long long i) {
+  if (dtype == ZMI_GPU_F32) return zmi_gpu_at<const float>(a)[i];
+  const unsigned short v = zmi_gpu_at<const unsigned short>(a)[i];
+  return dtype == ZMI_GPU_BF16 ? zk_load_bfloat16(v) : zk_load_float16(v);
+}
+
+ZMI_INLINE void zmi_gpu_store(zmi_gpu_address a, int dtype, long long i, float x) {
+  if (dtype == ZMI_GPU_F32)
+    zmi_gpu_at<float>(a)[i] = x;
+  else
+    zmi_gpu_at<unsigned short>(a)[i] = dtype == ZMI_GPU_BF16 ? zk_store_bfloat16_float(x) : zk_store_float16_float(x);
+}
+
+// Through the dtype and back.
+ZMI_INLINE float zmi_gpu_round(float x, int dtype) {
+  return dtype == ZMI_GPU_F32 ? x : dtype == ZMI_GPU_BF16 ? zk_round_bf16(x) : zk_load_float16(zk_store_float16_float(x));
+}
+
+ZMI_INLINE float zmi_shuffle_float(float x, int lane) {
+  return zk_of_bits(zmi_shuffle(zk_bits(x), lane));
+}

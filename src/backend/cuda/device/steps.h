@@ -1,0 +1,24 @@
+// Entries: every kind of instruction as a kernel of its own, and one function that does any of them.
+
+#define ZMI_GPU_STEPS(STEP)
+
+#define ZMI_GPU_ENTRY(name, kind)                                                                                                          \
+  ZMI_KERNEL zmi_gpu_step_##name(const zmi_gpu_instruction *in) {                                                                          \
+    zmi_gpu_##name(in, zmi_block(), zmi_blocks(), zmi_shared());                                                                           \
+  }
+ZMI_GPU_STEPS(ZMI_GPU_ENTRY)
+
+#define ZMI_GPU_CASE(name, kind)                                                                                                           \
+  case kind:                                                                                                                               \
+    zmi_gpu_##name(in, worker, workers, shared);                                                                                           \
+    break;
+
+// What worker `worker` of `workers` has to do of an instruction. All threads of a block call it together.
+ZMI_DEVICE void zmi_gpu_perform(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+  switch (in->kind) {
+    ZMI_GPU_STEPS(ZMI_GPU_CASE)
+  default:
+    break;
+  }
+  (void)worker, (void)workers, (void)shared;
+}

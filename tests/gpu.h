@@ -1,0 +1,28 @@
+// Device code of the CUDA backend on the CPU: its kernels, compiled as C++ (shim/gpu_device.cc), and the machine that they run on
+// (shim/gpu_machine.cc).
+#ifndef ZMLX_TEST_GPU_H
+#define ZMLX_TEST_GPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Runs `blocks` thread blocks of 256 threads with `shared` bytes of shared memory each, which are garbage at first. Up to eight blocks are
+// there at a time, the next one starts when one ends. seed 0: blocks and threads in order; else shuffled. NULL if all threads ended, else
+// what is wrong (a divergent barrier, a wait that nothing ends); static storage. The float rule holds. One call at a time.
+enum { GPU_RESIDENT_BLOCKS = 8 };
+const char *gpu_simulate(void (*kernel)(void *), void *argument, int blocks, size_t shared, uint64_t seed);
+
+struct zmi_gpu_instruction;
+// One instruction as its own launch of `workers` blocks, or through the function that dispatches on its kind. `shared` bytes are
+// those that the instruction says.
+const char *gpu_step(const struct zmi_gpu_instruction *in, int workers, uint64_t seed);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

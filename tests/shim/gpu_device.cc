@@ -1,0 +1,97 @@
+// The text of the device as C++, in the order in which src/backend/meson.build embeds it, and kernels that probe the simulation itself.
+#include "gpu.h"
+#include "gpu_machine.h"
+
+#include "backend/prelude/numbers.h"
+
+#include "backend/prelude/functions.h"
+
+#include "backend/cuda/device/instruction.h"
+
+#include "backend/cuda/device/common.h"
+
+#include "backend/cuda/device/steps.h"
+
+// ---- one instruction ----
+
+static void gpu_perform(void *in) {
+  zmi_gpu_perform((const zmi_gpu_instruction *)in, zmi_block(), zmi_blocks(), zmi_shared());
+}
+
+#define GPU_ROW(name, kind) {kind, (void (*)(void *))(void (*)())zmi_gpu_step_##name},
+static const struct {
+  int kind;
+  void (*entry)(void *);
+} gpu_entries[] = {ZMI_GPU_STEPS(GPU_ROW){ZMI_GPU_NOTHING, gpu_perform}};
+
+extern "C" const char *gpu_step(const zmi_gpu_instruction *in, int workers, uint64_t seed) {
+  void (*entry)(void *) = gpu_perform;
+  bool known = false;
+  for (const auto &row : gpu_entries) {
+    if (row.kind != in->kind) continue;
+    known = true;
+    if (seed % 2 == 0) entry = row.entry;
+  }
+  if (!known) return "no entry for this kind of instruction";
+  return gpu_simulate(entry, (void *)in, workers, (size_t)in->shared, seed);
+}
+
+// ---- probes ----
+
+// out[block] = the sum of i over the threads' numbers, through shared memory and shuffles.
+extern "C" void gpu_probe_sum(void *out) {
+  unsigned *shared = (unsigned *)(void *)zmi_shared(), sum = (unsigned)zmi_thread();
+  for (int step = 16; step > 0; step /= 2) sum += zmi_shuffle(sum, (zmi_thread() + step) % 32);
+  if (zmi_thread() % 32 == 0) shared[zmi_thread() / 32] = sum;
+  zmi_sync();
+  if (zmi_thread() == 0) {
+    sum = 0;
+    for (int i = 0; i < 8; i++) sum += shared[i];
+    ((unsigned *)out)[zmi_block()] = sum;
+  }
+}
+
+// Block b waits until block b - 1 has counted.
+extern "C" void gpu_probe_chain(void *out) {
+  volatile unsigned *count = (volatile unsigned *)out;
+  if (zmi_thread() == 0) {
+    while (zmi_cache_load((const unsigned *)out) != (unsigned)zmi_block()) zmi_pause();
+    *count = *count + 1;
+  }
+  zmi_sync();
+}
+
+extern "C" void gpu_probe_ended(void *unused) {
+  (void)unused;
+  if (zmi_thread() == 77) return;
+  zmi_sync();
+}
+
+extern "C" void gpu_probe_divergent(void *unused) {
+  (void)unused;
+  if (zmi_thread() < 128)
+    zmi_sync();
+  else
+    zmi_sync();
+}
+
+extern "C" void gpu_probe_warp(void *unused) {
+  (void)unused;
+  if (zmi_thread() != 40) zmi_sync_warp();
+  zmi_sync();
+}
+
+extern "C" void gpu_probe_forever(void *unused) {
+  (void)unused;
+  while (zmi_thread() == 3) zmi_pause();
+}
+
+extern "C" void gpu_probe_behind(void *unused) {
+  (void)unused;
+  if (zmi_thread() == 0) zmi_shared()[64] = 1;
+}
+
+// What is in shared memory at first: it must not be zeros.
+extern "C" void gpu_probe_garbage(void *out) {
+  if (zmi_thread() == 0) *(unsigned *)out = *(unsigned *)(void *)zmi_shared();
+}

@@ -1,0 +1,69 @@
+// The names of the device's machine.h on the CPU: device code compiles as C++17 against them, so that tests compare its bits without a
+// GPU. Threads are fibers that switch where they wait (gpu_machine.cc); tests/gpu.h starts kernels.
+#ifndef ZMLX_TEST_GPU_MACHINE_H
+#define ZMLX_TEST_GPU_MACHINE_H
+
+#define ZMI_DEVICE static __attribute__((unused))
+#define ZMI_INLINE static inline __attribute__((unused))
+#define ZMI_KERNEL extern "C" void
+
+// Of the fiber that runs now.
+struct gpu_place {
+  int thread, block, blocks;
+  char *shared;
+};
+extern gpu_place *gpu_here;
+
+// `line`: a thread that waits at another line of the source than the others is divergent.
+void gpu_wait_block(int line);
+void gpu_wait_warp(int line);
+unsigned gpu_exchange(unsigned x, int lane, int line);
+void gpu_give_way();
+
+ZMI_INLINE char *zmi_shared() {
+  return gpu_here->shared;
+}
+ZMI_INLINE int zmi_thread() {
+  return gpu_here->thread;
+}
+ZMI_INLINE int zmi_block() {
+  return gpu_here->block;
+}
+ZMI_INLINE int zmi_blocks() {
+  return gpu_here->blocks;
+}
+ZMI_INLINE void zmi_sync(int line = __builtin_LINE()) {
+  gpu_wait_block(line);
+}
+ZMI_INLINE void zmi_sync_warp(int line = __builtin_LINE()) {
+  gpu_wait_warp(line);
+}
+ZMI_INLINE unsigned zmi_shuffle(unsigned x, int lane, int line = __builtin_LINE()) {
+  return gpu_exchange(x, lane, line);
+}
+// Where a thread waits for memory that another block writes: lets others run.
+ZMI_INLINE void zmi_pause() {
+  gpu_give_way();
+}
+ZMI_INLINE int zmi_dot_us(unsigned a, int b, int c) {
+  for (int i = 0; i < 32; i += 8) c += (int)(a >> i & 255u) * (signed char)(unsigned char)((unsigned)b >> i);
+  return c;
+}
+ZMI_INLINE int zmi_dot_ss(int a, int b, int c) {
+  for (int i = 0; i < 32; i += 8) c += (signed char)(unsigned char)((unsigned)a >> i) * (signed char)(unsigned char)((unsigned)b >> i);
+  return c;
+}
+ZMI_INLINE double zmi_add_double(double a, double b) {
+  return a + b;
+}
+ZMI_INLINE double zmi_multiply_double(double a, double b) {
+  return a * b;
+}
+ZMI_INLINE double zmi_fma_double(double a, double b, double c) {
+  return __builtin_fma(a, b, c);
+}
+ZMI_INLINE unsigned zmi_cache_load(const unsigned *p) {
+  return *(const volatile unsigned *)p;
+}
+
+#endif

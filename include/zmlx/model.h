@@ -25,6 +25,14 @@ typedef enum zm_activations {
                         // products with weights that are not quantized, or mxfp8
 } zm_activations;
 
+// Where steps are played. On every device, and by every executor of a GPU, results have the same bits.
+typedef enum zm_model_device { ZM_MODEL_CPU, ZM_MODEL_CUDA } zm_model_device; // ZM_MODEL_CUDA: NVIDIA GPU 0
+typedef enum zm_executor {
+  ZM_EXECUTOR_AUTO,   // what is fastest here
+  ZM_EXECUTOR_STREAM, // a launch for each instruction
+  ZM_EXECUTOR_GRAPH,  // the same launches, captured once
+} zm_executor;
+
 typedef struct zm_model_options {
   zm_dtype dtype;          // ZM_BF16 or ZM_F32: dtype of activations and caches; 0: as the checkpoint says
   int threads;             // 0: one for each CPU this process may use
@@ -34,6 +42,8 @@ typedef struct zm_model_options {
   zm_progress_fn progress; // may be NULL
   void *progress_user;
   zm_activations activations;
+  zm_model_device device;
+  zm_executor executor; // of a GPU
 } zm_model_options;
 
 // Opens the checkpoint folder `path` (config.json, *.safetensors, tokenizer.json). options may be NULL. NULL on failure.
@@ -53,6 +63,7 @@ typedef struct zm_model_info {
   int threads;
   const char *isa; // the tier in use
   zm_activations activations;
+  zm_model_device device;
 } zm_model_info;
 // m NULL: *info is all zero.
 ZM_API void zm_model_get_info(const zm_model *m, zm_model_info *info);

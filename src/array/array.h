@@ -213,6 +213,8 @@ typedef struct zmi_compile_options {
   const zmi_kernels *kernels;                         // NULL: the best tier
   zm_status (*rewrite)(void *user, zmi_graph *graph); // patterns; may be NULL
   void *user;
+  zmi_cuda *gpu;          // the device that plays it; NULL: the CPU
+  zmi_executor executor;  // of a GPU
   bool plan_only; // no arena, not playable: for printing and for memory plans
   // Results go to buffers of their own, which are handed over after a play, and INPUT slots are given addresses: nothing is copied, and
   // between plays the program holds no memory but its tape. See zmi_program_begin.
@@ -223,7 +225,8 @@ zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, siz
 void zmi_program_free(zmi_program *p);
 zmi_tape *zmi_program_tape(zmi_program *p);
 void *zmi_program_slot(zmi_program *p, const char *name); // address of an INPUT, OUTPUT or STATE slot; NULL if there is none
-void zmi_program_play(zmi_program *p, zmi_pool *pool);
+zm_status zmi_program_play(zmi_program *p, zmi_pool *pool); // fails on a GPU only
+zmi_device_player *zmi_program_gpu(zmi_program *p);         // NULL on the CPU
 zmi_player *zmi_program_player(zmi_program *p);
 // Programs that were compiled with `apart`, for each play: feed, begin, play, take, end.
 zm_status zmi_program_feed(zmi_program *p, const char *name, const void *data); // the address of an INPUT slot

@@ -9,9 +9,10 @@
 
 struct zmi_program {
   zmi_tape *tape;
-  zmi_player *player; // NULL if only planned
+  zmi_player *player; // NULL if only planned, or on a GPU
+  zmi_device_player *gpu;
   void *arena;
-  char *inputs; // memory of the INPUT slots
+  char *inputs; // memory of the INPUT slots; for a GPU, of OUTPUT slots too
   size_t input_bytes;
   // apart:
   const zmi_kernels *kernels; // NULL: not apart
@@ -277,6 +278,28 @@ static zm_status bind_memory(zmi_program *p, const zmi_kernels *kernels) {
   return p->player ? ZM_OK : ZM_ERROR_MEMORY;
 }
 
+static bool mirrored(const zmi_slot *s) {
+  return s->kind == ZMI_SLOT_INPUT || s->kind == ZMI_SLOT_OUTPUT;
+}
+
+// On a GPU the arena is the device's; the host has inputs and outputs only.
+static zm_status bind_gpu(zmi_program *p, const zmi_compile_options *options) {
+  size_t offset = 0;
+  for (size_t i = 0; i < p->tape->slot_count; i++) {
+    if (mirrored(&p->tape->slots[i])) p->input_bytes += (p->tape->slots[i].bytes + 63) / 64 * 64;
+  }
+  p->inputs = zmi_block_alloc(p->input_bytes + 64);
+  if (!p->inputs) return ZM_ERROR_MEMORY;
+  for (size_t i = 0; i < p->tape->slot_count; i++) {
+    zmi_slot *s = &p->tape->slots[i];
+    if (!mirrored(s)) continue;
+    s->data = p->inputs + offset;
+    offset += (s->bytes + 63) / 64 * 64;
+  }
+  p->gpu = zmi_device_player_new(options->gpu, p->tape, options->executor);
+  return p->gpu ? ZM_OK : zm_last_status();
+}
+
 // Where each output is, so that taking them needs no names.
 static zm_status find_outputs(zmi_program *p, const char *const *names, size_t count) {
   p->outputs = zmi_calloc(count ? count : 1, sizeof *p->outputs);
@@ -315,7 +338,7 @@ zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, siz
     p->kernels = kernels;
     status = find_outputs(p, names, count);
   } else if (status == ZM_OK && !options->plan_only) {
-    status = bind_memory(p, kernels);
+    status = options->gpu ? bind_gpu(p, options) : bind_memory(p, kernels);
   }
   zmi_graph_free(l.graph);
   if (status == ZM_OK) return p;
@@ -327,6 +350,7 @@ void zmi_program_free(zmi_program *p) {
   if (!p) return;
   zmi_program_end(p);
   zmi_player_free(p->player);
+  zmi_device_player_free(p->gpu);
   zmi_free(p->outputs);
   if (p->arena) zmi_block_free(p->arena, p->tape->arena_bytes + 64);
   if (p->inputs) zmi_block_free(p->inputs, p->input_bytes + 64);
@@ -350,8 +374,14 @@ void *zmi_program_slot(zmi_program *p, const char *name) {
   return NULL;
 }
 
-void zmi_program_play(zmi_program *p, zmi_pool *pool) {
+zmi_device_player *zmi_program_gpu(zmi_program *p) {
+  return p->gpu;
+}
+
+zm_status zmi_program_play(zmi_program *p, zmi_pool *pool) {
+  if (p->gpu) return zmi_device_player_play(p->gpu);
   zmi_player_play(p->player, pool);
+  return ZM_OK;
 }
 
 // ---- programs whose inputs and results are apart ----

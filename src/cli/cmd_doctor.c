@@ -51,11 +51,16 @@ static json_t *caches_json(void) {
 
 // Other backends are said to be missing rather than left out.
 static json_t *devices_json(void) {
-  bool nvidia = access("/dev/nvidiactl", F_OK) == 0;
-  return json_pack("[{s:s, s:b, s:s}, {s:s, s:b, s:s}]", "name", "cpu", "usable", 1, "note", "all commands", "name", "cuda", "usable", 0,
-                   "note",
-                   nvidia ? "an NVIDIA driver is here, but this build has no CUDA backend yet"
-                          : "no NVIDIA driver; this build has no CUDA backend yet");
+  zmi_device_facts gpu;
+  char note[400];
+  zmi_device_look(&gpu);
+  if (gpu.usable)
+    snprintf(note, sizeof note, "%s (sm_%d%d, %d processors, %.1f GB), driver for CUDA %d.%d: models; executor graph", gpu.name, gpu.major,
+             gpu.minor, gpu.processors, (double)gpu.memory / 1e9, gpu.driver / 1000, gpu.driver % 1000 / 10);
+  else
+    snprintf(note, sizeof note, "%s", gpu.why);
+  return json_pack("[{s:s, s:b, s:s}, {s:s, s:b, s:s}]", "name", "cpu", "usable", 1, "note", "all commands", "name", "cuda", "usable",
+                   gpu.usable, "note", note);
 }
 
 static json_t *environment_json(void) {

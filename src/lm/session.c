@@ -17,7 +17,7 @@ typedef struct kept_program {
 struct zm_session {
   zm_model *model;
   zmi_state_set states;
-  uint8_t *memory; // of all states
+  uint8_t *memory; // of all states; of a model on a GPU an address there
   size_t memory_bytes;
   bool *rolling; // for each state: it holds the latest inputs only, not one entry for each position
   size_t rolling_bytes;
@@ -70,13 +70,16 @@ static zm_status give_memory(zm_session *s) {
   size_t bytes;
   if (!zmi_state_set_bytes(&s->states, &bytes))
     return zmi_fail(ZM_ERROR_MEMORY, "caches of %d sequences of %d positions are larger than the address space", s->sequences, s->context);
-  uint64_t available = zmi_memory_available();
+  zmi_cuda *gpu = zmi_model_gpu(s->model);
+  uint64_t available = gpu ? 0 : zmi_memory_available(); // the GPU says so itself
   if (available && bytes > available)
     return zmi_fail(ZM_ERROR_MEMORY,
                     "caches of %d %s of %d positions need %.2f GB, %.2f GB more than can be had: ask for a smaller context", s->sequences,
                     s->sequences == 1 ? "sequence" : "sequences", s->context, (double)bytes / 1e9, (double)(bytes - available) / 1e9);
   s->memory_bytes = ZMI_MAX(bytes, (size_t)64);
-  s->memory = zmi_block_alloc(s->memory_bytes);
+  zmi_gpu_address at = 0;
+  if (gpu && zmi_device_alloc(gpu, s->memory_bytes, "caches", &at)) return zm_last_status();
+  s->memory = gpu ? (uint8_t *)(uintptr_t)at : zmi_block_alloc(s->memory_bytes);
   if (!s->memory) return ZM_ERROR_MEMORY;
   uint8_t *p = s->memory;
   for (size_t i = 0; i < s->states.count; i++) {
@@ -127,7 +130,10 @@ void zm_session_close(zm_session *s) {
   zmi_model_lock(s->model); // programs hold references into the model's graph
   for (int i = 0; i < PROGRAMS; i++) zmi_program_free(s->kept[i].program);
   zmi_model_unlock(s->model);
-  if (s->memory) zmi_block_free(s->memory, s->memory_bytes);
+  if (s->memory && zmi_model_gpu(s->model))
+    zmi_device_free(zmi_model_gpu(s->model), zmi_gpu_at(s->memory));
+  else if (s->memory)
+    zmi_block_free(s->memory, s->memory_bytes);
   zmi_state_set_release(&s->states);
   zmi_free(s->rolling);
   zmi_free(s->saved);
@@ -248,15 +254,18 @@ static void fill_inputs(const zm_session *s, zmi_program *p, const zm_row *rows,
 static zm_status play(zm_session *s, const zm_row *rows, size_t count, float *logits, size_t selected) {
   zmi_model_lock(s->model);
   zmi_program *p = find_program(s, (int32_t)count, (int32_t)selected);
+  zm_status status = p ? ZM_OK : zm_last_status();
   if (p) {
     fill_inputs(s, p, rows, count, selected);
-    zmi_program_play(p, zmi_model_pool(s->model));
+    status = zmi_program_play(p, zmi_model_pool(s->model));
+  }
+  if (status == ZM_OK) {
     const zmi_kernels *kernels = zmi_model_kernels(s->model);
     if (selected) kernels->load(zmi_program_slot(p, "logits"), zmi_model_dtype(s->model), (int64_t)selected * s->vocab, logits);
     for (size_t i = 0; i < count; i++) s->length[rows[i].sequence]++;
   }
   zmi_model_unlock(s->model);
-  return p ? ZM_OK : zm_last_status();
+  return status;
 }
 
 zm_status zm_session_step(zm_session *s, const zm_row *rows, size_t count, float *logits, size_t last) {
@@ -273,15 +282,21 @@ zm_status zm_session_step(zm_session *s, const zm_row *rows, size_t count, float
 // ---- prompts ----
 
 // Copies the rolling states of a sequence to s->saved, or back.
-static void keep_rolling(zm_session *s, int32_t sequence, bool back) {
+static zm_status keep_rolling(zm_session *s, int32_t sequence, bool back) {
   uint8_t *saved = s->saved;
+  zmi_cuda *gpu = zmi_model_gpu(s->model);
+  zm_status status = ZM_OK;
   for (size_t i = 0; i < s->states.count; i++) {
     if (!s->rolling[i]) continue;
     size_t bytes = state_bytes(&s->states.slots[i]) / (size_t)s->sequences;
     uint8_t *state = (uint8_t *)s->states.slots[i].data + bytes * (size_t)sequence;
-    memcpy(back ? state : saved, back ? saved : state, bytes);
+    if (!gpu)
+      memcpy(back ? state : saved, back ? saved : state, bytes);
+    else if (status == ZM_OK)
+      status = back ? zmi_device_upload(gpu, zmi_gpu_at(state), saved, bytes) : zmi_device_download(gpu, saved, zmi_gpu_at(state), bytes);
     saved += bytes;
   }
+  return status;
 }
 
 static zm_status check_feed(const zm_session *s, int32_t sequence, const int32_t *tokens, size_t count, size_t last) {
@@ -307,7 +322,8 @@ zm_status zm_session_feed(zm_session *s, int32_t sequence, const int32_t *tokens
   if (!logits) last = 0;
   int32_t before = s->length[sequence];
   size_t chunk = (size_t)s->chunk;
-  keep_rolling(s, sequence, false);
+  status = keep_rolling(s, sequence, false);
+  if (status) return status;
   for (size_t done = 0; done < count;) {
     size_t n = ZMI_MIN(chunk, count - done), end = done + n;
     size_t first = ZMI_MAX(done, count - last); // first token of this chunk whose logits are wanted

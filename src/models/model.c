@@ -39,7 +39,7 @@ zmi_program *zmi_step_compile(zmi_step *s) {
   prepare(s, states, !s->states);
   zm_array *out = zmi_build_graph(&s->build);
   const char *name = s->selected > 0 ? "logits" : "hidden";
-  const zmi_compile_options options = {.kernels = s->kernels, .rewrite = rewrite, .user = s, .plan_only = s->plan_only};
+  const zmi_compile_options options = {.kernels = s->kernels, .rewrite = rewrite, .user = s, .gpu = s->gpu, .executor = s->executor, .plan_only = s->plan_only};
   zmi_program *program = out ? zmi_compile(&out, &name, 1, &options) : NULL;
   zm_scope_close(scope);
   zmi_state_set_release(&listed);
@@ -81,6 +81,8 @@ static zmi_step model_step(zm_model *m) {
                     .sequences = 1,
                     .context = ZMI_KEY_BLOCK,
                     .kernels = m->kernels,
+                    .gpu = m->gpu,
+                    .executor = m->executor,
                     .own = m->own,
                     .own_count = m->own_count};
 }
@@ -114,6 +116,7 @@ static zm_status open_model(zm_model *m, const char *path, const zm_model_option
   m->kernels = zmi_kernels_find(o->isa);
   m->pool = m->kernels && m->inv_freq ? zmi_pool_new(o->threads) : NULL;
   if (!m->pool) return zm_last_status();
+  if (o->device == ZM_MODEL_CUDA && !(m->gpu = zmi_device_open(o->progress, o->progress_user))) return zm_last_status();
   zmi_config_inv_freq(&m->config, m->inv_freq);
   zmi_checkpoint c;
   status = zmi_checkpoint_open(path, &m->config, &c);
@@ -136,8 +139,11 @@ zm_model *zm_model_open(const char *path, const zm_model_options *options) {
                     (int)options->activations),
            NULL;
   }
+  if (options->device != ZM_MODEL_CPU && options->device != ZM_MODEL_CUDA)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "device: %d is neither ZM_MODEL_CPU nor ZM_MODEL_CUDA", (int)options->device), NULL;
   zm_model *m = zmi_calloc(1, sizeof *m);
   if (!m) return NULL;
+  m->executor = (zmi_executor)options->executor;
   m->activations = options->activations;
   if (open_model(m, path, options) == ZM_OK) return m;
   zm_model_close(m);
@@ -153,6 +159,7 @@ void zm_model_close(zm_model *m) {
   if (!m) return;
   if (m->text && m->release_text) m->release_text(m->text);
   release_own(m->own, m->own_count);
+  zmi_device_close(m->gpu);
   zmi_store_release(&m->store);
   zmi_pool_free(m->pool);
   zmi_config_release(&m->config);
@@ -174,6 +181,7 @@ void zm_model_get_info(const zm_model *m, zm_model_info *info) {
       .quantization = m->quantization,
       .dtype = m->dtype,
       .activations = m->activations,
+      .device = m->gpu ? ZM_MODEL_CUDA : ZM_MODEL_CPU,
       .layers = c->layers,
       .hidden = c->hidden,
       .vocab = c->vocab,
@@ -202,6 +210,10 @@ const zmi_kernels *zmi_model_kernels(const zm_model *m) {
 
 const zmi_model_plan *zmi_model_plan_of(const zm_model *m) {
   return &m->plan;
+}
+
+zmi_cuda *zmi_model_gpu(const zm_model *m) {
+  return m->gpu;
 }
 
 zm_dtype zmi_model_dtype(const zm_model *m) {

@@ -11,6 +11,8 @@ struct zm_model {
   char quantization[64];
   zm_dtype dtype;
   zm_activations activations;
+  zmi_cuda *gpu; // NULL: the CPU plays
+  zmi_executor executor;
   zmi_store store;
   float *inv_freq; // [head_dim / 2]
   zmi_model_plan plan;
@@ -37,6 +39,8 @@ typedef struct zmi_step {
   const zmi_state_set *states; // NULL: `sequences` of `context` positions without memory
   int32_t sequences, context;  // a multiple of ZMI_KEY_BLOCK
   const zmi_kernels *kernels;
+  zmi_cuda *gpu;
+  zmi_executor executor;
   zmi_patterns patterns;
   const zm_own_pattern *own; // applied if the choice says so
   size_t own_count;

@@ -220,7 +220,7 @@ static zm_status play(entry *e, zm_array *const *in, zm_array **made, int nout) 
     if (e->slots[i] >= 0) t->slots[e->slots[i]].data = in[i]->data; // never written through
   }
   if (status == ZM_OK) status = zmi_program_begin(e->program);
-  if (status == ZM_OK) zmi_program_play(e->program, pool);
+  if (status == ZM_OK) status = zmi_program_play(e->program, pool);
   for (int o = 0; o < nout && status == ZM_OK; o++) {
     void *data = zmi_program_take(e->program, (size_t)o);
     size_t bytes = 0;

@@ -3,6 +3,7 @@
 #define ZMI_BACKEND_H
 
 #include "backend/cuda/device/instruction.h"
+#include "backend/cuda/device/sizes.h"
 #include "backend/lanes.h"
 #include "quant/quant.h"
 #include "tape/tape.h"

@@ -8,7 +8,21 @@
 
 #include "backend/cuda/device/instruction.h"
 
+#include "backend/cuda/device/sizes.h"
+
 #include "backend/cuda/device/common.h"
+
+#include "backend/cuda/device/elements.h"
+
+#include "backend/cuda/device/heads.h"
+
+#include "backend/cuda/device/route.h"
+
+#include "backend/cuda/device/conv.h"
+
+#include "backend/cuda/device/move.h"
+
+#include "backend/cuda/device/attention.h"
 
 #include "backend/cuda/device/steps.h"
 

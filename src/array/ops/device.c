@@ -21,10 +21,28 @@ static int tiles_of(int64_t a, int64_t b) {
   return a <= 0 || b <= 0 ? 0 : a > INT_MAX / b ? -1 : (int)(a * b);
 }
 
+// Bytes of shared memory that a block needs.
+static int shared_of(const zmi_gpu_instruction *in) {
+  switch (in->kind) {
+  case ZMI_GPU_ATTEND:
+    return ZMI_GPU_ATTEND_SHARED(in->as.attention.dim, in->as.attention.split);
+  case ZMI_GPU_JOIN:
+    return ZMI_GPU_JOIN_SHARED;
+  case ZMI_GPU_ROUTE:
+    return in->as.route.experts > INT_MAX / 8 ? INT_MAX : ZMI_GPU_ROUTE_SHARED(in->as.route.experts);
+  case ZMI_GPU_CONV:
+    return ZMI_GPU_CONV_SHARED;
+  default:
+    return in->shared;
+  }
+}
+
 static zm_status add(zmi_device_code *code, zmi_gpu_instruction *in, zmi_gpu_kind kind, int64_t a, int64_t b, int flags) {
   in->kind = (int)kind;
   in->tiles = tiles_of(a, b);
-  if (in->tiles < 0) return zmi_fail(ZM_ERROR_LIMIT, "device cuda: %lld x %lld pieces of work are too many for one step", (long long)a, (long long)b);
+  if (in->tiles < 0)
+    return zmi_fail(ZM_ERROR_LIMIT, "device cuda: %lld x %lld pieces of work are too many for one step", (long long)a, (long long)b);
+  in->shared = shared_of(in);
   zmi_device_add(code, in, flags);
   return ZM_OK;
 }
@@ -98,7 +116,8 @@ zm_status zmi_device_dot(zmi_device_code *code, const zmi_gpu_matrix *m, const z
   return add(code, &in, ZMI_GPU_DOT, pairs, blocks, flags);
 }
 
-zm_status zmi_device_forms(zmi_device_code *code, zmi_device_rows x, int count, const zmi_gpu_matrix *const *matrices, zmi_device_rows *rows) {
+zm_status zmi_device_forms(zmi_device_code *code, zmi_device_rows x, int count, const zmi_gpu_matrix *const *matrices,
+                           zmi_device_rows *rows) {
   zm_status status = ZM_OK;
   for (int i = 0; i < count && status == ZM_OK; i++) {
     int same = 0;
@@ -357,7 +376,8 @@ zm_status zmi_take_device(const zmi_call *c, zmi_device_code *code) {
   const zmi_type *x = &c->in[0]->type, *index = &c->in[1]->type;
   const int64_t rows = zmi_type_count(index), there = x->rank ? x->shape[0] : 0;
   const int64_t bytes = there ? zmi_type_count(x) / there * (int64_t)zm_dtype_size(x->dtype) : 0;
-  if (index->dtype != ZM_I32 || bytes % 2 != 0) return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: take needs int32 indices and rows of whole words");
+  if (index->dtype != ZM_I32 || bytes % 2 != 0)
+    return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: take needs int32 indices and rows of whole words");
   zmi_gpu_instruction in = {.as.take = {.x = zmi_gpu_at(c->src[0]),
                                         .index = zmi_gpu_at(c->src[1]),
                                         .out = zmi_gpu_at(c->dst[0]),
@@ -405,12 +425,14 @@ zm_status zmi_element_device(const zmi_call *c, zmi_device_code *code) {
   } rows[] = {{"add", ZMI_GPU_ADD}, {"multiply", ZMI_GPU_MULTIPLY}, {"silu", ZMI_GPU_SILU}};
   const zmi_type *t = &c->out[0]->type;
   const int64_t count = zmi_type_count(t), cols = t->rank ? t->shape[t->rank - 1] : 1;
-  zmi_gpu_elements e = {.out = zmi_gpu_at(c->dst[0]), .cols = cols, .rows = cols ? count / cols : 0, .what = -1, .dtype = zmi_gpu_dtype_of(t->dtype)};
+  zmi_gpu_elements e = {
+      .out = zmi_gpu_at(c->dst[0]), .cols = cols, .rows = cols ? count / cols : 0, .what = -1, .dtype = zmi_gpu_dtype_of(t->dtype)};
   for (size_t i = 0; i < ZMI_COUNT(rows); i++) {
     if (strcmp(rows[i].name, c->op->name) == 0) e.what = (int)rows[i].what;
   }
   if (e.what < 0 || !zmi_dtype_is_float(t->dtype) || t->dtype == ZM_F16)
-    return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: operation %s of %s does not run on a GPU yet", c->op->name, zm_dtype_name(t->dtype));
+    return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: operation %s of %s does not run on a GPU yet", c->op->name,
+                    zm_dtype_name(t->dtype));
   zm_status status = operand(c, 0, code, cols, &e.a, &e.a_stride);
   if (status == ZM_OK && c->nin > 1) status = operand(c, 1, code, cols, &e.b, &e.b_stride);
   return status == ZM_OK ? zmi_device_elements(code, &e, 0) : status;

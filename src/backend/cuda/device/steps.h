@@ -1,16 +1,27 @@
 // Entries: every kind of instruction as a kernel of its own, and one function that does any of them.
 
-#define ZMI_GPU_STEPS(STEP)
+#define ZMI_GPU_STEPS(STEP)                                                                                                                \
+  STEP(elements, ZMI_GPU_ELEMENTS)                                                                                                         \
+  STEP(angles, ZMI_GPU_ANGLES)                                                                                                             \
+  STEP(rotate, ZMI_GPU_ROTATE)                                                                                                             \
+  STEP(write, ZMI_GPU_WRITE)                                                                                                               \
+  STEP(attend, ZMI_GPU_ATTEND)                                                                                                             \
+  STEP(join, ZMI_GPU_JOIN)                                                                                                                 \
+  STEP(route, ZMI_GPU_ROUTE)                                                                                                               \
+  STEP(combine, ZMI_GPU_COMBINE)                                                                                                           \
+  STEP(conv, ZMI_GPU_CONV)                                                                                                                 \
+  STEP(take, ZMI_GPU_TAKE)                                                                                                                 \
+  STEP(copy, ZMI_GPU_COPY)
 
 #define ZMI_GPU_ENTRY(name, kind)                                                                                                          \
   ZMI_KERNEL zmi_gpu_step_##name(const zmi_gpu_instruction *in) {                                                                          \
-    zmi_gpu_##name(in, zmi_block(), zmi_blocks(), zmi_shared());                                                                           \
+    zmi_gpu_##name##_run(in, zmi_block(), zmi_blocks(), zmi_shared());                                                                     \
   }
 ZMI_GPU_STEPS(ZMI_GPU_ENTRY)
 
 #define ZMI_GPU_CASE(name, kind)                                                                                                           \
   case kind:                                                                                                                               \
-    zmi_gpu_##name(in, worker, workers, shared);                                                                                           \
+    zmi_gpu_##name##_run(in, worker, workers, shared);                                                                                     \
     break;
 
 // What worker `worker` of `workers` has to do of an instruction. All threads of a block call it together.

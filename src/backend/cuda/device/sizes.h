@@ -1,0 +1,26 @@
+// Bytes of shared memory that a block needs, for the host that writes instructions and for the code that uses them. Macros: one text for
+// C17, C++ and CUDA C.
+#ifndef ZMI_GPU_SIZES_H
+#define ZMI_GPU_SIZES_H
+
+enum {
+  ZMI_GPU_QUERIES = 8,  // query heads that go through a range of keys together
+  ZMI_GPU_PART = 32768, // bytes of keys, or of values, in shared memory at a time: 128 positions of 128 bfloat16 or 64 float32 elements
+  ZMI_GPU_SKEW = 64     // bytes between blocks of 16 positions of keys there, so that two of them lie in different banks
+};
+
+// Of a part: its keys or values, queries [pairs][8][2] and probabilities [8][128]; and the running results of 8 heads, if ranges follow
+// one another.
+#define ZMI_GPU_ATTEND_SHARED(dim, split)                                                                                                  \
+  (ZMI_GPU_PART + ZMI_GPU_KEYS / ZMI_GPU_BLOCK * ZMI_GPU_SKEW + 64 * ZMI_GPU_QUERIES * 2 * 4 + ZMI_GPU_QUERIES * ZMI_GPU_KEYS * 4 +        \
+   ZMI_GPU_QUERIES * 8 * 4 + ((split) ? 0 : ZMI_GPU_QUERIES * 4 * (int)(dim)))
+
+#define ZMI_GPU_JOIN_SHARED ((3 * ZMI_GPU_THREADS + ZMI_GPU_THREADS / 32) * 4)
+
+// Rows of a router that a block takes at a time, each by one or more warps of its own: p and scores of each.
+#define ZMI_GPU_ROUTE_WARPS(experts) ((experts) <= 512 ? 8 : (experts) <= 1024 ? 4 : (experts) <= 2048 ? 2 : 1)
+#define ZMI_GPU_ROUTE_SHARED(experts) (ZMI_GPU_ROUTE_WARPS(experts) * 8 * (int)(experts))
+
+#define ZMI_GPU_CONV_SHARED ((ZMI_GPU_THREADS / 32) * 4)
+
+#endif

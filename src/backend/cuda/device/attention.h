@@ -29,6 +29,14 @@ ZMI_INLINE zmi_gpu_words zmi_gpu_no_words() {
 
 // ---- parts on their way ----
 
+// u / units by a product, exact for u < 2048 and units <= 256: a quotient of integers takes as long as a load from shared memory.
+ZMI_INLINE unsigned zmi_gpu_inverse(int units) {
+  return ((1u << 20) + (unsigned)units - 1u) / (unsigned)units;
+}
+ZMI_INLINE int zmi_gpu_quotient(int u, unsigned inverse) {
+  return (int)((unsigned)u * inverse >> 20);
+}
+
 ZMI_INLINE int zmi_gpu_part_pairs(const zmi_gpu_attend *w, int first) {
   const int left = w->a->dim / 2 - first;
   return left < w->part_pairs ? left : w->part_pairs;
@@ -39,21 +47,23 @@ ZMI_INLINE void zmi_gpu_keys_load(const zmi_gpu_attend *w, int first, zmi_gpu_lo
   const int line = 2 * ZMI_GPU_BLOCK * w->size, units = zmi_gpu_part_pairs(w, first) * line / 16; // of a block
   const int blocks = (w->count + ZMI_GPU_BLOCK - 1) / ZMI_GPU_BLOCK;
   const zmi_gpu_address from = w->keys + (zmi_gpu_address)(first * line);
+  const unsigned inverse = zmi_gpu_inverse(units);
 #pragma unroll
   for (int i = 0; i < ZMI_GPU_PART_LOADS; i++) {
-    const int u = i * ZMI_GPU_THREADS + zmi_thread(), block = u / units;
+    const int u = i * ZMI_GPU_THREADS + zmi_thread(), block = zmi_gpu_quotient(u, inverse);
     l->word[i] = zmi_gpu_no_words();
     if (block < blocks)
       l->word[i] = zmi_gpu_at<const zmi_gpu_words>(from + (zmi_gpu_address)block *
-                                                              (zmi_gpu_address)(w->a->dim * ZMI_GPU_BLOCK * w->size))[u % units];
+                                                              (zmi_gpu_address)(w->a->dim * ZMI_GPU_BLOCK * w->size))[u - block * units];
   }
 }
 
 ZMI_INLINE void zmi_gpu_keys_put(const zmi_gpu_attend *w, int first, const zmi_gpu_loads *l) {
   const int units = zmi_gpu_part_pairs(w, first) * 2 * ZMI_GPU_BLOCK * w->size / 16;
+  const unsigned inverse = zmi_gpu_inverse(units);
 #pragma unroll
   for (int i = 0; i < ZMI_GPU_PART_LOADS; i++) {
-    const int u = i * ZMI_GPU_THREADS + zmi_thread(), block = u / units;
+    const int u = i * ZMI_GPU_THREADS + zmi_thread(), block = zmi_gpu_quotient(u, inverse);
     if (block < ZMI_GPU_KEYS / ZMI_GPU_BLOCK) *(zmi_gpu_words *)(void *)(w->part + u * 16 + block * ZMI_GPU_SKEW) = l->word[i];
   }
 }
@@ -67,12 +77,14 @@ ZMI_INLINE void zmi_gpu_values_load(const zmi_gpu_attend *w, int first, zmi_gpu_
   const int units = zmi_gpu_part_pairs(w, first) * 2 * w->size / 16;
   const zmi_gpu_address from = w->values + (zmi_gpu_address)(first * 2 * w->size);
   if (!zmi_gpu_values_wide(w)) return;
+  const unsigned inverse = zmi_gpu_inverse(units);
 #pragma unroll
   for (int i = 0; i < ZMI_GPU_PART_LOADS; i++) {
-    const int u = i * ZMI_GPU_THREADS + zmi_thread(), position = u / units;
+    const int u = i * ZMI_GPU_THREADS + zmi_thread(), position = zmi_gpu_quotient(u, inverse);
     l->word[i] = zmi_gpu_no_words();
     if (position < w->count)
-      l->word[i] = zmi_gpu_at<const zmi_gpu_words>(from + (zmi_gpu_address)position * (zmi_gpu_address)(w->a->dim * w->size))[u % units];
+      l->word[i] =
+          zmi_gpu_at<const zmi_gpu_words>(from + (zmi_gpu_address)position * (zmi_gpu_address)(w->a->dim * w->size))[u - position * units];
   }
 }
 
@@ -104,8 +116,9 @@ ZMI_INLINE int zmi_gpu_half_heads(const zmi_gpu_attend *w) {
 ZMI_INLINE void zmi_gpu_queries_put(const zmi_gpu_attend *w, int first) {
   const zmi_gpu_attention *a = w->a;
   const int pairs = zmi_gpu_part_pairs(w, first), per = zmi_gpu_half_heads(w);
+  const unsigned inverse = zmi_gpu_inverse(2 * pairs);
   for (int i = zmi_thread(); i < pairs * 2 * ZMI_GPU_QUERIES; i += ZMI_GPU_THREADS) {
-    const int element = i % (2 * pairs), slot = i / (2 * pairs), head = slot / 4 * per + slot % 4;
+    const int slot = zmi_gpu_quotient(i, inverse), element = i - slot * 2 * pairs, head = slot / 4 * per + slot % 4;
     const bool there = slot % 4 < per && head < w->heads;
     const long long at = ((long long)w->row * a->heads + w->first_head + head) * a->dim + 2 * first + element;
     w->queries[element / 2 * 16 + slot * 2 + element % 2] = there ? zmi_gpu_load(a->q, a->dtype, at) : 0.0f;
@@ -210,7 +223,7 @@ ZMI_INLINE void zmi_gpu_range_softmax(const zmi_gpu_attend *w) {
 // COUNT heads, the second of them `apart` heads further: sums of p * v over positions, for a pair of elements.
 template <bool WIDE, int COUNT>
 ZMI_INLINE void zmi_gpu_value_pairs(const char *values, int stride, const float *p, int apart, int count, float acc[4]) {
-#pragma unroll 8
+#pragma unroll 4
   for (int t = 0; t < count; t++) {
     float low, high;
     if (WIDE) {

@@ -2,7 +2,7 @@
 // CUDA, and functions of the prelude (zk_...) for its arithmetic.
 //
 //   ZMI_DEVICE           a function of the device
-//   ZMI_KERNEL           an entry
+//   ZMI_KERNEL           an entry; two blocks fit on a multiprocessor: at most 128 registers a thread
 //   zmi_thread()         0 .. ZMI_GPU_THREADS - 1;   zmi_block(), zmi_blocks(): which thread block of how many
 //   zmi_shared()         dynamic shared memory, 128-byte aligned
 //   zmi_sync()           all threads of the block are here, what they wrote is seen
@@ -16,7 +16,7 @@
 
 #define ZMI_DEVICE static __device__
 #define ZMI_INLINE static __device__ __forceinline__
-#define ZMI_KERNEL extern "C" __global__ void __launch_bounds__(256)
+#define ZMI_KERNEL extern "C" __global__ void __launch_bounds__(256, 2)
 
 extern __shared__ __align__(128) char zmi_shared_memory[];
 ZMI_INLINE char *zmi_shared() {

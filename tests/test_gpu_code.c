@@ -1,8 +1,11 @@
-// Device code of the CUDA backend, without a GPU: every kind of instruction simulated on the CPU against the CPU backend's functions, bit by
-// bit, with shuffled threads and blocks and several numbers of workers; and the text through NVRTC, where it is installed.
-#include "base/base.h"
+// Device code of the CUDA backend, without a GPU: every kind of instruction simulated on the CPU against the CPU backend, bit by bit, with
+// shuffled threads and blocks and several numbers of workers; and the text through NVRTC, where it is installed.
+#include "backend/backend.h"
+#include "backend/cuda/cuda.h"
 #include "gpu.h"
+#include "nvrtc.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -48,10 +51,321 @@ static void simulation_finds_what_hangs(void **state) {
   }
 }
 
+// ---- numbers and matrices ----
+
+static uint64_t random_state = 88172645463325252ull;
+static uint64_t next_random(void) {
+  random_state ^= random_state << 13;
+  random_state ^= random_state >> 7;
+  return random_state ^= random_state << 17;
+}
+
+// Natures: plain numbers, any exponents, tiny ones with denormals, some NaN and infinities, all zeros.
+enum { PLAIN, WIDE, TINY, BROKEN, ZERO, NATURES };
+
+static float number(int nature) {
+  const uint64_t r = next_random();
+  const uint32_t pick = (uint32_t)(r >> 32) & 0xffffu, sign = (uint32_t)(r >> 63) << 31, fraction = (uint32_t)r & 0x7fffffu;
+  uint32_t u = sign;
+  if (nature == PLAIN) u |= (117 + pick % 12) << 23 | fraction;
+  if (nature == WIDE) u |= (1 + pick % 200) << 23 | fraction;
+  if (nature == TINY) u |= (pick % 30) << 23 | fraction;
+  if (nature == BROKEN) u |= pick % 301 ? (110 + pick % 20) << 23 | fraction : 0x7f800000u | (pick & 1 ? 0 : fraction);
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+
+static const zm_dtype dtypes[] = {ZM_F32, ZM_BF16, ZM_F16}; // by zmi_gpu_dtype
+static const int gpu_modes[] = {[ZMI_QUANT_NONE] = ZMI_GPU_FLOATS,
+                                [ZMI_QUANT_AFFINE] = ZMI_GPU_AFFINE,
+                                [ZMI_QUANT_MXFP4] = ZMI_GPU_MXFP4,
+                                [ZMI_QUANT_MXFP8] = ZMI_GPU_MXFP8,
+                                [ZMI_QUANT_NVFP4] = ZMI_GPU_NVFP4};
+
+static void *make(size_t bytes) {
+  void *p = aligned_alloc(64, (bytes + 127) / 64 * 64);
+  assert_non_null(p);
+  memset(p, 0xa5, (bytes + 127) / 64 * 64);
+  return p;
+}
+
+static zmi_gpu_address at(const void *p) {
+  return (zmi_gpu_address)(uintptr_t)p;
+}
+
+// n floats of a nature, in a dtype; what they are as float32 goes to `wide`, if that is wanted.
+static void *floats(int dtype, int64_t n, int nature, float **wide) {
+  float *x = make((size_t)n * 4);
+  void *stored = make((size_t)n * 4);
+  for (int64_t i = 0; i < n; i++) x[i] = number(nature);
+  zmi_tier(0)->store(x, n, stored, dtypes[dtype]);
+  zmi_tier(0)->load(stored, dtypes[dtype], n, x);
+  if (wide)
+    *wide = x;
+  else
+    free(x);
+  return stored;
+}
+
+typedef struct matrix {
+  zmi_format f;
+  zmi_gpu_matrix g;
+  char *packed;
+  void *bias;
+  float *bias_values;
+} matrix;
+
+static void pack_one(const matrix *m, char *to, int nature) {
+  const zmi_format *f = &m->f;
+  const int64_t n = m->g.n, k = m->g.k, groups = f->group ? k / f->group : 1;
+  zmi_stored_matrix s = {.stored = (zm_dtype)f->dtype, .n = n, .k = k};
+  uint8_t *codes = make((size_t)(n * k)), *bytes = make((size_t)(n * groups));
+  for (int64_t i = 0; i < n * k; i++) codes[i] = (uint8_t)(next_random() >> 30);
+  for (int64_t i = 0; f->mode == ZMI_QUANT_MXFP8 && i < n * k; i++) codes[i] &= (codes[i] & 127) == 127 ? 0x80 : 0xff;
+  for (int64_t i = 0; i < n * groups; i++) bytes[i] = (uint8_t)((next_random() >> 30) % (f->mode == ZMI_QUANT_NVFP4 ? 127 : 255));
+  const int dtype = f->dtype == ZM_F32 ? ZMI_GPU_F32 : ZMI_GPU_BF16;
+  const bool whole = f->mode == ZMI_QUANT_NONE;
+  void *a = floats(dtype, n * (whole ? k : groups), nature, NULL), *b = floats(dtype, n * groups, nature, NULL);
+  s.weight = whole ? a : codes;
+  s.scales = f->mode == ZMI_QUANT_AFFINE ? a : bytes;
+  s.biases = b;
+  zmi_pack_blocks(f, &s, to, 0, (n + 15) / 16);
+  free(codes), free(bytes), free(a), free(b);
+}
+
+static matrix matrix_make(zmi_format f, int n, int k, int experts, int bias_dtype, int nature) {
+  matrix m = {.f = f};
+  const size_t block = zmi_packed_block_bytes(&f, k), bytes = block * (size_t)((n + 15) / 16);
+  m.g = (zmi_gpu_matrix){.matrix_bytes = bytes,
+                         .block_bytes = (unsigned)block,
+                         .code_bytes = f.mode == ZMI_QUANT_NONE ? 0 : (unsigned)zmi_packed_code_bytes(&f, k),
+                         .n = n,
+                         .k = k,
+                         .experts = experts,
+                         .mode = gpu_modes[f.mode],
+                         .bits = (int)f.bits,
+                         .group = (int)f.group,
+                         .dtype = f.dtype == ZM_F32 ? ZMI_GPU_F32 : ZMI_GPU_BF16,
+                         .digits = zmi_format_takes_digits(&f) ? zmi_format_digits(&f) : 0};
+  m.packed = make(bytes * (size_t)experts);
+  for (int e = 0; e < experts; e++) pack_one(&m, m.packed + (size_t)e * bytes, nature);
+  m.g.packed = at(m.packed);
+  if (bias_dtype >= 0) {
+    m.bias = floats(bias_dtype, n * experts, PLAIN, &m.bias_values);
+    m.g.bias = at(m.bias);
+    m.g.bias_dtype = bias_dtype;
+  }
+  return m;
+}
+
+static void matrix_drop(matrix *m) {
+  free(m->packed), free(m->bias), free(m->bias_values);
+}
+
+// Simulates an instruction that writes `bytes` of `out` with several seeds and numbers of workers, and compares; float32 NaN are one.
+static void expect(const zmi_gpu_instruction *in, const char *what, void *out, const void *expected, size_t bytes, bool f32) {
+  for (int turn = 0; turn < 4; turn++) {
+    const int workers = turn == 0 ? in->tiles : turn == 1 ? 1 : turn == 2 ? 3 : (in->tiles + 1) / 2;
+    memset(out, 0x5a, bytes);
+    const char *wrong = gpu_step(in, workers > 12 ? 12 : workers, (uint64_t)turn);
+    if (wrong) fail_msg("%s: %s", what, wrong);
+    if (memcmp(out, expected, bytes) == 0) continue;
+    for (size_t i = 0; i < bytes / (f32 ? 4 : 1); i++) {
+      if (f32) {
+        const float x = ((const float *)out)[i], y = ((const float *)expected)[i];
+        if (!(isnan(x) && isnan(y)) && memcmp(&x, &y, 4) != 0) fail_msg("%s: element %zu is %a, expected %a", what, i, x, y);
+      } else if (((const char *)out)[i] != ((const char *)expected)[i]) {
+        fail_msg("%s, turn %d: byte %zu of %zu", what, turn, i, bytes);
+      }
+    }
+  }
+}
+
+// ---- digits, norms, embeddings ----
+
+static void digits(void **state) {
+  (void)state;
+  static const int groups[] = {16, 32, 64, 128};
+  for (int g = 0; g < 4; g++)
+    for (int count = 1; count <= 3; count += 2)
+      for (int dtype = 0; dtype < 3; dtype++)
+        for (int nature = 0; nature < NATURES; nature++) {
+          enum { ROWS = 3 };
+          const int rows = ROWS, k = 128 * (5 + g);
+          const size_t bytes = zmi_digits_bytes(k, groups[g], count);
+          float *wide;
+          void *x = floats(dtype, rows * k, nature, &wide);
+          if (nature == BROKEN) memset(x, 0, 512); // groups of zeros beside those of NaN
+          zmi_tier(0)->load(x, dtypes[dtype], rows * k, wide);
+          char *out = make(bytes * ROWS), *expected = make(bytes * ROWS), what[64];
+          memset(expected, 0x5a, bytes * ROWS); // what is behind the last part is not written
+          const unsigned saved = zmi_float_rule_enter();
+          for (int r = 0; r < rows; r++) zmi_tier(0)->digits(wide + r * k, k, groups[g], count, expected + (size_t)r * bytes);
+          zmi_float_rule_leave(saved);
+          const zmi_gpu_instruction in = {.kind = ZMI_GPU_DIGITS,
+                                          .tiles = rows * ((k + ZMI_GPU_PIECE - 1) / ZMI_GPU_PIECE),
+                                          .as.digits = {at(x), at(out), k, (long long)bytes, rows, k, groups[g], count, dtype}};
+          snprintf(what, sizeof what, "%d digits, groups of %d, dtype %d, nature %d", count, groups[g], dtype, nature);
+          expect(&in, what, out, expected, bytes * ROWS, false);
+          free(x), free(wide), free(out), free(expected);
+        }
+}
+
+static void norms(void **state) {
+  (void)state;
+  static const int widths[] = {1, 7, 64, 2048, 2051, 4500};
+  for (size_t w = 0; w < ZMI_COUNT(widths); w++)
+    for (int dtype = 0; dtype < 3; dtype++)
+      for (int turn = 0; turn < 2 * NATURES; turn++) {
+        const int rows = 3, n = widths[w], nature = turn / 2, weight_dtype = (dtype + turn) % 3;
+        const zm_dtype type = dtypes[dtype];
+        const size_t bytes = (size_t)(rows * n) * zm_dtype_size(type);
+        float *x, *add, *weight;
+        void *xs = floats(dtype, rows * n, nature, &x), *adds = floats(dtype, rows * n, nature, &add);
+        void *weights = floats(weight_dtype, n, PLAIN, &weight), *sum = make(bytes);
+        char *out = make(bytes), *expected = make(bytes), what[64];
+        const unsigned saved = zmi_float_rule_enter();
+        for (int i = 0; i < rows * n && turn % 2; i++) x[i] += add[i];
+        if (turn % 2) zmi_tier(0)->round(x, rows * n, type);
+        void *sums = make(bytes);
+        zmi_tier(0)->store(x, rows * n, sums, type);
+        for (int r = 0; r < rows; r++) zmi_tier(0)->rms_norm(x + r * n, weight, n, 1e-5f, x + r * n);
+        zmi_tier(0)->store(x, rows * n, expected, type);
+        zmi_float_rule_leave(saved);
+        const zmi_gpu_instruction in = {.kind = ZMI_GPU_NORM,
+                                        .tiles = rows,
+                                        .shared = ZMI_GPU_NORM_SHARED,
+                                        .as.norm = {at(xs), turn % 2 ? at(adds) : 0, at(weights), turn % 2 ? at(sum) : 0, at(out), rows, n,
+                                                    dtype, weight_dtype, 1e-5f}};
+        snprintf(what, sizeof what, "norm of %d, dtype %d, turn %d", n, dtype, turn);
+        expect(&in, what, out, expected, bytes, dtype == ZMI_GPU_F32);
+        if (turn % 2) expect(&in, what, sum, sums, bytes, dtype == ZMI_GPU_F32);
+        free(x), free(add), free(weight), free(xs), free(adds), free(weights), free(sum), free(sums), free(out), free(expected);
+      }
+}
+
+static size_t formats(zmi_format all[64]) {
+  static const int64_t widths[] = {2, 3, 4, 5, 6, 8}, groups[] = {32, 64, 128};
+  size_t count = 0;
+  for (int digits = 0; digits < 2; digits++) {
+    for (int b = 0; b < 6; b++)
+      for (int g = 0; g < 3; g++)
+        all[count++] = (zmi_format){ZMI_QUANT_AFFINE, widths[b], groups[g], (b + g + digits) % 2 ? ZM_F32 : ZM_BF16, digits};
+    all[count++] = (zmi_format){ZMI_QUANT_MXFP4, 4, 32, ZM_BF16, digits};
+    all[count++] = (zmi_format){ZMI_QUANT_NVFP4, 4, 16, ZM_BF16, digits};
+  }
+  all[count++] = (zmi_format){ZMI_QUANT_MXFP8, 8, 32, ZM_BF16, 0};
+  all[count++] = (zmi_format){.dtype = ZM_BF16};
+  all[count++] = (zmi_format){.dtype = ZM_F32};
+  return count;
+}
+
+static void embeddings(void **state) {
+  (void)state;
+  zmi_format all[64];
+  const size_t count = formats(all);
+  const int token[] = {0, 36, -1, 17, 37, 16, 5};
+  enum { ROWS = 7, N = 37 };
+  for (size_t i = 0; i < count; i++)
+    for (int dtype = 0; dtype < 3; dtype++) {
+      const int k = all[i].mode == ZMI_QUANT_NONE ? 301 : 384;
+      matrix m = matrix_make(all[i], N, k, 1, -1, PLAIN);
+      const size_t row = (size_t)k * zm_dtype_size(dtypes[dtype]);
+      float *work = make((size_t)k * 4);
+      char *out = make(ROWS * row), *expected = make(ROWS * row), name[64];
+      const unsigned saved = zmi_float_rule_enter();
+      for (int r = 0; r < ROWS; r++) {
+        memset(work, 0, (size_t)k * 4);
+        if (token[r] >= 0 && token[r] < N) zmi_unpack_row(&all[i], m.packed, k, token[r], work);
+        zmi_tier(0)->store(work, k, expected + (size_t)r * row, dtypes[dtype]);
+      }
+      zmi_float_rule_leave(saved);
+      const zmi_gpu_instruction in = {.kind = ZMI_GPU_EMBED, .tiles = ROWS, .as.embed = {m.g, at(token), at(out), ROWS, dtype}};
+      expect(&in, zmi_format_text(&all[i], name), out, expected, ROWS * row, dtype == ZMI_GPU_F32);
+      free(work), free(out), free(expected), matrix_drop(&m);
+    }
+}
+
+// ---- products ----
+
+typedef struct shape {
+  int n, k, rows, share, experts, nature;
+} shape;
+
+static void product(const zmi_format *f, shape s, int turn) {
+  const int x_dtype = turn % 3, dtype = turn / 3 % 3, pairs = s.rows * s.share;
+  matrix m = matrix_make(*f, s.n, s.k, s.experts, turn % 4 == 3 ? -1 : turn % 4 % 3, turn % 5 == 4 ? WIDE : PLAIN);
+  const size_t row = m.g.digits ? zmi_digits_bytes(s.k, f->group, m.g.digits) : (size_t)s.k * zm_dtype_size(dtypes[x_dtype]);
+  const size_t bytes = (size_t)(pairs * s.n) * zm_dtype_size(dtypes[dtype]), blocks = (size_t)(s.n + 15) / 16;
+  float *wide, *y = make(blocks * 64);
+  char *x = floats(x_dtype, s.rows * s.k, s.nature, &wide), *out = make(bytes), *expected = make(bytes), what[160], name[64];
+  char *ready = make(row * (size_t)s.rows);
+  int *chosen = make((size_t)pairs * 4);
+  const unsigned saved = zmi_float_rule_enter();
+  for (int r = 0; r < s.rows && m.g.digits; r++) zmi_tier(0)->digits(wide + r * s.k, s.k, f->group, m.g.digits, ready + (size_t)r * row);
+  for (int p = 0; p < pairs; p++) {
+    chosen[p] = s.experts == 1 ? 0 : (int)(next_random() >> 20) % (s.experts + 2) - 1;
+    const bool there = chosen[p] >= 0 && chosen[p] < s.experts;
+    const void *one = m.g.digits ? ready + (size_t)(p / s.share) * row : (const char *)(wide + p / s.share * s.k);
+    if (there)
+      zmi_tier(0)->dot[f->mode](f, m.packed + (size_t)chosen[p] * (size_t)m.g.matrix_bytes, (int64_t)blocks, s.k, 1, &one, ZM_F32, y, s.n);
+    for (int i = 0; i < s.n && there && m.bias; i++) y[i] += m.bias_values[chosen[p] * s.n + i];
+    if (!there) memset(y, 0, blocks * 64);
+    zmi_tier(0)->store(y, s.n, expected + (size_t)(p * s.n) * zm_dtype_size(dtypes[dtype]), dtypes[dtype]);
+  }
+  zmi_float_rule_leave(saved);
+  const zmi_gpu_instruction in = {.kind = ZMI_GPU_DOT,
+                                  .tiles = pairs * (int)blocks,
+                                  .shared = ZMI_GPU_DOT_SHARED,
+                                  .as.dot = {m.g, at(m.g.digits ? ready : x), s.experts == 1 ? 0 : at(chosen), at(out), (long long)row, s.n,
+                                             x_dtype, pairs, s.share, (int)blocks, dtype}};
+  snprintf(what, sizeof what, "%s, %d digits, n %d, k %d, %d pairs, nature %d", zmi_format_text(f, name), m.g.digits, s.n, s.k, pairs,
+           s.nature);
+  expect(&in, what, out, expected, bytes, dtype == ZMI_GPU_F32);
+  free(wide), free(y), free(x), free(out), free(expected), free(ready), free(chosen), matrix_drop(&m);
+}
+
+static void products(void **state) {
+  (void)state;
+  static const shape shapes[] = {
+      {37, 128, 1, 1, 1, PLAIN},  {16, 640, 3, 1, 1, WIDE},  {33, 896, 2, 2, 5, PLAIN},  {5, 1152, 9, 1, 1, TINY},
+      {48, 384, 3, 1, 3, BROKEN}, {129, 256, 1, 4, 2, ZERO}, {1, 17024, 1, 1, 1, PLAIN}, {16, 8320, 2, 1, 1, PLAIN},
+  };
+  zmi_format all[64];
+  const size_t count = formats(all);
+  int turn = 0;
+  for (size_t i = 0; i < count; i++)
+    for (size_t j = 0; j < ZMI_COUNT(shapes); j++, turn++) {
+      shape s = shapes[j];
+      if (all[i].mode == ZMI_QUANT_NONE) s.k -= turn % 7; // any k, odd ones too
+      product(&all[i], s, turn);
+    }
+}
+
+// ---- the text ----
+
+static void text_compiles(void **state) {
+  (void)state;
+  static const char *const cards[] = {"--gpu-architecture=sm_80", "--gpu-architecture=sm_90a", "--gpu-architecture=sm_100"};
+  nvrtc n;
+  if (!nvrtc_open(&n)) {
+    print_message("NVRTC is not installed\n");
+    skip();
+  }
+  for (size_t i = 0; i < ZMI_COUNT(cards); i++) {
+    char *words = nvrtc_compile(&n, zmi_gpu_text, cards[i], true);
+    if (words && (i == 0 || !strstr(words, "invalid value for --gpu-architecture"))) fail_msg("%s: %.2000s", cards[i], words);
+    free(words);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(simulation),
-      cmocka_unit_test(simulation_finds_what_hangs),
+      cmocka_unit_test(simulation),    cmocka_unit_test(simulation_finds_what_hangs),
+      cmocka_unit_test(digits),        cmocka_unit_test(norms),
+      cmocka_unit_test(embeddings),    cmocka_unit_test(products),
+      cmocka_unit_test(text_compiles),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

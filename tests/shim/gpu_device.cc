@@ -23,6 +23,15 @@
 #include "backend/cuda/device/move.h"
 
 #include "backend/cuda/device/attention.h"
+#include "backend/cuda/device/matrix.h"
+
+#include "backend/cuda/device/digits.h"
+
+#include "backend/cuda/device/dot.h"
+
+#include "backend/cuda/device/embed.h"
+
+#include "backend/cuda/device/norm.h"
 
 #include "backend/cuda/device/steps.h"
 

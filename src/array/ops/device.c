@@ -102,7 +102,8 @@ zm_status zmi_device_ready(zmi_device_code *code, const zmi_gpu_matrix *m, zmi_d
 zm_status zmi_device_dot(zmi_device_code *code, const zmi_gpu_matrix *m, const zmi_device_rows *rows, zmi_gpu_address chosen, int64_t share,
                          zmi_gpu_address out, zm_dtype dtype, int flags) {
   const int64_t pairs = rows->count * share, blocks = pieces(m->n, ZMI_LANES);
-  zmi_gpu_instruction in = {.as.dot = {.matrix = *m,
+  zmi_gpu_instruction in = {.shared = ZMI_GPU_DOT_SHARED,
+                            .as.dot = {.matrix = *m,
                                        .x = rows->at,
                                        .chosen = chosen,
                                        .out = out,
@@ -144,7 +145,7 @@ zm_status zmi_device_gated(zmi_device_code *code, zmi_gpu_address gate, zmi_gpu_
 }
 
 zm_status zmi_device_norm(zmi_device_code *code, const zmi_gpu_norm *n, int flags) {
-  zmi_gpu_instruction in = {.as.norm = *n};
+  zmi_gpu_instruction in = {.shared = ZMI_GPU_NORM_SHARED, .as.norm = *n};
   return add(code, &in, ZMI_GPU_NORM, n->rows, 1, flags);
 }
 

@@ -17,7 +17,10 @@ enum {
   ZMI_GPU_HEAD = 16,     // floats before the values of a partial result of attention: maximum, sum, padding
   ZMI_GPU_CHANNELS = 64, // of a tile of the short convolution
   ZMI_GPU_PIECE = 512,   // elements of a tile of digits, of element-wise work and of weighted sums
-  ZMI_GPU_RANK = 8
+  ZMI_GPU_RANK = 8,
+  // Shared memory of a block, in bytes.
+  ZMI_GPU_NORM_SHARED = (2048 + 16) * 4,
+  ZMI_GPU_DOT_SHARED = 64 * 16 * 4
 };
 
 typedef enum zmi_gpu_dtype { ZMI_GPU_F32, ZMI_GPU_BF16, ZMI_GPU_F16 } zmi_gpu_dtype;

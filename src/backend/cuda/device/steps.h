@@ -1,6 +1,11 @@
 // Entries: every kind of instruction as a kernel of its own, and one function that does any of them.
 
+// What a worker does of a kind is zmi_gpu_<name>_run.
 #define ZMI_GPU_STEPS(STEP)                                                                                                                \
+  STEP(embed, ZMI_GPU_EMBED)                                                                                                               \
+  STEP(norm, ZMI_GPU_NORM)                                                                                                                 \
+  STEP(digits, ZMI_GPU_DIGITS)                                                                                                             \
+  STEP(dot, ZMI_GPU_DOT)                                                                                                                   \
   STEP(elements, ZMI_GPU_ELEMENTS)                                                                                                         \
   STEP(angles, ZMI_GPU_ANGLES)                                                                                                             \
   STEP(rotate, ZMI_GPU_ROTATE)                                                                                                             \

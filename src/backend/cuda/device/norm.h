@@ -1,0 +1,48 @@
+// rms_norm of rows, of sums if there is something to add.
+
+enum { ZMI_GPU_NORM_PART = ZMI_GPU_NORM_SHARED / 4 - ZMI_GPU_LANES };
+
+// The sum of squares in the lane order. Writes the sums of x and add. `lane` is 16 floats behind the elements in shared memory.
+ZMI_INLINE float zmi_gpu_squares(const zmi_gpu_norm *m, long long first, float *part, float *lane) {
+  const int t = zmi_thread();
+  float acc = 0.0f;
+  for (int from = 0; from < m->n; from += ZMI_GPU_NORM_PART) {
+    const int n = m->n - from < ZMI_GPU_NORM_PART ? m->n - from : ZMI_GPU_NORM_PART;
+    for (int i = t; i < n; i += ZMI_GPU_THREADS) {
+      float x = zmi_gpu_load(m->x, m->dtype, first + from + i);
+      if (m->add) {
+        x = zmi_gpu_round(x + zmi_gpu_load(m->add, m->dtype, first + from + i), m->dtype);
+        zmi_gpu_store(m->sum, m->dtype, first + from + i, x);
+      }
+      part[i] = x;
+    }
+    zmi_sync();
+    if (t < ZMI_GPU_LANES) {
+      for (int i = t; i < n; i += ZMI_GPU_LANES) acc = zk_fma(part[i], part[i], acc);
+    }
+    zmi_sync();
+  }
+  if (t < ZMI_GPU_LANES) lane[t] = acc;
+  zmi_sync();
+  float v[ZMI_GPU_LANES]; // every thread for itself
+  for (int i = 0; i < ZMI_GPU_LANES; i++) v[i] = lane[i];
+  for (int h = ZMI_GPU_LANES / 2; h > 0; h /= 2) {
+    for (int i = 0; i < h; i++) v[i] = v[i] + v[i + h];
+  }
+  return v[0];
+}
+
+ZMI_DEVICE void zmi_gpu_norm_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+  const zmi_gpu_norm *m = &in->as.norm;
+  float *part = (float *)shared;
+  for (int row = worker; row < m->rows; row += workers) {
+    const long long first = (long long)row * m->n;
+    const float q = zmi_gpu_squares(m, first, part, part + ZMI_GPU_NORM_PART);
+    const float r = 1.0f / zk_sqrt(q / (float)m->n + m->eps);
+    for (int i = zmi_thread(); i < m->n; i += ZMI_GPU_THREADS) {
+      const float x = m->n <= ZMI_GPU_NORM_PART ? part[i] : zmi_gpu_load(m->add ? m->sum : m->x, m->dtype, first + i);
+      zmi_gpu_store(m->out, m->dtype, first + i, x * r * zmi_gpu_load(m->weight, m->weight_dtype, i));
+    }
+    zmi_sync();
+  }
+}

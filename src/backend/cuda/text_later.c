@@ -1,2 +1,0 @@
-#include "backend/cuda/cuda.h"
-const char zmi_gpu_text[] = "";

@@ -215,6 +215,7 @@ NUMPY = {f"arrays.{name}": f for name, f in _NUMPY.items()}
 
 # As in peer_functions.py. Sums of 4 million numbers one after another, as MLX adds them, drift; so do bfloat16 results by a place.
 TOLERANCE = 2e-5
+UNITS = {}
 LOOSER = {
     "arrays.cumsum_long": 1e-3,
     **{name: 8e-3 for name in MLX if name.endswith("bfloat16")},

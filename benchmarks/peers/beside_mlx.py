@@ -5,8 +5,8 @@ For each row of the catalog, or of benchmarks/arrays.c (operations of arrays): o
 largest of about --elements elements; each library's function is timed in turn (zmlx, MLX, NumPy, NumPy, MLX, zmlx, ...). MLX runs plainly
 and under mx.compile; the faster counts. Of each the fastest call counts, as others disturb a machine and nobody speeds it up. The values
 are compared too: all work on the same operands, and MLX's results must be those of zmlx within the tolerance of peer_functions.py or
-array_functions.py. Writes a capsule with all raw runs. Needs: pip install "mlx[cpu]" numpy, and the server:
-ninja -C build benchmarks/bench_catalog
+array_functions.py (in float16 and bfloat16: those of MLX in float32, see UNIT). Writes a capsule with all raw runs.
+Needs: pip install "mlx[cpu]" numpy, and the server: ninja -C build benchmarks/bench_catalog
   benchmarks/peers/beside_mlx.py --capsule benchmarks/capsules/catalog-mlx.json
   benchmarks/peers/beside_mlx.py --rows arrays --capsule benchmarks/capsules/arrays-mlx.json
 """
@@ -48,27 +48,48 @@ def saved(folder, kind):
     return arrays
 
 
-# MLX rounds to a short dtype between the steps of a function, we once: a few units of the last place are between the results.
-STEPS = {"float16": 8 * 2**-11, "bfloat16": 8 * 2**-8}
+# In a short dtype MLX rounds between the steps of a function, and what comes out may be far from the function (a running sum, a tie of
+# codes). So the values expected there are MLX's in float32 on the same operands, and ours are one rounding of the result from them, which
+# is half a unit in the last place: relative to the largest magnitude (which may stand below the next power of two) at most UNIT. What is
+# allowed is twice that, for results of which one is computed from another that is rounded. HUGE: what a short dtype rounds to infinity.
+UNIT = {"float16": 2**-11, "bfloat16": 2**-8}
+HUGE = {"float16": 65520.0}
 
 
-def compared(peers, name, dtype, ours, theirs):
-    """The largest difference relative to the largest magnitude of a result, or why nothing is compared."""
-    how = peers.COMPARE.get(name, lambda results: results)
-    if isinstance(how, str):
-        return {"not_compared": how}
+def farthest(results, expected, dtype):
+    """The largest difference, relative to the largest magnitude of a result (of at least 1)."""
     worst = 0.0
-    for a, b in zip(how(ours), how(theirs)):
+    for a, b in zip(results, expected):
         if a.size != b.size:
-            return {"difference": math.inf, "tolerance": 0}
+            return math.inf
         a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
         same = (a == b) | (np.isnan(a) & np.isnan(b))
+        same |= np.isinf(a) & (np.abs(b) >= HUGE.get(dtype, math.inf)) & (np.sign(a) == np.sign(b))
         if not same.all():
-            magnitude = max(1.0, np.abs(b[np.isfinite(b)]).max(initial=0))
+            magnitude = max(1.0, np.abs(b[np.isfinite(b) & np.isfinite(a)]).max(initial=0))
             with np.errstate(invalid="ignore"):
                 difference = float(np.abs(a - b)[~same].max() / magnitude)
             worst = max(worst, difference if difference == difference else math.inf)
-    return {"difference": worst, "tolerance": max(STEPS.get(dtype, 0), peers.LOOSER.get(name, peers.TOLERANCE))}
+    return worst
+
+
+def compared(peers, name, dtype, ours, theirs, expected):
+    """How far ours are from the expected values; in short dtypes also how far MLX's own are. Or why nothing is compared."""
+    how = peers.COMPARE.get(name, lambda results: results)
+    if isinstance(how, str):
+        return {"not_compared": how}
+    if dtype not in UNIT:
+        return {"difference": farthest(how(ours), how(expected), dtype), "tolerance": peers.LOOSER.get(name, peers.TOLERANCE)}
+    units = peers.UNITS.get(name, 2)
+    result = {"difference": farthest(how(ours), how(expected), dtype), "tolerance": units * UNIT[dtype]}
+    return result | ({"mlx_difference": farthest(how(theirs), how(expected), dtype)} if theirs else {})
+
+
+def made(mx, peer, operands, p):
+    """The results of a function of MLX as arrays of NumPy."""
+    results = peer(mx, operands, p)
+    results = results if isinstance(results, (tuple, list)) else [results]
+    return [np.array(m.astype(mx.float32) if m.dtype == mx.bfloat16 else m) for m in results]
 
 
 def parameters(text):
@@ -112,11 +133,14 @@ def run_row(server, row, args, peers, folder, mx):
         except Exception as e:  # a peer without this function says so; the row stays
             result.setdefault("refused", {})[who] = f"{type(e).__name__}: {str(e)[:200]}"
             del functions[who]
-    if "mlx" in functions:
-        made = peer(mx, on_device, p)
-        made = made if isinstance(made, (tuple, list)) else [made]
-        made = [np.array(m.astype(mx.float32) if m.dtype == mx.bfloat16 else m) for m in made]
-        result |= compared(peers, row["name"], args.dtype, saved(folder, "out"), made)
+    if peer:
+        theirs = made(mx, peer, on_device, p) if "mlx" in functions else None
+        if args.dtype == "float32":
+            expected = theirs
+        else:
+            expected = made(mx, peer, [a.astype(mx.float32) if a.dtype in (mx.float16, mx.bfloat16) else a for a in on_device], p)
+        if expected:
+            result |= compared(peers, row["name"], args.dtype, saved(folder, "out"), theirs, expected)
     runs = {who: [] for who in ["zmlx", *functions]}
     for r in range(args.rounds):
         order = list(runs)

@@ -230,9 +230,11 @@ bool zmi_is_no_input(const char *name, uint32_t size) {
 
 void zmi_unknown_word(zmi_parser *p, uint32_t begin, uint32_t end) {
   const int size = (int)(end - begin);
-  const bool returns = same("return", p->source + begin, end - begin);
+  const bool returns = same("return", p->source + begin, end - begin), skips = same("continue", p->source + begin, end - begin);
   zmi_parse_fail(p, begin, end, "'%.*s' is not part of the language: %s", size, p->source + begin,
-                 returns ? "a source ends with its expression, or assigns its results by their names" : "loops are 'for' with a bound");
+                 returns ? "a source ends with its expression, or assigns its results by their names"
+                 : skips ? "but for 'if (condition) continue;' directly in the braces of a loop"
+                         : "loops are 'for' with a bound");
 }
 
 const zmi_function *zmi_function_find(const char *name, uint32_t size, int operands, bool *known) {

@@ -147,6 +147,7 @@ typedef struct zmi_parser {
   int depth;      // of recursion
   int inlined;    // functions that are text around
   int left;       // TILES: conditions around whose threads have left
+  int loop_depth; // where a "continue" may stand: of the statements in the braces of the innermost loop, 0 elsewhere
   size_t scope;   // first symbol of the innermost scope
 } zmi_parser;
 

@@ -401,10 +401,13 @@ static int32_t loop(zmi_parser *p, uint32_t begin) { // after "for"
   int32_t n = zmi_node_new(p, ZMI_S_FOR, begin);
   if (n < 0) return -1;
   size_t from = p->k->assigned_count;
+  const int around = p->loop_depth;
+  p->loop_depth = zmi_token_is(p, "{") ? p->depth + 1 : 0;
   p->nested++;
   p->effects++;
   int32_t body = block(p);
   p->nested--;
+  p->loop_depth = around;
   zmi_scope_close(p, scope);
   zmi_node *f = at(p, n);
   f->symbol = symbol;
@@ -416,23 +419,27 @@ static int32_t loop(zmi_parser *p, uint32_t begin) { // after "for"
   return n;
 }
 
-// "return;" behind an outermost condition of tiles, which guards all that follows: the rest is the other branch. Takes it.
-static bool leaves_here(zmi_parser *p) {
-  if (p->k->facts.form != ZMI_FORM_TILES || p->depth != 1 + p->left) return false;
+// A jump behind a condition that guards all that follows: the rest is the other branch. "return;" outermost in tiles, "continue;" directly
+// in the braces of a loop. Takes it; NULL, or how the statements end that are left out.
+static const char *leaves_here(zmi_parser *p) {
+  const bool ends = p->k->facts.form == ZMI_FORM_TILES && p->depth == 1 + p->left;
+  if (!ends && p->depth != p->loop_depth) return NULL;
   zmi_parser ahead = *p;
   const bool brace = zmi_take(&ahead, "{");
-  if (!zmi_take(&ahead, "return") || !zmi_take(&ahead, ";") || (brace && !zmi_take(&ahead, "}")) || zmi_token_is(&ahead, "else"))
-    return false;
+  if (!zmi_take(&ahead, ends ? "return" : "continue") || !zmi_take(&ahead, ";") || (brace && !zmi_take(&ahead, "}")) ||
+      zmi_token_is(&ahead, "else"))
+    return NULL;
   ahead.failed = p->failed;
   *p = ahead;
-  return true;
+  return ends ? "" : "}";
 }
 
-static int32_t rest(zmi_parser *p) {
+static int32_t rest(zmi_parser *p, const char *end) {
   size_t scope = zmi_scope_open(p);
-  p->left++;
-  int32_t first = zmi_parse_statements(p, NULL);
-  p->left--;
+  int *depth = *end ? &p->loop_depth : &p->left; // the statements of the rest are inside one more
+  (*depth)++;
+  int32_t first = zmi_parse_statements(p, *end ? end : NULL);
+  (*depth)--;
   zmi_scope_close(p, scope);
   return first;
 }
@@ -448,11 +455,11 @@ static int32_t branch(zmi_parser *p, uint32_t begin) { // after "if"
   }
   size_t from = p->k->assigned_count;
   int effects = p->effects;
-  const bool leaves = leaves_here(p);
+  const char *leaves = leaves_here(p);
   p->nested++;
   int32_t yes = leaves ? -1 : block(p), no = -1;
   if (leaves)
-    no = rest(p);
+    no = rest(p, leaves);
   else if (zmi_take(p, "else"))
     no = block(p);
   p->nested--;

@@ -112,6 +112,22 @@ static zm_status quantize(zm_array *const *in, int nin, const zmi_given *params,
   return zm_quantize(in[0], &affine4, NULL, &out[0], &out[1], &out[2]);
 }
 
+// The kernel of examples/norm, as its author gives it. One a process, as users keep theirs.
+static zm_status author_norm(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {
+  static zm_op *norm;
+  (void)params;
+  if (!norm) {
+    norm = zm_kernel(&(zm_kernel_options){.name = "author_norm",
+                                          .form = ZM_KERNEL_ROWS,
+                                          .inputs = "x residual w",
+                                          .outputs = "y stream",
+                                          .source = "elements { h = x + residual; q = sum(h * h); }"
+                                                    "let r = rsqrt(q / D + 1e-5);"
+                                                    "elements { let s = x + residual; y = s * r * w; stream = s; }"});
+  }
+  return norm ? zm_op_apply(norm, in, nin, out, 2) : zm_last_status();
+}
+
 // clang-format off
 #define MATMUL(m, dtype)                                                                                                                   \
   {.name = "matmul_" #m "_" #dtype, .sample = "a " #m " 1024 " #dtype "; b 1024 1024 " #dtype, .call = matmul}, \
@@ -268,6 +284,8 @@ static const zmi_entry rows[] = {
     {.name = "conv2d", .sample = "x 4 64 64 32; w 64 3 3 32", .call = conv2d},
     {.name = "random_normal", .sample = "none 1", .call = random_normal},
     {.name = "random_uniform", .sample = "none 1", .call = random_uniform},
+    {.name = "author_norm_64x1024", .sample = "x 64 1024; residual 64 1024; w 1024", .call = author_norm, .outputs = 2},
+    {.name = "author_norm_2048x2048", .sample = "x 2048 2048; residual 2048 2048; w 2048", .call = author_norm, .outputs = 2},
     {.name = "quantize", .sample = "w 1024 2048", .outputs = 3, .call = quantize},
     {.name = "dequantize", .sample = "w 1024 256 uint32; s 1024 32; b 1024 32", .call = dequantize},
     {.name = "quantized_matmul_1", .sample = "x 1 2048; w 2048 256 uint32; s 2048 32; b 2048 32", .call = quantized},

@@ -192,7 +192,7 @@ static void words_of_other_languages(void **state) {
       {"y = (int4)x;", "unknown type 'int4'", 1, 6},
       {"if (x > 0) break; y = x;", "'break' is not part of the language: loops are 'for' with a bound", 1, 12},
       {"for (int i = 0; i < 3; i++) { if (x > 0) { y = x; continue; } } y = x;",
-       "'continue' is not part of the language: but for 'if (condition) continue;' directly in the braces of a loop", 1, 53},
+       "'continue' is not part of the language: but for 'if (condition) continue;' directly in the braces of a loop", 1, 51},
       {"if (x > 0) continue; y = x;", "'continue' is not part of the language", 1, 12},
   };
   for (size_t i = 0; i < ZMI_COUNT(named); i++)

@@ -5,6 +5,16 @@ def _quantized(mx, a, p):
     return mx.quantized_matmul(*a, transpose=True, group_size=64, bits=4)
 
 
+def _added_norm(mx, a, p):
+    h = a[0] + a[1]
+    return mx.fast.rms_norm(h, a[2], 1e-5), h
+
+
+def _np_added_norm(np, a, p):
+    h = a[0] + a[1]
+    return h / np.sqrt((h * h).mean(-1, keepdims=True) + np.float32(1e-5)) * a[2], h
+
+
 def _np_softmax(np, x):
     e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
@@ -163,6 +173,8 @@ _MLX = {
     **{f"matmul_{rows}_bfloat16": lambda m, a, p: a[0] @ a[1] for rows in [1, 2, 4, 16, 256]},
     **{f"matmul_turned_{rows}_bfloat16": lambda m, a, p: a[0] @ a[1].T for rows in [1, 2, 4, 16, 256]},
     "small_softmax": lambda mx, a, p: mx.softmax(a[0], axis=-1),
+    "author_norm_64x1024": _added_norm,
+    "author_norm_2048x2048": _added_norm,
     "topk_last": lambda mx, a, p: mx.topk(a[0], 40, axis=-1),
     "cumsum_reverse": lambda mx, a, p: mx.cumsum(a[0], axis=-1, reverse=True),
     "cummax_last": lambda mx, a, p: mx.cummax(a[0], axis=-1),
@@ -183,6 +195,8 @@ _MLX = {
 }
 
 _NUMPY = {
+    "author_norm_64x1024": _np_added_norm,
+    "author_norm_2048x2048": _np_added_norm,
     **_BOTH,
     **_many(lambda np, a, p: a[0].sum(-1, dtype=np.int32), "sum_rows_16_int32", "sum_last_int32"),
     "sum_first_int32": lambda np, a, p: a[0].sum(0, dtype=np.int32),

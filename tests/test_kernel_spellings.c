@@ -62,6 +62,7 @@ static void values(void **state) {
       {"o = 0; for (int i = 0; i < 3; i++) { for (int j = 0; j < 3; j++) { if (j == i) continue; o += 1; } o += 10; }", ZM_F32, 0x42100000},
       {"o = 0; for (int i = 0; i < 3; i++) { if (i == 1) continue; for (int j = 0; j < 3; j++) { if (j > i) continue; o += 1; } o += 10; }",
        ZM_F32, 0x41c00000},
+      {"o = 0; for (int i = 0; i < 3; i++) { for (int j = 0; j < 2; j++) { o += 1; } if (i == 1) continue; o += 10; }", ZM_F32, 0x41d00000},
       {"o = mad(x, y, 1) + divide(int(x), 2) + absdiff(int(y), int(x));", ZM_F32, 0x3fc00000},
       {"o = signbit(y) ? isordered(x, y) + isnormal(x) : 9;", ZM_F32, 0x40000000},
       {"o = isunordered(x, NAN) + isnormal(numeric_limits<float>::denorm_min());", ZM_F32, 0x3f800000},

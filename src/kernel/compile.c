@@ -51,8 +51,8 @@ static int exit_of(int status) {
 #ifdef F_SETSIG
 // A process that is killed can end nothing. So the children of a compiler hold a pipe whose other end is here, and when the kernel closes
 // that one, whatever this process died of, it kills the owner of the pipe: the whole group of the child. (PR_SET_PDEATHSIG would reach the
-// compiler's driver alone, not the programs that it started.) Between posix_spawn and tie() a kill leaves the compiler to end by itself: for
-// the child to tie itself, code of ours would have to run between fork and exec, in a process of many threads and mapped checkpoints.
+// compiler's driver alone, not the programs that it started.) Between posix_spawn and tie() a kill leaves the compiler to end by itself:
+// for the child to tie itself, code of ours would have to run between fork and exec, in a process of many threads and mapped checkpoints.
 enum { LEASH = 3 }; // the descriptor in the child
 
 static bool make_leash(int ends[2], posix_spawn_file_actions_t *files) {

@@ -1,0 +1,572 @@
+// An imitation of the CUDA driver for tests: device memory is memory of the host, kernels run on the simulated machine (gpu_machine.cc). It
+// is as late as a driver may be: what is put into a stream happens when somebody waits for it. It minds how it is used: addresses of the
+// host that reach the device, memory that is not pinned, calls without a context are errors, and everything alive is counted.
+#include "fake_cuda.h"
+#include "backend/cuda/cuda.h"
+#include "../gpu.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#define FAKE_API __attribute__((visibility("default")))
+
+// Each function has the symbol and the type of the table that it is loaded by.
+#define DECLARE(member, symbol, arguments) FAKE_API cu_result fake_##member arguments __asm__(symbol);
+ZMI_CUDA_FUNCTIONS(DECLARE)
+
+enum { INVALID_VALUE = 1, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NOT_FOUND = 500, TOO_MUCH = 304, CAPTURING = 900 };
+enum { BLOCKS = 1 << 16, SHARED = 101376, PINNED = 1, DEVICE = 2 };
+
+typedef enum work_kind { UPLOAD, DOWNLOAD, COPY, CLEAR, LAUNCH, RECORD } work_kind;
+typedef struct work {
+  work_kind kind;
+  char *to;
+  const char *from;
+  size_t bytes;
+  int value; // CLEAR: the byte; LAUNCH: kind of instruction
+  unsigned blocks, shared;
+  cu_event event;
+} work;
+
+struct cu_graph_s {
+  work *all;
+  size_t count, capacity;
+};
+struct cu_graph_exec_s {
+  struct cu_graph_s graph;
+};
+struct cu_stream_s {
+  struct cu_graph_s queue;
+  bool capturing;
+  cu_stream next;
+};
+struct cu_event_s {
+  bool pending, done;
+  float at;
+};
+struct cu_module_s {
+  int alive;
+};
+struct cu_function_s {
+  int kind;
+  unsigned most_shared;
+};
+struct cu_context_s {
+  int retained;
+};
+
+typedef struct block {
+  char *at;
+  size_t bytes;
+  int what;
+} block;
+
+static fake_cuda_facts facts;
+static block *blocks;
+static size_t block_count, block_capacity;
+static cu_stream streams;
+static struct cu_context_s the_context;
+static struct cu_function_s functions[ZMI_GPU_KINDS];
+static _Thread_local cu_context current;
+static cu_result fatal; // from a fault until the context is given back
+static size_t total = (size_t)256 << 20;
+static long long fault_in, refuse_in, devices; // calls from now; 0: never
+static char data_of_program;
+
+FAKE_API fake_cuda_facts *fake_cuda_look(void);
+fake_cuda_facts *fake_cuda_look(void) {
+  return &facts;
+}
+
+static void read_options(void) {
+  devices = fake_option("devices", 1);
+  total = (size_t)fake_option("memory", 256 << 20);
+  fault_in = fake_option("fault", 0);
+  refuse_in = fake_option("refuse", 0);
+}
+
+__attribute__((format(printf, 2, 3))) static cu_result misused(cu_result result, const char *format, ...) {
+  va_list list;
+  va_start(list, format);
+  if (!facts.wrong[0]) vsnprintf(facts.wrong, sizeof facts.wrong, format, list);
+  va_end(list);
+  return result;
+}
+
+static cu_result ready(const char *call) {
+  if (current != &the_context || the_context.retained == 0) return misused(INVALID_CONTEXT, "%s without a context", call);
+  return fatal;
+}
+
+// ---- memory ----
+
+static block *block_of(const void *at, size_t bytes, int what) {
+  for (size_t i = 0; i < block_count; i++) {
+    const uintptr_t from = (uintptr_t)blocks[i].at, p = (uintptr_t)at;
+    if (blocks[i].what == what && p >= from && p - from <= blocks[i].bytes && bytes <= blocks[i].bytes - (p - from)) return &blocks[i];
+  }
+  return NULL;
+}
+
+static cu_result get_block(void **at, size_t bytes, int what) {
+  if (!ZMI_GROW(blocks, block_capacity, block_count + 1)) return CU_OUT_OF_MEMORY;
+  *at = aligned_alloc(256, (bytes + 255) / 256 * 256);
+  if (!*at) return CU_OUT_OF_MEMORY;
+  blocks[block_count++] = (block){*at, bytes, what};
+  return 0;
+}
+
+static cu_result drop_block(void *at, int what) {
+  for (size_t i = 0; i < block_count; i++) {
+    if (blocks[i].at != at || blocks[i].what != what) continue;
+    free(at);
+    blocks[i] = blocks[--block_count];
+    if (block_count == 0) {
+      zmi_free(blocks);
+      blocks = NULL;
+      block_capacity = 0;
+    }
+    return 0;
+  }
+  return misused(INVALID_VALUE, "memory is freed that was not got, or twice");
+}
+
+// Whether a word of an instruction looks like an address of the host. Two small numbers side by side, or padding behind one, do not.
+static bool of_host(uint64_t word) {
+  static void *heap;
+  if (!heap) heap = blocks;
+  const uint64_t near[] = {(uintptr_t)&word, (uintptr_t)heap, (uintptr_t)&data_of_program};
+  for (size_t i = 0; i < ZMI_COUNT(near); i++) {
+    if ((uint32_t)word > 0xffff && word >> 40 && word >> 40 == near[i] >> 40) return !block_of((void *)(uintptr_t)word, 0, DEVICE);
+  }
+  return false;
+}
+
+cu_result fake_memory_info(size_t *left, size_t *all) {
+  *left = total - ZMI_MIN(total, facts.bytes);
+  *all = total;
+  return ready("cuMemGetInfo");
+}
+
+static cu_result run_all(void);
+
+cu_result fake_memory_alloc(cu_pointer *at, size_t bytes) {
+  void *p = NULL;
+  cu_result r = ready("cuMemAlloc");
+  if (!r && bytes == 0) r = misused(INVALID_VALUE, "cuMemAlloc of nothing");
+  for (cu_stream s = streams; s && !r; s = s->next) {
+    if (s->capturing) r = misused(CAPTURING, "cuMemAlloc while a graph is captured");
+  }
+  if (!r && (bytes > total || facts.bytes > total - bytes)) r = CU_OUT_OF_MEMORY;
+  if (!r) r = get_block(&p, bytes, DEVICE);
+  if (r) return r;
+  memset(p, 0xa5, bytes);
+  facts.most = ZMI_MAX(facts.bytes ? facts.most : 0, facts.bytes + bytes);
+  facts.bytes += bytes;
+  facts.memories++;
+  *at = (cu_pointer)(uintptr_t)p;
+  return 0;
+}
+
+cu_result fake_memory_free(cu_pointer at) {
+  ready("cuMemFree");
+  run_all(); // as a driver does
+  block *b = NULL;
+  for (size_t i = 0; i < block_count; i++) {
+    if ((uintptr_t)blocks[i].at == at && blocks[i].what == DEVICE) b = &blocks[i];
+  }
+  const size_t bytes = b ? b->bytes : 0;
+  cu_result r = drop_block((void *)(uintptr_t)at, DEVICE);
+  facts.bytes -= bytes;
+  facts.memories -= !r;
+  return r ? r : fatal;
+}
+
+cu_result fake_host_alloc(void **at, size_t bytes, unsigned flags) {
+  (void)flags;
+  cu_result r = ready("cuMemHostAlloc");
+  if (!r) r = get_block(at, bytes, PINNED);
+  facts.host_memories += !r;
+  return r;
+}
+
+cu_result fake_host_free(void *at) {
+  run_all();
+  cu_result r = drop_block(at, PINNED);
+  facts.host_memories -= !r;
+  return r ? r : fatal;
+}
+
+cu_result fake_host_address(cu_pointer *at, void *host, unsigned flags) {
+  (void)flags;
+  *at = (cu_pointer)(uintptr_t)host;
+  return ready("cuMemHostGetDevicePointer");
+}
+
+// ---- streams ----
+
+static cu_result put(cu_stream s, work w, const char *call) {
+  cu_result r = ready(call);
+  if (r) return r;
+  if (!s) return misused(INVALID_VALUE, "%s in the default stream", call);
+  if (!ZMI_GROW(s->queue.all, s->queue.capacity, s->queue.count + 1)) return CU_OUT_OF_MEMORY;
+  s->queue.all[s->queue.count++] = w;
+  return 0;
+}
+
+static cu_result transfer(cu_stream s, work_kind kind, void *to, const void *from, size_t bytes, const char *call) {
+  if (!block_of(to, bytes, kind == DOWNLOAD ? PINNED : DEVICE)) return misused(INVALID_VALUE, "%s to memory that is not its own", call);
+  if (kind != CLEAR && !block_of(from, bytes, kind == UPLOAD ? PINNED : DEVICE))
+    return misused(INVALID_VALUE, "%s from memory that is not its own", call);
+  return put(s, (work){.kind = kind, .to = to, .from = from, .bytes = bytes}, call);
+}
+
+cu_result fake_upload(cu_pointer to, const void *from, size_t bytes, cu_stream s) {
+  return transfer(s, UPLOAD, (void *)(uintptr_t)to, from, bytes, "cuMemcpyHtoDAsync");
+}
+
+cu_result fake_download(void *to, cu_pointer from, size_t bytes, cu_stream s) {
+  return transfer(s, DOWNLOAD, to, (const void *)(uintptr_t)from, bytes, "cuMemcpyDtoHAsync");
+}
+
+cu_result fake_copy(cu_pointer to, cu_pointer from, size_t bytes, cu_stream s) {
+  return transfer(s, COPY, (void *)(uintptr_t)to, (const void *)(uintptr_t)from, bytes, "cuMemcpyDtoDAsync");
+}
+
+cu_result fake_clear(cu_pointer to, unsigned char value, size_t bytes, cu_stream s) {
+  cu_result r = transfer(s, CLEAR, (void *)(uintptr_t)to, NULL, bytes, "cuMemsetD8Async");
+  if (!r) s->queue.all[s->queue.count - 1].value = value;
+  return r;
+}
+
+static cu_result run_launch(const work *w) {
+  const zmi_gpu_instruction *in = (const void *)w->from;
+  if (fault_in && --fault_in == 0) return CU_ILLEGAL_ADDRESS;
+  if (!block_of(in, sizeof *in, DEVICE)) return misused(CU_ILLEGAL_ADDRESS, "an instruction is not in device memory");
+  if (in->kind != w->value || in->tiles <= 0 || (unsigned)in->shared != w->shared)
+    return misused(CU_ILLEGAL_ADDRESS, "instruction of kind %d, %d tiles, %d bytes: launched as kind %d with %u bytes", in->kind, in->tiles,
+                   in->shared, w->value, w->shared);
+  for (size_t i = 0; i < sizeof in->as / 8; i++) {
+    uint64_t word;
+    memcpy(&word, (const char *)&in->as + i * 8, 8);
+    if (of_host(word)) return misused(CU_ILLEGAL_ADDRESS, "instruction of kind %d: word %zu is an address of the host", in->kind, i);
+  }
+  // In order, and now and then shuffled; never through the function that dispatches (gpu.h).
+  const char *wrong = gpu_step(in, (int)w->blocks, facts.launches % 5 == 3 ? facts.launches * 2 : 0);
+  return wrong ? misused(CU_ILLEGAL_ADDRESS, "kind %d: %s", in->kind, wrong) : 0;
+}
+
+static cu_result run_work(const work *w) {
+  switch (w->kind) {
+  case UPLOAD:
+  case DOWNLOAD:
+  case COPY:
+    memcpy(w->to, w->from, w->bytes);
+    return 0;
+  case CLEAR:
+    memset(w->to, w->value, w->bytes);
+    return 0;
+  case LAUNCH:
+    facts.launches++;
+    return run_launch(w);
+  case RECORD:
+    w->event->pending = false;
+    w->event->done = true;
+    w->event->at = (float)facts.launches;
+    return 0;
+  }
+  return INVALID_VALUE;
+}
+
+static cu_result run(cu_stream s) {
+  if (s->capturing) return misused(CAPTURING, "waiting for a stream that is captured");
+  for (size_t i = 0; i < s->queue.count && !fatal; i++) fatal = run_work(&s->queue.all[i]);
+  s->queue.count = 0;
+  return fatal;
+}
+
+static cu_result run_all(void) {
+  for (cu_stream s = streams; s; s = s->next) run(s);
+  return fatal;
+}
+
+cu_result fake_stream_create(cu_stream *stream, unsigned flags) {
+  cu_result r = ready("cuStreamCreate");
+  cu_stream s = r || flags != CU_STREAM_NON_BLOCKING ? NULL : calloc(1, sizeof *s);
+  if (!s) return r ? r : INVALID_VALUE;
+  s->next = streams;
+  *stream = streams = s;
+  facts.streams++;
+  return 0;
+}
+
+cu_result fake_stream_destroy(cu_stream stream) {
+  run(stream);
+  for (cu_stream *at = &streams; *at; at = &(*at)->next) {
+    if (*at != stream) continue;
+    *at = stream->next;
+    zmi_free(stream->queue.all);
+    free(stream);
+    facts.streams--;
+    return fatal;
+  }
+  return misused(INVALID_VALUE, "a stream is destroyed twice");
+}
+
+cu_result fake_stream_wait(cu_stream s) {
+  cu_result r = ready("cuStreamSynchronize");
+  return r ? r : run(s);
+}
+
+cu_result fake_stream_query(cu_stream s) {
+  return fake_stream_wait(s);
+}
+
+cu_result fake_event_create(cu_event *event, unsigned flags) {
+  (void)flags;
+  cu_result r = ready("cuEventCreate");
+  cu_event e = r ? NULL : calloc(1, sizeof *e);
+  if (!e) return r ? r : CU_OUT_OF_MEMORY;
+  *event = e;
+  facts.events++;
+  return 0;
+}
+
+cu_result fake_event_destroy(cu_event event) {
+  run_all();
+  free(event);
+  facts.events--;
+  return fatal;
+}
+
+cu_result fake_event_record(cu_event event, cu_stream s) {
+  cu_result r = put(s, (work){.kind = RECORD, .event = event}, "cuEventRecord");
+  if (!r) event->pending = true;
+  return r;
+}
+
+cu_result fake_event_wait(cu_event event) {
+  cu_result r = ready("cuEventSynchronize");
+  return r || !event->pending ? r : run_all();
+}
+
+cu_result fake_event_elapsed(float *milliseconds, cu_event from, cu_event to) {
+  if (!from->done || !to->done) return misused(CU_NOT_READY, "the time of an event that has not happened");
+  *milliseconds = to->at - from->at;
+  return fatal;
+}
+
+// ---- code ----
+
+cu_result fake_module_load(cu_module *module, const void *image) {
+  cu_result r = ready("cuModuleLoadData");
+  if (r) return r;
+  if (memcmp(image, "FAKE CUBIN ", 11) != 0) return INVALID_IMAGE;
+  cu_module m = calloc(1, sizeof *m);
+  if (!m) return CU_OUT_OF_MEMORY;
+  *module = m;
+  facts.modules++;
+  return 0;
+}
+
+cu_result fake_module_unload(cu_module module) {
+  run_all();
+  free(module);
+  facts.modules--;
+  return fatal;
+}
+
+cu_result fake_module_function(cu_function *function, cu_module module, const char *name) {
+  static const char *const names[ZMI_GPU_KINDS] = {"",      "embed",  "norm", "digits", "dot",     "elements", "angles", "rotate",
+                                                   "write", "attend", "join", "route",  "combine", "conv",     "take",   "copy"};
+  static const char start[] = "zmi_gpu_step_";
+  if (!module || strncmp(name, start, sizeof start - 1) != 0) return NOT_FOUND;
+  for (int i = 1; i < ZMI_GPU_KINDS; i++) {
+    if (strcmp(names[i], name + sizeof start - 1) != 0) continue;
+    functions[i] = (struct cu_function_s){i, 48 << 10};
+    *function = &functions[i];
+    return ready("cuModuleGetFunction");
+  }
+  return NOT_FOUND;
+}
+
+cu_result fake_function_set(cu_function function, int attribute, int value) {
+  if (attribute != CU_FUNCTION_SHARED || value < 0 || value > SHARED)
+    return misused(INVALID_VALUE, "attribute %d of a function: %d", attribute, value);
+  function->most_shared = (unsigned)value;
+  return ready("cuFuncSetAttribute");
+}
+
+cu_result fake_function_blocks(int *count, cu_function f, int threads, size_t shared) {
+  (void)f, (void)threads, (void)shared;
+  *count = 2;
+  return ready("cuOccupancyMaxActiveBlocksPerMultiprocessor");
+}
+
+cu_result fake_launch(cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                      cu_stream stream, void **arguments, void **extra) {
+  if (refuse_in && --refuse_in == 0) return TOO_MUCH;
+  if (gx == 0 || gx > BLOCKS || gy != 1 || gz != 1 || bx != ZMI_GPU_THREADS || by != 1 || bz != 1 || shared > f->most_shared || extra)
+    return misused(INVALID_VALUE, "a launch of %u x %u x %u blocks of %u x %u x %u threads with %u bytes", gx, gy, gz, bx, by, bz, shared);
+  const cu_pointer at = *(const cu_pointer *)arguments[0];
+  return put(stream, (work){.kind = LAUNCH, .from = (const char *)(uintptr_t)at, .value = f->kind, .blocks = gx, .shared = shared},
+             "cuLaunchKernel");
+}
+
+cu_result fake_launch_together(cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                               cu_stream stream, void **arguments) {
+  return fake_launch(f, gx, gy, gz, bx, by, bz, shared, stream, arguments, NULL);
+}
+
+// ---- graphs ----
+
+cu_result fake_capture_begin(cu_stream s, int mode) {
+  cu_result r = ready("cuStreamBeginCapture");
+  if (r || s->capturing || mode < 0 || mode > 2) return r ? r : misused(INVALID_VALUE, "a capture within a capture");
+  r = run(s); // what was there before is not part of the graph
+  s->capturing = !r;
+  return r;
+}
+
+cu_result fake_capture_end(cu_stream s, cu_graph *graph) {
+  if (!s->capturing) return misused(INVALID_VALUE, "the end of a capture that did not begin");
+  s->capturing = false;
+  cu_graph g = calloc(1, sizeof *g);
+  if (!g) return CU_OUT_OF_MEMORY;
+  *g = s->queue;
+  s->queue = (struct cu_graph_s){0};
+  *graph = g;
+  facts.graphs++;
+  return ready("cuStreamEndCapture");
+}
+
+cu_result fake_graph_instantiate(cu_graph_exec *exec, cu_graph graph, unsigned long long flags) {
+  (void)flags;
+  cu_result r = ready("cuGraphInstantiate");
+  cu_graph_exec e = r ? NULL : calloc(1, sizeof *e);
+  if (!e) return r ? r : CU_OUT_OF_MEMORY;
+  for (size_t i = 0; i < graph->count; i++) {
+    if (!ZMI_GROW(e->graph.all, e->graph.capacity, i + 1)) return CU_OUT_OF_MEMORY;
+    e->graph.all[e->graph.count++] = graph->all[i];
+  }
+  *exec = e;
+  facts.execs++;
+  return 0;
+}
+
+cu_result fake_graph_launch(cu_graph_exec exec, cu_stream s) {
+  cu_result r = ready("cuGraphLaunch");
+  for (size_t i = 0; i < exec->graph.count && !r; i++) r = put(s, exec->graph.all[i], "cuGraphLaunch");
+  facts.replays += !r;
+  return r;
+}
+
+cu_result fake_graph_destroy(cu_graph graph) {
+  zmi_free(graph->all);
+  free(graph);
+  facts.graphs--;
+  return 0;
+}
+
+cu_result fake_graph_exec_destroy(cu_graph_exec exec) {
+  run_all();
+  zmi_free(exec->graph.all);
+  free(exec);
+  facts.execs--;
+  return fatal;
+}
+
+// ---- the device ----
+
+cu_result fake_init(unsigned flags) {
+  read_options();
+  return flags ? INVALID_VALUE : (cu_result)fake_option("init", 0);
+}
+
+cu_result fake_driver_version(int *version) {
+  *version = (int)fake_option("driver", 13000);
+  return 0;
+}
+
+cu_result fake_device_count(int *count) {
+  read_options();
+  *count = (int)devices;
+  return 0;
+}
+
+cu_result fake_device_get(cu_device *device, int index) {
+  *device = index;
+  return index >= 0 && index < devices ? 0 : CU_INVALID_DEVICE;
+}
+
+cu_result fake_device_name(char *name, int size, cu_device device) {
+  snprintf(name, (size_t)size, "Imitated GPU");
+  return device ? CU_INVALID_DEVICE : 0;
+}
+
+cu_result fake_device_attribute(int *value, int attribute, cu_device device) {
+  const int capability = (int)fake_option("capability", 90);
+  const int known[][2] = {{CU_ATTRIBUTE_PROCESSORS, 2},
+                          {CU_ATTRIBUTE_MAJOR, capability / 10},
+                          {CU_ATTRIBUTE_MINOR, capability % 10},
+                          {CU_ATTRIBUTE_SHARED, SHARED},
+                          {CU_ATTRIBUTE_L2, 1 << 20},
+                          {CU_ATTRIBUTE_CLOCK, 1000000},
+                          {CU_ATTRIBUTE_MODE, 0},
+                          {CU_ATTRIBUTE_COOPERATIVE, 1},
+                          {CU_CAN_MAP_HOST, 1}};
+  for (size_t i = 0; i < ZMI_COUNT(known); i++) {
+    if (known[i][0] == attribute) return *value = known[i][1], device ? CU_INVALID_DEVICE : 0;
+  }
+  return misused(INVALID_VALUE, "attribute %d of a device", attribute);
+}
+
+cu_result fake_device_memory(size_t *bytes, cu_device device) {
+  *bytes = total;
+  return device ? CU_INVALID_DEVICE : 0;
+}
+
+cu_result fake_context_retain(cu_context *context, cu_device device) {
+  if (device) return CU_INVALID_DEVICE;
+  the_context.retained++;
+  facts.contexts++;
+  facts.opened++;
+  *context = &the_context;
+  return 0;
+}
+
+cu_result fake_context_release(cu_device device) {
+  if (device || the_context.retained == 0) return misused(INVALID_VALUE, "a context is given back twice");
+  facts.contexts--;
+  if (--the_context.retained == 0) fatal = 0;
+  return 0;
+}
+
+cu_result fake_context_set(cu_context context) {
+  current = context;
+  return fatal;
+}
+
+static const struct {
+  cu_result result;
+  const char *name, *text;
+} words[] = {{CU_NO_DEVICE, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
+             {CU_OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+             {CU_SYSTEM_NOT_READY, "CUDA_ERROR_SYSTEM_NOT_READY", "system not yet initialized"},
+             {CU_ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+             {TOO_MUCH, "CUDA_ERROR_OPERATING_SYSTEM", "OS call failed or operation not supported on this OS"},
+             {INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"}};
+
+cu_result fake_error_name(cu_result result, const char **name) {
+  for (size_t i = 0; i < ZMI_COUNT(words); i++) {
+    if (words[i].result == result) return *name = words[i].name, 0;
+  }
+  return *name = NULL, INVALID_VALUE;
+}
+
+cu_result fake_error_text(cu_result result, const char **text) {
+  for (size_t i = 0; i < ZMI_COUNT(words); i++) {
+    if (words[i].result == result) return *text = words[i].text, 0;
+  }
+  return *text = NULL, INVALID_VALUE;
+}

@@ -1,0 +1,39 @@
+// The imitations of the CUDA driver and of NVRTC for tests (fake_cuda.c, fake_nvrtc.c): what they counted. A test finds fake_cuda_look and
+// fake_nvrtc_look in the loaded libraries by dlsym.
+//
+// ZMLX_FAKE_CUDA, words "name=number" separated by commas, is read whenever GPUs are counted or a program is created:
+//   devices=0       there is no GPU              driver=11080   the driver's version
+//   init=N          cuInit gives N               capability=75  of the GPU
+//   memory=BYTES    of the GPU                   compile=0      NVRTC refuses the text and says why
+//   fault=N         the Nth launch from here on reads an illegal address, after which the context is of no use
+//   refuse=N        the Nth call to launch is refused, which the context survives
+#ifndef ZMLX_TEST_FAKE_CUDA_H
+#define ZMLX_TEST_FAKE_CUDA_H
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct fake_cuda_facts {
+  int memories, host_memories, streams, events, modules, graphs, execs, contexts; // alive now
+  size_t bytes, most;                                                             // of device memory now, and the most since it was last 0
+  unsigned long launches, replays, opened;                                        // opened: contexts taken so far
+  char wrong[320];                                                                // the first misuse of the interface, or ""
+} fake_cuda_facts;
+
+typedef struct fake_nvrtc_facts {
+  int programs, compiles; // alive now; compiled so far
+} fake_nvrtc_facts;
+
+static inline long long fake_option(const char *name, long long otherwise) {
+  const char *at = getenv("ZMLX_FAKE_CUDA");
+  const size_t n = strlen(name);
+  while (at && *at) {
+    if (strncmp(at, name, n) == 0 && at[n] == '=') return strtoll(at + n + 1, NULL, 10);
+    at = strchr(at, ',');
+    at += at != NULL;
+  }
+  return otherwise;
+}
+
+#endif

@@ -2,6 +2,7 @@
 // rows with logits, kept while it is in use, and made again when the model's choice of patterns changes.
 #include "lm/lm.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { PROGRAMS = 8 }; // kept at most: decode, whole chunks, the ends of prompts
@@ -286,6 +287,7 @@ static zm_status keep_rolling(zm_session *s, int32_t sequence, bool back) {
   uint8_t *saved = s->saved;
   zmi_cuda *gpu = zmi_model_gpu(s->model);
   zm_status status = ZM_OK;
+  if (gpu) zmi_model_lock(s->model); // its transfers are taken in turns
   for (size_t i = 0; i < s->states.count; i++) {
     if (!s->rolling[i]) continue;
     size_t bytes = state_bytes(&s->states.slots[i]) / (size_t)s->sequences;
@@ -296,7 +298,16 @@ static zm_status keep_rolling(zm_session *s, int32_t sequence, bool back) {
       status = back ? zmi_device_upload(gpu, zmi_gpu_at(state), saved, bytes) : zmi_device_download(gpu, saved, zmi_gpu_at(state), bytes);
     saved += bytes;
   }
+  if (gpu) zmi_model_unlock(s->model);
   return status;
+}
+
+// The sequence as it was before a prompt that failed with `status`. A GPU that failed may not do that either: what is said is why it failed.
+static zm_status roll_back(zm_session *s, int32_t sequence, int32_t before, zm_status status) {
+  char why[1024];
+  snprintf(why, sizeof why, "%s", zm_last_error());
+  s->length[sequence] = before;
+  return keep_rolling(s, sequence, true) == ZM_OK ? status : zmi_fail(status, "%s", why);
 }
 
 static zm_status check_feed(const zm_session *s, int32_t sequence, const int32_t *tokens, size_t count, size_t last) {
@@ -332,11 +343,7 @@ zm_status zm_session_feed(zm_session *s, int32_t sequence, const int32_t *tokens
     status = play(s, s->rows, n, selected ? logits + (first - (count - last)) * (size_t)s->vocab : NULL, selected);
     if (!status && progress && !progress(user, "reading the prompt", end, count))
       status = zmi_fail(ZM_ERROR_CANCELLED, "reading the prompt was cancelled after %zu of %zu tokens", end, count);
-    if (status) { // as if it had not begun
-      keep_rolling(s, sequence, true);
-      s->length[sequence] = before;
-      return status;
-    }
+    if (status) return roll_back(s, sequence, before, status); // as if it had not begun
     done = end;
   }
   return ZM_OK;

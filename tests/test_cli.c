@@ -321,8 +321,10 @@ static void failures(void **state) {
   assert_fails(run("logits", MODEL, "--tokens-file", empty, "--out", in_scratch("x"), NULL), CLI_FAILURE, "no token ids");
   assert_fails(run("logits", MODEL, "--tokens-file", ids, "--last", "4", "--out", in_scratch("x"), NULL), CLI_FAILURE,
                "--last 4 is more than the 3");
+  setenv("ZMLX_CUDA_PATH", "/no/such/folder", 1);
   assert_fails(run("logits", MODEL, "--tokens-file", ids, "--device", "cuda", "--out", in_scratch("x"), NULL), CLI_FAILURE,
-               "no CUDA backend");
+               "no NVIDIA driver is installed here");
+  unsetenv("ZMLX_CUDA_PATH");
   assert_int_equal(access(in_scratch("x"), F_OK), -1);
   assert_fails(run("inspect", "no/such/file", NULL), CLI_FAILURE, "no/such/file");
   assert_fails(run("tokenize", "no/such/model", "--text", "x", NULL), CLI_FAILURE, "no/such/model");

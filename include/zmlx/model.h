@@ -28,9 +28,10 @@ typedef enum zm_activations {
 // Where steps are played. On every device, and by every executor of a GPU, results have the same bits.
 typedef enum zm_model_device { ZM_MODEL_CPU, ZM_MODEL_CUDA } zm_model_device; // ZM_MODEL_CUDA: NVIDIA GPU 0
 typedef enum zm_executor {
-  ZM_EXECUTOR_AUTO,   // what is fastest here
-  ZM_EXECUTOR_STREAM, // a launch for each instruction
-  ZM_EXECUTOR_GRAPH,  // the same launches, captured once
+  ZM_EXECUTOR_AUTO,       // what is fastest here
+  ZM_EXECUTOR_STREAM,     // a launch for each instruction
+  ZM_EXECUTOR_GRAPH,      // the same launches, captured once
+  ZM_EXECUTOR_PERSISTENT, // one launch plays a step
 } zm_executor;
 
 typedef struct zm_model_options {

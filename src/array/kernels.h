@@ -287,14 +287,15 @@ typedef struct zmi_device_rows {
 } zmi_device_rows;
 int zmi_gpu_dtype_of(zm_dtype dtype);
 zmi_gpu_matrix zmi_device_matrix(const zmi_call *c, const zmi_matrix_attrs *m, int weight, int bias); // operands; bias -1: none
-zmi_device_rows zmi_device_rows_of(zmi_gpu_address x, int64_t rows, int64_t k, zm_dtype dtype); // contiguous
+zmi_device_rows zmi_device_rows_of(zmi_gpu_address x, int64_t rows, int64_t k, zm_dtype dtype);       // contiguous
 // Each adds an instruction or two; flags: ZMI_GPU_TOGETHER. ready: rows become what the matrix takes. dot: row r serves pairs r * share and
 // following; out [pairs, n] of dtype.
 zm_status zmi_device_ready(zmi_device_code *code, const zmi_gpu_matrix *m, zmi_device_rows *rows, int flags);
 zm_status zmi_device_dot(zmi_device_code *code, const zmi_gpu_matrix *m, const zmi_device_rows *rows, zmi_gpu_address chosen, int64_t share,
                          zmi_gpu_address out, zm_dtype dtype, int flags);
 // One x for several matrices: rows[i] is what matrix i takes, made once for all that take the same.
-zm_status zmi_device_forms(zmi_device_code *code, zmi_device_rows x, int count, const zmi_gpu_matrix *const *matrices, zmi_device_rows *rows);
+zm_status zmi_device_forms(zmi_device_code *code, zmi_device_rows x, int count, const zmi_gpu_matrix *const *matrices,
+                           zmi_device_rows *rows);
 zm_status zmi_device_gated(zmi_device_code *code, zmi_gpu_address gate, zmi_gpu_address up, int64_t rows, int64_t cols, zm_dtype dtype);
 zm_status zmi_device_norm(zmi_device_code *code, const zmi_gpu_norm *n, int flags);
 zm_status zmi_device_elements(zmi_device_code *code, const zmi_gpu_elements *e, int flags);

@@ -201,7 +201,7 @@ typedef struct zmi_device_player zmi_device_player;
 zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_executor executor);
 void zmi_device_player_free(zmi_device_player *p);
 zm_status zmi_device_player_play(zmi_device_player *p);
-zmi_executor zmi_device_player_executor(const zmi_device_player *p);      // the one in use
+zmi_executor zmi_device_player_executor(const zmi_device_player *p); // the one in use
 const zmi_gpu_instruction *zmi_device_player_code(const zmi_device_player *p, size_t *count);
 // Plays by launches with a clock around each; seconds[i] of instruction i are added to.
 zm_status zmi_device_player_profile(zmi_device_player *p, double *seconds);

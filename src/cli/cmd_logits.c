@@ -9,7 +9,6 @@ static const cli_option options[] = {
   {"out", 'o', CLI_PATH, "FILE", 0, 0, NULL, "safetensors file to write"},
   {"last", 0, CLI_INT, "K", 1, 1 << 30, "1", "positions whose logits are written"},
   {"chunk", 0, CLI_INT, "N", 1, ZMI_STEP_ROWS, "128", "tokens in one step"},
-  {"device", 0, CLI_CHOICE, "cpu|cuda", 0, 0, "cpu", "where to compute"},
   CLI_END,
 };
 
@@ -93,8 +92,6 @@ static zm_status write_logits(job *j) {
 
 static int run_logits(const cli_args *args) {
   if (!cli_given(args, "tokens-file") || !cli_given(args, "out")) return cli_usage("logits needs --tokens-file FILE and --out FILE");
-  if (strcmp(cli_text(args, "device"), "cuda") == 0)
-    return cli_error("--device cuda: this build has no CUDA backend yet; use --device cpu"), CLI_FAILURE;
   cli_interrupt_grace(2, NULL); // time to remove the unfinished file
   job j = {.args = args};
   int status = CLI_OK;

@@ -39,7 +39,8 @@ zmi_program *zmi_step_compile(zmi_step *s) {
   prepare(s, states, !s->states);
   zm_array *out = zmi_build_graph(&s->build);
   const char *name = s->selected > 0 ? "logits" : "hidden";
-  const zmi_compile_options options = {.kernels = s->kernels, .rewrite = rewrite, .user = s, .gpu = s->gpu, .executor = s->executor, .plan_only = s->plan_only};
+  const zmi_compile_options options = {
+      .kernels = s->kernels, .rewrite = rewrite, .user = s, .gpu = s->gpu, .executor = s->executor, .plan_only = s->plan_only};
   zmi_program *program = out ? zmi_compile(&out, &name, 1, &options) : NULL;
   zm_scope_close(scope);
   zmi_state_set_release(&listed);

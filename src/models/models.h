@@ -14,7 +14,8 @@ enum { ZMI_STATE_NAME = 96 };
 typedef struct zmi_state_slot {
   char name[ZMI_STATE_NAME]; // "model.layers.2.self_attn.keys"
   zmi_type type;
-  void *data; // given by the session, on a GPU an address there: zmi_type_bytes(&type) bytes, 64-byte aligned; need not be zeroed again for a new sequence
+  void *
+      data; // given by the session, on a GPU an address there: zmi_type_bytes(&type) bytes, 64-byte aligned; need not be zeroed again for a new sequence
 } zmi_state_slot;
 
 typedef struct zmi_state_set {
@@ -57,7 +58,7 @@ void zmi_model_unlock(zm_model *m);
 
 zmi_pool *zmi_model_pool(const zm_model *m);
 const zmi_kernels *zmi_model_kernels(const zm_model *m);
-zmi_cuda *zmi_model_gpu(const zm_model *m); // NULL: the CPU plays
+zmi_cuda *zmi_model_gpu(const zm_model *m);  // NULL: the CPU plays
 zm_dtype zmi_model_dtype(const zm_model *m); // of activations, caches and logits
 int32_t zmi_model_vocab(const zm_model *m);
 int32_t zmi_model_context(const zm_model *m); // the longest that the checkpoint was made for

@@ -287,8 +287,9 @@ static zm_status device(const zmi_call *c, zmi_device_code *code) {
   const zmi_type *x = &c->in[X]->type;
   const int64_t rows = x->shape[0], slots = a->route.top_k, width = a->gate.n, pairs = rows * slots;
   const size_t size = zm_dtype_size(x->dtype);
-  const zmi_gpu_matrix router = zmi_device_matrix(c, &a->router, ROUTER, ROUTER_BIAS), gate = zmi_device_matrix(c, &a->gate, GATE, GATE_BIAS),
-                       up = zmi_device_matrix(c, &a->up, UP, UP_BIAS), down = zmi_device_matrix(c, &a->down, DOWN, DOWN_BIAS);
+  const zmi_gpu_matrix router = zmi_device_matrix(c, &a->router, ROUTER, ROUTER_BIAS),
+                       gate = zmi_device_matrix(c, &a->gate, GATE, GATE_BIAS), up = zmi_device_matrix(c, &a->up, UP, UP_BIAS),
+                       down = zmi_device_matrix(c, &a->down, DOWN, DOWN_BIAS);
   const zmi_gpu_address logits = zmi_device_scratch(code, (size_t)(rows * a->router.n) * size),
                         chosen = zmi_device_scratch(code, (size_t)pairs * 4), weights = zmi_device_scratch(code, (size_t)pairs * size),
                         gated = zmi_device_scratch(code, (size_t)(pairs * width) * size),

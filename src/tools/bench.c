@@ -141,7 +141,7 @@ static zm_status count_bytes(bencher *b) {
   out->bytes_per_token = info.bytes_per_token;
   out->cache_bytes = info.cache_bytes_per_token * (uint64_t)out->depth;
   out->bytes_per_step = (double)(out->bytes_per_token + out->cache_bytes);
-  if (out->batch == 1) return ZM_OK;
+  if (out->batch == 1 || zmi_model_gpu(b->model)) return ZM_OK; // routers are read on the CPU
   double unused;
   zmi_step_bytes sum = {.states = zmi_session_states(b->session), .step = {.rows = out->batch, .depth = out->depth}};
   zm_status status = begin(b, &unused);
@@ -158,6 +158,32 @@ static zm_status count_bytes(bencher *b) {
 
 // Plays a decode program of its own at the last of the positions that the bench is about; positions are not advanced, so the caches keep
 // their meaning.
+static zm_status profile_gpu(bencher *b, zmi_program *p, zmi_profile *times) {
+  size_t count;
+  zmi_device_player *player = zmi_program_gpu(p);
+  const zmi_gpu_instruction *code = zmi_device_player_code(player, &count);
+  double *seconds = zmi_calloc(count + 1, sizeof *seconds);
+  times->steps = zmi_calloc(count + 1, sizeof *times->steps);
+  if (!seconds || !times->steps) {
+    zmi_free(seconds);
+    return ZM_ERROR_MEMORY;
+  }
+  zm_status status = ZM_OK;
+  for (int32_t i = 0; i < b->out->decode_tokens && status == ZM_OK; i++) {
+    zmi_program_set_row(p, 0, b->tokens[i % b->out->prompt_tokens], b->out->depth - 1, 0);
+    status = zmi_device_player_profile(player, seconds);
+    times->plays++;
+  }
+  times->count = count + 1;
+  for (size_t i = 0; i < count; i++) {
+    const int64_t before = code[i].barrier && i > 0 ? code[i - 1].of_instr : -1;
+    times->steps[i] = (zmi_step_time){.instr = (size_t)code[i].of_instr, .waits_for = before, .worked = seconds[i]};
+  }
+  times->steps[count] = (zmi_step_time){.instr = zmi_program_tape(p)->instr_count, .waits_for = -1};
+  zmi_free(seconds);
+  return status;
+}
+
 static zm_status profile(bencher *b) {
   const zmi_state_set *states = zmi_session_states(b->session);
   zmi_program *p = zmi_model_compile(b->model, 1, 1, states, NULL);
@@ -167,9 +193,10 @@ static zm_status profile(bencher *b) {
   zmi_profile times = {0};
   const int32_t last = b->out->depth - 1;
   zmi_program_set_row(p, 0, b->tokens[0], last, 0);
-  zmi_player_play(player, pool); // its memory is touched for the first time
-  zm_status status = ZM_OK;
-  for (int32_t i = 0; i < b->out->decode_tokens && status == ZM_OK; i++) {
+  zm_status status = zmi_program_play(p, pool); // its memory is touched for the first time
+  const bool gpu = zmi_program_gpu(p) != NULL;
+  if (gpu && status == ZM_OK) status = profile_gpu(b, p, &times);
+  for (int32_t i = 0; i < b->out->decode_tokens && status == ZM_OK && !gpu; i++) {
     zmi_program_set_row(p, 0, b->tokens[i % b->out->prompt_tokens], last, 0); // other tokens, other experts
     status = zmi_player_profile(player, pool, &times);
   }

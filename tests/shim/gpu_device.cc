@@ -34,6 +34,8 @@
 #include "backend/cuda/device/norm.h"
 
 #include "backend/cuda/device/steps.h"
+//
+#include "backend/cuda/device/resident.h"
 
 // ---- one instruction ----
 

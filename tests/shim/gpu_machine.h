@@ -62,6 +62,16 @@ ZMI_INLINE double zmi_multiply_double(double a, double b) {
 ZMI_INLINE double zmi_fma_double(double a, double b, double c) {
   return __builtin_fma(a, b, c);
 }
+ZMI_INLINE unsigned zmi_add_atomic(unsigned *p, unsigned n) {
+  const unsigned before = *p;
+  *p += n;
+  return before;
+}
+ZMI_INLINE void zmi_fence() {
+}
+ZMI_INLINE unsigned long long zmi_nanoseconds() {
+  return 0;
+}
 ZMI_INLINE unsigned zmi_cache_load(const unsigned *p) {
   return *(const volatile unsigned *)p;
 }

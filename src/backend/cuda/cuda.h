@@ -24,6 +24,7 @@ struct zmi_cuda {
   cu_stream stream;
   cu_module module;
   cu_function step[ZMI_GPU_KINDS]; // a launch of one instruction
+  cu_function resident;            // plays all of them in one launch
   zmi_resident *residents;         // sorted by host
   size_t resident_count, resident_capacity;
   void *staging; // pinned, in two halves, each with an event behind its last transfer

@@ -15,7 +15,8 @@ zm_status zmi_device_check(zmi_cuda *d, cu_result result, const char *doing) {
   if (result == CU_OUT_OF_MEMORY) {
     size_t left = 0, total = 0;
     d->cu->memory_info(&left, &total);
-    return zmi_fail(ZM_ERROR_MEMORY, "device cuda: %s: the GPU's memory is full (%.2f of %.2f GB are left): ask for a smaller context, or free it", doing,
+    return zmi_fail(ZM_ERROR_MEMORY,
+                    "device cuda: %s: the GPU's memory is full (%.2f of %.2f GB are left): ask for a smaller context, or free it", doing,
                     (double)left / 1e9, (double)total / 1e9);
   }
   if (result >= CU_ILLEGAL_ADDRESS) d->broken = ZM_ERROR_DEVICE; // the context does not survive these
@@ -39,15 +40,15 @@ static zm_status attributes(zmi_cuda *d) {
   d->shared = (size_t)shared;
   zm_status status = zmi_device_check(d, r, "asking what the GPU is");
   if (status == ZM_OK && d->major < 8) {
-    status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: %s is of compute capability %d.%d; 8.0 or newer is needed, or --device cpu", d->name,
-                      d->major, d->minor);
+    status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: %s is of compute capability %d.%d; 8.0 or newer is needed, or --device cpu",
+                      d->name, d->major, d->minor);
   }
   return status;
 }
 
 static zm_status load_code(zmi_cuda *d, zm_progress_fn progress, void *user) {
-  static const char *const names[ZMI_GPU_KINDS] = {NULL,     "embed", "norm", "digits", "dot",     "elements", "angles", "rotate",
-                                                   "write",  "attend", "join", "route",  "combine", "conv",     "take",   "copy"};
+  static const char *const names[ZMI_GPU_KINDS] = {NULL,    "embed",  "norm", "digits", "dot",     "elements", "angles", "rotate",
+                                                   "write", "attend", "join", "route",  "combine", "conv",     "take",   "copy"};
   char *image = NULL;
   zm_status status = zmi_device_compile(d, progress, user, &image);
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->module_load(&d->module, image), "loading device code");
@@ -58,16 +59,22 @@ static zm_status load_code(zmi_cuda *d, zm_progress_fn progress, void *user) {
     status = zmi_device_check(d, d->cu->module_function(&d->step[i], d->module, name), name);
     if (status == ZM_OK) status = zmi_device_check(d, d->cu->function_set(d->step[i], CU_FUNCTION_SHARED, (int)d->shared), name);
   }
+  if (status == ZM_OK)
+    status = zmi_device_check(d, d->cu->module_function(&d->resident, d->module, "zmi_gpu_resident"), "zmi_gpu_resident");
+  if (status == ZM_OK)
+    status = zmi_device_check(d, d->cu->function_set(d->resident, CU_FUNCTION_SHARED, (int)d->shared), "zmi_gpu_resident");
   return status;
 }
 
 static zm_status open_device(zmi_cuda *d, zm_progress_fn progress, void *user) {
   int count = 0;
   zm_status status = zmi_device_check(d, d->cu->device_count(&count), "counting GPUs");
-  if (status == ZM_OK && count < 1) status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: the NVIDIA driver finds no GPU; use --device cpu");
+  if (status == ZM_OK && count < 1)
+    status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: the NVIDIA driver finds no GPU; use --device cpu");
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->device_get(&d->index, 0), "taking GPU 0");
   if (status == ZM_OK) status = attributes(d);
-  if (status == ZM_OK) status = zmi_device_check(d, d->cu->context_retain(&d->context, d->index), "taking GPU 0 (is it in use by somebody?)");
+  if (status == ZM_OK)
+    status = zmi_device_check(d, d->cu->context_retain(&d->context, d->index), "taking GPU 0 (is it in use by somebody?)");
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->context_set(d->context), "taking GPU 0");
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->stream_create(&d->stream, CU_STREAM_NON_BLOCKING), "making a stream");
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->host_alloc(&d->staging, STAGING, 0), "getting memory for transfers");

@@ -55,11 +55,12 @@ static zm_status open_driver(void) {
   static const char *const names[] = {"libcuda.so.1", "libcuda.so"};
   void *library = load(names, ZMI_COUNT(names));
   if (!library)
-    return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: no NVIDIA driver is installed here (libcuda.so.1 cannot be loaded); use --device cpu");
+    return zmi_fail(ZM_ERROR_UNSUPPORTED,
+                    "device cuda: no NVIDIA driver is installed here (libcuda.so.1 cannot be loaded); use --device cpu");
   const char *missing = fill(library, driver_symbols, ZMI_COUNT(driver_symbols), &driver);
   if (missing) {
-    return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: the NVIDIA driver is too old (it has no %s): CUDA 12.0 or newer is needed, or --device cpu",
-                    missing);
+    return zmi_fail(ZM_ERROR_UNSUPPORTED,
+                    "device cuda: the NVIDIA driver is too old (it has no %s): CUDA 12.0 or newer is needed, or --device cpu", missing);
   }
   char text[160];
   int version = 0;
@@ -84,9 +85,10 @@ static zm_status open_nvrtc(void) {
   static const char *const names[] = {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"};
   void *library = load(names, ZMI_COUNT(names));
   if (!library) {
-    return zmi_fail(ZM_ERROR_UNSUPPORTED,
-                    "device cuda: NVRTC, which compiles the kernels, is not installed (libnvrtc.so.13 or .12 cannot be loaded): install the "
-                    "CUDA toolkit's NVRTC, name its folder in ZMLX_CUDA_PATH, or use --device cpu");
+    return zmi_fail(
+        ZM_ERROR_UNSUPPORTED,
+        "device cuda: NVRTC, which compiles the kernels, is not installed (libnvrtc.so.13 or .12 cannot be loaded): install the "
+        "CUDA toolkit's NVRTC, name its folder in ZMLX_CUDA_PATH, or use --device cpu");
   }
   const char *missing = fill(library, nvrtc_symbols, ZMI_COUNT(nvrtc_symbols), &nvrtc);
   if (missing) return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: this NVRTC is too old (it has no %s)", missing);

@@ -45,66 +45,66 @@ enum {
 };
 
 // X(member, "symbol", result and arguments)
-#define ZMI_CUDA_FUNCTIONS(X)                                                                                                \
-  X(init, "cuInit", (unsigned flags))                                                                                       \
-  X(driver_version, "cuDriverGetVersion", (int *version))                                                                   \
-  X(device_count, "cuDeviceGetCount", (int *count))                                                                         \
-  X(device_get, "cuDeviceGet", (cu_device *device, int index))                                                              \
-  X(device_name, "cuDeviceGetName", (char *name, int size, cu_device device))                                               \
-  X(device_attribute, "cuDeviceGetAttribute", (int *value, int attribute, cu_device device))                                \
-  X(device_memory, "cuDeviceTotalMem_v2", (size_t *bytes, cu_device device))                                                \
-  X(context_retain, "cuDevicePrimaryCtxRetain", (cu_context *context, cu_device device))                                    \
-  X(context_release, "cuDevicePrimaryCtxRelease_v2", (cu_device device))                                                    \
-  X(context_set, "cuCtxSetCurrent", (cu_context context))                                                                   \
-  X(memory_info, "cuMemGetInfo_v2", (size_t *left, size_t *total))                                                          \
-  X(memory_alloc, "cuMemAlloc_v2", (cu_pointer *at, size_t bytes))                                                          \
-  X(memory_free, "cuMemFree_v2", (cu_pointer at))                                                                           \
-  X(host_alloc, "cuMemHostAlloc", (void **at, size_t bytes, unsigned flags))                                                \
-  X(host_free, "cuMemFreeHost", (void *at))                                                                                 \
-  X(host_address, "cuMemHostGetDevicePointer_v2", (cu_pointer *at, void *host, unsigned flags))                             \
-  X(upload, "cuMemcpyHtoDAsync_v2", (cu_pointer to, const void *from, size_t bytes, cu_stream stream))                      \
-  X(download, "cuMemcpyDtoHAsync_v2", (void *to, cu_pointer from, size_t bytes, cu_stream stream))                          \
-  X(copy, "cuMemcpyDtoDAsync_v2", (cu_pointer to, cu_pointer from, size_t bytes, cu_stream stream))                         \
-  X(clear, "cuMemsetD8Async", (cu_pointer to, unsigned char value, size_t bytes, cu_stream stream))                         \
-  X(stream_create, "cuStreamCreate", (cu_stream *stream, unsigned flags))                                                   \
-  X(stream_destroy, "cuStreamDestroy_v2", (cu_stream stream))                                                               \
-  X(stream_wait, "cuStreamSynchronize", (cu_stream stream))                                                                 \
-  X(stream_query, "cuStreamQuery", (cu_stream stream))                                                                      \
-  X(event_create, "cuEventCreate", (cu_event *event, unsigned flags))                                                       \
-  X(event_destroy, "cuEventDestroy_v2", (cu_event event))                                                                   \
-  X(event_record, "cuEventRecord", (cu_event event, cu_stream stream))                                                      \
-  X(event_wait, "cuEventSynchronize", (cu_event event))                                                                     \
-  X(event_elapsed, "cuEventElapsedTime", (float *milliseconds, cu_event from, cu_event to))                                 \
-  X(module_load, "cuModuleLoadData", (cu_module *module, const void *image))                                                \
-  X(module_unload, "cuModuleUnload", (cu_module module))                                                                    \
-  X(module_function, "cuModuleGetFunction", (cu_function *function, cu_module module, const char *name))                    \
-  X(function_set, "cuFuncSetAttribute", (cu_function function, int attribute, int value))                                   \
-  X(function_blocks, "cuOccupancyMaxActiveBlocksPerMultiprocessor", (int *blocks, cu_function f, int threads, size_t shared)) \
-  X(launch, "cuLaunchKernel",                                                                                               \
-    (cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,          \
-     cu_stream stream, void **arguments, void **extra))                                                                     \
-  X(launch_together, "cuLaunchCooperativeKernel",                                                                           \
-    (cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,          \
-     cu_stream stream, void **arguments))                                                                                   \
-  X(capture_begin, "cuStreamBeginCapture_v2", (cu_stream stream, int mode))                                                 \
-  X(capture_end, "cuStreamEndCapture", (cu_stream stream, cu_graph *graph))                                                 \
-  X(graph_instantiate, "cuGraphInstantiateWithFlags", (cu_graph_exec *exec, cu_graph graph, unsigned long long flags))      \
-  X(graph_launch, "cuGraphLaunch", (cu_graph_exec exec, cu_stream stream))                                                  \
-  X(graph_destroy, "cuGraphDestroy", (cu_graph graph))                                                                      \
-  X(graph_exec_destroy, "cuGraphExecDestroy", (cu_graph_exec exec))                                                         \
-  X(error_name, "cuGetErrorName", (cu_result result, const char **name))                                                    \
+#define ZMI_CUDA_FUNCTIONS(X)                                                                                                              \
+  X(init, "cuInit", (unsigned flags))                                                                                                      \
+  X(driver_version, "cuDriverGetVersion", (int *version))                                                                                  \
+  X(device_count, "cuDeviceGetCount", (int *count))                                                                                        \
+  X(device_get, "cuDeviceGet", (cu_device * device, int index))                                                                            \
+  X(device_name, "cuDeviceGetName", (char *name, int size, cu_device device))                                                              \
+  X(device_attribute, "cuDeviceGetAttribute", (int *value, int attribute, cu_device device))                                               \
+  X(device_memory, "cuDeviceTotalMem_v2", (size_t * bytes, cu_device device))                                                              \
+  X(context_retain, "cuDevicePrimaryCtxRetain", (cu_context * context, cu_device device))                                                  \
+  X(context_release, "cuDevicePrimaryCtxRelease_v2", (cu_device device))                                                                   \
+  X(context_set, "cuCtxSetCurrent", (cu_context context))                                                                                  \
+  X(memory_info, "cuMemGetInfo_v2", (size_t * left, size_t * total))                                                                       \
+  X(memory_alloc, "cuMemAlloc_v2", (cu_pointer * at, size_t bytes))                                                                        \
+  X(memory_free, "cuMemFree_v2", (cu_pointer at))                                                                                          \
+  X(host_alloc, "cuMemHostAlloc", (void **at, size_t bytes, unsigned flags))                                                               \
+  X(host_free, "cuMemFreeHost", (void *at))                                                                                                \
+  X(host_address, "cuMemHostGetDevicePointer_v2", (cu_pointer * at, void *host, unsigned flags))                                           \
+  X(upload, "cuMemcpyHtoDAsync_v2", (cu_pointer to, const void *from, size_t bytes, cu_stream stream))                                     \
+  X(download, "cuMemcpyDtoHAsync_v2", (void *to, cu_pointer from, size_t bytes, cu_stream stream))                                         \
+  X(copy, "cuMemcpyDtoDAsync_v2", (cu_pointer to, cu_pointer from, size_t bytes, cu_stream stream))                                        \
+  X(clear, "cuMemsetD8Async", (cu_pointer to, unsigned char value, size_t bytes, cu_stream stream))                                        \
+  X(stream_create, "cuStreamCreate", (cu_stream * stream, unsigned flags))                                                                 \
+  X(stream_destroy, "cuStreamDestroy_v2", (cu_stream stream))                                                                              \
+  X(stream_wait, "cuStreamSynchronize", (cu_stream stream))                                                                                \
+  X(stream_query, "cuStreamQuery", (cu_stream stream))                                                                                     \
+  X(event_create, "cuEventCreate", (cu_event * event, unsigned flags))                                                                     \
+  X(event_destroy, "cuEventDestroy_v2", (cu_event event))                                                                                  \
+  X(event_record, "cuEventRecord", (cu_event event, cu_stream stream))                                                                     \
+  X(event_wait, "cuEventSynchronize", (cu_event event))                                                                                    \
+  X(event_elapsed, "cuEventElapsedTime", (float *milliseconds, cu_event from, cu_event to))                                                \
+  X(module_load, "cuModuleLoadData", (cu_module * module, const void *image))                                                              \
+  X(module_unload, "cuModuleUnload", (cu_module module))                                                                                   \
+  X(module_function, "cuModuleGetFunction", (cu_function * function, cu_module module, const char *name))                                  \
+  X(function_set, "cuFuncSetAttribute", (cu_function function, int attribute, int value))                                                  \
+  X(function_blocks, "cuOccupancyMaxActiveBlocksPerMultiprocessor", (int *blocks, cu_function f, int threads, size_t shared))              \
+  X(launch, "cuLaunchKernel",                                                                                                              \
+    (cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, cu_stream stream,       \
+     void **arguments, void **extra))                                                                                                      \
+  X(launch_together, "cuLaunchCooperativeKernel",                                                                                          \
+    (cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, cu_stream stream,       \
+     void **arguments))                                                                                                                    \
+  X(capture_begin, "cuStreamBeginCapture_v2", (cu_stream stream, int mode))                                                                \
+  X(capture_end, "cuStreamEndCapture", (cu_stream stream, cu_graph * graph))                                                               \
+  X(graph_instantiate, "cuGraphInstantiateWithFlags", (cu_graph_exec * exec, cu_graph graph, unsigned long long flags))                    \
+  X(graph_launch, "cuGraphLaunch", (cu_graph_exec exec, cu_stream stream))                                                                 \
+  X(graph_destroy, "cuGraphDestroy", (cu_graph graph))                                                                                     \
+  X(graph_exec_destroy, "cuGraphExecDestroy", (cu_graph_exec exec))                                                                        \
+  X(error_name, "cuGetErrorName", (cu_result result, const char **name))                                                                   \
   X(error_text, "cuGetErrorString", (cu_result result, const char **text))
 
-#define ZMI_NVRTC_FUNCTIONS(X)                                                                                               \
-  X(version, "nvrtcVersion", (int *major, int *minor))                                                                      \
-  X(create, "nvrtcCreateProgram",                                                                                           \
-    (nvrtc_program *program, const char *source, const char *name, int headers, const char *const *texts, const char *const *names)) \
-  X(compile, "nvrtcCompileProgram", (nvrtc_program program, int count, const char *const *options))                         \
-  X(log_size, "nvrtcGetProgramLogSize", (nvrtc_program program, size_t *size))                                              \
-  X(log_text, "nvrtcGetProgramLog", (nvrtc_program program, char *text))                                                    \
-  X(binary_size, "nvrtcGetCUBINSize", (nvrtc_program program, size_t *size))                                                \
-  X(binary, "nvrtcGetCUBIN", (nvrtc_program program, char *binary))                                                         \
-  X(destroy, "nvrtcDestroyProgram", (nvrtc_program *program))
+#define ZMI_NVRTC_FUNCTIONS(X)                                                                                                             \
+  X(version, "nvrtcVersion", (int *major, int *minor))                                                                                     \
+  X(create, "nvrtcCreateProgram",                                                                                                          \
+    (nvrtc_program * program, const char *source, const char *name, int headers, const char *const *texts, const char *const *names))      \
+  X(compile, "nvrtcCompileProgram", (nvrtc_program program, int count, const char *const *options))                                        \
+  X(log_size, "nvrtcGetProgramLogSize", (nvrtc_program program, size_t * size))                                                            \
+  X(log_text, "nvrtcGetProgramLog", (nvrtc_program program, char *text))                                                                   \
+  X(binary_size, "nvrtcGetCUBINSize", (nvrtc_program program, size_t * size))                                                              \
+  X(binary, "nvrtcGetCUBIN", (nvrtc_program program, char *binary))                                                                        \
+  X(destroy, "nvrtcDestroyProgram", (nvrtc_program * program))
 
 #define ZMI_CUDA_MEMBER(member, symbol, arguments) cu_result(*member) arguments;
 typedef struct zmi_cuda_driver {

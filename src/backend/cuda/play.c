@@ -37,6 +37,9 @@ struct zmi_device_player {
   size_t in_count, out_count;
   char *pinned; // what `in` and `out` go through, in their order
   cu_graph_exec graph;
+  zmi_gpu_address play; // of the resident kernel: zmi_gpu_play
+  int blocks, shared;
+  const zmi_gpu_play *ended; // pinned: what `play` was after a play
 };
 
 // ---- making instructions ----
@@ -107,8 +110,8 @@ static zm_status make_code(zmi_device_player *p) {
   }
   for (size_t i = 0; i < code->count; i++) {
     if ((size_t)code->all[i].shared > p->device->shared)
-      return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: an instruction needs %d bytes of shared memory, this GPU has %zu", code->all[i].shared,
-                      p->device->shared);
+      return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: an instruction needs %d bytes of shared memory, this GPU has %zu",
+                      code->all[i].shared, p->device->shared);
   }
   return ZM_OK;
 }
@@ -118,15 +121,21 @@ static zm_status make_code(zmi_device_player *p) {
 static zm_status bind_slot(zmi_device_player *p, size_t i, size_t *input) {
   zmi_slot *s = &p->tape->slots[i];
   switch (s->kind) {
-    case ZMI_SLOT_TEMP:
-    case ZMI_SLOT_OUTPUT: p->slots[i] = p->arena + s->offset; break;
-    case ZMI_SLOT_WEIGHT: return s->bytes ? zmi_device_resident(p->device, s->data, s->bytes, &p->slots[i]) : ZM_OK;
-    case ZMI_SLOT_STATE: p->slots[i] = zmi_gpu_at(s->data); break;
-    case ZMI_SLOT_INPUT:
-      p->slots[i] = p->inputs + *input;
-      *input += (s->bytes + ALIGN - 1) / ALIGN * ALIGN;
-      break;
-    case ZMI_SLOT_VIEW: break;
+  case ZMI_SLOT_TEMP:
+  case ZMI_SLOT_OUTPUT:
+    p->slots[i] = p->arena + s->offset;
+    break;
+  case ZMI_SLOT_WEIGHT:
+    return s->bytes ? zmi_device_resident(p->device, s->data, s->bytes, &p->slots[i]) : ZM_OK;
+  case ZMI_SLOT_STATE:
+    p->slots[i] = zmi_gpu_at(s->data);
+    break;
+  case ZMI_SLOT_INPUT:
+    p->slots[i] = p->inputs + *input;
+    *input += (s->bytes + ALIGN - 1) / ALIGN * ALIGN;
+    break;
+  case ZMI_SLOT_VIEW:
+    break;
   }
   return ZM_OK;
 }
@@ -149,8 +158,7 @@ static zm_status bind_slots(zmi_device_player *p) {
   for (size_t i = 0; i < t->slot_count && status == ZM_OK; i++) status = bind_slot(p, i, &at);
   for (size_t i = 0; i < t->slot_count && status == ZM_OK; i++) {
     const zmi_slot *s = &t->slots[i];
-    if (s->kind == ZMI_SLOT_VIEW)
-      p->slots[i] = p->slots[s->base] + (zmi_gpu_address)(s->shift * (int64_t)zm_dtype_size(s->type.dtype));
+    if (s->kind == ZMI_SLOT_VIEW) p->slots[i] = p->slots[s->base] + (zmi_gpu_address)(s->shift * (int64_t)zm_dtype_size(s->type.dtype));
     if (s->kind == ZMI_SLOT_INPUT) status = add_transfer(&p->in, &p->in_count, s->data, p->slots[i], s->bytes);
     if (s->kind == ZMI_SLOT_OUTPUT) status = add_transfer(&p->out, &p->out_count, s->data, p->slots[i], s->bytes);
   }
@@ -179,7 +187,22 @@ static zm_status make_player(zmi_device_player *p) {
   if (status == ZM_OK) status = make_code(p);
   if (status == ZM_OK) status = upload_code(p);
   if (status != ZM_OK) return status;
-  return zmi_device_check(p->device, p->device->cu->host_alloc((void **)&p->pinned, pinned_bytes(p) + 1, 0), "getting memory for transfers");
+  return zmi_device_check(p->device, p->device->cu->host_alloc((void **)&p->pinned, pinned_bytes(p) + 1, 0),
+                          "getting memory for transfers");
+}
+
+static zm_status make_resident(zmi_device_player *p) {
+  zmi_cuda *d = p->device;
+  for (size_t i = 0; i < p->code.count; i++) p->shared = ZMI_MAX(p->shared, p->code.all[i].shared);
+  zm_status status = zmi_device_alloc(d, sizeof(zmi_gpu_play), "barriers", &p->play);
+  if (status == ZM_OK)
+    status = zmi_device_check(d, d->cu->host_alloc((void **)&p->ended, sizeof(zmi_gpu_play), 0), "getting memory for transfers");
+  if (status == ZM_OK) {
+    cu_result r = d->cu->function_blocks(&p->blocks, d->resident, ZMI_GPU_THREADS, (size_t)p->shared);
+    status = zmi_device_check(d, r, "asking how many blocks fit");
+  }
+  p->blocks *= d->processors;
+  return status;
 }
 
 zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_executor executor) {
@@ -188,7 +211,7 @@ zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_execut
   p->device = d;
   p->tape = tape;
   p->executor = executor == ZMI_EXECUTOR_AUTO ? ZMI_EXECUTOR_GRAPH : executor;
-  if (make_player(p) == ZM_OK) return p;
+  if (make_player(p) == ZM_OK && (p->executor != ZMI_EXECUTOR_PERSISTENT || make_resident(p) == ZM_OK)) return p;
   zmi_device_player_free(p);
   return NULL;
 }
@@ -199,6 +222,8 @@ void zmi_device_player_free(zmi_device_player *p) {
   cu->context_set(p->device->context);
   if (p->graph) cu->graph_exec_destroy(p->graph);
   if (p->pinned) cu->host_free(p->pinned);
+  if (p->ended) cu->host_free((void *)(uintptr_t)p->ended);
+  zmi_device_free(p->device, p->play);
   zmi_device_free(p->device, p->arena);
   zmi_device_free(p->device, p->inputs);
   zmi_device_free(p->device, p->scratch);
@@ -235,10 +260,9 @@ static cu_result launch(zmi_device_player *p, size_t i) {
 static cu_result queue_inputs(zmi_device_player *p) {
   cu_result r = 0;
   char *at = p->pinned;
-  for (size_t i = 0; i < p->in_count && !r; i++) {
-    if (p->in[i].bytes) r = p->device->cu->upload(p->in[i].at, at, p->in[i].bytes, p->device->stream);
-    at += (p->in[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
-  }
+  size_t bytes = 0; // inputs lie here as they do on the device
+  for (size_t i = 0; i < p->in_count; i++) bytes += (p->in[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+  if (bytes) r = p->device->cu->upload(p->inputs, at, bytes, p->device->stream);
   return r;
 }
 
@@ -253,8 +277,25 @@ static cu_result queue_outputs(zmi_device_player *p) {
   return r;
 }
 
+// All instructions in one launch, whose blocks are all there at once.
+static cu_result launch_resident(zmi_device_player *p) {
+  zmi_cuda *d = p->device;
+  int count = (int)p->code.count;
+  unsigned long long allowed = 20000000000ull; // nanoseconds: far more than any step takes
+  void *arguments[] = {&p->instructions, &count, &p->play, &allowed};
+  cu_result r = d->cu->clear(p->play, 0, sizeof(zmi_gpu_play), d->stream);
+  if (!r) {
+    r = d->cu->launch_together(d->resident, (unsigned)p->blocks, 1, 1, ZMI_GPU_THREADS, 1, 1, (unsigned)p->shared, d->stream, arguments);
+  }
+  return r ? r : d->cu->download((void *)(uintptr_t)p->ended, p->play, sizeof(zmi_gpu_play), d->stream);
+}
+
 static cu_result queue(zmi_device_player *p) {
   cu_result r = queue_inputs(p);
+  if (!r && p->executor == ZMI_EXECUTOR_PERSISTENT) {
+    r = launch_resident(p);
+    return r ? r : queue_outputs(p);
+  }
   for (size_t i = 0; i < p->code.count && !r; i++) r = launch(p, i);
   return r ? r : queue_outputs(p);
 }
@@ -299,10 +340,12 @@ static zm_status begin(zmi_device_player *p) {
 zm_status zmi_device_player_play(zmi_device_player *p) {
   zmi_cuda *d = p->device;
   zm_status status = begin(p);
-  if (status == ZM_OK && p->executor != ZMI_EXECUTOR_STREAM && !p->graph) status = capture(p);
+  if (status == ZM_OK && p->executor == ZMI_EXECUTOR_GRAPH && !p->graph) status = capture(p);
   if (status != ZM_OK) return status;
   status = zmi_device_check(d, p->graph ? d->cu->graph_launch(p->graph, d->stream) : queue(p), "starting a step");
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->stream_wait(d->stream), "playing a step");
+  if (status == ZM_OK && p->executor == ZMI_EXECUTOR_PERSISTENT && p->ended->given_up)
+    status = zmi_fail(ZM_ERROR_DEVICE, "device cuda: the resident kernel gave up after 20 seconds: try --executor graph");
   if (status == ZM_OK) take_outputs(p);
   return status;
 }

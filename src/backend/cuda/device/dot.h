@@ -25,36 +25,43 @@ template <int DIGITS, bool SIGNED> ZMI_INLINE void zmi_gpu_products(const unsign
   }
 }
 
+// Some units of 32 k of a range are asked for together: what takes time is the way to memory, so many requests have to be on it at once.
 template <int BITS, int DIGITS> ZMI_INLINE float zmi_gpu_affine_range(const zmi_gpu_unit *u) {
-  enum { WORDS = BITS * ZMI_GPU_LANES };
+  enum { WORDS = BITS * ZMI_GPU_LANES, AHEAD = BITS <= 4 ? 8 : 4 };
   const zmi_gpu_matrix *m = u->m;
-  const int group = m->group, per = group / 32, scale_bytes = ZMI_GPU_LANES * zmi_gpu_size(m->dtype);
-  const int code_bytes = per * WORDS * 4, first = u->begin / group;
-  const float *scale = (const float *)(u->x + (long long)DIGITS * m->k) + first, *sum = scale + m->k / group;
-  const char *at = u->block + (long long)first * (code_bytes + 2 * scale_bytes);
+  const int group = m->group, shift = group == 32 ? 0 : group == 64 ? 1 : 2, scale_bytes = ZMI_GPU_LANES * zmi_gpu_size(m->dtype);
+  const int code_bytes = WORDS * 4 << shift, group_bytes = code_bytes + 2 * scale_bytes;
+  const float *scale = (const float *)(u->x + (long long)DIGITS * m->k), *sum = scale + (m->k >> (shift + 5));
   float hi = 0.0f, lo = 0.0f;
-  for (int k = u->begin; k < u->end; k += group, at += code_bytes + 2 * scale_bytes, scale++, sum++) {
-    const unsigned *word = (const unsigned *)at + u->lane;
-    const signed char *d = (const signed char *)u->x + (long long)DIGITS * k;
-    const float s = zmi_gpu_scale(at + code_bytes, m->dtype, u->lane), b = zmi_gpu_scale(at + code_bytes + scale_bytes, m->dtype, u->lane);
-    const float e = *scale, total = *sum;
-    unsigned now[BITS], next[BITS], code[8];
-    int D[3] = {0, 0, 0};
-    for (int i = 0; i < BITS; i++) next[i] = word[i * ZMI_GPU_LANES];
-    for (int unit = 0; unit < per; unit++, d += 32) {
-      for (int i = 0; i < BITS; i++) now[i] = next[i];
-      word += unit + 1 < per ? WORDS : 0; // the last one again: a load ahead without a branch
-      for (int i = 0; i < BITS; i++) next[i] = word[i * ZMI_GPU_LANES];
-      zmi_gpu_codes<BITS>(now, code);
-      zmi_gpu_products<DIGITS, false>(code, d, group, D);
+  int D[3] = {0, 0, 0};
+  for (int k = u->begin; k < u->end; k += 32 * AHEAD) {
+    unsigned word[AHEAD][BITS];
+    float s[AHEAD], b[AHEAD];
+    for (int i = 0; i < AHEAD; i++) {
+      const int unit = (k + 32 * i < u->end ? k : u->end - 32 * (i + 1)) / 32 + i; // past the end: what is there, again
+      const char *at = u->block + (long long)(unit >> shift) * group_bytes;
+      const unsigned *w = (const unsigned *)at + (unit & ((1 << shift) - 1)) * WORDS + u->lane;
+      for (int j = 0; j < BITS; j++) word[i][j] = w[j * ZMI_GPU_LANES];
+      s[i] = zmi_gpu_scale(at + code_bytes, m->dtype, u->lane);
+      b[i] = zmi_gpu_scale(at + code_bytes + scale_bytes, m->dtype, u->lane);
     }
-    if (DIGITS == 1) {
-      hi = zk_fma(s * e, (float)D[0], hi);
-    } else {
-      hi = zk_fma(s * (e * 256.0f), zk_fma((float)D[0], 256.0f, (float)D[1]), hi);
-      lo = zk_fma(s * e, (float)D[2], lo);
+    for (int i = 0; i < AHEAD; i++) {
+      const int at = k + 32 * i, g = at >> (shift + 5);
+      unsigned code[8];
+      if (at >= u->end) break;
+      zmi_gpu_codes<BITS>(word[i], code);
+      zmi_gpu_products<DIGITS, false>(code, (const signed char *)u->x + (long long)DIGITS * (g * group) + (at & (group - 1)), group, D);
+      if (((at + 32) & (group - 1)) != 0) continue; // the group goes on
+      const float e = scale[g];
+      if (DIGITS == 1) {
+        hi = zk_fma(s[i] * e, (float)D[0], hi);
+      } else {
+        hi = zk_fma(s[i] * (e * 256.0f), zk_fma((float)D[0], 256.0f, (float)D[1]), hi);
+        lo = zk_fma(s[i] * e, (float)D[2], lo);
+      }
+      hi = zk_fma(b[i], sum[g], hi);
+      D[0] = D[1] = D[2] = 0;
     }
-    hi = zk_fma(b, total, hi);
   }
   return DIGITS == 1 ? hi : hi + lo;
 }

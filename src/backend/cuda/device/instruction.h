@@ -162,6 +162,11 @@ typedef struct zmi_gpu_copy {
   int rank, bytes;
 } zmi_gpu_copy;
 
+// State of a resident play, in device memory.
+typedef struct zmi_gpu_play {
+  unsigned arrived, given_up;
+} zmi_gpu_play;
+
 typedef struct zmi_gpu_instruction {
   int kind;     // zmi_gpu_kind
   int tiles;    // > 0

@@ -10,6 +10,10 @@
 //   zmi_shuffle(x, lane) x of another thread of the warp (32-bit words); all 32 take part
 //   zmi_dot_us, zmi_dot_ss(a, b, c)  c + the sum of four products of bytes; a unsigned or signed, b signed
 //   zmi_add_double, zmi_multiply_double, zmi_fma_double   rounded once, never contracted
+//   zmi_pause()          a moment, while waiting for another block
+//   zmi_add_atomic(p, n) the word at p before n was added, seen by all blocks
+//   zmi_fence()          what this thread wrote is seen by all blocks before what it writes next, and it sees what they did so
+//   zmi_nanoseconds()    of a clock that all blocks share
 //   zmi_cache_load(p)    a 32-bit word that another block may have written during this launch (past the first-level cache)
 #ifndef ZMI_GPU_MACHINE_H
 #define ZMI_GPU_MACHINE_H
@@ -59,6 +63,21 @@ ZMI_INLINE double zmi_fma_double(double a, double b, double c) {
 }
 ZMI_INLINE unsigned zmi_cache_load(const unsigned *p) {
   return __ldcg(p);
+}
+
+ZMI_INLINE void zmi_pause() {
+  __nanosleep(20);
+}
+ZMI_INLINE unsigned zmi_add_atomic(unsigned *p, unsigned n) {
+  return atomicAdd(p, n);
+}
+ZMI_INLINE void zmi_fence() {
+  __threadfence();
+}
+ZMI_INLINE unsigned long long zmi_nanoseconds() {
+  unsigned long long t;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+  return t;
 }
 
 #endif

@@ -1,6 +1,7 @@
 // rms_norm of rows, of sums if there is something to add.
 
-enum { ZMI_GPU_NORM_PART = ZMI_GPU_NORM_SHARED / 4 - ZMI_GPU_LANES };
+// AHEAD: elements of a thread that are asked for before the first is used. Stores stand behind all of them, as a load cannot pass a store.
+enum { ZMI_GPU_NORM_PART = ZMI_GPU_NORM_SHARED / 4 - ZMI_GPU_LANES, ZMI_GPU_AHEAD = 8 };
 
 // The sum of squares in the lane order. Writes the sums of x and add. `lane` is 16 floats behind the elements in shared memory.
 ZMI_INLINE float zmi_gpu_squares(const zmi_gpu_norm *m, long long first, float *part, float *lane) {
@@ -8,17 +9,32 @@ ZMI_INLINE float zmi_gpu_squares(const zmi_gpu_norm *m, long long first, float *
   float acc = 0.0f;
   for (int from = 0; from < m->n; from += ZMI_GPU_NORM_PART) {
     const int n = m->n - from < ZMI_GPU_NORM_PART ? m->n - from : ZMI_GPU_NORM_PART;
-    for (int i = t; i < n; i += ZMI_GPU_THREADS) {
-      float x = zmi_gpu_load(m->x, m->dtype, first + from + i);
-      if (m->add) {
-        x = zmi_gpu_round(x + zmi_gpu_load(m->add, m->dtype, first + from + i), m->dtype);
-        zmi_gpu_store(m->sum, m->dtype, first + from + i, x);
+    for (int begin = t; begin < n; begin += ZMI_GPU_AHEAD * ZMI_GPU_THREADS) {
+      float x[ZMI_GPU_AHEAD], y[ZMI_GPU_AHEAD];
+      for (int j = 0; j < ZMI_GPU_AHEAD; j++) {
+        const int i = begin + j * ZMI_GPU_THREADS;
+        x[j] = i < n ? zmi_gpu_load(m->x, m->dtype, first + from + i) : 0.0f;
+        y[j] = i < n && m->add ? zmi_gpu_load(m->add, m->dtype, first + from + i) : 0.0f;
       }
-      part[i] = x;
+      for (int j = 0; j < ZMI_GPU_AHEAD; j++) {
+        const int i = begin + j * ZMI_GPU_THREADS;
+        if (i >= n) break;
+        if (m->add) {
+          x[j] = zmi_gpu_round(x[j] + y[j], m->dtype);
+          zmi_gpu_store(m->sum, m->dtype, first + from + i, x[j]);
+        }
+        part[i] = x[j];
+      }
     }
     zmi_sync();
     if (t < ZMI_GPU_LANES) {
-      for (int i = t; i < n; i += ZMI_GPU_LANES) acc = zk_fma(part[i], part[i], acc);
+      int i = t;
+      for (; i + 15 * ZMI_GPU_LANES < n; i += 16 * ZMI_GPU_LANES) {
+        float v[16];
+        for (int j = 0; j < 16; j++) v[j] = part[i + j * ZMI_GPU_LANES];
+        for (int j = 0; j < 16; j++) acc = zk_fma(v[j], v[j], acc);
+      }
+      for (; i < n; i += ZMI_GPU_LANES) acc = zk_fma(part[i], part[i], acc);
     }
     zmi_sync();
   }
@@ -39,9 +55,17 @@ ZMI_DEVICE void zmi_gpu_norm_run(const zmi_gpu_instruction *in, int worker, int 
     const long long first = (long long)row * m->n;
     const float q = zmi_gpu_squares(m, first, part, part + ZMI_GPU_NORM_PART);
     const float r = 1.0f / zk_sqrt(q / (float)m->n + m->eps);
-    for (int i = zmi_thread(); i < m->n; i += ZMI_GPU_THREADS) {
-      const float x = m->n <= ZMI_GPU_NORM_PART ? part[i] : zmi_gpu_load(m->add ? m->sum : m->x, m->dtype, first + i);
-      zmi_gpu_store(m->out, m->dtype, first + i, x * r * zmi_gpu_load(m->weight, m->weight_dtype, i));
+    for (int begin = zmi_thread(); begin < m->n; begin += ZMI_GPU_AHEAD * ZMI_GPU_THREADS) {
+      float x[ZMI_GPU_AHEAD], w[ZMI_GPU_AHEAD];
+      for (int j = 0; j < ZMI_GPU_AHEAD; j++) {
+        const int i = begin + j * ZMI_GPU_THREADS;
+        w[j] = i < m->n ? zmi_gpu_load(m->weight, m->weight_dtype, i) : 0.0f;
+        x[j] = i >= m->n ? 0.0f : m->n <= ZMI_GPU_NORM_PART ? part[i] : zmi_gpu_load(m->add ? m->sum : m->x, m->dtype, first + i);
+      }
+      for (int j = 0; j < ZMI_GPU_AHEAD; j++) {
+        const int i = begin + j * ZMI_GPU_THREADS;
+        if (i < m->n) zmi_gpu_store(m->out, m->dtype, first + i, x[j] * r * w[j]);
+      }
     }
     zmi_sync();
   }

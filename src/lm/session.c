@@ -302,7 +302,7 @@ static zm_status keep_rolling(zm_session *s, int32_t sequence, bool back) {
   return status;
 }
 
-// The sequence as it was before a prompt that failed with `status`. A GPU that failed may not do that either: what is said is why it failed.
+// The sequence as it was before a prompt that failed with `status`. A GPU that failed may not do that either: what is said is why.
 static zm_status roll_back(zm_session *s, int32_t sequence, int32_t before, zm_status status) {
   char why[1024];
   snprintf(why, sizeof why, "%s", zm_last_error());

@@ -8,6 +8,16 @@ ZMI_INLINE int zmi_gpu_size(int dtype) {
   return dtype == ZMI_GPU_F32 ? 4 : 2;
 }
 
+// An element's bits, and later the element: several can be on their way before the first is waited for.
+ZMI_INLINE unsigned zmi_gpu_bits(zmi_gpu_address a, int dtype, long long i) {
+  return dtype == ZMI_GPU_F32 ? zmi_gpu_at<const unsigned>(a)[i] : zmi_gpu_at<const unsigned short>(a)[i];
+}
+
+ZMI_INLINE float zmi_gpu_value(unsigned bits, int dtype) {
+  if (dtype == ZMI_GPU_F32) return zk_of_bits(bits);
+  return dtype == ZMI_GPU_BF16 ? zk_of_bits(bits << 16) : zk_load_float16((unsigned short)bits);
+}
+
 ZMI_INLINE float zmi_gpu_load(zmi_gpu_address a, int dtype, long long i) {
   if (dtype == ZMI_GPU_F32) return zmi_gpu_at<const float>(a)[i];
   const unsigned short v = zmi_gpu_at<const unsigned short>(a)[i];

@@ -36,14 +36,14 @@ template <int BITS, int DIGITS> ZMI_INLINE float zmi_gpu_affine_range(const zmi_
   int D[3] = {0, 0, 0};
   for (int k = u->begin; k < u->end; k += 32 * AHEAD) {
     unsigned word[AHEAD][BITS];
-    float s[AHEAD], b[AHEAD];
+    unsigned s[AHEAD], b[AHEAD];
     for (int i = 0; i < AHEAD; i++) {
       const int unit = (k + 32 * i < u->end ? k : u->end - 32 * (i + 1)) / 32 + i; // past the end: what is there, again
       const char *at = u->block + (long long)(unit >> shift) * group_bytes;
       const unsigned *w = (const unsigned *)at + (unit & ((1 << shift) - 1)) * WORDS + u->lane;
       for (int j = 0; j < BITS; j++) word[i][j] = w[j * ZMI_GPU_LANES];
-      s[i] = zmi_gpu_scale(at + code_bytes, m->dtype, u->lane);
-      b[i] = zmi_gpu_scale(at + code_bytes + scale_bytes, m->dtype, u->lane);
+      s[i] = zmi_gpu_bits((zmi_gpu_address)(at + code_bytes), m->dtype, u->lane);
+      b[i] = zmi_gpu_bits((zmi_gpu_address)(at + code_bytes + scale_bytes), m->dtype, u->lane);
     }
     for (int i = 0; i < AHEAD; i++) {
       const int at = k + 32 * i, g = at >> (shift + 5);
@@ -52,14 +52,14 @@ template <int BITS, int DIGITS> ZMI_INLINE float zmi_gpu_affine_range(const zmi_
       zmi_gpu_codes<BITS>(word[i], code);
       zmi_gpu_products<DIGITS, false>(code, (const signed char *)u->x + (long long)DIGITS * (g * group) + (at & (group - 1)), group, D);
       if (((at + 32) & (group - 1)) != 0) continue; // the group goes on
-      const float e = scale[g];
+      const float e = scale[g], w = zmi_gpu_value(s[i], m->dtype);
       if (DIGITS == 1) {
-        hi = zk_fma(s[i] * e, (float)D[0], hi);
+        hi = zk_fma(w * e, (float)D[0], hi);
       } else {
-        hi = zk_fma(s[i] * (e * 256.0f), zk_fma((float)D[0], 256.0f, (float)D[1]), hi);
-        lo = zk_fma(s[i] * e, (float)D[2], lo);
+        hi = zk_fma(w * (e * 256.0f), zk_fma((float)D[0], 256.0f, (float)D[1]), hi);
+        lo = zk_fma(w * e, (float)D[2], lo);
       }
-      hi = zk_fma(b[i], sum[g], hi);
+      hi = zk_fma(zmi_gpu_value(b[i], m->dtype), sum[g], hi);
       D[0] = D[1] = D[2] = 0;
     }
   }

@@ -10,20 +10,21 @@ ZMI_INLINE float zmi_gpu_squares(const zmi_gpu_norm *m, long long first, float *
   for (int from = 0; from < m->n; from += ZMI_GPU_NORM_PART) {
     const int n = m->n - from < ZMI_GPU_NORM_PART ? m->n - from : ZMI_GPU_NORM_PART;
     for (int begin = t; begin < n; begin += ZMI_GPU_AHEAD * ZMI_GPU_THREADS) {
-      float x[ZMI_GPU_AHEAD], y[ZMI_GPU_AHEAD];
+      unsigned x[ZMI_GPU_AHEAD], y[ZMI_GPU_AHEAD];
       for (int j = 0; j < ZMI_GPU_AHEAD; j++) {
         const int i = begin + j * ZMI_GPU_THREADS;
-        x[j] = i < n ? zmi_gpu_load(m->x, m->dtype, first + from + i) : 0.0f;
-        y[j] = i < n && m->add ? zmi_gpu_load(m->add, m->dtype, first + from + i) : 0.0f;
+        x[j] = i < n ? zmi_gpu_bits(m->x, m->dtype, first + from + i) : 0u;
+        y[j] = i < n && m->add ? zmi_gpu_bits(m->add, m->dtype, first + from + i) : 0u;
       }
       for (int j = 0; j < ZMI_GPU_AHEAD; j++) {
         const int i = begin + j * ZMI_GPU_THREADS;
         if (i >= n) break;
+        float v = zmi_gpu_value(x[j], m->dtype);
         if (m->add) {
-          x[j] = zmi_gpu_round(x[j] + y[j], m->dtype);
-          zmi_gpu_store(m->sum, m->dtype, first + from + i, x[j]);
+          v = zmi_gpu_round(v + zmi_gpu_value(y[j], m->dtype), m->dtype);
+          zmi_gpu_store(m->sum, m->dtype, first + from + i, v);
         }
-        part[i] = x[j];
+        part[i] = v;
       }
     }
     zmi_sync();
@@ -56,15 +57,16 @@ ZMI_DEVICE void zmi_gpu_norm_run(const zmi_gpu_instruction *in, int worker, int 
     const float q = zmi_gpu_squares(m, first, part, part + ZMI_GPU_NORM_PART);
     const float r = 1.0f / zk_sqrt(q / (float)m->n + m->eps);
     for (int begin = zmi_thread(); begin < m->n; begin += ZMI_GPU_AHEAD * ZMI_GPU_THREADS) {
-      float x[ZMI_GPU_AHEAD], w[ZMI_GPU_AHEAD];
+      float x[ZMI_GPU_AHEAD];
+      unsigned w[ZMI_GPU_AHEAD];
       for (int j = 0; j < ZMI_GPU_AHEAD; j++) {
         const int i = begin + j * ZMI_GPU_THREADS;
-        w[j] = i < m->n ? zmi_gpu_load(m->weight, m->weight_dtype, i) : 0.0f;
+        w[j] = i < m->n ? zmi_gpu_bits(m->weight, m->weight_dtype, i) : 0u;
         x[j] = i >= m->n ? 0.0f : m->n <= ZMI_GPU_NORM_PART ? part[i] : zmi_gpu_load(m->add ? m->sum : m->x, m->dtype, first + i);
       }
       for (int j = 0; j < ZMI_GPU_AHEAD; j++) {
         const int i = begin + j * ZMI_GPU_THREADS;
-        if (i < m->n) zmi_gpu_store(m->out, m->dtype, first + i, x[j] * r * w[j]);
+        if (i < m->n) zmi_gpu_store(m->out, m->dtype, first + i, x[j] * r * zmi_gpu_value(w[j], m->weight_dtype));
       }
     }
     zmi_sync();

@@ -143,6 +143,8 @@ static void check_checkpoint(const char *path, zm_dtype dtype, int count) {
                       {.executor = ZM_EXECUTOR_STREAM, .chunk = 3, .patched = true},
                       {.executor = ZM_EXECUTOR_AUTO, .chunk = 2, .others = 1},
                       {.executor = ZM_EXECUTOR_STREAM, .chunk = 1, .others = 1, .patched = true},
+                      {.executor = ZM_EXECUTOR_PERSISTENT, .chunk = 3, .others = 1},
+                      {.executor = ZM_EXECUTOR_PERSISTENT, .chunk = count, .patched = true},
                       {.executor = ZM_EXECUTOR_STREAM, .chunk = count},
                       {.executor = ZM_EXECUTOR_GRAPH, .chunk = count, .patched = true}};
   for (size_t i = 0; i < ZMI_COUNT(ways); i++) {

@@ -17,13 +17,13 @@ ZMI_CUDA_FUNCTIONS(DECLARE)
 enum { INVALID_VALUE = 1, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NOT_FOUND = 500, TOO_MUCH = 304, CAPTURING = 900 };
 enum { BLOCKS = 1 << 16, SHARED = 101376, PINNED = 1, DEVICE = 2 };
 
-typedef enum work_kind { UPLOAD, DOWNLOAD, COPY, CLEAR, LAUNCH, RECORD } work_kind;
+typedef enum work_kind { UPLOAD, DOWNLOAD, COPY, CLEAR, LAUNCH, RESIDENT, RECORD } work_kind;
 typedef struct work {
   work_kind kind;
   char *to;
   const char *from;
   size_t bytes;
-  int value; // CLEAR: the byte; LAUNCH: kind of instruction
+  int value; // CLEAR: the byte; LAUNCH: kind of instruction; RESIDENT: number of instructions, `to` is its play
   unsigned blocks, shared;
   cu_event event;
 } work;
@@ -239,6 +239,34 @@ cu_result fake_clear(cu_pointer to, unsigned char value, size_t bytes, cu_stream
   return r;
 }
 
+static cu_result check_addresses(const zmi_gpu_instruction *in) {
+  for (size_t i = 0; i < sizeof in->as / 8; i++) {
+    uint64_t word;
+    memcpy(&word, (const char *)&in->as + i * 8, 8);
+    if (of_host(word)) return misused(CU_ILLEGAL_ADDRESS, "instruction of kind %d: word %zu is an address of the host", in->kind, i);
+  }
+  return 0;
+}
+
+void zmi_gpu_resident(const zmi_gpu_instruction *all, int count, zmi_gpu_play *play, unsigned long long allowed); // gpu_device.cc
+static void start_resident(void *at) {
+  const work *w = at;
+  zmi_gpu_resident((const void *)w->from, w->value, (void *)w->to, w->bytes);
+}
+
+static cu_result run_resident(const work *w) {
+  work copy = *w;
+  const zmi_gpu_instruction *all = (const void *)w->from;
+  if (fault_in && --fault_in == 0) return CU_ILLEGAL_ADDRESS;
+  if (!block_of(all, (size_t)w->value * sizeof *all, DEVICE) || !block_of(w->to, sizeof(zmi_gpu_play), DEVICE))
+    return misused(CU_ILLEGAL_ADDRESS, "instructions are not in device memory");
+  cu_result r = 0;
+  for (int i = 0; i < w->value && !r; i++) r = check_addresses(&all[i]);
+  const uint64_t seed = facts.launches % 5 == 3 ? facts.launches * 2 : 0;
+  const char *wrong = r ? NULL : gpu_simulate(start_resident, &copy, (int)w->blocks, w->shared, seed);
+  return wrong ? misused(CU_ILLEGAL_ADDRESS, "the resident kernel: %s", wrong) : r;
+}
+
 static cu_result run_launch(const work *w) {
   const zmi_gpu_instruction *in = (const void *)w->from;
   if (fault_in && --fault_in == 0) return CU_ILLEGAL_ADDRESS;
@@ -246,11 +274,8 @@ static cu_result run_launch(const work *w) {
   if (in->kind != w->value || in->tiles <= 0 || (unsigned)in->shared != w->shared)
     return misused(CU_ILLEGAL_ADDRESS, "instruction of kind %d, %d tiles, %d bytes: launched as kind %d with %u bytes", in->kind, in->tiles,
                    in->shared, w->value, w->shared);
-  for (size_t i = 0; i < sizeof in->as / 8; i++) {
-    uint64_t word;
-    memcpy(&word, (const char *)&in->as + i * 8, 8);
-    if (of_host(word)) return misused(CU_ILLEGAL_ADDRESS, "instruction of kind %d: word %zu is an address of the host", in->kind, i);
-  }
+  cu_result r = check_addresses(in);
+  if (r) return r;
   // In order, and now and then shuffled; never through the function that dispatches (gpu.h).
   const char *wrong = gpu_step(in, (int)w->blocks, facts.launches % 5 == 3 ? facts.launches * 2 : 0);
   return wrong ? misused(CU_ILLEGAL_ADDRESS, "kind %d: %s", in->kind, wrong) : 0;
@@ -269,6 +294,9 @@ static cu_result run_work(const work *w) {
   case LAUNCH:
     facts.launches++;
     return run_launch(w);
+  case RESIDENT:
+    facts.launches++;
+    return run_resident(w);
   case RECORD:
     w->event->pending = false;
     w->event->done = true;
@@ -380,6 +408,11 @@ cu_result fake_module_function(cu_function *function, cu_module module, const ch
   static const char *const names[ZMI_GPU_KINDS] = {"",      "embed",  "norm", "digits", "dot",     "elements", "angles", "rotate",
                                                    "write", "attend", "join", "route",  "combine", "conv",     "take",   "copy"};
   static const char start[] = "zmi_gpu_step_";
+  if (module && strcmp(name, "zmi_gpu_resident") == 0) {
+    functions[0] = (struct cu_function_s){0, 48 << 10};
+    *function = &functions[0];
+    return ready("cuModuleGetFunction");
+  }
   if (!module || strncmp(name, start, sizeof start - 1) != 0) return NOT_FOUND;
   for (int i = 1; i < ZMI_GPU_KINDS; i++) {
     if (strcmp(names[i], name + sizeof start - 1) != 0) continue;
@@ -415,7 +448,20 @@ cu_result fake_launch(cu_function f, unsigned gx, unsigned gy, unsigned gz, unsi
 
 cu_result fake_launch_together(cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                                cu_stream stream, void **arguments) {
-  return fake_launch(f, gx, gy, gz, bx, by, bz, shared, stream, arguments, NULL);
+  if (refuse_in && --refuse_in == 0) return TOO_MUCH;
+  if (f != &functions[0] || gx == 0 || gx > GPU_RESIDENT_BLOCKS || bx != ZMI_GPU_THREADS || shared > f->most_shared)
+    return misused(INVALID_VALUE, "a resident launch of %u blocks of %u threads with %u bytes", gx, bx, shared);
+  if (gy != 1 || gz != 1 || by != 1 || bz != 1) return misused(INVALID_VALUE, "a resident launch of more than one dimension");
+  const cu_pointer all = *(const cu_pointer *)arguments[0], to = *(const cu_pointer *)arguments[2];
+  return put(stream,
+             (work){.kind = RESIDENT,
+                    .from = (const char *)(uintptr_t)all,
+                    .to = (char *)(uintptr_t)to,
+                    .bytes = (size_t) * (const unsigned long long *)arguments[3],
+                    .value = *(const int *)arguments[1],
+                    .blocks = gx,
+                    .shared = shared},
+             "cuLaunchCooperativeKernel");
 }
 
 // ---- graphs ----

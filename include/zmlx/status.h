@@ -25,7 +25,7 @@ extern "C" {
   X(ZM_ERROR_UNSUPPORTED, "unsupported") /* valid, but this build can't do it */                                                           \
   X(ZM_ERROR_LIMIT, "limit reached")     /* context full, too many rows, ... */                                                            \
   X(ZM_ERROR_CANCELLED, "cancelled")     /* a callback or a signal asked to stop */                                                        \
-  X(ZM_ERROR_MISMATCH, "mismatch")       /* results that must agree do not */                                                                \
+  X(ZM_ERROR_MISMATCH, "mismatch")       /* results that must agree do not */                                                              \
   X(ZM_ERROR_DEVICE, "device failure")   /* a GPU failed in the middle of work */
 
 typedef enum zm_status {

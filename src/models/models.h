@@ -14,8 +14,7 @@ enum { ZMI_STATE_NAME = 96 };
 typedef struct zmi_state_slot {
   char name[ZMI_STATE_NAME]; // "model.layers.2.self_attn.keys"
   zmi_type type;
-  void *
-      data; // given by the session, on a GPU an address there: zmi_type_bytes(&type) bytes, 64-byte aligned; need not be zeroed again for a new sequence
+  void *data; // given by the session, on a GPU an address there: zmi_type_bytes(&type) bytes, 64-byte aligned
 } zmi_state_slot;
 
 typedef struct zmi_state_set {

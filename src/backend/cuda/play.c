@@ -1,5 +1,5 @@
-// Plays tapes on a GPU: instructions of the device made once from the tape's ops, then played by an executor: a launch for each (stream), or
-// the same launches captured once (graph). Which executor plays never changes a bit.
+// Plays tapes on a GPU: instructions of the device are made once from the tape's ops, then played by an executor: a launch for each
+// (stream), the same launches captured once (graph), or one launch of a kernel that goes through them all (persistent). No executor changes a bit.
 #include "backend/cuda/cuda.h"
 
 #include <stdio.h>

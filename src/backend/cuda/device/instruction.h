@@ -116,8 +116,8 @@ typedef struct zmi_gpu_write {
   int rows, kv_heads, dim, context, sequences, dtype, keys;
 } zmi_gpu_write;
 
-// Attention. ATTEND: with `split`, tile (row, kv head, range) as (row * kv_heads + kv) * ranges + range: that range's partial results of all
-// query heads of the kv head, partial [rows][heads][ranges][ZMI_GPU_HEAD + dim] floats; tiles of ranges that the row does not reach do
+// Attention. ATTEND: with `split`, tile (row, kv head, range) as (row * kv_heads + kv) * ranges + range: partial results of all query
+// heads of the kv head, partial [rows][heads][ranges][ZMI_GPU_HEAD + dim] floats; tiles of ranges that the row does not reach do
 // nothing. Without: tile (row, kv head) goes through all its ranges and writes out [rows, heads, dim]. JOIN: tile (row, head): joins the
 // ranges from left to right and writes out. A row that sees nothing gives zeros.
 typedef struct zmi_gpu_attention {
@@ -139,7 +139,7 @@ typedef struct zmi_gpu_combine {
   int rows, slots, n, y_dtype, weight_dtype, dtype;
 } zmi_gpu_combine;
 
-// The short convolution (array/ops/short_conv.c). With parts (first, second, gate: which third of a row of `x`, 3 * channels wide): convolves
+// The short convolution (array/ops/short_conv.c). With parts (first, second, gate: which third of a row of `x`, 3 * channels wide): takes
 // round(first * second), and the result, rounded, times gate, rounded, is y. Without (parts = 0): convolves x. Tile: ZMI_GPU_CHANNELS
 // channels of all rows.
 typedef struct zmi_gpu_conv {

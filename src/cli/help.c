@@ -48,9 +48,10 @@ void cli_help_command(const cli_command *c, zmi_text *out) {
   zmi_text_add(out, "%s\n%s.\n", c->options || c->model_options ? "  (defaults in parentheses)" : "", c->summary);
   option_lines(c->options, out);
   if (c->model_options) {
-    zmi_text_add(out, "  and");
-    for (const cli_option *o = cli_model_options; o->name; o++) zmi_text_add(out, " --%s%s", o->name, o[1].name ? "" : ":");
-    zmi_text_add(out, " help model\n");
+    size_t count = 0;
+    while (cli_model_options[count].name) count++;
+    zmi_text_add(out, "  and %zu options of models, --%s to --%s: zmlx help model\n", count, cli_model_options[0].name,
+                 cli_model_options[count - 1].name);
   }
   if (c->notes) zmi_text_add(out, "%s\n", c->notes);
 }

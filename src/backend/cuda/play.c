@@ -1,5 +1,5 @@
-// Plays tapes on a GPU: instructions of the device are made once from the tape's ops, then played by an executor: a launch for each
-// (stream), the same launches captured once (graph), or one launch of a kernel that goes through them all (persistent). No executor changes a bit.
+// Plays tapes on a GPU. Instructions of the device are made once from the tape's ops; an executor plays them: a launch for each (stream),
+// the same launches captured once (graph), or one launch of a kernel that goes through them all (persistent). No bit depends on which.
 #include "backend/cuda/cuda.h"
 
 #include <stdio.h>

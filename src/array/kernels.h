@@ -297,6 +297,10 @@ zm_status zmi_device_dot(zmi_device_code *code, const zmi_gpu_matrix *m, const z
 zm_status zmi_device_forms(zmi_device_code *code, zmi_device_rows x, int count, const zmi_gpu_matrix *const *matrices,
                            zmi_device_rows *rows);
 zm_status zmi_device_gated(zmi_device_code *code, zmi_gpu_address gate, zmi_gpu_address up, int64_t rows, int64_t cols, zm_dtype dtype);
+// a * b tiles of a kind, whose operands are set.
+zm_status zmi_device_instruction(zmi_device_code *code, zmi_gpu_instruction *in, zmi_gpu_kind kind, int64_t a, int64_t b, int flags);
+// What types and attributes say of an attention; addresses follow.
+zmi_gpu_attention zmi_device_heads(const zmi_type *q, const zmi_type *values, const zmi_attention_attrs *a);
 zm_status zmi_device_norm(zmi_device_code *code, const zmi_gpu_norm *n, int flags);
 zm_status zmi_device_elements(zmi_device_code *code, const zmi_gpu_elements *e, int flags);
 zm_status zmi_device_rotate(zmi_device_code *code, const zmi_gpu_rotate *r, int flags);
@@ -306,7 +310,6 @@ zm_status zmi_device_route(zmi_device_code *code, const zmi_gpu_route *r, int fl
 zm_status zmi_device_combine(zmi_device_code *code, const zmi_gpu_combine *m, int flags);
 zm_status zmi_device_conv(zmi_device_code *code, const zmi_gpu_conv *v, int flags);
 // Of the ops by name, for their rows.
-zm_status zmi_embed_device(const zmi_call *c, zmi_device_code *code);
 zm_status zmi_linear_device(const zmi_call *c, zmi_device_code *code);
 zm_status zmi_gather_linear_device(const zmi_call *c, zmi_device_code *code);
 zm_status zmi_rms_norm_device(const zmi_call *c, zmi_device_code *code);

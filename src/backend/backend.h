@@ -167,8 +167,7 @@ typedef struct zmi_device_facts {
   bool usable;
   char name[96], why[256]; // why: the reason why it cannot be used, or NULL-length
   int major, minor, processors, driver;
-  uint64_t memory, left; // bytes
-  bool compiled;         // device code for it is in the disk cache
+  uint64_t memory; // bytes
 } zmi_device_facts;
 // Looks at GPU 0 without keeping it.
 void zmi_device_look(zmi_device_facts *facts);
@@ -179,7 +178,6 @@ zm_status zmi_device_alloc(zmi_cuda *d, size_t bytes, const char *what, zmi_gpu_
 void zmi_device_free(zmi_cuda *d, zmi_gpu_address at);
 zm_status zmi_device_upload(zmi_cuda *d, zmi_gpu_address to, const void *from, size_t bytes);
 zm_status zmi_device_download(zmi_cuda *d, void *to, zmi_gpu_address from, size_t bytes);
-zm_status zmi_device_copy(zmi_cuda *d, zmi_gpu_address to, zmi_gpu_address from, size_t bytes); // on the device
 // The address of host memory that never changes and outlives the device's use of it, uploaded when it is first asked for.
 zm_status zmi_device_resident(zmi_cuda *d, const void *host, size_t bytes, zmi_gpu_address *at);
 
@@ -193,7 +191,6 @@ static inline zmi_gpu_address zmi_gpu_at(const void *p) {
 }
 
 typedef enum zmi_executor { ZMI_EXECUTOR_AUTO, ZMI_EXECUTOR_STREAM, ZMI_EXECUTOR_GRAPH, ZMI_EXECUTOR_PERSISTENT } zmi_executor;
-extern const char *const zmi_executor_words[]; // "auto", "stream", "graph", "persistent"; ends with NULL
 
 // A tape ready to play on a device. Slots: WEIGHT: data on the host, made resident; STATE: data is a device address; INPUT: data on the
 // host, taken at each play; OUTPUT: data on the host, written by each play. Borrows the tape and that memory.

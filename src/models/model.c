@@ -144,6 +144,7 @@ zm_model *zm_model_open(const char *path, const zm_model_options *options) {
     return zmi_fail(ZM_ERROR_ARGUMENT, "device: %d is neither ZM_MODEL_CPU nor ZM_MODEL_CUDA", (int)options->device), NULL;
   zm_model *m = zmi_calloc(1, sizeof *m);
   if (!m) return NULL;
+  _Static_assert((int)ZM_EXECUTOR_PERSISTENT == (int)ZMI_EXECUTOR_PERSISTENT, "one list of executors, public and internal");
   m->executor = (zmi_executor)options->executor;
   m->activations = options->activations;
   if (open_model(m, path, options) == ZM_OK) return m;

@@ -93,21 +93,13 @@ static void finish_run(const zmi_call *c, int64_t begin, int64_t end) {
 }
 
 static zm_status device(const zmi_call *c, zmi_device_code *code) {
-  const zmi_type *q = &c->in[Q]->type, *values = &c->in[VALUES]->type;
-  zmi_gpu_attention at = {.q = zmi_gpu_at(c->src[Q]),
-                          .keys = zmi_gpu_at(c->dst[1]),
-                          .values = zmi_gpu_at(c->dst[2]),
-                          .position = zmi_gpu_at(c->src[POSITION]),
-                          .sequence = zmi_gpu_at(c->src[SEQUENCE]),
-                          .out = zmi_gpu_at(c->dst[0]),
-                          .rows = (int)q->shape[0],
-                          .heads = (int)q->shape[1],
-                          .kv_heads = (int)values->shape[1],
-                          .dim = (int)q->shape[2],
-                          .context = (int)values->shape[2],
-                          .sequences = (int)values->shape[0],
-                          .dtype = zmi_gpu_dtype_of(q->dtype),
-                          .scale = (float)((const zmi_attention_attrs *)c->attrs)->scale};
+  zmi_gpu_attention at = zmi_device_heads(&c->in[Q]->type, &c->in[VALUES]->type, c->attrs);
+  at.q = zmi_gpu_at(c->src[Q]);
+  at.keys = zmi_gpu_at(c->dst[1]);
+  at.values = zmi_gpu_at(c->dst[2]);
+  at.position = zmi_gpu_at(c->src[POSITION]);
+  at.sequence = zmi_gpu_at(c->src[SEQUENCE]);
+  at.out = zmi_gpu_at(c->dst[0]);
   zm_status status = ZM_OK;
   for (int keys = 1; keys >= 0 && status == ZM_OK; keys--) {
     status = zmi_device_write(code,

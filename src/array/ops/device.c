@@ -37,7 +37,7 @@ static int shared_of(const zmi_gpu_instruction *in) {
   }
 }
 
-static zm_status add(zmi_device_code *code, zmi_gpu_instruction *in, zmi_gpu_kind kind, int64_t a, int64_t b, int flags) {
+zm_status zmi_device_instruction(zmi_device_code *code, zmi_gpu_instruction *in, zmi_gpu_kind kind, int64_t a, int64_t b, int flags) {
   in->kind = (int)kind;
   in->tiles = tiles_of(a, b);
   if (in->tiles < 0)
@@ -96,7 +96,7 @@ zm_status zmi_device_ready(zmi_device_code *code, const zmi_gpu_matrix *m, zmi_d
   rows->bytes = (int64_t)bytes;
   rows->group = m->group;
   rows->digits = m->digits;
-  return add(code, &in, ZMI_GPU_DIGITS, rows->count, pieces(rows->k, ZMI_GPU_PIECE), flags);
+  return zmi_device_instruction(code, &in, ZMI_GPU_DIGITS, rows->count, pieces(rows->k, ZMI_GPU_PIECE), flags);
 }
 
 zm_status zmi_device_dot(zmi_device_code *code, const zmi_gpu_matrix *m, const zmi_device_rows *rows, zmi_gpu_address chosen, int64_t share,
@@ -114,7 +114,7 @@ zm_status zmi_device_dot(zmi_device_code *code, const zmi_gpu_matrix *m, const z
                                        .share = (int)share,
                                        .blocks = (int)blocks,
                                        .dtype = zmi_gpu_dtype_of(dtype)}};
-  return add(code, &in, ZMI_GPU_DOT, pairs, blocks, flags);
+  return zmi_device_instruction(code, &in, ZMI_GPU_DOT, pairs, blocks, flags);
 }
 
 zm_status zmi_device_forms(zmi_device_code *code, zmi_device_rows x, int count, const zmi_gpu_matrix *const *matrices,
@@ -146,22 +146,22 @@ zm_status zmi_device_gated(zmi_device_code *code, zmi_gpu_address gate, zmi_gpu_
 
 zm_status zmi_device_norm(zmi_device_code *code, const zmi_gpu_norm *n, int flags) {
   zmi_gpu_instruction in = {.shared = ZMI_GPU_NORM_SHARED, .as.norm = *n};
-  return add(code, &in, ZMI_GPU_NORM, n->rows, 1, flags);
+  return zmi_device_instruction(code, &in, ZMI_GPU_NORM, n->rows, 1, flags);
 }
 
 zm_status zmi_device_elements(zmi_device_code *code, const zmi_gpu_elements *e, int flags) {
   zmi_gpu_instruction in = {.as.elements = *e};
-  return add(code, &in, ZMI_GPU_ELEMENTS, pieces(e->rows * e->cols, ZMI_GPU_PIECE), 1, flags);
+  return zmi_device_instruction(code, &in, ZMI_GPU_ELEMENTS, pieces(e->rows * e->cols, ZMI_GPU_PIECE), 1, flags);
 }
 
 zm_status zmi_device_rotate(zmi_device_code *code, const zmi_gpu_rotate *r, int flags) {
   zmi_gpu_instruction in = {.as.rotate = *r};
-  return add(code, &in, ZMI_GPU_ROTATE, r->rows, r->heads, flags);
+  return zmi_device_instruction(code, &in, ZMI_GPU_ROTATE, r->rows, r->heads, flags);
 }
 
 zm_status zmi_device_write(zmi_device_code *code, const zmi_gpu_write *w, int flags) {
   zmi_gpu_instruction in = {.as.write = *w};
-  return add(code, &in, ZMI_GPU_WRITE, w->rows, w->kv_heads, flags);
+  return zmi_device_instruction(code, &in, ZMI_GPU_WRITE, w->rows, w->kv_heads, flags);
 }
 
 // Few rows are split into ranges, whose partial results are joined afterwards: there is nothing else to keep the device busy.
@@ -173,42 +173,26 @@ zm_status zmi_device_attention(zmi_device_code *code, const zmi_gpu_attention *g
   const int64_t partial = (int64_t)a->rows * a->heads * a->ranges * (ZMI_GPU_HEAD + a->dim) * 4;
   a->split = a->rows <= SPLIT_ROWS && partial <= SPLIT_BYTES;
   if (a->split) a->partial = zmi_device_scratch(code, (size_t)partial);
-  zm_status status = add(code, &in, ZMI_GPU_ATTEND, (int64_t)a->rows * a->kv_heads, a->split ? a->ranges : 1, 0);
-  return status == ZM_OK && a->split ? add(code, &in, ZMI_GPU_JOIN, a->rows, a->heads, 0) : status;
+  zm_status status = zmi_device_instruction(code, &in, ZMI_GPU_ATTEND, (int64_t)a->rows * a->kv_heads, a->split ? a->ranges : 1, 0);
+  return status == ZM_OK && a->split ? zmi_device_instruction(code, &in, ZMI_GPU_JOIN, a->rows, a->heads, 0) : status;
 }
 
 zm_status zmi_device_route(zmi_device_code *code, const zmi_gpu_route *r, int flags) {
   zmi_gpu_instruction in = {.as.route = *r};
-  return add(code, &in, ZMI_GPU_ROUTE, r->rows, 1, flags);
+  return zmi_device_instruction(code, &in, ZMI_GPU_ROUTE, r->rows, 1, flags);
 }
 
 zm_status zmi_device_combine(zmi_device_code *code, const zmi_gpu_combine *m, int flags) {
   zmi_gpu_instruction in = {.as.combine = *m};
-  return add(code, &in, ZMI_GPU_COMBINE, m->rows, pieces(m->n, ZMI_GPU_PIECE), flags);
+  return zmi_device_instruction(code, &in, ZMI_GPU_COMBINE, m->rows, pieces(m->n, ZMI_GPU_PIECE), flags);
 }
 
 zm_status zmi_device_conv(zmi_device_code *code, const zmi_gpu_conv *v, int flags) {
   zmi_gpu_instruction in = {.as.conv = *v};
-  return v->rows ? add(code, &in, ZMI_GPU_CONV, pieces(v->channels, ZMI_GPU_CHANNELS), 1, flags) : ZM_OK;
+  return v->rows ? zmi_device_instruction(code, &in, ZMI_GPU_CONV, pieces(v->channels, ZMI_GPU_CHANNELS), 1, flags) : ZM_OK;
 }
 
 // ---- ops ----
-
-typedef struct embed_attrs { // of embed.c
-  zmi_matrix_attrs m;
-  int64_t result;
-} embed_attrs;
-
-zm_status zmi_embed_device(const zmi_call *c, zmi_device_code *code) {
-  const embed_attrs *a = c->attrs;
-  const int64_t rows = c->in[0]->type.shape[0];
-  zmi_gpu_instruction in = {.as.embed = {.table = zmi_device_matrix(c, &a->m, 1, -1),
-                                         .token = zmi_gpu_at(c->src[0]),
-                                         .out = zmi_gpu_at(c->dst[0]),
-                                         .rows = (int)rows,
-                                         .dtype = zmi_gpu_dtype_of((zm_dtype)a->result)}};
-  return add(code, &in, ZMI_GPU_EMBED, rows, 1, 0);
-}
 
 zm_status zmi_linear_device(const zmi_call *c, zmi_device_code *code) {
   const zmi_matrix_attrs *m = c->attrs;
@@ -252,7 +236,7 @@ zm_status zmi_rope_table_device(const zmi_call *c, zmi_device_code *code) {
                                           .sine = zmi_gpu_at(c->dst[1]),
                                           .rows = (int)rows,
                                           .pairs = (int)pairs}};
-  return add(code, &in, ZMI_GPU_ANGLES, pieces(rows * pairs, ZMI_GPU_PIECE), 1, 0);
+  return zmi_device_instruction(code, &in, ZMI_GPU_ANGLES, pieces(rows * pairs, ZMI_GPU_PIECE), 1, 0);
 }
 
 zm_status zmi_rope_device(const zmi_call *c, zmi_device_code *code) {
@@ -297,22 +281,26 @@ zm_status zmi_write_values_device(const zmi_call *c, zmi_device_code *code) {
   return write_cache(c, code, false);
 }
 
+zmi_gpu_attention zmi_device_heads(const zmi_type *q, const zmi_type *values, const zmi_attention_attrs *a) {
+  return (zmi_gpu_attention){.rows = (int)q->shape[0],
+                             .heads = (int)q->shape[1],
+                             .kv_heads = (int)values->shape[1],
+                             .dim = (int)q->shape[2],
+                             .context = (int)values->shape[2],
+                             .sequences = (int)values->shape[0],
+                             .dtype = zmi_gpu_dtype_of(q->dtype),
+                             .scale = (float)a->scale};
+}
+
 zm_status zmi_attention_device(const zmi_call *c, zmi_device_code *code) {
-  const zmi_type *q = &c->in[0]->type, *values = &c->in[2]->type;
-  return zmi_device_attention(code, &(zmi_gpu_attention){.q = zmi_gpu_at(c->src[0]),
-                                                         .keys = zmi_gpu_at(c->src[1]),
-                                                         .values = zmi_gpu_at(c->src[2]),
-                                                         .position = zmi_gpu_at(c->src[3]),
-                                                         .sequence = zmi_gpu_at(c->src[4]),
-                                                         .out = zmi_gpu_at(c->dst[0]),
-                                                         .rows = (int)q->shape[0],
-                                                         .heads = (int)q->shape[1],
-                                                         .kv_heads = (int)values->shape[1],
-                                                         .dim = (int)q->shape[2],
-                                                         .context = (int)values->shape[2],
-                                                         .sequences = (int)values->shape[0],
-                                                         .dtype = zmi_gpu_dtype_of(q->dtype),
-                                                         .scale = (float)((const zmi_attention_attrs *)c->attrs)->scale});
+  zmi_gpu_attention a = zmi_device_heads(&c->in[0]->type, &c->in[2]->type, c->attrs);
+  a.q = zmi_gpu_at(c->src[0]);
+  a.keys = zmi_gpu_at(c->src[1]);
+  a.values = zmi_gpu_at(c->src[2]);
+  a.position = zmi_gpu_at(c->src[3]);
+  a.sequence = zmi_gpu_at(c->src[4]);
+  a.out = zmi_gpu_at(c->dst[0]);
+  return zmi_device_attention(code, &a);
 }
 
 zm_status zmi_route_device(const zmi_call *c, zmi_device_code *code) {
@@ -385,7 +373,7 @@ zm_status zmi_take_device(const zmi_call *c, zmi_device_code *code) {
                                         .bytes = bytes,
                                         .rows = (int)rows,
                                         .there = (int)there}};
-  return add(code, &in, ZMI_GPU_TAKE, rows, 1, 0);
+  return zmi_device_instruction(code, &in, ZMI_GPU_TAKE, rows, 1, 0);
 }
 
 static zm_status copy_slot(zmi_device_code *code, const zmi_slot *s, const void *from, zmi_gpu_address to) {
@@ -395,7 +383,7 @@ static zm_status copy_slot(zmi_device_code *code, const zmi_slot *s, const void 
     in.as.copy.size[i] = s->type.shape[i];
     in.as.copy.stride[i] = s->stride[i];
   }
-  return add(code, &in, ZMI_GPU_COPY, pieces(in.as.copy.count, ZMI_GPU_PIECE), 1, 0);
+  return zmi_device_instruction(code, &in, ZMI_GPU_COPY, pieces(in.as.copy.count, ZMI_GPU_PIECE), 1, 0);
 }
 
 zm_status zmi_copy_device(const zmi_call *c, zmi_device_code *code) {

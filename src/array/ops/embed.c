@@ -72,6 +72,17 @@ static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, cons
 
 static const zmi_rules rules = {.vmap = vmap, .gradient = "none: the table is packed"};
 
+static zm_status device(const zmi_call *c, zmi_device_code *code) {
+  const embed_attrs *a = c->attrs;
+  const int64_t rows = c->in[IDS]->type.shape[0];
+  zmi_gpu_instruction in = {.as.embed = {.table = zmi_device_matrix(c, &a->m, TABLE, -1),
+                                         .token = zmi_gpu_at(c->src[IDS]),
+                                         .out = zmi_gpu_at(c->dst[0]),
+                                         .rows = (int)rows,
+                                         .dtype = zmi_gpu_dtype_of((zm_dtype)a->result)}};
+  return zmi_device_instruction(code, &in, ZMI_GPU_EMBED, rows, 1, 0);
+}
+
 const zmi_op zmi_op_embed = {
     .name = "embed",
     .operands = "ids table",
@@ -80,7 +91,7 @@ const zmi_op zmi_op_embed = {
                 "range gives zeros.",
     .infer = infer,
     .scratch = scratch,
-    .device = zmi_embed_device,
+    .device = device,
     .stages = {{tiles, run}},
     .rules = &rules,
 };

@@ -187,12 +187,6 @@ zm_status zmi_device_download(zmi_cuda *d, void *to, zmi_gpu_address from, size_
   return status;
 }
 
-zm_status zmi_device_copy(zmi_cuda *d, zmi_gpu_address to, zmi_gpu_address from, size_t bytes) {
-  zm_status status = ready(d);
-  if (status == ZM_OK && bytes) status = zmi_device_check(d, d->cu->copy(to, from, bytes, d->stream), "copying on the GPU");
-  return status == ZM_OK ? zmi_device_check(d, d->cu->stream_wait(d->stream), "copying on the GPU") : status;
-}
-
 zm_status zmi_device_resident(zmi_cuda *d, const void *host, size_t bytes, zmi_gpu_address *at) {
   size_t first = 0, last = d->resident_count;
   while (first < last) {

@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-const char *const zmi_executor_words[] = {"auto", "stream", "graph", "persistent", NULL};
-
 // Scratch of neighbouring ops of a tape lies apart, so that ops that do not depend on each other do not meet there either.
 enum { SCRATCH_TURNS = 2, ALIGN = 256 };
 
@@ -22,8 +20,12 @@ struct zmi_device_code {
 typedef struct transfer {
   void *host;
   zmi_gpu_address at;
-  size_t bytes;
+  size_t bytes, place; // place: in the pinned memory
 } transfer;
+
+static size_t aligned(size_t bytes) {
+  return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
 
 struct zmi_device_player {
   zmi_cuda *device;
@@ -35,7 +37,8 @@ struct zmi_device_player {
   size_t scratch_bytes;
   transfer *in, *out; // each play
   size_t in_count, out_count;
-  char *pinned; // what `in` and `out` go through, in their order
+  char *pinned; // what `in` and then `out` go through
+  size_t input_bytes, pinned_bytes;
   cu_graph_exec graph;
   zmi_gpu_address play; // of the resident kernel: zmi_gpu_play
   int blocks, shared;
@@ -62,7 +65,7 @@ zmi_gpu_address zmi_device_scratch(zmi_device_code *code, size_t bytes) {
     code->status = zmi_fail(ZM_ERROR_MEMORY, "device cuda: an instruction needs more memory than can be addressed");
     return 0;
   }
-  code->used += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+  code->used += aligned(bytes);
   code->needed = ZMI_MAX(code->needed, code->used);
   return at;
 }
@@ -132,7 +135,7 @@ static zm_status bind_slot(zmi_device_player *p, size_t i, size_t *input) {
     break;
   case ZMI_SLOT_INPUT:
     p->slots[i] = p->inputs + *input;
-    *input += (s->bytes + ALIGN - 1) / ALIGN * ALIGN;
+    *input += aligned(s->bytes);
     break;
   case ZMI_SLOT_VIEW:
     break;
@@ -140,36 +143,34 @@ static zm_status bind_slot(zmi_device_player *p, size_t i, size_t *input) {
   return ZM_OK;
 }
 
-static zm_status add_transfer(transfer **all, size_t *count, void *host, zmi_gpu_address at, size_t bytes) {
+static zm_status add_transfer(transfer **all, size_t *count, void *host, zmi_gpu_address at, size_t bytes, size_t place) {
   size_t capacity = *count;
   if (!ZMI_GROW(*all, capacity, *count + 1)) return ZM_ERROR_MEMORY;
-  (*all)[(*count)++] = (transfer){host, at, bytes};
+  (*all)[(*count)++] = (transfer){host, at, bytes, place};
   return ZM_OK;
 }
 
 static zm_status bind_slots(zmi_device_player *p) {
   const zmi_tape *t = p->tape;
-  size_t inputs = 0, at = 0;
+  size_t at = 0;
   for (size_t i = 0; i < t->slot_count; i++) {
-    if (t->slots[i].kind == ZMI_SLOT_INPUT) inputs += (t->slots[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+    if (t->slots[i].kind == ZMI_SLOT_INPUT) p->input_bytes += aligned(t->slots[i].bytes);
   }
   zm_status status = zmi_device_alloc(p->device, t->arena_bytes, "results in between", &p->arena);
-  if (status == ZM_OK) status = zmi_device_alloc(p->device, inputs, "inputs", &p->inputs);
+  if (status == ZM_OK) status = zmi_device_alloc(p->device, p->input_bytes, "inputs", &p->inputs);
   for (size_t i = 0; i < t->slot_count && status == ZM_OK; i++) status = bind_slot(p, i, &at);
+  p->pinned_bytes = p->input_bytes;
   for (size_t i = 0; i < t->slot_count && status == ZM_OK; i++) {
     const zmi_slot *s = &t->slots[i];
     if (s->kind == ZMI_SLOT_VIEW) p->slots[i] = p->slots[s->base] + (zmi_gpu_address)(s->shift * (int64_t)zm_dtype_size(s->type.dtype));
-    if (s->kind == ZMI_SLOT_INPUT) status = add_transfer(&p->in, &p->in_count, s->data, p->slots[i], s->bytes);
-    if (s->kind == ZMI_SLOT_OUTPUT) status = add_transfer(&p->out, &p->out_count, s->data, p->slots[i], s->bytes);
+    // Inputs lie there as they do on the device: one transfer takes them all.
+    if (s->kind == ZMI_SLOT_INPUT)
+      status = add_transfer(&p->in, &p->in_count, s->data, p->slots[i], s->bytes, (size_t)(p->slots[i] - p->inputs));
+    if (s->kind != ZMI_SLOT_OUTPUT) continue;
+    status = add_transfer(&p->out, &p->out_count, s->data, p->slots[i], s->bytes, p->pinned_bytes);
+    p->pinned_bytes += aligned(s->bytes);
   }
   return status;
-}
-
-static size_t pinned_bytes(const zmi_device_player *p) {
-  size_t bytes = 0;
-  for (size_t i = 0; i < p->in_count; i++) bytes += (p->in[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
-  for (size_t i = 0; i < p->out_count; i++) bytes += (p->out[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
-  return bytes;
 }
 
 static zm_status upload_code(zmi_device_player *p) {
@@ -187,7 +188,7 @@ static zm_status make_player(zmi_device_player *p) {
   if (status == ZM_OK) status = make_code(p);
   if (status == ZM_OK) status = upload_code(p);
   if (status != ZM_OK) return status;
-  return zmi_device_check(p->device, p->device->cu->host_alloc((void **)&p->pinned, pinned_bytes(p) + 1, 0),
+  return zmi_device_check(p->device, p->device->cu->host_alloc((void **)&p->pinned, p->pinned_bytes + 1, 0),
                           "getting memory for transfers");
 }
 
@@ -256,23 +257,15 @@ static cu_result launch(zmi_device_player *p, size_t i) {
   return d->cu->launch(d->step[in->kind], blocks, 1, 1, ZMI_GPU_THREADS, 1, 1, (unsigned)in->shared, d->stream, arguments, NULL);
 }
 
-// Inputs, instructions, outputs: everything of a play, into the stream.
 static cu_result queue_inputs(zmi_device_player *p) {
-  cu_result r = 0;
-  char *at = p->pinned;
-  size_t bytes = 0; // inputs lie here as they do on the device
-  for (size_t i = 0; i < p->in_count; i++) bytes += (p->in[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
-  if (bytes) r = p->device->cu->upload(p->inputs, at, bytes, p->device->stream);
-  return r;
+  return p->input_bytes ? p->device->cu->upload(p->inputs, p->pinned, p->input_bytes, p->device->stream) : 0;
 }
 
 static cu_result queue_outputs(zmi_device_player *p) {
   cu_result r = 0;
-  char *at = p->pinned;
-  for (size_t i = 0; i < p->in_count; i++) at += (p->in[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
   for (size_t i = 0; i < p->out_count && !r; i++) {
-    if (p->out[i].bytes) r = p->device->cu->download(at, p->out[i].at, p->out[i].bytes, p->device->stream);
-    at += (p->out[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+    const transfer *t = &p->out[i];
+    if (t->bytes) r = p->device->cu->download(p->pinned + t->place, t->at, t->bytes, p->device->stream);
   }
   return r;
 }
@@ -313,20 +306,11 @@ static zm_status capture(zmi_device_player *p) {
 }
 
 static void give_inputs(zmi_device_player *p) {
-  char *at = p->pinned;
-  for (size_t i = 0; i < p->in_count; i++) {
-    memcpy(at, p->in[i].host, p->in[i].bytes);
-    at += (p->in[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
-  }
+  for (size_t i = 0; i < p->in_count; i++) memcpy(p->pinned + p->in[i].place, p->in[i].host, p->in[i].bytes);
 }
 
 static void take_outputs(zmi_device_player *p) {
-  char *at = p->pinned;
-  for (size_t i = 0; i < p->in_count; i++) at += (p->in[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
-  for (size_t i = 0; i < p->out_count; i++) {
-    memcpy(p->out[i].host, at, p->out[i].bytes);
-    at += (p->out[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
-  }
+  for (size_t i = 0; i < p->out_count; i++) memcpy(p->out[i].host, p->pinned + p->out[i].place, p->out[i].bytes);
 }
 
 static zm_status begin(zmi_device_player *p) {

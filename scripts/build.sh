@@ -8,6 +8,8 @@ shift
 cd "$(dirname "$0")/.."
 
 compiler=${CC:-}
+# C and C++ by the same compiler: the runtime of one sanitizer does not serve two.
+case "$compiler" in *clang*) export CXX="${CXX:-$(echo "$compiler" | sed 's/clang/clang++/')}" ;; esac
 if [ ! -f "$folder/build.ninja" ]; then
   scripts/setup.sh build
   meson setup "$folder" "$@" >"$folder.log" 2>&1 || { cat "$folder.log" >&2; rm -f "$folder.log"; exit 1; }

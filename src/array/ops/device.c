@@ -21,6 +21,14 @@ static int tiles_of(int64_t a, int64_t b) {
   return a <= 0 || b <= 0 ? 0 : a > INT_MAX / b ? -1 : (int)(a * b);
 }
 
+// Bytes of a kind's fields. What is behind them in the union is cleared: an instruction is sent as bytes.
+static const unsigned short bytes_of[ZMI_GPU_KINDS] = {
+    [ZMI_GPU_EMBED] = sizeof(zmi_gpu_embed),    [ZMI_GPU_NORM] = sizeof(zmi_gpu_norm),         [ZMI_GPU_DIGITS] = sizeof(zmi_gpu_digits),
+    [ZMI_GPU_DOT] = sizeof(zmi_gpu_dot),        [ZMI_GPU_ELEMENTS] = sizeof(zmi_gpu_elements), [ZMI_GPU_ANGLES] = sizeof(zmi_gpu_angles),
+    [ZMI_GPU_ROTATE] = sizeof(zmi_gpu_rotate),  [ZMI_GPU_WRITE] = sizeof(zmi_gpu_write),       [ZMI_GPU_ATTEND] = sizeof(zmi_gpu_attention),
+    [ZMI_GPU_JOIN] = sizeof(zmi_gpu_attention), [ZMI_GPU_ROUTE] = sizeof(zmi_gpu_route),       [ZMI_GPU_COMBINE] = sizeof(zmi_gpu_combine),
+    [ZMI_GPU_CONV] = sizeof(zmi_gpu_conv),      [ZMI_GPU_TAKE] = sizeof(zmi_gpu_take),         [ZMI_GPU_COPY] = sizeof(zmi_gpu_copy)};
+
 // Bytes of shared memory that a block needs.
 static int shared_of(const zmi_gpu_instruction *in) {
   switch (in->kind) {
@@ -39,6 +47,7 @@ static int shared_of(const zmi_gpu_instruction *in) {
 
 zm_status zmi_device_instruction(zmi_device_code *code, zmi_gpu_instruction *in, zmi_gpu_kind kind, int64_t a, int64_t b, int flags) {
   in->kind = (int)kind;
+  memset((char *)&in->as + bytes_of[kind], 0, sizeof in->as - bytes_of[kind]);
   in->tiles = tiles_of(a, b);
   if (in->tiles < 0)
     return zmi_fail(ZM_ERROR_LIMIT, "device cuda: %lld x %lld pieces of work are too many for one step", (long long)a, (long long)b);

@@ -2,7 +2,8 @@
 //
 // An instruction has independent tiles. A step is played by `workers` thread blocks of ZMI_GPU_THREADS threads; worker w takes tiles w,
 // w + workers, w + 2 workers, ...: as a launch of its own (stream, graph), or inside the resident kernel. Which worker takes which tile
-// never changes a bit. Strides count elements, addresses are bytes of device memory; 0 is "absent".
+// never changes a bit. Strides count elements, addresses are bytes of device memory; 0 is "absent". Structs are filled by their fields:
+// bytes of padding would be set by nobody, and an instruction is sent as bytes.
 #ifndef ZMI_GPU_INSTRUCTION_H
 #define ZMI_GPU_INSTRUCTION_H
 
@@ -53,7 +54,7 @@ typedef struct zmi_gpu_matrix {
   unsigned block_bytes, code_bytes; // of a block of 16 rows; of them codes (modes whose scales stand after all codes)
   int n, k, experts;
   int mode, bits, group, dtype, digits; // dtype: of scales and biases, or of float weights; digits: 3, 1, or 0: takes float rows
-  int bias_dtype;
+  int bias_dtype, unused;
 } zmi_gpu_matrix;
 
 // out[r] = the row of the table that token[r] names, as floats, rounded to dtype; zeros if it is out of range. Tile: a row.
@@ -68,13 +69,14 @@ typedef struct zmi_gpu_norm {
   zmi_gpu_address x, add, weight, sum, out;
   int rows, n, dtype, weight_dtype;
   float eps;
+  int unused;
 } zmi_gpu_norm;
 
 // Rows of floats as digits (zmi_digits_bytes of the backend's header: the same layout). Tile: ZMI_GPU_PIECE elements of a row.
 typedef struct zmi_gpu_digits {
   zmi_gpu_address x, out;
   long long stride, bytes; // from row to row of x; of a row of digits
-  int rows, k, group, digits, dtype;
+  int rows, k, group, digits, dtype, unused;
 } zmi_gpu_digits;
 
 // Products with packed matrices. Pair p < pairs: x row p / share, matrix chosen[p] (0 if absent), result row p, rounded to dtype; zeros if
@@ -83,7 +85,7 @@ typedef struct zmi_gpu_dot {
   zmi_gpu_matrix matrix;
   zmi_gpu_address x, chosen, out;
   long long x_bytes, out_stride;
-  int x_dtype, pairs, share, blocks, dtype;
+  int x_dtype, pairs, share, blocks, dtype, unused;
 } zmi_gpu_dot;
 
 // Element by element over [rows, cols], rows `stride` apart; out is contiguous. Operands widened, the result rounded to dtype.
@@ -113,7 +115,7 @@ typedef struct zmi_gpu_rotate {
 // sequence is out of range are not written. Tile: a head of a row.
 typedef struct zmi_gpu_write {
   zmi_gpu_address from, cache, position, sequence; // from: [rows, kv_heads, dim]
-  int rows, kv_heads, dim, context, sequences, dtype, keys;
+  int rows, kv_heads, dim, context, sequences, dtype, keys, unused;
 } zmi_gpu_write;
 
 // Attention. ATTEND: with `split`, tile (row, kv head, range) as (row * kv_heads + kv) * ranges + range: partial results of all query
@@ -145,7 +147,7 @@ typedef struct zmi_gpu_combine {
 typedef struct zmi_gpu_conv {
   zmi_gpu_address x, weight, bias, state, position, sequence, y;
   long long x_stride;
-  int rows, channels, taps, sequences, parts, first, second, gate, dtype, weight_dtype, bias_dtype;
+  int rows, channels, taps, sequences, parts, first, second, gate, dtype, weight_dtype, bias_dtype, unused;
 } zmi_gpu_conv;
 
 // out[i] = row index[i] (int32) of x, zeros if out of range; bytes a row (a multiple of 2). Tile: a row.

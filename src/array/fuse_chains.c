@@ -101,6 +101,11 @@ static bool joins(const fusion *f, int i) {
          g->results + (m->wanted ? n->nout : 0) <= RESULTS && g->instructions + (int)m->code->count <= INSTRUCTIONS;
 }
 
+// The member that makes an array; NULL: it is no node of the graph, as a value that is there, or what an alias only knows of.
+static member *maker_of(const fusion *f, const zm_array *a) {
+  return a && a->node && !a->data && a->node->mark >= 0 ? &f->members[a->node->mark] : NULL;
+}
+
 static void form_groups(fusion *f) {
   for (int i = (int)f->graph->count - 1; i >= 0; i--) {
     member *m = &f->members[i];
@@ -120,8 +125,8 @@ static void form_groups(fusion *f) {
       if (is_rows(m->code)) g->blocks = count_ops(m->code, ZMI_K_ELEMENTS, ZMI_K_ELEMENTS);
     }
     for (int k = 0; k < n->nin; k++) {
-      if (!n->in[k] || !n->in[k]->node) continue;
-      member *in = &f->members[n->in[k]->node->mark];
+      member *in = maker_of(f, n->in[k]);
+      if (!in) continue;
       meet(in, m->code ? m->group : SEVERAL);
       in->feeds |= m->code && (m->feeds || is_rows(m->code));
     }
@@ -281,7 +286,8 @@ zm_status zmi_fuse_elementwise(zmi_graph *g) {
     g->nodes[i]->mark = (int64_t)i;
   }
   for (size_t i = 0; i < g->output_count && status == ZM_OK; i++) {
-    if (g->outputs[i]->node) f.members[g->outputs[i]->node->mark].wanted = true;
+    member *m = maker_of(&f, g->outputs[i]);
+    if (m) m->wanted = true;
   }
   if (status == ZM_OK) {
     form_groups(&f);

@@ -95,6 +95,12 @@ static const struct {
     {"x", "y", "y = x; for (int j = 3; j > 0; j -= 1) { if (y > 0) { for (int q = 0; q < 2; ++q) y = sin(y) + x; } else y = y * y; }", -2,
      2},
     {"x", "y", "y = 1; for (int s = 8; s > 0; s >>= 1) y = y * x + s;", -1, 1},
+    {"x w", "y", "y = x; for (int j = 0; j < 6; j++) { y = y * w + sin(x); if (abs(y) > 0.8f) break; y = y + x * w; }", -1, 1},
+    {"x w", "y",
+     "float f(float a, float b) { if (a > b) return sin(a) * b; float s = a; for (int j = 0; j < 3; j++) { if (j == 2) break; s = s * a + "
+     "b; } "
+     "return s; }\ny = f(x, w) * f(w, x + 0.1f);",
+     -1, 1},
 };
 
 // Rows of x and w with one result a row.
@@ -136,6 +142,7 @@ static const char *const derivative_traced[] = {
     "acc = 0; elements { acc = acc * x + w; y = acc * cumsum(w); }",
     // loops and branches where places depend on each other; a variable that is set twice
     "acc = 1; elements { for (int j = 0; j < 3; j++) { acc = acc * sin(x) + w / (j + 1); } y = acc; }",
+    "acc = 1; elements { for (int j = 0; j < 5; j++) { acc = acc * sin(x) + w; if (acc > 1.3f) break; } y = acc; }",
     "acc = 1; elements { if (x > 0.7f) { for (int j = 0; j < 2; j++) acc = acc * w + x; } else { acc = sin(acc) * x; } } y = acc;",
     "float a = 0; float b = 1; elements reverse { for (int j = 0; j <= i % 4; j++) { b = tanh(b + x); a = a * b + w; } y = a * b; }",
     "acc = 0.5f; elements { acc = acc * acc + x; acc = sin(acc) * w; y = acc; }",
@@ -163,6 +170,9 @@ static const char *const derivative_row_loops[] = {
     "float a = 0; elements { a = a + x * w; } join { a = a + right.a; } y = a * a;",
     "float a = 0; float b = 0; elements { a = a + x; b = b + w * x; } join { a += right.a; b += right.b; } elements { y = a * b * x; }",
     "float a = 1; elements { for (int j = 0; j < 3; j++) { a = a * 0.5f + x * w; } } y = a * a;",
+    "float g(float a) { return a * tanh(a); }\nfloat z = g(sum(x)); for (int j = 0; j < 9; j++) { z = z * 0.7f + 0.1f; if (z < 0.4f) "
+    "break; }"
+    " elements { y = g(x) * z * w; }",
     "n = 0; s = 0; elements { if (x > 0.6f) { for (int j = 0; j < 2; j++) { s += x * w; n += 1; } } } y = s / max(n, 1);",
 };
 

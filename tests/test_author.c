@@ -342,6 +342,48 @@ static void authors_gradients_are_used(void **state) {
   zm_scope_close(scope);
 }
 
+// T is float16 for float16 operands unless `compute` says otherwise: sums of thirds, in every form and in a gradient of the author's.
+static void what_the_type_t_is(void **state) {
+  (void)state;
+  const zm_dtype types[] = {ZM_DTYPE_DEFAULT, ZM_F16, ZM_F32};
+  zm_scope *scope = zm_scope_open();
+  zm_array *x = noise(ZM_F16, SHAPE(2, 8)), *wide = zm_astype(x, ZM_F32), *third = zm_multiply(wide, zm_full(1.0 / 3, ZM_F32, NULL, 0));
+  zm_array *narrow = zm_astype(zm_astype(third, ZM_F16), ZM_F32), *three = zm_full(3, ZM_F32, NULL, 0);
+  for (size_t i = 0; i < ZMI_COUNT(types); i++) {
+    zm_array *used = types[i] == ZM_F32 ? third : narrow, *wanted = zm_astype(zm_multiply(used, three), ZM_F16);
+    zm_op *op = must(zm_elementwise("T s = x * (1.0f / 3); s * 3",
+                                    &(zm_elementwise_options){.compute = types[i], .gradient = {"T s = x * (1.0f / 3); g * s * 3"}}));
+    same("elementwise", zm_op_apply1(op, x, NULL), wanted);
+    zm_array *gradient, *out;
+    assert_int_equal(zm_vjp(apply_op, op, &x, 1, NULL, &out, 1, &gradient), ZM_OK);
+    same("a gradient", gradient, wanted);
+    zm_op_free(op);
+    op = must(zm_map_reduce(&(zm_map_reduce_options){
+        .pass1 = {.update = "max(acc1, x)", .init = "-INFINITY"}, .write = "(T)(x * (1.0f / 3)) * 3 + 0 * s1", .compute = types[i]}));
+    same("map_reduce", zm_op_apply1(op, x, NULL), wanted);
+    zm_op_free(op);
+    op = must(zm_reduce(&(zm_reduce_options){.update = "max(acc, T(v * (1.0f / 3)) * 3)", .init = "-INFINITY", .compute = types[i]}));
+    same("reduce", zm_op_apply1(op, x, NULL), zm_max(wanted, 1, false));
+    zm_op_free(op);
+    op = must(
+        zm_kernel(&(zm_kernel_options){.form = ZM_KERNEL_TILES,
+                                       .inputs = "inp",
+                                       .outputs = "out",
+                                       .source = "uint elem = thread_position_in_grid.x; T v = inp[elem] * (1.0f / 3); out[elem] = v * 3;",
+                                       .shape = {"inp.0 inp.1"},
+                                       .groups = "2",
+                                       .threads = "8",
+                                       .compute = types[i]}));
+    same("tiles", zm_op_apply1(op, x, NULL), wanted);
+    zm_op_free(op);
+  }
+  assert_null(zm_elementwise("x + 1", &(zm_elementwise_options){.compute = ZM_I32}));
+  assert_non_null(strstr(zm_last_error(), "compute, which T is, is float32, float16 or bfloat16, not int32"));
+  assert_null(zm_kernel(&(zm_kernel_options){.form = ZM_KERNEL_RAW, .source_c = "", .compute = ZM_F32}));
+  assert_non_null(strstr(zm_last_error(), "the form is raw, which has no `compute`"));
+  zm_scope_close(scope);
+}
+
 // Reductions and two passes: gradients of any input, per place or by statements; those not given are taken from the source.
 static void authors_gradients_of_reductions(void **state) {
   (void)state;
@@ -559,6 +601,7 @@ int main(void) {
       cmocka_unit_test(serial_rows_have_gradients),
       cmocka_unit_test(lanes_and_loops_have_gradients),
       cmocka_unit_test(products_have_second_derivatives_at_zeros),
+      cmocka_unit_test(what_the_type_t_is),
       cmocka_unit_test(memory_may_run_out),
       cmocka_unit_test(memory_may_run_out_on_the_way_back),
   };

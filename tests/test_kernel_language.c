@@ -159,7 +159,8 @@ static void errors_show_the_place(void **state) {
       {ZMI_FORM_ELEMENTS, "x", "y", "float y = x;",
        "kernel k:1:7: this is a result: assign it without declaring it\n  float y = x;\n        ^"},
       {ZMI_FORM_ELEMENTS, "x", "y", "while (1) {}",
-       "kernel k:1:1: 'while' is not part of the language: loops are 'for' with a bound\n  while (1) {}\n  ^~~~~"},
+       "kernel k:1:1: 'while' is not part of the language: a loop has a bound, as in 'for (int n = 0; n < 100; n++) { if (!(condition)) "
+       "break; ... }'\n  while (1) {}\n  ^~~~~"},
       {ZMI_FORM_ELEMENTS, "x", "y", "y = 1.5.2;", "kernel k:1:8: ';' is expected after the statement, not '.2'\n  y = 1.5.2;\n         ^~"},
       {ZMI_FORM_ELEMENTS, "x", "y", "y = x $ 2;", "kernel k:1:7: the character '$' means nothing here\n  y = x $ 2;\n        ^"},
       {ZMI_FORM_ELEMENTS, "x", "y", "y = x; /* no", "kernel k:1:8: a comment that does not end\n  y = x; /* no\n         ^~"},

@@ -102,8 +102,7 @@ static void tiles_say_what_is_wrong(void **state) {
       {"float a[129]; y[0] = a[0];", "the number of elements is a constant, 1 to 128", 1, 9},
       {"float a[x.0]; y[0] = a[0];", "the number of elements is a constant, 1 to 128", 1, 9},
       {"let a[4]; y[0] = a[0];", "an array has a written type, as in 'float name[8];'", 1, 5},
-      {"for (int k = 0; k < 2; k++) { float a[4]; }", "arrays of a thread are declared outside of loops and branches", 1, 37},
-      {"float a[4] = {1};", "an array starts with zeros: '= {0}' is all that can be said", 1, 15},
+      {"float a[1] = {1, 2};", "more values than elements", 1, 7},
       {"float a[4]; y[0] = a;", "'a' is a buffer: give a place, as in a[0]", 1, 20},
       {"y[0] = simd_sum(x[0], 1);", "simd_sum takes 1 operand, not 2", 1, 8},
       {"y[0] = simd_sun(x[0]);", "unknown function 'simd_sun'", 1, 8},
@@ -180,7 +179,7 @@ static void words_of_other_languages(void **state) {
       {"return x; x", "the expression ends before this", 1, 11},
       {"if (x > 0) { return x; } x",
        "'return' is not part of the language: a source ends with its expression, or assigns its results by their names", 1, 14},
-      {"while (x > 0) { }", "'while' is not part of the language: loops are 'for' with a bound", 1, 1},
+      {"while (x > 0) { }", "'while' is not part of the language: a loop has a bound", 1, 1},
       {"x * while", "'while' is not part of the language", 1, 5},
       {"x 3", "the expression ends before this", 1, 3},
   };
@@ -190,10 +189,10 @@ static void words_of_other_languages(void **state) {
       {"return x;", "'return' is not part of the language", 1, 1},
       {"signed t = 1; y = x;", "unknown type 'signed'", 1, 1},
       {"y = (int4)x;", "unknown type 'int4'", 1, 6},
-      {"if (x > 0) break; y = x;", "'break' is not part of the language: loops are 'for' with a bound", 1, 12},
-      {"for (int i = 0; i < 3; i++) { if (x > 0) { y = x; continue; } } y = x;",
-       "'continue' is not part of the language: but for 'if (condition) continue;' directly in the braces of a loop", 1, 51},
-      {"if (x > 0) continue; y = x;", "'continue' is not part of the language", 1, 12},
+      {"if (x > 0) break; y = x;", "'break' stands at the end of a branch that is directly in the braces of a loop", 1, 12},
+      {"for (int i = 0; i < 3; i++) { { if (x > 0) continue; } } y = x;",
+       "'continue' stands at the end of a branch that is directly in the braces of a loop", 1, 44},
+      {"if (x > 0) continue; y = x;", "'continue' stands at the end of a branch", 1, 12},
   };
   for (size_t i = 0; i < ZMI_COUNT(named); i++)
     refused(zm_elementwise(named[i].source, &(zm_elementwise_options){.name = "k", .inputs = "x", .outputs = "y"}), &named[i]);

@@ -34,6 +34,7 @@ typedef struct zm_elementwise_options {
   const char *inputs;              // names in order, "x y"; NULL: the free names of the source in order of appearance
   const char *outputs;             // names that the source assigns, "a b"; NULL: the source is one expression
   zm_dtype result[ZM_MAX_RESULTS]; // dtype of each result; ZM_DTYPE_DEFAULT: of the first float operand, else of the expression
+  zm_dtype compute;                // what the type T of the source is, ZM_F32 say; ZM_DTYPE_DEFAULT: the dtype of the first float operand
   // Gradients by the author: sources in the same language that see the inputs, the results by name (`y` for a single one) and the
   // cotangents `g` (or g_<result>); gradient[i] is the expression for input i. NULL: taken symbolically.
   const char *gradient[ZM_MAX_OPERANDS];
@@ -51,7 +52,7 @@ typedef struct zm_reduce_options {
   const char *update;   // "acc + v * v"
   const char *combine;  // "a + b"; may be NULL
   const char *finalize; // "sqrt(acc)"; NULL: "acc"
-  zm_dtype result;
+  zm_dtype result, compute;
   // Gradients by the author; NULL: taken symbolically. gradient[i] is that of input i at each place: an expression that sees the inputs, i,
   // D, acc (at the end), the result y (as computed, not yet rounded) and its cotangent g. Or, with a `;` in it, statements of the ROWS form
   // that assign `gradient`, so that it may reduce once more: "let n = sum(v * w); elements { gradient = g * w * n; }".
@@ -71,7 +72,7 @@ typedef struct zm_map_reduce_options {
   const char *inputs;   // NULL: "x"; operands are broadcast, so a weight [D] is an input too
   zm_pass pass1, pass2; // pass2.update NULL: there is none
   const char *write;
-  zm_dtype result;
+  zm_dtype result, compute;
   // The same. Expressions see the inputs, i, D, s1, s2, the result y (as stored) and its cotangent g at this place. What g of all places
   // contribute takes statements: of a softmax "let t = sum(g * y); elements { gradient = y * (g - t); }".
   const char *gradient[ZM_MAX_OPERANDS];
@@ -93,6 +94,7 @@ typedef struct zm_kernel_options {
   // group, as expressions of the same names, or lists of up to 3 of them, "x.1 / 8, x.0".
   const char *shape[ZM_MAX_RESULTS];
   zm_dtype result[ZM_MAX_RESULTS];
+  zm_dtype compute; // what T is; of ROWS and TILES
   const char *groups, *threads;
   const char *parameters; // integer and float constants given to each application, "k eps"
   // The vector-Jacobian product as a function of arrays; NULL: ROWS symbolically, others not differentiable.

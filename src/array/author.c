@@ -62,6 +62,11 @@ static zm_op *define(const zmi_kernel_text *text) {
     zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: result %d: %d is no dtype", text->name ? text->name : "", o + 1, (int)text->result[o]);
     return NULL;
   }
+  if (text->compute != ZM_DTYPE_DEFAULT && text->compute != ZM_F32 && text->compute != ZM_F16 && text->compute != ZM_BF16) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: compute, which T is, is float32, float16 or bfloat16, not %s", text->name ? text->name : "",
+             (unsigned)text->compute < ZM_DTYPE_COUNT ? zm_dtype_name(text->compute) : "what was given");
+    return NULL;
+  }
   zm_op *op = zmi_calloc(1, sizeof *op);
   if (!op) return NULL;
   if (pthread_mutex_init(&op->lock, NULL) != 0) {
@@ -111,7 +116,8 @@ static void gradient_inputs(const zmi_kernel_facts *f, zmi_text *names) {
 
 // `before`: NULL for elementwise ops; of rows what computes the numbers of the row that gradients see. There a gradient is an expression
 // for each place, or statements that assign `gradient`.
-static zm_op *define_gradient(const zmi_kernel_facts *f, int i, const char *names, const char *before, const char *gradient) {
+static zm_op *define_gradient(const zmi_kernel_facts *f, int i, const char *names, zm_dtype compute, const char *before,
+                              const char *gradient) {
   zmi_text name = {0}, source = {0};
   zmi_text_add(&name, "%s_gradient_%s", f->name, f->in[i]);
   if (!before)
@@ -124,6 +130,7 @@ static zm_op *define_gradient(const zmi_kernel_facts *f, int i, const char *name
                                 .form = before ? ZMI_FORM_ROWS : ZMI_FORM_ELEMENTS,
                                 .inputs = names,
                                 .outputs = before ? "gradient" : NULL,
+                                .compute = compute,
                                 .source = zmi_text_str(&source)};
   zm_op *op = name.failed || source.failed ? NULL : define(&text);
   zmi_text_release(&source);
@@ -131,7 +138,7 @@ static zm_op *define_gradient(const zmi_kernel_facts *f, int i, const char *name
   return op;
 }
 
-static zm_status define_gradients(zm_op *op, const char *before, const char *const *sources) {
+static zm_status define_gradients(zm_op *op, zm_dtype compute, const char *before, const char *const *sources) {
   const zmi_kernel_facts *f = facts_of(op);
   zmi_text names = {0};
   zm_status status = ZM_OK;
@@ -147,7 +154,7 @@ static zm_status define_gradients(zm_op *op, const char *before, const char *con
   gradient_inputs(f, &names);
   for (int i = 0; i < f->nin && status == ZM_OK; i++) {
     if (!sources[i]) continue;
-    op->author->gradient[i] = names.failed ? NULL : define_gradient(f, i, zmi_text_str(&names), before, sources[i]);
+    op->author->gradient[i] = names.failed ? NULL : define_gradient(f, i, zmi_text_str(&names), compute, before, sources[i]);
     if (!op->author->gradient[i]) status = zmi_fail_within("%s: gradient of %s", f->name, f->in[i]);
   }
   zmi_text_release(&names);
@@ -161,20 +168,30 @@ zm_op *zm_elementwise(const char *source, const zm_elementwise_options *options)
     zmi_fail(ZM_ERROR_ARGUMENT, "zm_elementwise: the source is NULL");
     return NULL;
   }
-  zmi_kernel_text text = {
-      .name = options->name, .form = ZMI_FORM_ELEMENTS, .inputs = options->inputs, .outputs = options->outputs, .source = source};
+  zmi_kernel_text text = {.name = options->name,
+                          .form = ZMI_FORM_ELEMENTS,
+                          .inputs = options->inputs,
+                          .outputs = options->outputs,
+                          .source = source,
+                          .compute = options->compute};
   memcpy(text.result, options->result, sizeof text.result);
   zm_op *op = define(&text);
-  if (!op || define_gradients(op, NULL, options->gradient) == ZM_OK) return op;
+  if (!op || define_gradients(op, options->compute, NULL, options->gradient) == ZM_OK) return op;
   zm_op_free(op);
   return NULL;
 }
 
-static zm_op *define_rows(const char *name, const char *inputs, zm_dtype result, zm_status status, const zmi_text *source) {
+static zm_op *define_rows(const char *name, const char *inputs, zm_dtype result, zm_dtype compute, zm_status status,
+                          const zmi_text *source) {
   if (status != ZM_OK) return NULL;
   if (source->failed) return NULL;
-  const zmi_kernel_text text = {
-      .name = name, .form = ZMI_FORM_ROWS, .inputs = inputs, .outputs = "y", .source = zmi_text_str(source), .result = {result}};
+  const zmi_kernel_text text = {.name = name,
+                                .form = ZMI_FORM_ROWS,
+                                .inputs = inputs,
+                                .outputs = "y",
+                                .source = zmi_text_str(source),
+                                .result = {result},
+                                .compute = compute};
   return define(&text);
 }
 
@@ -186,10 +203,10 @@ zm_op *zm_reduce(const zm_reduce_options *options) {
   const char *inputs = options->inputs ? options->inputs : "v";
   const zmi_pass_text pass = {options->init, options->update, options->combine, options->finalize};
   zmi_text source = {0}, before = {0};
-  zm_op *op = define_rows(options->name, inputs, options->result,
+  zm_op *op = define_rows(options->name, inputs, options->result, options->compute,
                           zmi_reduce_source(options->name ? options->name : "reduce", &pass, &source), &source);
   zmi_text_add(&before, "float y = 0.0f;\n%s", zmi_text_str(&source)); // the reduction once more
-  if (op && (before.failed || define_gradients(op, zmi_text_str(&before), options->gradient) != ZM_OK)) {
+  if (op && (before.failed || define_gradients(op, options->compute, zmi_text_str(&before), options->gradient) != ZM_OK)) {
     zm_op_free(op);
     op = NULL;
   }
@@ -211,9 +228,9 @@ zm_op *zm_map_reduce(const zm_map_reduce_options *options) {
   const char *name = options->name ? options->name : "map_reduce";
   zmi_text source = {0}, before = {0};
   zm_status status = zmi_map_reduce_source(name, passes, options->write, &source);
-  zm_op *op = define_rows(options->name, options->inputs ? options->inputs : "x", options->result, status, &source);
+  zm_op *op = define_rows(options->name, options->inputs ? options->inputs : "x", options->result, options->compute, status, &source);
   if (op && (zmi_map_reduce_source(name, passes, NULL, &before) != ZM_OK ||
-             define_gradients(op, zmi_text_str(&before), options->gradient) != ZM_OK)) {
+             define_gradients(op, options->compute, zmi_text_str(&before), options->gradient) != ZM_OK)) {
     zm_op_free(op);
     op = NULL;
   }
@@ -233,7 +250,7 @@ static bool reads_all(const zm_kernel_options *o) {
   } fields[] = {
       {"source", o->source, ROWS | TILES},    {"source_c", o->source_c, RAW},     {"source_cuda", o->source_cuda, RAW},
       {"source_metal", o->source_metal, RAW}, {"groups", o->groups, TILES | RAW}, {"threads", o->threads, TILES | RAW},
-      {"shape", o->shape[0], TILES | RAW},    {"user", o->user && !o->vjp, 0},
+      {"shape", o->shape[0], TILES | RAW},    {"user", o->user && !o->vjp, 0},    {"compute", o->compute != ZM_DTYPE_DEFAULT, ROWS | TILES},
   };
   for (size_t i = 0; i < ZMI_COUNT(fields); i++) {
     if (!fields[i].given || fields[i].forms >> o->form & 1) continue;
@@ -258,6 +275,7 @@ zm_op *zm_kernel(const zm_kernel_options *options) {
                           .outputs = options->outputs,
                           .parameters = options->parameters,
                           .source = options->source,
+                          .compute = options->compute,
                           .raw = {options->source_c, options->source_cuda, options->source_metal},
                           .groups = options->groups,
                           .threads = options->threads};

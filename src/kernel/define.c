@@ -83,7 +83,8 @@ static void start(zmi_parser *p, const char *source) {
 // ---- the source ----
 // Whether what comes is a statement and not yet the expression at the end.
 static bool at_statement(const zmi_parser *p) {
-  static const char *const words[] = {"let", "auto", "const", "constexpr", "for", "if", "{", ";", "++", "--"};
+  static const char *const words[] = {"let", "auto", "const", "constexpr", "for",      "if",     "{",
+                                      ";",   "++",   "--",    "do",        "template", "inline", "static"};
   for (size_t i = 0; i < ZMI_COUNT(words); i++) {
     if (zmi_token_is(p, words[i])) return true;
   }
@@ -356,10 +357,11 @@ static void set_key(zmi_kernel *k, const zmi_kernel_text *text) {
     hash_text(k->facts.key, text->shape[o]);
     hash_text(k->facts.key, zm_dtype_name(text->result[o]));
   }
+  if (text->compute != ZM_DTYPE_DEFAULT) hash_text(k->facts.key, zm_dtype_name(text->compute));
 }
 
 static bool define(zmi_kernel *k, const zmi_kernel_text *text, const char *name) {
-  zmi_parser p = {.k = k, .name = name};
+  zmi_parser p = {.k = k, .name = name, .over = -1};
   bool raw = text->form == ZMI_FORM_RAW;
   const char *source = raw ? "" : text->source;
   if (!source) return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: there is no source", name), false;
@@ -368,7 +370,7 @@ static bool define(zmi_kernel *k, const zmi_kernel_text *text, const char *name)
   if (text->form != ZMI_FORM_ELEMENTS && (!text->inputs || !text->outputs)) {
     return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: the names of its inputs and outputs are not given", name), false;
   }
-  k->source = zmi_strdup(source);
+  k->source = zmi_macros(&p, source);
   if (!k->source || !zmi_symbols_builtin(&p)) return false;
   const char *const lists[] = {text->inputs, text->outputs, text->parameters};
   for (int i = 0; i < 3; i++) {
@@ -395,6 +397,7 @@ zmi_kernel *zmi_kernel_define(const zmi_kernel_text *text) {
   k->body = k->value = -1;
   k->facts.form = text->form;
   memcpy(k->result, text->result, sizeof k->result);
+  k->compute = text->compute;
   set_key(k, text);
   char made[32];
   snprintf(made, sizeof made, "kernel_%016llx", (unsigned long long)k->facts.key[0]);
@@ -464,7 +467,7 @@ static bool fill(const zmi_kernel *k, zmi_code *c, const zm_dtype *in, const zm_
 enum { PASSES = 8 }; // each one with the types that the one before has found
 
 static zmi_code *lower(const zmi_kernel *k, const zm_dtype *in, const zm_dtype *result) {
-  zmi_lower l = {.k = k, .t = first_float(in, k->facts.nin)};
+  zmi_lower l = {.k = k, .t = k->compute != ZM_DTYPE_DEFAULT ? k->compute : first_float(in, k->facts.nin)};
   size_t symbols = k->symbol_count ? k->symbol_count : 1;
   l.slots = zmi_calloc(symbols, sizeof *l.slots);
   l.wide = zmi_calloc(symbols, sizeof *l.wide);

@@ -30,6 +30,7 @@ typedef struct zmi_kernel_text {
   const char *raw[3]; // RAW: c, cuda, metal
   const char *shape[ZMI_KERNEL_OUT], *groups, *threads;
   zm_dtype result[ZMI_KERNEL_OUT];
+  zm_dtype compute; // what T is; ZM_DTYPE_DEFAULT: of the first float operand
 } zmi_kernel_text;
 
 zmi_kernel *zmi_kernel_define(const zmi_kernel_text *text); // NULL with a message that shows the place

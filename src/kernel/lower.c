@@ -227,6 +227,7 @@ static int lower_call(zmi_lower *l, int32_t node, const zmi_node *n) {
 }
 
 static int lower_inline(zmi_lower *l, const zmi_node *n) {
+  if (n->op2) return zmi_lower_statements(l, n->first) == ZM_OK ? zmi_lower_expression(l, n->a) : -1;
   for (int32_t d = n->first; d >= 0; d = l->k->nodes[d].next) {
     int v = zmi_lower_expression(l, l->k->nodes[d].a);
     if (v < 0) return -1;

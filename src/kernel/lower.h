@@ -20,7 +20,7 @@ typedef struct zmi_lower {
   zm_dtype t; // of T
   zmi_held *slots;
   int *reduced;  // value of each REDUCE node
-  uint8_t *wide; // of each symbol without a written type: the widest type that was assigned to it
+  uint8_t *wide; // of each symbol without a written type: the widest type that was assigned to it; of arrays in loops: their elements
   bool again;    // some symbol turned out to be wider: lower once more
   int depth;
   bool failed, falling;

@@ -338,6 +338,36 @@ static zm_status lower_elements(zmi_lower *l, int32_t node) {
 // ---- tiles ----
 enum { SHARED_LIMIT = 1 << 20, THREAD_LIMIT = 128 };
 
+// An array of a thread that is declared in a loop or branch: its memory stands before the program, which is known when that is lowered once
+// more; here it starts with zeros.
+static zm_status fresh_array(zmi_lower *l, const zmi_node *n, int size) {
+  const zmi_ctype t = zmi_written_type(n->type);
+  zmi_held *s = &l->slots[n->symbol];
+  if (l->wide[n->symbol] != size) {
+    l->wide[n->symbol] = (uint8_t)size;
+    l->again = true;
+    *s = (zmi_held){.value = -1, .var = zmi_emit_x(l, ZMI_K_SHARED, t, -1, -1, 1, size), .type = (uint8_t)t, .written = n->type};
+    return s->var < 0 ? zm_last_status() : ZM_OK;
+  }
+  const int zero = zmi_lower_zero(l, t), opener = open_for(l, const_int(l, 0), const_int(l, size), const_int(l, 1));
+  if (zero < 0 || opener < 0 || zmi_emit_x(l, ZMI_K_SHARED_STORE, ZMI_C_NONE, opener, zero, s->var, 0) < 0) return zm_last_status();
+  if (zmi_emit_x(l, ZMI_K_END, ZMI_C_NONE, -1, -1, 0, 0) < 0) return zm_last_status();
+  zmi_lower_close(l, opener);
+  return ZM_OK;
+}
+
+static zm_status memory_before(zmi_lower *l) { // of arrays that are declared in loops and branches
+  for (size_t i = 0; i < l->k->symbol_count; i++) {
+    const zmi_symbol *y = &l->k->symbols[i];
+    if (y->kind != ZMI_Y_SHARED || l->wide[i] == 0) continue;
+    const zmi_ctype t = zmi_written_type(y->type);
+    const int v = zmi_emit_x(l, ZMI_K_SHARED, t, -1, -1, 1, l->wide[i]);
+    if (v < 0) return zm_last_status();
+    l->slots[i] = (zmi_held){.value = -1, .var = v, .type = (uint8_t)t, .written = y->type};
+  }
+  return ZM_OK;
+}
+
 static zm_status lower_shared(zmi_lower *l, int32_t node) {
   const zmi_node *n = at(l, node);
   int count = zmi_lower_whole(l, n->a, false);
@@ -349,7 +379,9 @@ static zm_status lower_shared(zmi_lower *l, int32_t node) {
     return zm_last_status();
   }
   zmi_ctype t = zmi_written_type(n->type);
-  int v = zmi_emit_x(l, ZMI_K_SHARED, t, -1, -1, n->op2, (int)x->imm.i);
+  const int size = (int)x->imm.i;
+  if (n->op2 && n->c == 1) return fresh_array(l, n, size);
+  int v = zmi_emit_x(l, ZMI_K_SHARED, t, -1, -1, n->op2, size);
   l->slots[n->symbol] = (zmi_held){.value = -1, .var = v, .type = (uint8_t)t, .written = n->type};
   return v < 0 ? zm_last_status() : ZM_OK;
 }
@@ -421,7 +453,7 @@ zm_status zmi_lower_program(zmi_lower *l) {
     if (y->kind == ZMI_Y_OUTPUT && y->assigned_in == 0) declare_output(l, (int32_t)s);
   }
   if (k->simd && zmi_lower_simd_memory(l) != ZM_OK) return zm_last_status();
-  if (zmi_lower_statements(l, k->body) != ZM_OK) return zm_last_status();
+  if (memory_before(l) != ZM_OK || zmi_lower_statements(l, k->body) != ZM_OK) return zm_last_status();
   if (k->value >= 0) return write_output(l, 0, zmi_lower_expression(l, k->value));
   return k->facts.form < ZMI_FORM_TILES ? write_outputs(l, 0, -1) : ZM_OK;
 }

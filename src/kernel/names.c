@@ -229,12 +229,18 @@ bool zmi_is_no_input(const char *name, uint32_t size) {
 }
 
 void zmi_unknown_word(zmi_parser *p, uint32_t begin, uint32_t end) {
-  const int size = (int)(end - begin);
-  const bool returns = same("return", p->source + begin, end - begin), skips = same("continue", p->source + begin, end - begin);
-  zmi_parse_fail(p, begin, end, "'%.*s' is not part of the language: %s", size, p->source + begin,
-                 returns ? "a source ends with its expression, or assigns its results by their names"
-                 : skips ? "but for 'if (condition) continue;' directly in the braces of a loop"
-                         : "loops are 'for' with a bound");
+  static const struct {
+    const char *word, *says;
+  } words[] = {
+      {"return", "is not part of the language: a source ends with its expression, or assigns its results by their names; in tiles a "
+                 "branch that stands outermost may end with it"},
+      {"continue", "stands at the end of a branch that is directly in the braces of a loop"},
+      {"break", "stands at the end of a branch that is directly in the braces of a loop"},
+      {"while", "is not part of the language: a loop has a bound, as in 'for (int n = 0; n < 100; n++) { if (!(condition)) break; ... }'"},
+      {"do", "is for 'do { } while (0)' only: a loop has a bound, as in 'for (int n = 0; n < 100; n++) { ... if (condition) break; }'"},
+  };
+  for (size_t i = 0; i < ZMI_COUNT(words); i++)
+    if (same(words[i].word, p->source + begin, end - begin)) zmi_parse_fail(p, begin, end, "'%s' %s", words[i].word, words[i].says);
 }
 
 const zmi_function *zmi_function_find(const char *name, uint32_t size, int operands, bool *known) {

@@ -88,7 +88,7 @@ void zmi_scope_close(zmi_parser *p, size_t scope) {
 }
 
 // ---- calls ----
-enum { MOST_OPERANDS = 4 };
+enum { MOST_OPERANDS = 8 };
 
 static int operands(zmi_parser *p, int32_t list[MOST_OPERANDS]) { // after "(": up to and with ")"
   int n = 0;
@@ -190,13 +190,15 @@ static int32_t reduction(zmi_parser *p, zmi_token name, int op, int32_t operand)
 }
 
 static int32_t call(zmi_parser *p, zmi_token name) {
-  int32_t list[MOST_OPERANDS] = {-1, -1, -1, -1};
+  int32_t list[MOST_OPERANDS] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  const int32_t own = p->source == p->k->source ? zmi_symbol_find(p, p->source + name.begin, name.end - name.begin) : -1;
   int op = reduction_of(p, name);
   bool known, reduces = op >= 0 && p->k->facts.form == ZMI_FORM_ROWS;
   p->reducing += reduces; // names of elements are seen inside; max(a, b) of rows checks its operands afterwards
   int n = operands(p, list);
   p->reducing -= reduces;
   if (n < 0) return -1;
+  if (own >= 0 && p->k->symbols[own].kind == ZMI_Y_FUNCTION) return zmi_function_call(p, own, list, n, name.begin);
   if (op >= 0 && n == 1) return reduction(p, name, op, list[0]);
   for (int i = 0; i < n && reduces && !p->within && !p->reducing; i++) {
     const zmi_node *e = at(p, list[i]);
@@ -281,9 +283,28 @@ static int32_t indexed(zmi_parser *p, int32_t symbol, uint32_t begin) { // after
   return closed(p, n);
 }
 
+static int32_t number_node(zmi_parser *p, int type, int64_t whole, float real, uint32_t begin) {
+  int32_t n = zmi_node_new(p, ZMI_N_NUMBER, begin);
+  if (n < 0) return -1;
+  at(p, n)->type = (uint8_t)type;
+  at(p, n)->whole = whole;
+  at(p, n)->real = real;
+  return n;
+}
+
 static int32_t value_of_name(zmi_parser *p, int32_t symbol, zmi_token name) {
   const zmi_symbol *s = &p->k->symbols[symbol];
   int size = (int)ZMI_MIN(s->size, 40u);
+  if (s->kind == ZMI_Y_SHARED && s->single) {
+    int32_t n = zmi_node_new(p, ZMI_N_INDEX, name.begin), zero = number_node(p, ZMI_C_INT, 0, 0, name.begin);
+    if (n < 0 || zero < 0) return -1;
+    at(p, n)->symbol = symbol;
+    at(p, n)->a = zero;
+    at(p, n)->loads = 1;
+    p->effects++;
+    return n;
+  }
+  if (s->kind == ZMI_Y_FUNCTION) zmi_parse_fail(p, name.begin, name.end, "'%.*s' is a function: its operands are missing", size, s->name);
   bool rows = p->k->facts.form == ZMI_FORM_ROWS, element = s->level || (rows && s->kind == ZMI_Y_INPUT);
   if (s->kind == ZMI_Y_SHARED || (s->kind == ZMI_Y_INPUT && p->k->facts.form >= ZMI_FORM_TILES)) {
     zmi_parse_fail(p, name.begin, name.end, "'%.*s' is a buffer: give a place, as in %.*s[0]", size, s->name, size, s->name);
@@ -384,15 +405,6 @@ static int32_t angle_cast(zmi_parser *p, zmi_token name, zmi_node_kind kind) { /
   return e >= 0 && zmi_expect(p, ")", "the value") ? cast(p, kind, type, e, name.begin) : -1;
 }
 
-static int32_t number_node(zmi_parser *p, int type, int64_t whole, float real, uint32_t begin) {
-  int32_t n = zmi_node_new(p, ZMI_N_NUMBER, begin);
-  if (n < 0) return -1;
-  at(p, n)->type = (uint8_t)type;
-  at(p, n)->whole = whole;
-  at(p, n)->real = real;
-  return n;
-}
-
 static int32_t name_expression(zmi_parser *p) {
   zmi_token name = p->token;
   const char *text = p->source + name.begin;
@@ -428,9 +440,25 @@ static int32_t name_expression(zmi_parser *p) {
 
 static int32_t unary(zmi_parser *p);
 
+bool zmi_buffer_in_parentheses(const zmi_parser *p) {
+  zmi_parser ahead = *p;
+  if (!zmi_take(&ahead, "(") || ahead.token.kind != ZMI_T_NAME) return false;
+  zmi_lex(&ahead);
+  return zmi_take(&ahead, ")") && zmi_token_is(&ahead, "[");
+}
+
 static int32_t parenthesis(zmi_parser *p) { // (e), or a cast (T)e
   uint32_t begin = p->token.begin;
+  const bool buffer = zmi_buffer_in_parentheses(p);
   zmi_lex(p);
+  if (buffer) {
+    const zmi_token name = p->token;
+    const int32_t symbol = zmi_symbol_find(p, p->source + name.begin, name.end - name.begin);
+    zmi_lex(p), zmi_lex(p), zmi_lex(p);
+    if (symbol >= 0) return indexed(p, symbol, name.begin);
+    zmi_unknown_name(p, name.begin, name.end, false);
+    return -1;
+  }
   if (p->token.kind == ZMI_T_NAME) {
     int type = zmi_type_find(p->source + p->token.begin, p->token.end - p->token.begin);
     zmi_parser before = *p;

@@ -49,7 +49,7 @@ typedef enum zmi_node_kind {
   ZMI_N_BITCAST, // type; a
   ZMI_N_CALL,    // op: zmi_cop; a b c
   ZMI_N_REDUCE,  // op: zmi_cop; a
-  ZMI_N_INLINE,  // a function that is text: first = declarations of its parameters, a = its body
+  ZMI_N_INLINE,  // a function: first = declarations of its operands and, op2 1, other statements; a = its value
   ZMI_N_INDEX,   // symbol[a]
   ZMI_N_DIM,     // symbol, op: which
   ZMI_N_GRID,    // op: THREAD, GROUP, THREADS or GROUPS; op2: dim
@@ -89,7 +89,8 @@ typedef enum zmi_symbol_kind {
   ZMI_Y_LEAF,  // op: PLACE, LENGTH, THREAD, ...
   ZMI_Y_CONST, // value: a float; with a type number: an integer
   ZMI_Y_LOCAL,
-  ZMI_Y_SHARED
+  ZMI_Y_SHARED,
+  ZMI_Y_FUNCTION // number: where its operands begin in the source; type: 0 that of the value; index: the name of its own type, or -1
 } zmi_symbol_kind;
 
 typedef struct zmi_symbol {
@@ -100,6 +101,7 @@ typedef struct zmi_symbol {
   bool whole;          // a parameter that is used as an integer
   bool hidden;         // its scope is closed
   bool fixed;          // a loop counter: not assigned
+  bool single;         // memory of one element that is read without a place
   int32_t index;       // of inputs, outputs, parameters; the op of a LEAF
   int32_t known_after; // the ELEMENTS block that makes it; -1
   int32_t assigned_in; // OUTPUT: the block that assigns it; -1 not yet, 0 the row
@@ -123,7 +125,7 @@ struct zmi_kernel {
   int32_t shape[ZMI_KERNEL_OUT][ZM_MAX_RANK], rank[ZMI_KERNEL_OUT];
   int32_t grid[2][ZMI_GRID_RANK], grid_rank[2]; // sizes of groups and of threads
   bool simd;                                    // threads of simdgroups tell each other something
-  zm_dtype result[ZMI_KERNEL_OUT];
+  zm_dtype result[ZMI_KERNEL_OUT], compute;
   int param_type[ZMI_KERNEL_PARAMS]; // written: 0 = by use
   int references;
 };
@@ -136,20 +138,29 @@ typedef struct zmi_parser {
   zmi_token token; // the next one
   uint32_t last_end;
   bool failed;
-  bool infer;     // unknown names become inputs
-  bool sizes;     // an expression of shapes: dims and parameters only
-  int32_t within; // ROWS: the ELEMENTS block being read (its node + 1), 0 at row level
-  int32_t blocks; // ELEMENTS blocks so far
-  int reducing;   // depth of reductions around
-  int nested;     // fors and ifs around, inside the ELEMENTS block
-  bool joining;   // in a join
-  int effects;    // statements and loads so far that an IF must guard
-  int depth;      // of recursion
-  int inlined;    // functions that are text around
-  int left;       // TILES: conditions around whose threads have left
-  int loop_depth; // where a "continue" may stand: of the statements in the braces of the innermost loop, 0 elsewhere
-  size_t scope;   // first symbol of the innermost scope
+  bool infer;       // unknown names become inputs
+  bool sizes;       // an expression of shapes: dims and parameters only
+  int32_t within;   // ROWS: the ELEMENTS block being read (its node + 1), 0 at row level
+  int32_t blocks;   // ELEMENTS blocks so far
+  int reducing;     // depth of reductions around
+  int nested;       // fors and ifs around, inside the ELEMENTS block
+  bool joining;     // in a join
+  int effects;      // statements and loads so far that an IF must guard
+  int depth;        // of recursion
+  int inlined;      // functions that are text around
+  int left;         // TILES: conditions around whose threads have left
+  int loop_depth;   // of the statements in the braces of the innermost loop, 0 elsewhere
+  int jump_depth;   // of the statements of a branch that may end with a jump, 0 elsewhere
+  bool jump_ends;   // ... with "return", else "continue" and "break"
+  bool jump_braces; // ... and that have braces
+  bool jumped;      // a jump was read: nothing may stand behind it
+  int32_t over;     // the variable that says that the innermost loop is left by "break", or -1
+  int barriers;     // so far
+  size_t scope;     // first symbol of the innermost scope
 } zmi_parser;
+
+// ---- macros.c ----
+char *zmi_macros(zmi_parser *p, const char *source); // the source with its macros replaced; NULL: failed
 
 // ---- lex.c ----
 void zmi_lex(zmi_parser *p); // reads the next token
@@ -183,6 +194,7 @@ bool zmi_is_no_input(const char *name, uint32_t size);   // a word, type or cons
 // ---- parse.c, parse_statement.c ----
 int32_t zmi_node_new(zmi_parser *p, zmi_node_kind kind, uint32_t begin);
 int32_t zmi_parse_expression(zmi_parser *p);
+bool zmi_buffer_in_parentheses(const zmi_parser *p);              // "(name)["
 int32_t zmi_parse_statements(zmi_parser *p, const char *closing); // up to "}" or, NULL, the end; -1 if empty
 int32_t zmi_parse_statement(zmi_parser *p);                       // -1: nothing, or failed
 void zmi_mark_whole(zmi_parser *p, int32_t node);                 // parameters in it are integers
@@ -190,6 +202,11 @@ void zmi_node_adopt(zmi_parser *p, int32_t node, int32_t child);  // takes over 
 int32_t zmi_binary(zmi_parser *p, int op, int32_t a, int32_t b);
 size_t zmi_scope_open(zmi_parser *p);
 void zmi_scope_close(zmi_parser *p, size_t scope);
+
+// ---- parse_function.c: functions of the source ----
+bool zmi_function_ahead(const zmi_parser *p);
+void zmi_function_define(zmi_parser *p);
+int32_t zmi_function_call(zmi_parser *p, int32_t symbol, const int32_t *list, int n, uint32_t begin);
 
 // ---- parse_tiles.c ----
 typedef enum zmi_simd { // functions of the threads of a simdgroup

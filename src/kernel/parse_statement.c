@@ -19,6 +19,7 @@ int32_t zmi_parse_statements(zmi_parser *p, const char *closing) {
       zmi_parse_fail(p, p->token.begin, p->token.end, "'%s' is expected, not the end", closing);
       return -1;
     }
+    if (p->jumped) zmi_parse_fail(p, p->token.begin, p->token.end, "what stands behind a jump is never reached");
     int32_t s = zmi_parse_statement(p);
     if (s < 0) continue; // nothing, or failed
     if (first < 0) {
@@ -93,7 +94,8 @@ static int32_t declare(zmi_parser *p, int type, zmi_token name, int32_t value) {
 }
 
 static bool may_assign(zmi_parser *p, int32_t symbol, zmi_token name, bool reduces) {
-  static const char *const kinds[] = {"an input", "a result", "a parameter", "built in", "a constant", "a variable", "a buffer"};
+  static const char *const kinds[] = {"an input",   "a result",   "a parameter", "built in",
+                                      "a constant", "a variable", "a buffer",    "a function"};
   zmi_symbol *s = &p->k->symbols[symbol];
   int size = (int)ZMI_MIN(s->size, 40u);
   if (s->kind == ZMI_Y_LOCAL && !s->fixed) {
@@ -178,16 +180,16 @@ static int32_t one_node(zmi_parser *p, uint32_t begin) {
   return number_node(p, ZMI_C_INT, 1, begin);
 }
 
-static int32_t store(zmi_parser *p, int32_t symbol, zmi_token name) { // after "["
+static int32_t store(zmi_parser *p, int32_t symbol, zmi_token name, bool single) { // after "["; single: there is none
   const zmi_symbol *s = &p->k->symbols[symbol];
   bool shared = s->kind == ZMI_Y_SHARED;
   if (!shared && (s->kind != ZMI_Y_OUTPUT || p->k->facts.form != ZMI_FORM_TILES)) {
     zmi_parse_fail(p, name.begin, name.end, "'%.*s' cannot be written by place", (int)ZMI_MIN(s->size, 40u), s->name);
     return -1;
   }
-  int32_t place = zmi_parse_expression(p);
+  int32_t place = single ? number_node(p, ZMI_C_INT, 0, name.begin) : zmi_parse_expression(p);
   zmi_mark_whole(p, place);
-  if (place < 0 || !zmi_expect(p, "]", "the place")) return -1;
+  if (place < 0 || (!single && !zmi_expect(p, "]", "the place"))) return -1;
   int op = compound(p);
   if (op && !shared) {
     zmi_parse_fail(p, p->token.begin, p->token.end, "results can only be written: use atomic_add(y, place, value) to add to one");
@@ -217,9 +219,11 @@ static int32_t store(zmi_parser *p, int32_t symbol, zmi_token name) { // after "
   return n;
 }
 
-static int32_t assignment(zmi_parser *p) { // name = e, name += e, name++, name[place] = e
+static int32_t assignment(zmi_parser *p) {   // name = e, name += e, name++, name[place] = e
+  const bool parenthesis = zmi_take(p, "("); // (name)[place] = e, as macros have it
   zmi_token name = p->token;
   zmi_lex(p);
+  if (parenthesis) zmi_take(p, ")");
   int32_t symbol = zmi_symbol_find(p, p->source + name.begin, name.end - name.begin);
   if (zmi_token_is(p, "[")) {
     if (symbol < 0) {
@@ -227,8 +231,9 @@ static int32_t assignment(zmi_parser *p) { // name = e, name += e, name++, name[
       return -1;
     }
     zmi_lex(p);
-    return store(p, symbol, name);
+    return store(p, symbol, name, false);
   }
+  if (symbol >= 0 && p->k->symbols[symbol].single) return store(p, symbol, name, true);
   if (zmi_take(p, "=")) {
     int32_t value = zmi_parse_expression(p);
     return symbol < 0 ? declare(p, 0, name, value) : assign(p, symbol, name, value);
@@ -252,6 +257,33 @@ static int32_t assignment(zmi_parser *p) { // name = e, name += e, name++, name[
   zmi_lex(p);
   int32_t old = name_node(p, symbol, name), by = step ? one_node(p, name.begin) : zmi_parse_expression(p);
   return assign(p, symbol, name, zmi_binary(p, step ? step : op, old, by));
+}
+
+static int32_t counted(zmi_parser *p) { // ++name
+  const uint32_t begin = p->token.begin;
+  int sign = p->token.sign & 0xff;
+  zmi_lex(p);
+  zmi_token name = p->token;
+  int32_t symbol = name.kind == ZMI_T_NAME ? zmi_symbol_find(p, p->source + name.begin, name.end - name.begin) : -1;
+  if (symbol < 0) {
+    zmi_parse_fail(p, name.begin, name.end, "the name of a variable is expected");
+    return -1;
+  }
+  zmi_lex(p);
+  int32_t old = name_node(p, symbol, name), one = one_node(p, begin);
+  return assign(p, symbol, name, zmi_binary(p, sign, old, one));
+}
+
+static int32_t step_of_another(zmi_parser *p) {
+  if (p->token.kind == ZMI_T_NAME) return assignment(p);
+  if (zmi_token_is(p, "++") || zmi_token_is(p, "--")) return counted(p);
+  zmi_parse_fail(p, p->token.begin, p->token.end, "the step of a variable is expected");
+  return -1;
+}
+
+static int32_t chained(zmi_parser *p, int32_t first, int32_t then) {
+  if (first >= 0 && then >= 0) at(p, tail_of(p, first))->next = then;
+  return first < 0 ? then : first;
 }
 
 // ---- declarations ----
@@ -280,7 +312,7 @@ static int32_t declarations(zmi_parser *p, int type) { // name = e, name = e
     } else {
       at(p, last)->next = n;
     }
-    last = n;
+    last = tail_of(p, n);
   } while (zmi_take(p, ","));
   return first;
 }
@@ -295,24 +327,20 @@ static int written_type(zmi_parser *p) { // takes a type; -1 with a message if t
   return type;
 }
 
-static int32_t shared(zmi_parser *p) { // float name[elements]
-  if (p->k->facts.form != ZMI_FORM_TILES || p->nested) {
-    zmi_parse_fail(p, p->token.begin, p->token.end, "memory of the threadgroup is declared outside of loops and branches, in tiles");
-    return -1;
-  }
-  int type = written_type(p);
+static int32_t shared_memory(zmi_parser *p, int type) { // name[elements], or a name alone: one element
   zmi_token name = p->token;
-  if (type < 0) return -1;
   if (name.kind != ZMI_T_NAME) {
     zmi_parse_fail(p, name.begin, name.end, "the name of a buffer is expected");
     return -1;
   }
   zmi_lex(p);
-  if (!zmi_expect(p, "[", "the name of the buffer")) return -1;
-  int32_t count = zmi_parse_expression(p);
-  if (count < 0 || !zmi_expect(p, "]", "the number of elements")) return -1;
-  zmi_symbol s = {
-      .name = p->source + name.begin, .size = name.end - name.begin, .kind = ZMI_Y_SHARED, .type = (uint8_t)type, .known_after = -1};
+  const bool single = zmi_token_is(p, ";") || zmi_token_is(p, ",");
+  if (!single && !zmi_expect(p, "[", "the name of the buffer")) return -1;
+  int32_t count = single ? one_node(p, name.begin) : zmi_parse_expression(p);
+  if (count < 0 || (!single && !zmi_expect(p, "]", "the number of elements"))) return -1;
+  zmi_symbol s = {.name = p->source + name.begin, .size = name.end - name.begin, .kind = ZMI_Y_SHARED, .type = (uint8_t)type};
+  s.known_after = -1;
+  s.single = single;
   int32_t symbol = zmi_symbol_add(p, s), n = zmi_node_new(p, ZMI_S_SHARED, name.begin);
   if (n < 0 || symbol < 0) return -1;
   at(p, n)->symbol = symbol;
@@ -320,6 +348,21 @@ static int32_t shared(zmi_parser *p) { // float name[elements]
   at(p, n)->a = count;
   p->effects++;
   return n;
+}
+
+static int32_t shared(zmi_parser *p) { // float name[elements], other[elements]
+  if (p->k->facts.form != ZMI_FORM_TILES || p->nested) {
+    zmi_parse_fail(p, p->token.begin, p->token.end, "memory of the threadgroup is declared outside of loops and branches, in tiles");
+    return -1;
+  }
+  int type = written_type(p);
+  int32_t first = type < 0 ? -1 : shared_memory(p, type);
+  while (first >= 0 && zmi_take(p, ",")) {
+    int32_t more = shared_memory(p, type);
+    if (more < 0) return -1;
+    at(p, tail_of(p, first))->next = more;
+  }
+  return first;
 }
 
 // ---- loops and branches ----
@@ -360,6 +403,61 @@ static bool loop_step(zmi_parser *p, zmi_token name, int32_t symbol, int *op, in
   return known && !p->failed;
 }
 
+// "break": a variable says that the loop is over, and what is left of its rounds does nothing.
+static int32_t leave_loop(zmi_parser *p, uint32_t begin) {
+  if (p->over < 0) {
+    zmi_symbol s = {.name = "", .kind = ZMI_Y_LOCAL, .type = ZMI_C_INT, .known_after = -1, .assigned_in = -1, .hidden = true};
+    s.level = p->k->facts.form == ZMI_FORM_ROWS && p->within && !p->joining;
+    p->over = zmi_symbol_add(p, s);
+  }
+  int32_t one = one_node(p, begin), n = p->over < 0 || one < 0 ? -1 : zmi_node_new(p, ZMI_S_ASSIGN, begin);
+  if (n < 0) return -1;
+  at(p, n)->symbol = p->over;
+  at(p, n)->a = one;
+  note_assigned(p, p->over);
+  return p->failed ? -1 : n;
+}
+
+static int32_t unless(zmi_parser *p, int32_t over, int32_t body, int effects, size_t from) { // a body that is left out then
+  uint32_t begin = p->last_end;
+  int32_t name = zmi_node_new(p, ZMI_N_NAME, begin), zero = number_node(p, ZMI_C_INT, 0, begin), n = zmi_node_new(p, ZMI_S_IF, begin);
+  if (n < 0 || name < 0 || zero < 0) return -1;
+  at(p, name)->symbol = over;
+  at(p, name)->element = p->k->symbols[over].level;
+  int32_t still = zmi_binary(p, '=' | '=' << 8, name, zero);
+  zmi_node *f = at(p, n);
+  f->a = still;
+  f->first = body;
+  f->simple = effects == p->effects;
+  f->assigned_from = (int32_t)from, f->assigned_to = (int32_t)p->k->assigned_count;
+  return n;
+}
+
+static int32_t flag_before(zmi_parser *p, int32_t over, int32_t loop) {
+  int32_t zero = number_node(p, ZMI_C_INT, 0, at(p, loop)->begin), n = zmi_node_new(p, ZMI_S_DECLARE, at(p, loop)->begin);
+  if (n < 0 || zero < 0) return -1;
+  at(p, n)->symbol = over;
+  at(p, n)->type = ZMI_C_INT;
+  at(p, n)->a = zero;
+  at(p, n)->next = loop;
+  return n;
+}
+
+// The bound and the step are computed once, before the loop: what they are made of may not change in it.
+static void check_fixed(zmi_parser *p, int32_t e, size_t from) {
+  if (e < 0 || p->failed) return;
+  const zmi_node n = *at(p, e);
+  for (size_t i = from; i < p->k->assigned_count && n.kind == ZMI_N_NAME; i++) {
+    if (p->k->assigned[i] != n.symbol) continue;
+    zmi_parse_fail(
+        p, n.begin, n.end,
+        "the bound and the step of a loop are computed once, before it, and this changes in the loop: 'if (condition) break;' can "
+        "stand in its braces");
+    return;
+  }
+  check_fixed(p, n.a, from), check_fixed(p, n.b, from), check_fixed(p, n.c, from);
+}
+
 static int32_t loop(zmi_parser *p, uint32_t begin) { // after "for"
   size_t scope = zmi_scope_open(p);
   if (!zmi_expect(p, "(", "for")) return -1;
@@ -380,7 +478,9 @@ static int32_t loop(zmi_parser *p, uint32_t begin) { // after "for"
   if (!zmi_expect(p, "=", "the counter")) return -1;
   int32_t first = zmi_parse_expression(p);
   zmi_mark_whole(p, first);
-  if (first < 0 || !zmi_expect(p, ";", "the first value")) return -1;
+  int32_t more = -1; // variables beside the counter
+  if (first >= 0 && zmi_take(p, ",")) more = declarations(p, type);
+  if (p->failed || !zmi_expect(p, ";", "the first value")) return -1;
   bool element = p->k->facts.form == ZMI_FORM_ROWS && p->within && !p->joining;
   zmi_symbol s = {.name = p->source + name.begin, .size = name.end - name.begin, .kind = ZMI_Y_LOCAL, .type = (uint8_t)type, .fixed = true};
   s.level = element;
@@ -397,18 +497,31 @@ static int32_t loop(zmi_parser *p, uint32_t begin) { // after "for"
     return -1;
   }
   zmi_mark_whole(p, bound);
-  if (!zmi_expect(p, ";", "the condition") || !loop_step(p, name, symbol, &op, &by) || !zmi_expect(p, ")", "the step")) return -1;
-  int32_t n = zmi_node_new(p, ZMI_S_FOR, begin);
+  if (!zmi_expect(p, ";", "the condition") || !loop_step(p, name, symbol, &op, &by)) return -1;
+  const size_t from = p->k->assigned_count;
+  int32_t steps = -1; // of the others
+  while (!p->failed && zmi_take(p, ",")) steps = chained(p, steps, step_of_another(p));
+  int32_t n = !zmi_expect(p, ")", "the step") ? -1 : zmi_node_new(p, ZMI_S_FOR, begin);
   if (n < 0) return -1;
-  size_t from = p->k->assigned_count;
-  const int around = p->loop_depth;
+  const zmi_parser around = *p;
   p->loop_depth = zmi_token_is(p, "{") ? p->depth + 1 : 0;
+  p->over = -1;
   p->nested++;
   p->effects++;
+  const int effects = p->effects;
   int32_t body = block(p);
   p->nested--;
-  p->loop_depth = around;
+  p->loop_depth = around.loop_depth;
+  const int32_t over = p->over;
+  p->over = around.over;
   zmi_scope_close(p, scope);
+  if (over >= 0 && p->barriers != around.barriers)
+    zmi_parse_fail(p, begin, begin + 3, "a loop with barriers in it is not left by 'break': all threads have to come to each");
+  if (over >= 0) body = unless(p, over, body, effects, from);
+  if (over >= 0 && steps >= 0) steps = unless(p, over, steps, p->effects, from);
+  body = chained(p, body, steps);
+  check_fixed(p, bound, from), check_fixed(p, by, from);
+  if (p->failed) return -1;
   zmi_node *f = at(p, n);
   f->symbol = symbol;
   f->a = first, f->b = bound, f->c = by;
@@ -416,31 +529,43 @@ static int32_t loop(zmi_parser *p, uint32_t begin) { // after "for"
   f->first = body;
   f->type = (uint8_t)type;
   f->assigned_from = (int32_t)from, f->assigned_to = (int32_t)p->k->assigned_count;
-  return n;
+  return chained(p, more, over < 0 ? n : flag_before(p, over, n));
 }
 
-// A jump behind a condition that guards all that follows: the rest is the other branch. "return;" outermost in tiles, "continue;" directly
-// in the braces of a loop. Takes it; NULL, or how the statements end that are left out.
-static const char *leaves_here(zmi_parser *p) {
-  const bool ends = p->k->facts.form == ZMI_FORM_TILES && p->depth == 1 + p->left;
-  if (!ends && p->depth != p->loop_depth) return NULL;
-  zmi_parser ahead = *p;
-  const bool brace = zmi_take(&ahead, "{");
-  if (!zmi_take(&ahead, ends ? "return" : "continue") || !zmi_take(&ahead, ";") || (brace && !zmi_take(&ahead, "}")) ||
-      zmi_token_is(&ahead, "else"))
-    return NULL;
-  ahead.failed = p->failed;
-  *p = ahead;
-  return ends ? "" : "}";
+// A jump at the end of a branch: what follows the branch is its other side. "return;" in tiles, where the branch stands outermost;
+// "continue;" and "break;" where it stands directly in the braces of a loop; each in the braces of such a branch too, if that ends with
+// a jump as well. Whether there is one; it is taken.
+static bool jump(zmi_parser *p, int32_t *n) {
+  *n = -1;
+  if (p->depth != p->jump_depth) return false;
+  const uint32_t begin = p->token.begin;
+  if (!p->jump_ends && zmi_take(p, "break")) {
+    *n = leave_loop(p, begin);
+  } else if (!zmi_take(p, p->jump_ends ? "return" : "continue")) {
+    return false;
+  }
+  if (zmi_expect(p, ";", "the jump")) p->jumped = true;
+  return true;
 }
 
-static int32_t rest(zmi_parser *p, const char *end) {
+typedef struct place_of_branch {
+  bool ends, loops, inner; // outermost in tiles; directly in a loop; directly in a branch that may end with a jump
+} place_of_branch;
+
+static int32_t rest(zmi_parser *p, place_of_branch place) { // of the statements around: one level deeper now
   size_t scope = zmi_scope_open(p);
-  int *depth = *end ? &p->loop_depth : &p->left; // the statements of the rest are inside one more
-  (*depth)++;
-  int32_t first = zmi_parse_statements(p, *end ? end : NULL);
-  (*depth)--;
+  const zmi_parser around = *p;
+  if (place.inner)
+    p->jump_depth = p->depth + 1;
+  else if (place.ends)
+    p->left++;
+  else
+    p->loop_depth++;
+  int32_t first = zmi_parse_statements(p, place.ends && !place.inner ? NULL : "}");
+  p->left = around.left, p->loop_depth = around.loop_depth, p->jump_depth = around.jump_depth;
   zmi_scope_close(p, scope);
+  if (place.inner && !p->jumped)
+    zmi_parse_fail(p, p->token.begin, p->token.end, "a jump in a branch inside another: the outer one ends with a jump too");
   return first;
 }
 
@@ -454,14 +579,29 @@ static int32_t branch(zmi_parser *p, uint32_t begin) { // after "if"
     zmi_parse_fail(p, at(p, condition)->begin, at(p, condition)->end, "give the reduction a name before the branch");
   }
   size_t from = p->k->assigned_count;
-  int effects = p->effects;
-  const char *leaves = leaves_here(p);
+  const int effects = p->effects, depth = p->jump_depth;
+  const bool could_end = p->jump_ends;
+  place_of_branch place = {.ends = p->k->facts.form == ZMI_FORM_TILES && p->depth == 1 + p->left, .loops = p->depth == p->loop_depth};
+  place.inner = !place.ends && !place.loops && p->depth == depth && p->jump_braces;
+  p->jump_depth = place.ends || place.loops || place.inner ? p->depth + 1 : 0;
+  p->jump_ends = place.ends || (place.inner && could_end);
+  const bool braces = p->jump_braces;
+  p->jump_braces = zmi_token_is(p, "{");
   p->nested++;
-  int32_t yes = leaves ? -1 : block(p), no = -1;
-  if (leaves)
-    no = rest(p, leaves);
-  else if (zmi_take(p, "else"))
+  int32_t yes = block(p), no = -1;
+  const bool jumped = p->jumped;
+  p->jumped = false;
+  p->jump_depth = depth, p->jump_braces = braces;
+  if (zmi_take(p, "else")) {
+    p->jump_depth = 0;
     no = block(p);
+    p->jump_depth = depth;
+  }
+  if (jumped) {
+    const int32_t more = rest(p, place);
+    no = chained(p, no, more);
+  }
+  p->jump_ends = could_end;
   p->nested--;
   zmi_node *f = at(p, n);
   f->a = condition;
@@ -511,6 +651,7 @@ static int32_t barrier(zmi_parser *p, uint32_t begin) { // after its name
   while (p->token.kind == ZMI_T_NAME || zmi_token_is(p, "|")) zmi_lex(p); // which memory: all of it here
   if (!zmi_expect(p, ")", "the barrier")) return -1;
   p->effects++;
+  p->barriers++;
   return zmi_node_new(p, ZMI_S_BARRIER, begin);
 }
 
@@ -556,6 +697,28 @@ static bool declares(zmi_parser *p, int *type) { // takes the words before a dec
   return true;
 }
 
+static bool is_word_before_name(const zmi_parser *p, const char *word) {
+  if (!zmi_token_is(p, word)) return false;
+  zmi_parser ahead = *p;
+  zmi_lex(&ahead);
+  return ahead.token.kind == ZMI_T_NAME;
+}
+
+static int32_t once(zmi_parser *p) { // "do { } while (0)", as macros have it
+  zmi_parser before = *p;
+  zmi_lex(p);
+  const bool braces = zmi_token_is(p, "{");
+  int32_t n = braces ? block(p) : -1;
+  if (braces && zmi_take(p, "while") && zmi_take(p, "(") && p->token.kind == ZMI_T_NUMBER && p->token.type == ZMI_C_INT &&
+      !p->token.whole) {
+    zmi_lex(p);
+    if (zmi_expect(p, ")", "the condition")) end_statement(p);
+    return p->failed ? -1 : n;
+  }
+  if (!p->failed) zmi_unknown_word(p, before.token.begin, before.token.end);
+  return -1;
+}
+
 static int32_t inner_statement(zmi_parser *p) {
   uint32_t begin = p->token.begin;
   bool tiles = p->k->facts.form == ZMI_FORM_TILES;
@@ -564,12 +727,19 @@ static int32_t inner_statement(zmi_parser *p) {
   if (zmi_token_is(p, "{")) return block(p);
   if (zmi_take(p, "for")) return loop(p, begin);
   if (zmi_take(p, "if")) return branch(p, begin);
+  if (zmi_token_is(p, "do")) return once(p);
   int32_t n = -1;
-  if (tiles && zmi_token_is(p, "thread")) { // where a variable lies: "thread float v[4];"
-    zmi_parser ahead = *p;
-    zmi_lex(&ahead);
-    if (ahead.token.kind == ZMI_T_NAME) *p = ahead;
+  if (jump(p, &n)) return n;
+  if (zmi_function_ahead(p)) {
+    zmi_function_define(p);
+    return -1;
   }
+  if (is_word_before_name(p, "using")) { // "using namespace metal;"
+    while (p->token.kind == ZMI_T_NAME) zmi_lex(p);
+    end_statement(p);
+    return -1;
+  }
+  if (tiles && (is_word_before_name(p, "thread") || is_word_before_name(p, "constant"))) zmi_lex(p); // where a variable lies
   if (p->token.kind == ZMI_T_NAME && zmi_is_other_word(p->source + p->token.begin, p->token.end - p->token.begin)) {
     zmi_unknown_word(p, p->token.begin, p->token.end);
     return -1;
@@ -585,18 +755,8 @@ static int32_t inner_statement(zmi_parser *p) {
   } else if (!named && declares(p, &type)) {
     n = declarations(p, type);
   } else if (zmi_token_is(p, "++") || zmi_token_is(p, "--")) {
-    int sign = p->token.sign & 0xff;
-    zmi_lex(p);
-    zmi_token name = p->token;
-    int32_t symbol = name.kind == ZMI_T_NAME ? zmi_symbol_find(p, p->source + name.begin, name.end - name.begin) : -1;
-    if (symbol < 0) {
-      zmi_parse_fail(p, name.begin, name.end, "the name of a variable is expected");
-      return -1;
-    }
-    zmi_lex(p);
-    int32_t old = name_node(p, symbol, name), one = one_node(p, begin);
-    n = assign(p, symbol, name, zmi_binary(p, sign, old, one));
-  } else if (p->token.kind == ZMI_T_NAME) {
+    n = counted(p);
+  } else if (p->token.kind == ZMI_T_NAME || zmi_buffer_in_parentheses(p)) {
     n = assignment(p);
   } else {
     zmi_parse_fail(p, p->token.begin, p->token.end, "a statement is expected");

@@ -159,26 +159,40 @@ bool zmi_tiles_call(zmi_parser *p, zmi_token name, const int32_t *list, int n, i
     zmi_node_adopt(p, *node, list[0]);
     zmi_node_adopt(p, *node, at(p, *node)->b);
     p->k->simd = true;
+    p->barriers++; // that is what they are made of
   }
   return true;
 }
 
+// Stores of what an array starts with, behind "= {"; *last is its declaration. How many there are, or -1.
+static int first_values(zmi_parser *p, int32_t symbol, int32_t last) {
+  const zmi_token first = p->token;
+  int count = 0;
+  for (; !zmi_token_is(p, "}"); count++) {
+    const uint32_t begin = p->token.begin;
+    const int32_t place = number(p, count, begin), value = zmi_parse_expression(p);
+    const int32_t n = value < 0 || place < 0 ? -1 : zmi_node_new(p, ZMI_S_STORE, begin);
+    if (n < 0) return -1;
+    at(p, n)->symbol = symbol;
+    at(p, n)->a = place;
+    at(p, n)->b = value;
+    const bool zero = first.kind == ZMI_T_NUMBER && first.whole == 0 && first.real == 0 && count == 0 && zmi_token_is(p, "}");
+    if (!zero) at(p, last)->next = n, last = n; // "{0}": all of them are
+    if (!zmi_token_is(p, "}") && !zmi_expect(p, ",", "the value")) return -1;
+  }
+  zmi_lex(p);
+  return count;
+}
+
 int32_t zmi_thread_array(zmi_parser *p, int type, zmi_token name) { // after "["
-  if (p->k->facts.form != ZMI_FORM_TILES || p->nested) {
-    zmi_parse_fail(p, name.begin, p->token.end, "arrays of a thread are declared outside of loops and branches, in tiles");
+  if (p->k->facts.form != ZMI_FORM_TILES) {
+    zmi_parse_fail(p, name.begin, p->token.end, "arrays of a thread are for tiles only");
     return -1;
   }
   zmi_lex(p);
-  int32_t count = zmi_parse_expression(p);
+  const bool counted = zmi_token_is(p, "]"); // "name[] = {...}": as many as there are values
+  int32_t count = counted ? number(p, 0, name.begin) : zmi_parse_expression(p);
   if (count < 0 || !zmi_expect(p, "]", "the number of elements")) return -1;
-  if (zmi_take(p, "=")) { // = {} or = {0}
-    zmi_token zero = p->token;
-    bool fits = zmi_expect(p, "{", "'=', as in '= {0}'");
-    zero = p->token;
-    if (fits && zero.kind == ZMI_T_NUMBER && zero.whole == 0 && zero.real == 0) zmi_lex(p);
-    if (fits && !zmi_take(p, "}")) zmi_parse_fail(p, zero.begin, zero.end, "an array starts with zeros: '= {0}' is all that can be said");
-    if (p->failed) return -1;
-  }
   zmi_symbol s = {
       .name = p->source + name.begin, .size = name.end - name.begin, .kind = ZMI_Y_SHARED, .type = (uint8_t)type, .known_after = -1};
   int32_t symbol = zmi_symbol_add(p, s), n = zmi_node_new(p, ZMI_S_SHARED, name.begin);
@@ -187,6 +201,14 @@ int32_t zmi_thread_array(zmi_parser *p, int type, zmi_token name) { // after "["
   at(p, n)->type = (uint8_t)type;
   at(p, n)->op2 = 1;
   at(p, n)->a = count;
+  at(p, n)->c = p->nested ? 1 : -1; // in a loop or branch
   p->effects++;
-  return n;
+  if (zmi_take(p, "=") && zmi_expect(p, "{", "'=', as in '= {0}'")) {
+    const int values = first_values(p, symbol, n);
+    if (counted && values >= 0) at(p, count)->whole = values;
+    const zmi_node *size = at(p, count);
+    if (!counted && size->kind == ZMI_N_NUMBER && values > size->whole)
+      zmi_parse_fail(p, name.begin, p->last_end, "more values than elements");
+  }
+  return p->failed ? -1 : n;
 }

@@ -461,6 +461,33 @@ static zmi_code *case_tile_sources(int variant) {
   return c;
 }
 
+// What emitted C knows of a row: that nothing is above its largest element, that shares are of their own sum, that one place is looked at.
+// Beside it what looks alike and is something else.
+static const char *const row_sources[] = {
+    "elements { m = max(x); } let f = m != -1.0f / 0.0f ? m : 0.0f; elements { s = sum(exp(x - f)); } elements { y = exp(x - f) / s; } r = "
+    "s;",
+    "elements { m = max(x); } let f = m > -1.0f / 0.0f ? m : 0.0f; elements { s = sum(exp(x - f)); } elements { y = exp(x - f) / s; } r = "
+    "s;",
+    "elements { m = max(x * 0.5f); } elements { s = sum(exp(x - m)); } elements { y = exp(x - m) / s; } r = s;",
+    "elements { m = max(x); } elements { s = sum(exp(x - m) * 0.001f); } elements { y = exp(x - m) / s; } r = s;",
+    "elements { m = min(x); } elements { s = sum(exp(x - m)); } elements { y = exp(m - x) / s; } r = s;",
+    "elements { c = max(k); } elements { t = sum(i == c ? x : 0.0f); } elements { y = i == c ? t : x; } r = t;",
+    "elements { c = max(k); } elements { t = sum(i == c ? x : 1.0f); } elements { y = i == c ? t : x; } r = t;",
+    "elements { c = max(k); } elements { t = sum(i == c ? float(k) : 0.0f) + sum(i == k ? x : 0.0f); y = x; } r = t;",
+};
+
+static zmi_code *case_row_sources(int variant) {
+  static const zm_dtype dtypes[] = {ZM_F32, ZM_BF16, ZM_F16};
+  const zmi_kernel_text text = {
+      .name = "row_source", .form = ZMI_FORM_ROWS, .inputs = "x k", .outputs = "y r", .source = row_sources[variant / 3]};
+  zm_dtype result[ZMI_KERNEL_OUT] = {ZM_F32, ZM_F32};
+  zmi_kernel *k = zmi_kernel_define(&text);
+  zmi_code *c = k ? zmi_kernel_code(k, (zm_dtype[]){dtypes[variant % 3], ZM_I32}, result) : NULL;
+  if (!c) fprintf(stderr, "%s\n", zm_last_error());
+  zmi_kernel_release(k);
+  return c;
+}
+
 static const emit_case emit_cases[] = {
     {"floats", case_floats, 2},
     {"integers", case_integers, 4},
@@ -470,6 +497,7 @@ static const emit_case emit_cases[] = {
     {"halves", case_halves, 2},
     {"loops", case_loops, 1},
     {"softmax", case_softmax, 3},
+    {"row sources", case_row_sources, 3 * (int)ZMI_COUNT(row_sources)},
     {"norm", case_norm, 3},
     {"reductions", case_reductions, 5},
     {"serial", case_serial, 1},

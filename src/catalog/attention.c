@@ -1,18 +1,16 @@
 // Parts of attention: log-sum-exp, masked softmax, a tile of scores. Attention over a paged cache is in paged.c.
 #include "catalog/catalog.h"
 
-// Rows without a finite largest element are not shifted: a row of -infinity gives -infinity, one with +infinity +infinity.
+// A row of nothing but -infinity is not shifted: its log-sum-exp is -infinity, where all is masked the shares are 0, and gradients are
+// numbers. With +infinity in a row the log-sum-exp is +infinity, shares are NaN.
+#define LOWEST "let none = -1.0f / 0.0f; let f = m != none ? m : 0.0f;\n"
 ZMI_ROWS(logsumexp_lastdim, "x", "y", NULL,
-         "elements { m = max(x); }\n"
-         "let f = isfinite(m) ? m : 0.0f;\n"
-         "elements { s = sum(exp(x - f)); }\n"
-         "y = f + log(s);")
+         "elements { m = max(x); }\n" LOWEST "elements { s = sum(exp(x - f)); }\n"
+         "y = m == -none ? m : f + log(s);")
 #define MASKED(value)                                                                                                                      \
-  "let none = -1.0f / 0.0f;\n"                                                                                                             \
-  "elements { let v = mask ? " value " : none; m = max(v); }\n"                                                                            \
-  "let f = isfinite(m) ? m : 0.0f;\n"                                                                                                      \
-  "elements { let v = mask ? " value " - f : none; s = sum(exp(v)); }\n"                                                                   \
-  "elements { let v = mask ? " value " - f : none; y = mask ? exp(v) / s : 0.0f; }"
+  "elements { let v = mask ? " value " : -1.0f / 0.0f; m = max(v); }\n" LOWEST "elements { let v = mask ? " value                          \
+  " : none; s = sum(exp(v - f)); }\n"                                                                                                      \
+  "elements { let v = mask ? " value " : none; y = mask ? exp(v - f) / s : 0.0f; }"
 ZMI_ROWS(masked_softmax, "x mask", "y", NULL, MASKED("x"))
 ZMI_ROWS(scale_mask_softmax, "x mask", "y", "scale", MASKED("x * scale"))
 

@@ -1,27 +1,27 @@
 // Cross entropy of rows of logits.
 #include "catalog/catalog.h"
 
-// A target that is no class gives NaN, unless it is the one to be ignored: then the loss and its gradient are 0.
-#define LOSS                                                                                                                               \
-  "elements { m = max(logits); }\n"                                                                                                        \
-  "elements { s = sum(exp(logits - m)); t = sum(i == target ? logits : 0.0f); k = sum(i == target ? 1 : 0); w = max(target == ignored ? "  \
-  "1 : 0); }\n"
+// A target that is no class gives NaN, unless it is the one to be ignored: then the loss and its gradient are 0. c: the row's target.
+#define FIRST                                                                                                                              \
+  "let nan = 0.0f / 0.0f;\n"                                                                                                               \
+  "elements { m = max(logits); c = max(target); }\n"
 static zmi_definition cross_entropy_def = {.name = "softmax_cross_entropy",
                                            .form = ZMI_FORM_ROWS,
-                                           .inputs = "logits target ignored",
+                                           .inputs = "logits target",
                                            .outputs = "loss",
-                                           .source = LOSS "let nan = 0.0f / 0.0f;\n"
-                                                          "loss = w == 1 ? 0.0f : k == 1 ? (m - t) + log(s) : nan;",
+                                           .parameters = "ignored",
+                                           .source = FIRST "elements { s = sum(exp(logits - m)); t = sum(i == c ? logits : 0.0f); }\n"
+                                                           "loss = c == ignored ? 0.0f : c >= 0 && c < D ? (m - t) + log(s) : nan;",
                                            .result = {ZM_F32}};
 static zmi_definition cross_entropy_grad_def = {
     .name = "softmax_cross_entropy_grad",
     .form = ZMI_FORM_ROWS,
-    .inputs = "logits target ignored g",
+    .inputs = "logits target g",
     .outputs = "dx",
-    .source = "elements { m = max(logits); }\n"
-              "elements { s = sum(exp(logits - m)); k = sum(i == target ? 1 : 0); }\n"
-              "let nan = 0.0f / 0.0f;\n"
-              "elements { dx = target == ignored ? 0.0f : (k == 1 ? g : nan) * (exp(logits - m) / s - (i == target ? 1.0f : 0.0f)); }"};
+    .parameters = "ignored",
+    .source = FIRST "elements { s = sum(exp(logits - m)); }\n"
+                    "let known = c >= 0 && c < D;\n"
+                    "elements { dx = c == ignored ? 0.0f : (known ? g : nan) * (exp(logits - m) / s - (i == c ? 1.0f : 0.0f)); }"};
 
 static bool good(const char *name, zm_array *logits, zm_array *targets) {
   char found[128];
@@ -46,15 +46,13 @@ static zm_array *column(zm_array *a, zm_dtype dtype) {
 
 zm_array *zm_softmax_cross_entropy(zm_array *logits, zm_array *targets, int32_t ignore_index) {
   if (!good("softmax_cross_entropy", logits, targets)) return NULL;
-  return zmi_definition_apply1(&cross_entropy_def, (zm_array *[]){logits, column(targets, ZM_I32), zm_full(ignore_index, ZM_I32, NULL, 0)},
-                               3, NULL, 0);
+  return zmi_definition_apply1(&cross_entropy_def, (zm_array *[]){logits, column(targets, ZM_I32)}, 2, (double[]){ignore_index}, 1);
 }
 
 zm_array *zm_softmax_cross_entropy_grad(zm_array *logits, zm_array *targets, zm_array *g, int32_t ignore_index) {
   if (!good("softmax_cross_entropy_grad", logits, targets) || !zmi_cat_want_float("softmax_cross_entropy_grad", "g", g)) return NULL;
-  return zmi_definition_apply1(&cross_entropy_grad_def,
-                               (zm_array *[]){logits, column(targets, ZM_I32), zm_full(ignore_index, ZM_I32, NULL, 0), column(g, ZM_F32)},
-                               4, NULL, 0);
+  return zmi_definition_apply1(&cross_entropy_grad_def, (zm_array *[]){logits, column(targets, ZM_I32), column(g, ZM_F32)}, 3,
+                               (double[]){ignore_index}, 1);
 }
 
 static zm_status loss_call(zm_array *const *in, int nin, const zmi_given *params, zm_array **out) {

@@ -169,8 +169,11 @@ bool zmi_emit_expression(const zmi_emit_state *e, int i, zmi_text *t) {
   const char *word = zmi_ctype_name(from);
   const struct infix *sign = &infixes[x->op];
   const bool loop = e->target == ZMI_TARGET_C && e->in_lanes && !e->uniform[i]; // spellings of loops over lanes
+  const char *known = loop ? zmi_emit_row_function(e, i) : NULL;
   lower(row->name, name);
-  if ((x->op == ZMI_K_CONVERT || x->op == ZMI_K_BITCAST) && from == x->type)
+  if (known)
+    zmi_text_add(t, "%s(%s%s%s)", known, operand[0], row->operands == 2 ? ", " : "", operand[1]);
+  else if ((x->op == ZMI_K_CONVERT || x->op == ZMI_K_BITCAST) && from == x->type)
     zmi_text_add(t, "%s", operand[0]);
   else if (loop && x->op == ZMI_K_CONVERT && from == ZMI_C_BOOL &&
            (x->type == ZMI_C_FLOAT || x->type == ZMI_C_INT || x->type == ZMI_C_UINT))

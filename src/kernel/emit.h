@@ -70,6 +70,10 @@ bool zmi_emit_opens(zmi_cop op); // a block
 bool zmi_emit_reduces(zmi_cop op);
 bool zmi_emit_has(const zmi_emit_state *e, int begin, int end, zmi_cop op);
 void zmi_emit_plan(zmi_emit_state *e, int begin, int end);
+// The function of the prelude that is an exponential or a quotient of a row, where something is known of its operands; NULL: nothing is.
+const char *zmi_emit_row_function(const zmi_emit_state *e, int i);
+// sum(i == n ? x : 0), n a number of the row: one element is looked at.
+bool zmi_emit_is_pick(const zmi_emit_state *e, int i);
 bool zmi_emit_find_kept(zmi_emit_state *e);                         // false: nothing is to be kept
 bool zmi_emit_is_busy(const zmi_emit_state *e, int begin, int end); // computes functions, and not what was kept
 bool zmi_emit_fits_block(const zmi_emit_state *e, int begin, int end);

@@ -127,15 +127,15 @@ static void row_rms_norm(const float *x, const float *w, int64_t n, float eps, f
   for (int64_t i = 0; i < n; i++) y[i] = x[i] * r * w[i];
 }
 
-// x becomes exp(x - most); returns the sum.
+// x becomes exp(x - most), the largest of x; returns the sum.
 static float exp_sum(float *x, int64_t n, float most) {
-  for (int64_t i = 0; i < n; i++) x[i] = zmi_exp1(x[i] - most);
+  for (int64_t i = 0; i < n; i++) x[i] = zk_exp_below(x[i] - most);
   return row_sum(x, n);
 }
 
 static void row_softmax(float *x, int64_t n) {
   float sum = exp_sum(x, n, row_max(x, n));
-  for (int64_t i = 0; i < n; i++) x[i] = x[i] / sum;
+  for (int64_t i = 0; i < n; i++) x[i] = zk_share(x[i], sum);
 }
 
 // ---- elementwise ----

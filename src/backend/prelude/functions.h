@@ -49,6 +49,24 @@ ZK_FN zk_float zk_exp(zk_float x) {
   return x <= 0x1.62e42ep+6f ? y : x + zkp_infinity(); // the largest that stays finite; NaN stays NaN
 }
 
+// The bits of zk_exp where x <= 0 or NaN: below -126 ln2 the power of two is 0, or the product a denormal, which counts as zero.
+ZK_FN zk_float zk_exp_below(zk_float x) {
+  zk_float t = zk_fma(x, 0x1.715476p+0f, ZKP_ROUND + 127.0f), n = t - (ZKP_ROUND + 127.0f);
+  zk_float r = zk_fma(n, -0x1.62e43p-1f, x);
+  r = zk_fma(n, 0x1.05c61p-29f, r);
+  zk_float y = (zk_fma(r * r, zkp_exp_tail(r), r) + 1.0f) * zk_of_bits(zk_bits(t) << 23);
+  return x < -88.0f ? 0.0f : y;
+}
+
+// The bits of p / s where 0 <= p <= 1 and 1 <= s < 2^32, or one is NaN, without a quotient for each p: 1 / s is the same for a whole row.
+// A product with a reciprocal that is rounded once is 1.5 units of the last place from the quotient; the first correction leaves less than
+// one, and from there a second gives the quotient rounded (Markstein). 2^64: remainders of small p must be no denormals.
+ZK_FN zk_float zk_share(zk_float p, zk_float s) {
+  zk_float y = 1.0f / s, a = p * 0x1p64f, q = a * y;
+  q = zk_fma(zk_fma(-q, s, a), y, q);
+  return zk_fma(zk_fma(-q, s, a), y, q) * 0x1p-64f;
+}
+
 ZK_FN zk_float zk_exp2(zk_float x) {
   zk_float t = x + ZKP_ROUND, r = x - (t - ZKP_ROUND);
   zk_float q = zk_fma(0x1.416d08p-13f, r, 0x1.5f09a6p-10f);
@@ -91,8 +109,14 @@ ZK_FN zk_float zkp_half_exp(zk_float a) {
   return zkp_scale(y, (zk_int)(zk_bits(t) - zk_bits(ZKP_ROUND)) - 1);
 }
 
+// 1 / (1 + e^-x): beyond 88 the sum is 1, below -88 so large that the quotient counts as zero.
 ZK_FN zk_float zk_sigmoid(zk_float x) {
-  return 1.0f / (1.0f + zk_exp(-x));
+  zk_float a = 88.0f < x ? 88.0f : x;
+  zk_float t = zk_fma(a, -0x1.715476p+0f, ZKP_ROUND + 127.0f), n = t - (ZKP_ROUND + 127.0f);
+  zk_float r = zk_fma(n, -0x1.62e43p-1f, -a);
+  r = zk_fma(n, 0x1.05c61p-29f, r);
+  zk_float y = 1.0f / zk_fma(zk_fma(r * r, zkp_exp_tail(r), r) + 1.0f, zk_of_bits(zk_bits(t) << 23), 1.0f);
+  return x < -88.0f ? 0.0f : y;
 }
 
 ZK_FN zk_float zk_silu(zk_float x) {
@@ -107,7 +131,8 @@ ZK_FN zk_float zkp_exp_normal(zk_float x) {
   return zkp_shift(zk_fma(r * r, zkp_exp_tail(r), r) + 1.0f, t);
 }
 
-// |x| < 0.625: x + x^3 P(x^2); above: 1 - 2 / (e^2|x| + 1), which is 1 from 10 on; the sign of x.
+// |x| < 0.625: x + x^3 P(x^2); above: 1 - 2 / (e^2|x| + 1), which is 1 from 10 on; the sign of x. With |x| = n ln2 / 2 + r the exponential
+// is 2^n e^2r; where n is large, the low part of ln2 and the roundings of e^2r are lost in the sum.
 ZK_FN zk_float zk_tanh(zk_float x) {
   zk_float a = zk_abs_float(x), z = a * a;
   zk_float p = zk_fma(-0x1.75da26p-8f, z, 0x1.5224f6p-6f);
@@ -115,7 +140,14 @@ ZK_FN zk_float zk_tanh(zk_float x) {
   p = zk_fma(p, z, 0x1.110726p-3f);
   p = zk_fma(p, z, -0x1.555532p-2f);
   zk_float small = zk_fma(z * a, p, a), b = 10.0f < a ? 10.0f : a;
-  zk_float large = 1.0f - 2.0f / (zkp_exp_normal(b + b) + 1.0f);
+  zk_float t = zk_fma(b, 0x1.715476p+1f, ZKP_ROUND + 127.0f), r = zk_fma(t - (ZKP_ROUND + 127.0f), -0x1.62e43p-2f, b);
+  zk_float q = zk_fma(0x1.6a2436p-4f, r, 0x1.1239e2p-2f); // zkp_exp_tail of 2r
+  q = zk_fma(q, r, 0x1.5558f2p-1f);
+  q = zk_fma(q, r, 0x1.555492p+0f);
+  q = zk_fma(q, r, 0x1.fffffcp+0f);
+  q = zk_fma(q, r, 2.0f);
+  q = zk_fma(q, r, 1.0f);
+  zk_float large = 1.0f - 2.0f / zk_fma(q, zk_of_bits(zk_bits(t) << 23), 1.0f);
   zk_float y = a >= 0.625f ? large : small; // NaN: small is NaN
   return zk_of_bits(zk_bits(y) | (zk_bits(x) & 0x80000000u));
 }

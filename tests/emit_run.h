@@ -22,8 +22,8 @@
 
 enum { MOST_CASES = 1024, MOST = 3 * 5500, THREADS = 64, GROUPS = 3 };
 
-typedef enum way { INTERPRETED, C_BEST, C_PLAIN, METAL, WAYS } way;
-static const char *const way_names[WAYS] = {"interpreter", "C", "C of the baseline", "Metal"};
+typedef enum way { INTERPRETED, C_BEST, C_PLAIN, METAL, CUDA, WAYS } way;
+static const char *const way_names[WAYS] = {"interpreter", "C", "C of the baseline", "Metal", "CUDA C"};
 
 static struct {
   zmi_code *codes[MOST_CASES];
@@ -37,7 +37,7 @@ static struct {
 } all;
 
 // What the file that includes this wants: bit w: way w is compiled; a flag more for the C compiler, with a blank before it.
-static unsigned emit_ways = (1u << WAYS) - 1;
+static unsigned emit_ways = (1u << CUDA) - 1;
 static const char *emit_flag = "";
 static bool emit_many = false; // so many that compiling is to be quick: functions are no part of their callers, CUDA is for one card
 
@@ -55,18 +55,18 @@ static inline bool take(const zmi_code *c, const char *name) {
 
 static const char *const entries[] = {"zk_elements", "zk_rows", "zk_groups"};
 
-static void add_thunk(const zmi_code *c, int id, zmi_text *t) { // from arrays of addresses to the arguments of a Metal kernel
+static void add_thunk(const zmi_code *c, int id, bool metal, zmi_text *t) { // from arrays of addresses to the arguments of a kernel
   zmi_text_add(t, "struct job%d { const void *const *in; void *const *out; const void *call; };\n", id);
   zmi_text_add(t, "static void body%d(void *p, uint t, uint n, uint g, uint gs) {\n  const job%d *j = (const job%d *)p;\n  k%d(", id, id,
                id, id);
   for (int i = 0; i < c->nin; i++) zmi_text_add(t, "(const %s *)j->in[%d], ", zmi_emit_memory(c->in[i]), i);
   for (int i = 0; i < c->nout; i++) zmi_text_add(t, "(%s *)j->out[%d], ", zmi_emit_memory(c->out[i]), i);
-  zmi_text_add(t, "*(const call%d *)j->call, t, n, g, gs);\n}\n", id);
+  zmi_text_add(t, metal ? "*(const call%d *)j->call, t, n, g, gs);\n}\n" : "*(const call%d *)j->call);\n}\n", id);
   zmi_text_add(t, "extern \"C\" void m%d(const void *const *in, void *const *out, const void *call, uint n, uint gs) {\n", id);
   zmi_text_add(t, "  job%d j = {in, out, call};\n  shim_run(body%d, &j, n, gs);\n}\n", id, id);
 }
 
-static void write_all(zmi_target target, bool every, zmi_text *t) {
+static void write_all(zmi_target target, bool every, bool thunks, zmi_text *t) {
   if (emit_many && target == ZMI_TARGET_C) zmi_text_add(t, "#define always_inline unused\n");
   zmi_emit_head(target, t);
   for (int i = 0; i < all.count; i++) {
@@ -78,22 +78,25 @@ static void write_all(zmi_target target, bool every, zmi_text *t) {
     assert_int_equal(zmi_emit(c, target, true, t), ZM_OK);
     for (size_t k = 0; k < ZMI_COUNT(entries); k++) zmi_text_add(t, "#undef %s\n", entries[k]);
     zmi_text_add(t, "#undef zk_call\n");
-    if (target == ZMI_TARGET_METAL) add_thunk(c, i, t);
+    if (thunks) add_thunk(c, i, target == ZMI_TARGET_METAL, t);
   }
   assert_false(t->failed);
 }
 
 // ---- compiling ----
 
-static void *compile_metal(char note[512]) {
-  const char *source = temp_path(&all.folder, "kernels.cpp"), *object = temp_path(&all.folder, "metal.so");
+static void *compile_threads(way w, char note[512]) { // as C++, with a shim
+  char source[1024], object[1024];
+  const char *name = w == METAL ? "metal" : "cuda";
+  snprintf(source, sizeof source, "%.900s/%s.cpp", all.folder.path, name);
+  snprintf(object, sizeof object, "%.900s/%s.so", all.folder.path, name);
   const char *cxx = getenv("CXX");
-  assert_int_equal(temp_write(source, zmi_text_str(&all.sources[METAL]), all.sources[METAL].size), 0);
+  assert_int_equal(temp_write(source, zmi_text_str(&all.sources[w]), all.sources[w].size), 0);
   char command[4096];
   snprintf(command, sizeof command,
            "command -v %s >/dev/null 2>&1 || exit 99; exec %s -std=c++17 -O1 -ffp-contract=off -fno-math-errno -fno-trapping-math -fPIC "
-           "-shared -w -Itests/shim%s -o '%s' '%s' -lm",
-           cxx && *cxx ? cxx : "c++", cxx && *cxx ? cxx : "c++", emit_flag, object, source);
+           "-shared -w -Itests/shim%s%s -o '%s' '%s' -lm",
+           cxx && *cxx ? cxx : "c++", cxx && *cxx ? cxx : "c++", w == CUDA ? " -include cuda_kernels.h" : "", emit_flag, object, source);
   int status = system(command);
   if (WIFEXITED(status) && WEXITSTATUS(status) == 99) {
     snprintf(note, 512, "skipped: no C++ compiler");
@@ -106,8 +109,8 @@ static void *compile_metal(char note[512]) {
 static void *compile(void *arg) {
   const way w = (way)(intptr_t)arg;
   bool cached;
-  if (w == METAL)
-    all.handles[w] = compile_metal(all.notes[w]);
+  if (w == METAL || w == CUDA)
+    all.handles[w] = compile_threads(w, all.notes[w]);
   else {
     char tier[64];
     snprintf(tier, sizeof tier, "%s%s", all.tiers[w]->name, emit_flag);
@@ -121,11 +124,14 @@ static int compile_all(void) {
   if (temp_make(&all.folder) != 0) return -1;
   setenv("ZMLX_CACHE_DIR", all.folder.path, 1);
   setenv("ZMLX_CC_SECONDS", "600", 1);
-  all.tiers[INTERPRETED] = all.tiers[C_BEST] = all.tiers[METAL] = zmi_kernels_find(NULL);
+  all.tiers[INTERPRETED] = all.tiers[C_BEST] = all.tiers[METAL] = all.tiers[CUDA] = zmi_kernels_find(NULL);
   all.tiers[C_PLAIN] = zmi_tier(0);
   pthread_t threads[WAYS];
   for (int w = C_BEST; w < WAYS; w++)
-    if (emit_ways >> w & 1) write_all(w == METAL ? ZMI_TARGET_METAL : ZMI_TARGET_C, true, &all.sources[w]);
+    if (emit_ways >> w & 1) {
+      const zmi_target target = w == METAL ? ZMI_TARGET_METAL : w == CUDA ? ZMI_TARGET_CUDA : ZMI_TARGET_C;
+      write_all(target, true, w >= METAL, &all.sources[w]);
+    }
   for (intptr_t w = C_BEST; w < WAYS; w++)
     if (emit_ways >> w & 1 && pthread_create(&threads[w], NULL, compile, (void *)w) != 0) return -1;
   for (int w = C_BEST; w < WAYS; w++)
@@ -187,10 +193,10 @@ static void pack_call(const run *r, int64_t *call) {
   }
 }
 
-static void run_metal(const run *r) {
+static void run_threads(way w, const run *r) {
   static int64_t call[ZMI_CODE_MAX * 2 * 12 + 16];
   pack_call(r, call);
-  void *p = find(METAL, "m%d", r->id);
+  void *p = find(w, "m%d", r->id);
   void (*entry)(const void *const *, void *const *, const void *, unsigned, unsigned);
   memcpy(&entry, &p, sizeof entry);
   entry(r->in, r->out, call, r->c->form == ZMI_FORM_TILES ? THREADS : 32, GROUPS);
@@ -221,8 +227,8 @@ static void run_one(way w, const run *r) {
   const zmi_kernels *k = all.tiers[w];
   const unsigned saved = zmi_float_rule_enter();
   const zmi_launch l = {GROUPS, THREADS, r->in, r->out, r->in_type, r->out_type, r->params};
-  if (w == METAL)
-    run_metal(r);
+  if (w == METAL || w == CUDA)
+    run_threads(w, r);
   else if (w != INTERPRETED)
     run_compiled(w, r);
   else if (r->c->form == ZMI_FORM_ELEMENTS)
@@ -389,7 +395,7 @@ static void cuda_compiles(void **state) {
   }
   for (size_t i = 0; i < (emit_many ? 1 : ZMI_COUNT(cards)); i++) {
     zmi_text t = {0};
-    write_all(ZMI_TARGET_CUDA, i == 0, &t); // all codes once, those with barriers for each card
+    write_all(ZMI_TARGET_CUDA, i == 0, false, &t); // all codes once, those with barriers for each card
     char *words = nvrtc_compile(&n, zmi_text_str(&t), emit_many ? one : cards[i], emit_many);
     if (words) fail_msg("%s: %.1500s", cards[i], words);
     zmi_text_release(&t);

@@ -1,11 +1,12 @@
 // Emitted kernels: C compiled for the best tier and for the baseline, and Metal compiled as C++ with the shim, give the interpreter's bits
-// for every instruction and form; emitted CUDA C is compiled by NVRTC where it is installed.
+// for every instruction and form, and so does CUDA C with a shim of its own; that is compiled by NVRTC too where it is installed.
 #include "emit_cases.h"
 
 #include "emit_run.h"
 
 static int set_up(void **state) {
   (void)state;
+  emit_ways |= 1u << CUDA;
   for (size_t i = 0; i < ZMI_COUNT(emit_cases); i++)
     for (int v = 0; v < emit_cases[i].variants; v++) {
       all.names[all.count] = emit_cases[i].name;

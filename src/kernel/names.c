@@ -111,7 +111,8 @@ static const zmi_function functions[] = {
          "a * (exp(a + a > 20.0 ? 10.0 : a) * (exp(a + a > 20.0 ? 10.0 : a) + 2.0) / "
          "(exp(a + a > 20.0 ? 10.0 : a) * (exp(a + a > 20.0 ? 10.0 : a) + 2.0) + 2.0))"),
     TEXT("log_sigmoid", 1, "-softplus(-a)"),
-    TEXT("logaddexp", 2, "isinf(a) && a == b ? a : max(a, b) + log1p(exp(-abs(a - b)))"),
+    // -abs(a - b) as the minimum whose slope at equal operands goes with that of the maximum: 1/2 for each.
+    TEXT("logaddexp", 2, "isinf(a) && a == b ? a : max(a, b) + log1p(exp(min(b - a, a - b)))"),
 };
 
 static const struct {

@@ -424,7 +424,7 @@ static const char *const tile_sources[] = {
     "4] += "
     "at; }"
     "float s = 0; for (int j = -1; j < 6; j++) s = s * 0.5f + acc[j]; sums[group * threads + thread] = s + acc[thread % 6];"
-    "counts[group * threads + thread] = n[0] + n[1] * 10 + n[2] * 100 + n[3]; copies[group] = acc[0];",
+    "counts[group * threads + thread] = n[0] + n[1] * 10 + n[2] * 100 + n[3]; if (thread == threads - 1) copies[group] = acc[0];",
     "float v = x[group * threads + thread]; int q = k[group * threads + thread] & 1023;"
     "float s = simd_sum(v) + 2 * simd_max(v) - simd_min(v * 3) + simd_product(0.5f + 0.001f * v);"
     "s += simd_prefix_inclusive_sum(v) + simd_prefix_exclusive_sum(v) * 0.25f + simd_shuffle_xor(v, 5) + simd_shuffle_up(v, 3);"

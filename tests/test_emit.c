@@ -4,6 +4,63 @@
 
 #include "emit_run.h"
 
+// What comes from Metal: macros, functions, arrays in loops, tables, jumps, memory of one element; and memory that is zeros before anything
+// is stored, also that of threads that come later.
+static const char tiles_of_metal[] =
+    "threadgroup float early[64]; float before = early[63 - thread] + early[thread / 2]; barrier(); early[thread] = 5; barrier();\n"
+    "#define TWICE(a) ((a) + (a))\n#define REDUCE(buf, val) do { (buf)[thread] = (val); barrier(); \\\n"
+    "for (int s = 32; s > 0; s >>= 1) { if (thread < s) (buf)[thread] += (buf)[thread + s]; barrier(); } } while (0)\n"
+    "template <typename T> inline T folded(T a, int q) { if (q > 3) return a * 0.5f; T s = a; for (int j = 0; j < q; j++) { if (s > 9) "
+    "break; "
+    "s = TWICE(s); } return s; }\n"
+    "constant float table[] = {0.5f, -1, 2, 7}; threadgroup float buf[64], most; threadgroup int lanes;\n"
+    "int q = k[group * threads + thread] & 7; float v = x[group * threads + thread], s = 0;"
+    "for (int r = 0, w = q; r < 4; r++, w += 3) { float a[4]; int b[2] = {w, r}; a[r] = v; if (w > 14) break; a[w % 4] += table[r];"
+    "for (int j = 0; j < 4; j++) s = s * 0.5f + a[j] * b[j % 2]; }"
+    "if (thread == 7) { most = v; lanes = q; lanes += 2; } REDUCE(buf, folded(s, q));"
+    "if (q == 1) { copies[group * threads + thread] = s; if (thread == 0) { sums[group] = buf[0]; return; } counts[group * threads + "
+    "thread] = "
+    "lanes; return; } copies[group * threads + thread] = folded(s, q) + most + before; counts[group * threads + thread] = q * 100; if "
+    "(thread == 0) "
+    "sums[group] = buf[0];";
+
+// Numbers of the row that a block leaves behind, read by all places of the next one.
+static const char *const rows_after_each_other[] = {
+    "float a = 1; elements { a = a * 0.5f + x; } elements { y = x * a + i; } float b = a; elements reverse { b = b * 0.25f + x; }"
+    " s = max(b * x); elements { z = b * x + s; }",
+    "float a = 0; elements { for (int j = 0; j < 4; j++) { a = a * 0.5f + x; if (a > 1) break; } } elements { y = a; }"
+    " float b = 1; elements { b = b * 0.5f + a * x; } join { b = b + right.b; } elements { z = b * x; }",
+};
+
+static zmi_code *code_of(const zmi_kernel_text *text, zm_dtype dtype, zm_dtype second, zm_dtype *result) {
+  zmi_kernel *k = zmi_kernel_define(text);
+  zmi_code *c = k ? zmi_kernel_code(k, (zm_dtype[]){dtype, second}, result) : NULL;
+  if (!c) fprintf(stderr, "%s\n", zm_last_error());
+  zmi_kernel_release(k);
+  return c;
+}
+
+static int add_sources(void) {
+  const zmi_kernel_text tiles = {.name = "tile_source",
+                                 .form = ZMI_FORM_TILES,
+                                 .inputs = "x k",
+                                 .outputs = "sums counts copies",
+                                 .parameters = "int p",
+                                 .source = tiles_of_metal,
+                                 .shape = {"x.0", "x.0", "x.0"},
+                                 .groups = "3",
+                                 .threads = "64"};
+  all.names[all.count] = "tiles of Metal";
+  if (!(all.codes[all.count++] = code_of(&tiles, ZM_BF16, ZM_I32, (zm_dtype[ZMI_KERNEL_OUT]){ZM_F32, ZM_I32, ZM_F32}))) return -1;
+  for (size_t i = 0; i < ZMI_COUNT(rows_after_each_other); i++) {
+    const zmi_kernel_text rows = {
+        .name = "row_source", .form = ZMI_FORM_ROWS, .inputs = "x", .outputs = "y z", .source = rows_after_each_other[i]};
+    all.names[all.count] = "rows after each other";
+    if (!(all.codes[all.count++] = code_of(&rows, ZM_F32, ZM_F32, (zm_dtype[ZMI_KERNEL_OUT]){ZM_F32, ZM_F32}))) return -1;
+  }
+  return 0;
+}
+
 static int set_up(void **state) {
   (void)state;
   emit_ways |= 1u << CUDA;
@@ -12,7 +69,7 @@ static int set_up(void **state) {
       all.names[all.count] = emit_cases[i].name;
       all.codes[all.count++] = emit_cases[i].make(v);
     }
-  return compile_all();
+  return add_sources() == 0 ? compile_all() : -1;
 }
 
 // ---- tests ----

@@ -316,7 +316,7 @@ static void compute(const step *s, const values *v, const values *indices, value
       *r = times(constant(a->v[p].c[0]), a->v[p]);
       break;
     case WHERE:
-      *r = a->v[p].c[0] > 0.125 ? a->v[p] : times(a->v[p], a->v[p]);
+      *r = a->v[p].c[0] > 0.3125 ? a->v[p] : times(a->v[p], a->v[p]);
       break;
     case CUMSUM:
     default: {
@@ -364,7 +364,7 @@ static zm_array *build(const step *s, zm_array **v, zm_array *indices) {
   case STOP:
     return zm_multiply(zm_stop_gradient(a), a);
   case WHERE:
-    return zm_where(zm_greater(a, zm_full(0.125, ZM_F32, NULL, 0)), a, zm_multiply(a, a));
+    return zm_where(zm_greater(a, zm_full(0.3125, ZM_F32, NULL, 0)), a, zm_multiply(a, a));
   default:
     return zm_cumsum(a, 0, false, true);
   }

@@ -19,6 +19,7 @@ install: ## command, library and headers to PREFIX (and DESTDIR)
 	@scripts/build.sh $(BUILD)
 	@meson configure $(BUILD) -Dprefix=$(PREFIX)
 	@meson install -C $(BUILD) --quiet
+	@[ -n "$(DESTDIR)" ] || PATH="$$PATH:/sbin:/usr/sbin" ldconfig 2>/dev/null || true # programs find the shared library from now on
 docs: ## regenerates docs/cli.md from the option table and docs/operations.md from the headers, docs/catalog.md from its table
 	@scripts/build.sh $(BUILD)
 	@$(BUILD)/zmlx help --markdown >docs/cli.md.new && mv docs/cli.md.new docs/cli.md

@@ -578,6 +578,28 @@ static zm_status tune(float by, int64_t n, bool again, zmi_tune_report *report) 
   return status;
 }
 
+// What a choice is for stands in its entry, which another machine, compiler or tier does not take for its own.
+static void says_what_it_is_for(const char *path) {
+  char text[2048] = "", model[160] = "", line[256], cpus[32];
+  FILE *f = fopen(path, "re"), *system = fopen("/proc/cpuinfo", "re");
+  assert_non_null(f);
+  assert_true(fread(text, 1, sizeof text - 1, f) > 0);
+  fclose(f);
+  while (system && !model[0] && fgets(line, sizeof line, system))
+    if (strncmp(line, "model name", 10) == 0 && strchr(line, ':')) snprintf(model, sizeof model, "%.120s", strchr(line, ':') + 2);
+  if (system) fclose(system);
+  model[strcspn(model, "\n")] = 0;
+  static const char *const words[] = {"\nkernel ", "\ntier ", "\ndevice ", "\ncompiler ", "\nshape "};
+  for (size_t i = 0; i < ZMI_COUNT(words); i++) {
+    const char *at = strstr(text, words[i]);
+    if (!at || strchr(" \n", at[strlen(words[i])])) fail_msg("%s says nothing of %s:\n%s", path, words[i] + 1, text);
+  }
+  assert_non_null(strstr(text, "\ndtypes float32 > float32 \n"));
+  snprintf(cpus, sizeof cpus, "\ncpus %d\n", zmi_cpu_count());
+  assert_non_null(strstr(text, cpus));
+  if (model[0] && !strstr(strstr(text, "\ndevice "), model)) fail_msg("the device of %s is not %s:\n%s", path, model, text);
+}
+
 static void choices_are_measured_and_kept(void **state) {
   (void)state;
   zmi_tune_report r;
@@ -601,6 +623,7 @@ static void choices_are_measured_and_kept(void **state) {
   for (struct dirent *f; (f = readdir(d)) != NULL;)
     if (strncmp(f->d_name, "tune-", 5) == 0) {
       char *path = zmi_path_join(kernels, f->d_name);
+      says_what_it_is_for(path);
       damage(path, 40, false);
       zmi_free(path);
     }

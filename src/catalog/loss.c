@@ -9,7 +9,7 @@ static zmi_definition cross_entropy_def = {.name = "softmax_cross_entropy",
                                            .form = ZMI_FORM_ROWS,
                                            .inputs = "logits target",
                                            .outputs = "loss",
-                                           .parameters = "ignored",
+                                           .parameters = "int ignored",
                                            .source = FIRST "elements { s = sum(exp(logits - m)); t = sum(i == c ? logits : 0.0f); }\n"
                                                            "loss = c == ignored ? 0.0f : c >= 0 && c < D ? (m - t) + log(s) : nan;",
                                            .result = {ZM_F32}};
@@ -18,7 +18,7 @@ static zmi_definition cross_entropy_grad_def = {
     .form = ZMI_FORM_ROWS,
     .inputs = "logits target g",
     .outputs = "dx",
-    .parameters = "ignored",
+    .parameters = "int ignored",
     .source = FIRST "elements { s = sum(exp(logits - m)); }\n"
                     "let known = c >= 0 && c < D;\n"
                     "elements { dx = c == ignored ? 0.0f : (known ? g : nan) * (exp(logits - m) / s - (i == c ? 1.0f : 0.0f)); }"};

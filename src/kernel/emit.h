@@ -70,10 +70,8 @@ bool zmi_emit_opens(zmi_cop op); // a block
 bool zmi_emit_reduces(zmi_cop op);
 bool zmi_emit_has(const zmi_emit_state *e, int begin, int end, zmi_cop op);
 void zmi_emit_plan(zmi_emit_state *e, int begin, int end);
-// The function of the prelude that is an exponential or a quotient of a row, where something is known of its operands; NULL: nothing is.
-const char *zmi_emit_row_function(const zmi_emit_state *e, int i);
-// sum(i == n ? x : 0), n a number of the row: one element is looked at.
-bool zmi_emit_is_pick(const zmi_emit_state *e, int i);
+// Whether two values, each of its block of one row, are computed alike: from the same operands and from values of outside that are one.
+bool zmi_emit_is_alike(const zmi_emit_state *e, int a, int b);
 bool zmi_emit_find_kept(zmi_emit_state *e);                         // false: nothing is to be kept
 bool zmi_emit_is_busy(const zmi_emit_state *e, int begin, int end); // computes functions, and not what was kept
 bool zmi_emit_fits_block(const zmi_emit_state *e, int begin, int end);
@@ -81,6 +79,15 @@ bool zmi_emit_fits_block(const zmi_emit_state *e, int begin, int end);
 static inline bool zmi_emit_is_short(zm_dtype d) {
   return zm_dtype_size(d) <= 2 && d != ZM_F16;
 }
+
+// ---- emit_rows.c: C ----
+// The function of the prelude that is an exponential or a quotient of a row, where something is known of its operands; NULL: nothing is.
+const char *zmi_emit_row_function(const zmi_emit_state *e, int i);
+// Reductions that have no part in the loop over a row: sum(i == n ? x : 0), n a number of the row, looks at one element; so does the
+// largest or smallest of integers where one element stands for all. MOST is said of its operand too, which the loop does not read.
+typedef enum zmi_apart { ZMI_APART_NO, ZMI_APART_PICK, ZMI_APART_MOST } zmi_apart;
+zmi_apart zmi_emit_apart(const zmi_emit_state *e, int i);
+void zmi_emit_apart_value(zmi_emit_state *e, int i);
 
 // ---- instance.c, for tune.c ----
 // The kernel of one way, compiled if it is not yet; it stays as long as the instance. NULL: `why` says the reason.

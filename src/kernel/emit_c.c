@@ -281,7 +281,7 @@ void zmi_emit_one(zmi_emit_state *e, int i) {
   } else if (x->op == ZMI_K_OUTPUT) {
     output(e, i);
   } else if (zmi_emit_reduces(x->op)) {
-    if (zmi_emit_is_pick(e, i)) return;
+    if (zmi_emit_apart(e, i)) return;
     zmi_emit_ref(e, x->a, value);
     zmi_emit_line(e, "r%d[t] = %s;", i, value);
   } else if (x->op == ZMI_K_SCAN_SUM) {
@@ -307,7 +307,7 @@ static void start_reductions(zmi_emit_state *e, int begin, int end) {
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &e->code->insts[i];
     if (x->op == ZMI_K_SCAN_SUM) zmi_emit_top(e, "%s c%d = 0;", zmi_emit_type(x->type), i);
-    if (!zmi_emit_reduces(x->op) || zmi_emit_is_pick(e, i)) continue;
+    if (!zmi_emit_reduces(x->op) || zmi_emit_apart(e, i)) continue;
     const zmi_ctype type = e->code->insts[x->a].type;
     const char *name = zmi_emit_type(type), *first = zmi_emit_identity(x->op, type);
     if (e->blocks) {
@@ -331,20 +331,6 @@ const char *zmi_emit_reduction(zmi_cop op) {
   return words[op - ZMI_K_SUM];
 }
 
-// A sum starts at +0: -0 and denormals become +0.
-static void pick(zmi_emit_state *e, int i) {
-  const zmi_inst *all = e->code->insts, *choice = &all[all[i].a];
-  const int place = all[choice->a].b, k = all[choice->b].index;
-  const char *type = zmi_emit_type(all[i].type);
-  char at[48], element[96];
-  zmi_text t = {0};
-  zmi_emit_ref(e, place, at);
-  snprintf(element, sizeof element, "s%d[(zk_long)%s & m%d]", k, at, k);
-  zmi_emit_load(e->code->in[k], element, &t);
-  zmi_emit_top(e, "const %s v%d = %s >= 0 && %s < d ? (%s)0 + (%s)(%s) : (%s)0;", type, i, at, at, type, type, zmi_text_str(&t), type);
-  zmi_text_release(&t);
-}
-
 static void reductions(zmi_emit_state *e, int begin, int end, bool last) {
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &e->code->insts[i];
@@ -352,8 +338,8 @@ static void reductions(zmi_emit_state *e, int begin, int end, bool last) {
     const char *word = zmi_emit_reduction(x->op), *joined = x->op == ZMI_K_SUMSQ ? "sum" : word; // what joins lanes
     const char *type = zmi_emit_word(e->code->insts[x->a].type);
     const bool arg = is_place(x->op);
-    if (zmi_emit_is_pick(e, i))
-      pick(e, i);
+    if (zmi_emit_apart(e, i))
+      zmi_emit_apart_value(e, i);
     else if (e->blocks)
       zmi_emit_top(e, "const %s v%d = ze_total_%s_%s(&a%d);", zmi_emit_type(x->type), i, joined, type, i);
     else if (!last && arg)
@@ -427,7 +413,11 @@ static void shared_values(zmi_emit_state *e, int begin, int end) {
 }
 
 static bool is_read(const zmi_emit_state *e, int begin, int end, int k) {
-  return !e->code->in_per_row[k] && uses(e, begin, end, ZMI_K_INPUT, k);
+  for (int i = begin; i < end && !e->code->in_per_row[k]; i++) {
+    const zmi_inst *x = &e->code->insts[i];
+    if (x->op == ZMI_K_INPUT && x->index == k && zmi_emit_apart(e, i) == ZMI_APART_NO) return true;
+  }
+  return false;
 }
 
 // When this one of the passes over a row asks for lines of operand k: all passes that read it in turn, or, where just one of them computes
@@ -483,7 +473,7 @@ static void block_pointers(zmi_emit_state *e, int begin, int end, bool last) {
     zmi_emit_wide_results(e, k);
   }
   for (int i = begin; i < end; i++)
-    if (zmi_emit_reduces(c->insts[i].op) && !zmi_emit_is_pick(e, i))
+    if (zmi_emit_reduces(c->insts[i].op) && !zmi_emit_apart(e, i))
       zmi_emit_top(e, "%s r%d[%d];", zmi_emit_type(c->insts[c->insts[i].a].type), i, BLOCK);
 }
 
@@ -499,7 +489,7 @@ static void block_results(zmi_emit_state *e, int begin, int end, bool last) {
   }
   for (int i = begin; i < end; i++) {
     const zmi_inst *x = &e->code->insts[i];
-    if (!zmi_emit_reduces(x->op) || zmi_emit_is_pick(e, i)) continue;
+    if (!zmi_emit_reduces(x->op) || zmi_emit_apart(e, i)) continue;
     const zmi_ctype type = e->code->insts[x->a].type;
     if (last) zmi_emit_top(e, "for (zk_int t = n; t < %d; t++) r%d[t] = %s;", BLOCK, i, zmi_emit_identity(x->op, type));
     zmi_emit_top(e, "ze_block_%s_%s(&a%d, r%d%s);", zmi_emit_reduction(x->op), zmi_emit_word(type), i, i,
@@ -723,7 +713,8 @@ void zmi_emit_walk(zmi_emit_state *e, int begin, int end) {
       zmi_emit_flush(e);
     } else if (e->blocks && e->cut[i] && zmi_emit_cut(e, begin, i)) {
       continue;
-    } else if (op != ZMI_K_SHARED && !(op == ZMI_K_INPUT && c->form == ZMI_FORM_ELEMENTS && !e->blocks) && !(e->blocks && e->uniform[i])) {
+    } else if (op != ZMI_K_SHARED && !(op == ZMI_K_INPUT && c->form == ZMI_FORM_ELEMENTS && !e->blocks) && !(e->blocks && e->uniform[i]) &&
+               !(op == ZMI_K_INPUT && zmi_emit_apart(e, i))) {
       zmi_emit_one(e, i);
     }
   }

@@ -1,8 +1,6 @@
 // Emitted C, what is computed where: once for all lanes, in loops and branches that all lanes go through together, in arrays, in registers.
 #include "kernel/emit.h"
 
-#include <math.h>
-
 #include <string.h>
 
 bool zmi_emit_opens(zmi_cop op) {
@@ -122,7 +120,7 @@ static bool is_costly(const zmi_inst *x) {
 enum { DEPTH = 8 }; // of expressions that are compared
 
 // Whether two values, each of its block of one row, are computed alike: from the same operands and from values of outside that are one.
-static bool is_alike(const zmi_emit_state *e, int a, int b, int depth) {
+static bool are_alike(const zmi_emit_state *e, int a, int b, int depth) {
   if (a == b) return true;
   if (depth == 0 || a < 0 || b < 0 || e->outer[a] < 0 || e->outer[b] < 0) return false;
   const zmi_inst *x = &e->code->insts[a], *y = &e->code->insts[b];
@@ -131,43 +129,12 @@ static bool is_alike(const zmi_emit_state *e, int a, int b, int depth) {
   if (kind == 'X' || kind == 'M' || memcmp(&x->imm, &y->imm, sizeof x->imm) != 0) return false;
   const int left[3] = {x->a, x->b, x->c}, right[3] = {y->a, y->b, y->c};
   for (int k = 0; k < zmi_cop_rows[x->op].operands; k++)
-    if (!is_alike(e, left[k], right[k], depth - 1)) return false;
+    if (!are_alike(e, left[k], right[k], depth - 1)) return false;
   return true;
 }
 
-// The largest element that is taken off, as it is or as `m != -1.0f / 0.0f ? m : 0.0f`: a row of nothing but -infinity is left as it is.
-static int largest_of(const zmi_emit_state *e, int v) {
-  const zmi_inst *all = e->code->insts, *x = &all[v];
-  if (x->op != ZMI_K_SELECT) return v;
-  const zmi_inst *test = &all[x->a];
-  const bool lowest = test->op == ZMI_K_NE && test->a == x->b && all[test->b].op == ZMI_K_CONST && all[test->b].imm.f == -HUGE_VALF;
-  return lowest && all[x->c].op == ZMI_K_CONST && all[x->c].imm.f == 0 ? x->b : v;
-}
-
-// exp of an element less the largest of all of them: NaN or not above 1, and 1 for one of them if they are not all 0.
-static bool is_below(const zmi_emit_state *e, int i) {
-  const zmi_inst *x = &e->code->insts[i], *less, *most;
-  if (x->op != ZMI_K_EXP || (less = &e->code->insts[x->a])->op != ZMI_K_SUB) return false;
-  most = &e->code->insts[largest_of(e, less->b)];
-  return most->op == ZMI_K_MAXIMUM && is_alike(e, less->a, most->a, DEPTH);
-}
-
-bool zmi_emit_is_pick(const zmi_emit_state *e, int i) {
-  const zmi_inst *all = e->code->insts, *x = &all[i];
-  if (!e->blocks || e->side || x->op != ZMI_K_SUM || e->code->form != ZMI_FORM_ROWS) return false;
-  const zmi_inst *choice = &all[x->a], *test = &all[choice->a];
-  if (choice->op != ZMI_K_SELECT || test->op != ZMI_K_EQ || all[test->a].op != ZMI_K_PLACE || e->outer[test->b] >= 0) return false;
-  if (all[choice->b].op != ZMI_K_INPUT || e->code->in_per_row[all[choice->b].index]) return false;
-  return all[test->b].type == ZMI_C_INT && all[choice->c].op == ZMI_K_CONST && all[choice->c].imm.i == 0;
-}
-
-const char *zmi_emit_row_function(const zmi_emit_state *e, int i) {
-  const zmi_inst *x = &e->code->insts[i];
-  if (e->code->form != ZMI_FORM_ROWS || x->type != ZMI_C_FLOAT) return NULL;
-  if (is_below(e, i)) return "zk_exp_below";
-  if (x->op != ZMI_K_DIV || e->side) return NULL; // side by side each place has a divisor of its own
-  const zmi_inst *sum = &e->code->insts[x->b];
-  return is_below(e, x->a) && sum->op == ZMI_K_SUM && is_alike(e, x->a, sum->a, DEPTH) ? "zk_share" : NULL;
+bool zmi_emit_is_alike(const zmi_emit_state *e, int a, int b) {
+  return are_alike(e, a, b, DEPTH);
 }
 
 static bool is_in_pass(const zmi_emit_state *e, int i) {
@@ -188,7 +155,7 @@ bool zmi_emit_find_kept(zmi_emit_state *e) {
   for (int i = 0; i < count && e->chunk == ZMI_EMIT_BLOCK; i++) {
     if (!is_costly(&e->code->insts[i]) || !is_in_pass(e, i)) continue;
     for (int j = 0; j < e->outer[i] && e->kept[i] < 0; j++) {
-      if (!is_costly(&e->code->insts[j]) || !is_in_pass(e, j) || !is_alike(e, i, j, DEPTH) || (!e->keeps[j] && found == MOST)) continue;
+      if (!is_costly(&e->code->insts[j]) || !is_in_pass(e, j) || !zmi_emit_is_alike(e, i, j) || (!e->keeps[j] && found == MOST)) continue;
       found += !e->keeps[j];
       e->keeps[j] = ZMI_WANTED;
       e->kept[i] = j;

@@ -54,7 +54,7 @@ ZK_FN zk_float zk_exp_below(zk_float x) {
   zk_float t = zk_fma(x, 0x1.715476p+0f, ZKP_ROUND + 127.0f), n = t - (ZKP_ROUND + 127.0f);
   zk_float r = zk_fma(n, -0x1.62e43p-1f, x);
   r = zk_fma(n, 0x1.05c61p-29f, r);
-  zk_float y = (zk_fma(r * r, zkp_exp_tail(r), r) + 1.0f) * zk_of_bits(zk_bits(t) << 23);
+  zk_float power = zk_of_bits(zk_bits(t) << 23), y = zk_fma(zk_fma(r * r, zkp_exp_tail(r), r), power, power);
   return x < -88.0f ? 0.0f : y;
 }
 

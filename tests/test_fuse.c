@@ -68,6 +68,7 @@ static const char *const row_sources[] = {
     "acc = 0; elements { let t = a; if (t > 0) { for (int k = 0; k < 2; k++) acc = acc + t * b; } else { acc += b; } y = acc; } z = acc;",
     "float s = 0; elements { s = s + a * b; y = s; } join { s = s + right.s; } z = s;",
     "elements { y = a * p; } z = sum(b);",
+    "elements { y = a * p; m = max(b); } elements { z = b - m; }", // results of several blocks
 };
 enum { ROW_KERNELS = sizeof row_sources / sizeof *row_sources };
 static zm_op *row_kernels[ROW_KERNELS];
@@ -91,7 +92,7 @@ static zm_array *apply_rows(zm_array *a, zm_array *b) {
   zm_array *in[] = {a, b}, *out[2];
   const double p = 0.25 * (1 + below(4));
   if (zm_op_apply_with(row_kernels[below(ROW_KERNELS)], in, 2, &p, 1, out, 2) != ZM_OK) fail_msg("%s", zm_last_error());
-  return below(5) ? out[0] : zm_expand_dims(out[1], -1);
+  return below(5) ? out[0] : zm_array_rank(out[1]) == 2 ? out[1] : zm_expand_dims(out[1], -1);
 }
 
 static zm_status fuse(void *user, zmi_graph *g) {

@@ -600,6 +600,29 @@ static void says_what_it_is_for(const char *path) {
   if (model[0] && !strstr(strstr(text, "\ndevice "), model)) fail_msg("the device of %s is not %s:\n%s", path, model, text);
 }
 
+// An entry of the same name with another word in it.
+static void rewrite(const char *from, const char *to) {
+  char *kernels = zmi_path_join(folder.path, "kernels");
+  DIR *d = opendir(kernels);
+  zmi_cache cache;
+  zmi_cache_open(&cache);
+  for (struct dirent *f; (f = readdir(d)) != NULL;) {
+    size_t size = 0;
+    char *text = strncmp(f->d_name, "tune-", 5) == 0 ? zmi_cache_read(&cache, f->d_name, &size) : NULL,
+         *at = text ? strstr(text, from) : NULL;
+    if (at) {
+      zmi_text t = {0};
+      zmi_text_add(&t, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+      zmi_cache_put(&cache, f->d_name, t.data, t.size);
+      zmi_text_release(&t);
+    }
+    zmi_free(text);
+  }
+  zmi_cache_close(&cache);
+  closedir(d);
+  zmi_free(kernels);
+}
+
 static void choices_are_measured_and_kept(void **state) {
   (void)state;
   zmi_tune_report r;
@@ -617,7 +640,16 @@ static void choices_are_measured_and_kept(void **state) {
   assert_false(r.remembered);
   assert_int_equal(tune(3, 1 << 17, false, &r), ZM_OK); // another class
   assert_false(r.remembered);
-  // What is no choice is not believed.
+  // What is no choice is not believed, nor one of another device that came by this name.
+  static const char *const words[][2] = {{"\ndevice ", "\ndevice not "}, {" pieces ", " pieces 9999"}, {"chunk ", "chunk 7"}};
+  for (size_t i = 0; i < ZMI_COUNT(words); i++) {
+    assert_int_equal(tune(3, 1000, false, &r), ZM_OK);
+    assert_int_equal(tune(3, 1000, false, &r), ZM_OK);
+    assert_true(r.remembered);
+    rewrite(words[i][0], words[i][1]);
+    assert_int_equal(tune(3, 1000, false, &r), ZM_OK);
+    if (r.remembered) fail_msg("a choice is believed with%s in it", words[i][1]);
+  }
   char *kernels = zmi_path_join(folder.path, "kernels");
   DIR *d = opendir(kernels);
   for (struct dirent *f; (f = readdir(d)) != NULL;)

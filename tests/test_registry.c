@@ -238,6 +238,26 @@ static void what_does_not_win_is_not_taken(void **state) {
   zm_scope_close(scope);
 }
 
+// Where the compiler knows some flags only, candidates and ways have different numbers: what won is what runs.
+static void ways_that_cannot_be_compiled_are_left_out(void **state) {
+  (void)state;
+  const char text[] = "#!/bin/sh\ncase \" $* \" in *\" -funroll-loops \"*) exit 1 ;; esac\nexec cc \"$@\" -O0\n";
+  const char *path = temp_path(&folder, "knows-little");
+  assert_int_equal(temp_write(path, text, strlen(text)), 0);
+  assert_int_equal(chmod(path, 0700), 0);
+  setenv("ZMLX_CC", path, 1);
+  zm_scope *scope = zm_scope_open();
+  zm_op *op = elements_op();
+  zm_autotune_report r;
+  autotune(op, ramp(ZM_F32, SHAPE(SMALL)), true, &r);
+  for (int i = 0; i < r.count; i++) assert_null(strstr(r.candidates[i].flags, "unroll"));
+  assert_int_equal(r.candidates[r.chosen].chunk, 0); // anything beats what is not optimized
+  const zmi_tuning now = runs_now("tuned_elements", ZM_F32, class_of(SMALL));
+  assert_true(now.chunk == 0 && now.flag == 0);
+  zm_op_free(op);
+  zm_scope_close(scope);
+}
+
 static zm_op *tiles_op(void) {
   return zm_kernel(&(zm_kernel_options){.name = "tuned_tiles",
                                         .form = ZM_KERNEL_TILES,
@@ -475,7 +495,7 @@ static void tuning_has_a_deadline(void **state) {
   autotune(op, x, true, &whole);
   char text[128];
   const char *path = temp_path(&folder, "slow");
-  snprintf(text, sizeof text, "#!/bin/sh\nsleep 0.3\nexec cc \"$@\"\n");
+  snprintf(text, sizeof text, "#!/bin/sh\nsleep 0.3\necho once >>\"$0.log\"\nexec cc \"$@\"\n");
   assert_int_equal(temp_write(path, text, strlen(text)), 0);
   assert_int_equal(chmod(path, 0700), 0);
   setenv("ZMLX_CC", path, 1);
@@ -484,7 +504,20 @@ static void tuning_has_a_deadline(void **state) {
   unsetenv("ZMLX_TUNE_SECONDS");
   assert_true(r.count >= 1 && r.count < whole.count && r.chosen == 0 && !r.remembered);
   for (int i = 0; i < r.count; i++) assert_true(r.candidates[i].seconds > 0);
-  zm_op_free(op), zm_op_free(other);
+  char *log = NULL;
+  size_t size = 0;
+  assert_int_equal(zmi_read_file(temp_path(&folder, "slow.log"), 1 << 20, &log, &size), ZM_OK);
+  assert_true(size > 0 && size <= 4 * strlen("once\n")); // nothing more was compiled when half of the time was over
+  zmi_free(log);
+  // Without time for rounds nothing is chosen, and nothing is kept.
+  setenv("ZMLX_TUNE_SECONDS", "0.000001", 1);
+  zm_op *third = zm_elementwise("x * 3 + 1", NULL);
+  autotune(third, x, false, &r);
+  unsetenv("ZMLX_TUNE_SECONDS");
+  assert_true(r.chosen == 0 && !r.remembered);
+  autotune(third, x, false, &r);
+  assert_false(r.remembered);
+  zm_op_free(op), zm_op_free(other), zm_op_free(third);
   zm_scope_close(scope);
 }
 
@@ -552,6 +585,59 @@ static void raw_c_runs(void **state) {
   if (zm_autotune(op, &x, 1, (double[]){0.5}, 1, false, &r) != ZM_OK) fail_msg("%s", zm_last_error());
   assert_true(r.count > 1);
   assert_string_equal(listed("raw_three")->form, "raw");
+  zm_op_free(op);
+  zm_scope_close(scope);
+}
+
+static void emit_text(const zmi_kernel_text *t, int nin, zmi_target target, zmi_text *text) {
+  const zm_dtype in[] = {ZM_F32, ZM_F32};
+  zm_dtype result[ZMI_KERNEL_OUT] = {ZM_F32};
+  zmi_kernel *k = zmi_kernel_define(t);
+  zmi_code *code = k && nin <= (int)ZMI_COUNT(in) ? zmi_kernel_code(k, in, result) : NULL;
+  if (!code || zmi_emit(code, target, false, text) != ZM_OK) fail_msg("%s", zm_last_error());
+  zmi_code_free(code);
+  zmi_kernel_release(k);
+}
+
+// Dims and sizes of each operand, by its name.
+static void raw_operands_have_dims(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  const char *source =
+      "y[0] = (float)(x_dims[0] * 1000 + w_dims[0] * 100 + w_dims[1] * 10 + w_dims[2]), y[1] = (float)(w_size + y_dims[0]);";
+  const char *metal = "y[0] = w_dims[1];", *cuda = "y[0] = w_dims[1];";
+  zm_op *op = zm_kernel(&(zm_kernel_options){.name = "dims",
+                                             .form = ZM_KERNEL_RAW,
+                                             .inputs = "x w",
+                                             .outputs = "y",
+                                             .source_c = source,
+                                             .source_cuda = cuda,
+                                             .source_metal = metal,
+                                             .shape = {"2"},
+                                             .result = {ZM_F32},
+                                             .groups = "1",
+                                             .threads = "1"});
+  zm_array *in[] = {zm_full(1, ZM_F32, SHAPE(3)), zm_full(1, ZM_F32, SHAPE(4, 5))}, *y;
+  if (!op || zm_op_apply(op, in, 2, &y, 1) != ZM_OK) fail_msg("%s", zm_last_error());
+  const float *data = zm_array_data(y);
+  if (!data) fail_msg("%s", zm_last_error());
+  assert_true(data[0] == 3451 && data[1] == 22);
+  const zmi_kernel_text raw = {.name = "dims",
+                               .form = ZMI_FORM_RAW,
+                               .inputs = "x w",
+                               .outputs = "y",
+                               .raw = {source, cuda, metal},
+                               .shape = {"2"},
+                               .result = {ZM_F32},
+                               .groups = "1",
+                               .threads = "1"};
+  for (int t = 0; t < 2; t++) { // GPUs find them behind those of x, which are eight
+    zmi_text text = {0};
+    emit_text(&raw, 2, t ? ZMI_TARGET_CUDA : ZMI_TARGET_METAL, &text);
+    assert_non_null(strstr(zmi_text_str(&text), "*w_dims = call.dims + 8;"));
+    assert_non_null(strstr(zmi_text_str(&text), "w_size = call.counts[1];"));
+    zmi_text_release(&text);
+  }
   zm_op_free(op);
   zm_scope_close(scope);
 }
@@ -625,12 +711,7 @@ static void emit_raw(zmi_target target, zmi_text *text) {
                              .result = {ZM_F32},
                              .groups = "(x.0 + 15) / 16",
                              .threads = "16"};
-  zm_dtype result[ZMI_KERNEL_OUT] = {ZM_F32};
-  zmi_kernel *k = zmi_kernel_define(&t);
-  zmi_code *code = k ? zmi_kernel_code(k, (zm_dtype[]){ZM_F32}, result) : NULL;
-  if (!code || zmi_emit(code, target, false, text) != ZM_OK) fail_msg("%s", zm_last_error());
-  zmi_code_free(code);
-  zmi_kernel_release(k);
+  emit_text(&t, 1, target, text);
 }
 
 static void raw_cuda_compiles(void **state) {
@@ -692,13 +773,22 @@ int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "--recall") == 0) return recall();
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
   const struct CMUnitTest tests[] = {
-      TEST(a_way_must_win_to_be_taken),   TEST(a_choice_is_kept_where_it_was_made),
-      TEST(a_slow_way_is_not_chosen),     TEST(what_does_not_win_is_not_taken),
-      TEST(empty_calls_and_errors),       TEST(operands_of_all_kinds),
-      TEST(kernels_alive_are_listed),     TEST(raw_c_runs),
-      TEST(raw_sources_that_cannot_run),  TEST(raw_cuda_compiles),
-      TEST(tuning_has_a_deadline),        TEST(raw_metal_runs_on_the_shim),
-      TEST(raw_parameters_have_types),    TEST(pieces_keep_the_bits),
+      TEST(a_way_must_win_to_be_taken),
+      TEST(a_choice_is_kept_where_it_was_made),
+      TEST(a_slow_way_is_not_chosen),
+      TEST(what_does_not_win_is_not_taken),
+      TEST(ways_that_cannot_be_compiled_are_left_out),
+      TEST(empty_calls_and_errors),
+      TEST(operands_of_all_kinds),
+      TEST(kernels_alive_are_listed),
+      TEST(raw_c_runs),
+      TEST(raw_sources_that_cannot_run),
+      TEST(raw_cuda_compiles),
+      TEST(tuning_has_a_deadline),
+      TEST(raw_metal_runs_on_the_shim),
+      TEST(raw_operands_have_dims),
+      TEST(raw_parameters_have_types),
+      TEST(pieces_keep_the_bits),
       TEST(sharing_is_measured_and_kept),
   };
   return cmocka_run_group_tests_name("registry", tests, read_page, forget_page);

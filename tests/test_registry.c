@@ -617,7 +617,7 @@ static void raw_operands_have_dims(void **state) {
                                              .result = {ZM_F32},
                                              .groups = "1",
                                              .threads = "1"});
-  zm_array *in[] = {zm_full(1, ZM_F32, SHAPE(3)), zm_full(1, ZM_F32, SHAPE(4, 5))}, *y;
+  zm_array *in[] = {zm_full(1, ZM_F32, SHAPE(3)), zm_full(1, ZM_F32, SHAPE(4, 5))}, *y = NULL;
   if (!op || zm_op_apply(op, in, 2, &y, 1) != ZM_OK) fail_msg("%s", zm_last_error());
   const float *data = zm_array_data(y);
   if (!data) fail_msg("%s", zm_last_error());

@@ -600,7 +600,7 @@ static void says_what_it_is_for(const char *path) {
   if (model[0] && !strstr(strstr(text, "\ndevice "), model)) fail_msg("the device of %s is not %s:\n%s", path, model, text);
 }
 
-// An entry of the same name with another word in it.
+// Entries of the same names with another word in them.
 static void rewrite(const char *from, const char *to) {
   char *kernels = zmi_path_join(folder.path, "kernels");
   DIR *d = opendir(kernels);
@@ -608,6 +608,9 @@ static void rewrite(const char *from, const char *to) {
   zmi_cache_open(&cache);
   for (struct dirent *f; (f = readdir(d)) != NULL;) {
     size_t size = 0;
+    char *path = zmi_path_join(kernels, f->d_name);
+    if (strncmp(f->d_name, "tune-", 5) == 0 && strcmp(from, to) == 0) says_what_it_is_for(path);
+    zmi_free(path);
     char *text = strncmp(f->d_name, "tune-", 5) == 0 ? zmi_cache_read(&cache, f->d_name, &size) : NULL,
          *at = text ? strstr(text, from) : NULL;
     if (at) {
@@ -640,8 +643,9 @@ static void choices_are_measured_and_kept(void **state) {
   assert_false(r.remembered);
   assert_int_equal(tune(3, 1 << 17, false, &r), ZM_OK); // another class
   assert_false(r.remembered);
+  rewrite("\ndevice ", "\ndevice "); // all say what they are for
   // What is no choice is not believed, nor one of another device that came by this name.
-  static const char *const words[][2] = {{"\ndevice ", "\ndevice not "}, {" pieces ", " pieces 9999"}, {"chunk ", "chunk 7"}};
+  static const char *const words[][2] = {{"\ndevice ", "\nDevice "}, {" pieces ", " pieces 9999"}, {"chunk ", "chunk 7"}};
   for (size_t i = 0; i < ZMI_COUNT(words); i++) {
     assert_int_equal(tune(3, 1000, false, &r), ZM_OK);
     assert_int_equal(tune(3, 1000, false, &r), ZM_OK);
@@ -655,7 +659,6 @@ static void choices_are_measured_and_kept(void **state) {
   for (struct dirent *f; (f = readdir(d)) != NULL;)
     if (strncmp(f->d_name, "tune-", 5) == 0) {
       char *path = zmi_path_join(kernels, f->d_name);
-      says_what_it_is_for(path);
       damage(path, 40, false);
       zmi_free(path);
     }

@@ -41,7 +41,7 @@ CASES += [("patched", name, [], False) for name in FORMATS]
 LONG = ("depth 32768",)
 KEPT = ("decode_tok_s", "decode_interval", "prefill_tok_s", "prefill_interval", "bytes_per_step", "chosen_experts", "batch", "depth",
         "prompt_tokens", "read_bandwidth_gb_s", "share_of_bandwidth", "int8_peak_gmac_s", "prefill_share_of_int8_peak", "peak_memory",
-        "decode_runs", "prefill_runs", "bandwidth_runs")
+        "load_seconds",        "decode_runs", "prefill_runs", "bandwidth_runs")
 
 
 def checkpoint(a, name):

@@ -21,9 +21,10 @@ def row(r):
     prompts = r["batch"] == 1 and r["depth"] <= r["prompt_tokens"]
     products = f"{r['prefill_share_of_int8_peak']:.0%}" if prompts and r["prefill_share_of_int8_peak"] else ""
     first = f"{r['first_token_seconds']:.2f} s" if "first_token_seconds" in r else ""
+    loaded = f"{r['load_seconds']:.2f} s" if "first_token_seconds" in r and "load_seconds" in r else ""
     memory = f"{r['peak_memory'] / r['file_bytes']:.2f}"
     return [r["config"], r["quantization"], r["case"], rate(r["decode_tok_s"]), f"{r['share_of_bandwidth']:.0%}",
-            f"{r['bytes_per_step'] / 1e6:,.0f}", rate(r["prefill_tok_s"]) if prompts else "", products, first, memory]
+            f"{r['bytes_per_step'] / 1e6:,.0f}", rate(r["prefill_tok_s"]) if prompts else "", products, loaded, first, memory]
 
 
 def section(path):
@@ -35,9 +36,9 @@ def section(path):
     lines = [f"{m['cpu'].replace('(R)', '').replace(' Processor', '')}, {m['isa']}, {c['threads']} threads, {m['compiler']}; "
              f"`benchmarks/capsules/{os.path.basename(path)}`. Read bandwidth {bandwidth[0]:.1f} to {bandwidth[-1]:.1f} GB/s, "
              f"products of bytes {products[0]:.0f} to {products[-1]:.0f} G multiply-adds a second, both measured around each run.", "",
-             "| model | weights | case | decode tok/s | of bandwidth | MB a step | prompt tok/s | of products | first token "
+             "| model | weights | case | decode tok/s | of bandwidth | MB a step | prompt tok/s | of products | loaded | first token "
              "| memory / file |",
-             "|---|---|---|---:|---:|---:|---:|---:|---:|---:|"]
+             "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     return "\n".join(lines + ["| " + " | ".join(row(r)) + " |" for r in c["rows"]])
 
 

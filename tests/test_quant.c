@@ -125,6 +125,8 @@ static void packing_affine(void **context) {
         static const int64_t rows[] = {16, 1, 37};
         check_affine(&f, stored[s], rows[s], groups[g] * (int64_t)(1 + s + b % 2));
       }
+      const zmi_format f = {ZMI_QUANT_AFFINE, widths[b], groups[g], ZM_BF16, 0};
+      check_affine(&f, ZM_BF16, 17, groups[g] * 11); // scales of several groups at a time, and a rest of them
     }
   }
 }

@@ -410,6 +410,7 @@ static void benchmarks(void **state) {
   if (zmi_bench_run(m, &o, &b) != ZM_OK) fail_msg("%s", zm_last_error());
   assert_int_equal(b.depth, 16);
   assert_true(b.decode.median > 0 && b.prefill.median > 0 && b.bandwidth > 0 && b.op_count > 3);
+  assert_true(b.load_seconds > 0 && b.load_seconds < 60 && b.peak_memory > 0);
   double shares[3]; // each run has its own bandwidth, so the medians' quotient is another number
   for (int i = 0; i < 3; i++) shares[i] = (double)(b.bytes_per_token + b.cache_bytes) * b.decode_runs[i] / 1e9 / b.bandwidth_runs[i];
   assert_true(zmi_median(shares, 3) > b.share * 0.999 && zmi_median(shares, 3) < b.share * 1.001);

@@ -65,6 +65,7 @@ typedef struct zm_model_info {
   const char *isa; // the tier in use
   zm_activations activations;
   zm_model_device device;
+  double load_seconds; // that opening took, packing the weights included
 } zm_model_info;
 // m NULL: *info is all zero.
 ZM_API void zm_model_get_info(const zm_model *m, zm_model_info *info);

@@ -104,9 +104,10 @@ static void print_table(const zmi_bench *b, zm_model *m, const zmi_peers *peers)
   cli_table(zmi_text_str(&rows), &out);
   zmi_text_release(&rows);
   double mb = b->bytes_per_step / 1e6;
-  zmi_text_add(&out, "\na %s reads %.1f MB of weights and caches: %.1f GB/s, %.0f%% of the %.1f GB/s measured; peak memory %s\n",
-               b->batch > 1 ? "step" : "token", mb, mb * b->decode.median / b->batch / 1e3, 100 * b->share, b->bandwidth,
-               cli_bytes((double)b->peak_memory, size));
+  zmi_text_add(&out, "\na %s reads %.1f MB of weights and caches: %.1f GB/s, %.0f%% of the %.1f GB/s measured\n",
+               b->batch > 1 ? "step" : "token", mb, mb * b->decode.median / b->batch / 1e3, 100 * b->share, b->bandwidth);
+  zmi_text_add(&out, "loaded in %.3f s; peak memory %s, %.2f of the checkpoint's %.1f MB\n", b->load_seconds,
+               cli_bytes((double)b->peak_memory, size), (double)b->peak_memory / (double)info.file_bytes, (double)info.file_bytes / 1e6);
   if (b->chosen_experts > 0)
     zmi_text_add(&out, "%d rows choose %.1f different experts of a layer, each of which is read once\n", b->batch, b->chosen_experts);
   if (b->prefill_share > 0)

@@ -9,13 +9,41 @@
 
 // ---- the store ----
 
+// Blocks of these sizes go into chunks. Smaller ones keep an allocation of their own, in which a checker of memory sees every overrun.
+enum { CHUNK_BYTES = 32 << 20, CHUNK_LEAST = 16 << 10, CHUNK_MOST = 2 << 20, CHUNK_ALIGN = 64 };
+
+static bool in_chunk(size_t bytes) {
+  return bytes >= CHUNK_LEAST && bytes < CHUNK_MOST;
+}
+
+static void *store_alloc(zmi_store *s, size_t bytes) {
+  if (!in_chunk(bytes)) return zmi_block_alloc(bytes);
+  zmi_chunk *last = s->chunk_count ? &s->chunks[s->chunk_count - 1] : NULL;
+  if (!last || bytes > CHUNK_BYTES - last->used) {
+    if (!ZMI_GROW(s->chunks, s->chunk_capacity, s->chunk_count + 1)) return NULL;
+    uint8_t *data = zmi_block_alloc(CHUNK_BYTES);
+    if (!data) return NULL;
+    last = &s->chunks[s->chunk_count++];
+    *last = (zmi_chunk){.data = data};
+  }
+  void *p = last->data + last->used;
+  last->used += (bytes + CHUNK_ALIGN - 1) / CHUNK_ALIGN * CHUNK_ALIGN;
+  return p;
+}
+
+static void store_free(void *p, size_t bytes) {
+  if (!in_chunk(bytes)) zmi_block_free(p, bytes);
+}
+
 void zmi_store_release(zmi_store *s) {
   for (size_t i = 0; i < s->count; i++) {
     zmi_store_entry *e = &s->entries[i];
-    zmi_block_free(e->packed, e->held.bytes);
-    zmi_block_free(e->bias, e->bias_bytes);
-    zmi_block_free(e->data, e->data_bytes);
+    store_free(e->packed, e->held.bytes);
+    store_free(e->bias, e->bias_bytes);
+    store_free(e->data, e->data_bytes);
   }
+  for (size_t i = 0; i < s->chunk_count; i++) zmi_block_free(s->chunks[i].data, CHUNK_BYTES);
+  zmi_free(s->chunks);
   zmi_free(s->entries);
   zmi_map_free(s->index);
   *s = (zmi_store){0};
@@ -380,7 +408,7 @@ static zm_status pack(zmi_checkpoint *c, const zmi_want *want, const parts *p, z
   }
   job.weight_step = p->weight->bytes / experts;
   job.matrix_bytes = entry->held.bytes / experts;
-  job.packed = zmi_block_alloc(entry->held.bytes);
+  job.packed = store_alloc(c->store, entry->held.bytes);
   if (!job.packed) return zmi_fail_within("%s", want->name);
   entry->packed = job.packed;
   entry->held.packed = job.packed;
@@ -398,7 +426,7 @@ static zm_status pack(zmi_checkpoint *c, const zmi_want *want, const parts *p, z
 static zm_status copy_floats(zmi_checkpoint *c, const zmi_tensor *t, zm_dtype dtype, void **data, size_t *bytes) {
   const size_t count = t->bytes / zm_dtype_size(t->dtype);
   *bytes = count * zm_dtype_size(dtype);
-  *data = zmi_block_alloc(*bytes ? *bytes : 1);
+  *data = store_alloc(c->store, *bytes);
   if (!*data) return zmi_fail_within("%s", t->name);
   for (size_t i = 0; i < count; i++) {
     float value;

@@ -10,14 +10,22 @@ enum { ZMI_SLAB_BYTES = 32 << 20 }; // of a checkpoint's pages that loading touc
 // Weights in memory, by name; they live as long as the model.
 typedef struct zmi_store_entry {
   zmi_held held;
-  void *packed, *bias, *data; // owned
+  void *packed, *bias, *data; // owned, or in a chunk
   size_t bias_bytes, data_bytes;
 } zmi_store_entry;
+
+// Matrices of models that are small share chunks: a huge page is had once for many of them, not each of their pages.
+typedef struct zmi_chunk {
+  uint8_t *data;
+  size_t used;
+} zmi_chunk;
 
 typedef struct zmi_store {
   zmi_store_entry *entries;
   size_t count, capacity;
   zmi_map *index; // name -> entry
+  zmi_chunk *chunks;
+  size_t chunk_count, chunk_capacity;
 } zmi_store;
 
 void zmi_store_release(zmi_store *s);

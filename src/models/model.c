@@ -142,12 +142,15 @@ zm_model *zm_model_open(const char *path, const zm_model_options *options) {
   }
   if (options->device != ZM_MODEL_CPU && options->device != ZM_MODEL_CUDA)
     return zmi_fail(ZM_ERROR_ARGUMENT, "device: %d is neither ZM_MODEL_CPU nor ZM_MODEL_CUDA", (int)options->device), NULL;
+  const double start = zmi_now();
   zm_model *m = zmi_calloc(1, sizeof *m);
   if (!m) return NULL;
   _Static_assert((int)ZM_EXECUTOR_PERSISTENT == (int)ZMI_EXECUTOR_PERSISTENT, "one list of executors, public and internal");
   m->executor = (zmi_executor)options->executor;
   m->activations = options->activations;
-  if (open_model(m, path, options) == ZM_OK) return m;
+  const bool open = open_model(m, path, options) == ZM_OK;
+  m->load_seconds = zmi_now() - start;
+  if (open) return m;
   zm_model_close(m);
   return NULL;
 }
@@ -194,6 +197,7 @@ void zm_model_get_info(const zm_model *m, zm_model_info *info) {
       .cache_bytes_per_token = m->plan.cache_bytes_per_token,
       .threads = zmi_pool_workers(m->pool),
       .isa = m->kernels->name,
+      .load_seconds = m->load_seconds,
   };
 }
 

@@ -24,6 +24,7 @@ struct zm_model {
   zm_own_pattern *own; // names owned
   size_t own_count;
   uint64_t own_version; // changes with them
+  double load_seconds;
   void *text;
   void (*release_text)(void *);
 };

@@ -32,7 +32,8 @@ void zmi_pack_fp4(const zmi_format *f, const zmi_stored_matrix *m, void *block, 
   const int64_t rows = rows_of(f, m, block, first), words = m->k / 8;
   const size_t row_bytes = (size_t)m->k / 2;
   const uint8_t *source = (const uint8_t *)m->weight + (size_t)first * row_bytes;
-  for (int64_t w = 0; w < words; w++) {
+  if (rows == ZMI_LANES) zmi_turn_words(source, row_bytes, words, true, block);
+  for (int64_t w = 0; w < words && rows < ZMI_LANES; w++) {
     uint32_t x[ZMI_LANES] = {0};
     for (int64_t lane = 0; lane < rows; lane++) memcpy(&x[lane], source + (size_t)lane * row_bytes + 4 * w, 4);
     for (int lane = 0; lane < ZMI_LANES; lane++) x[lane] = zmi_turn_nibbles(x[lane]);

@@ -90,19 +90,6 @@ typedef void (*pack_fn)(const uint8_t *source, int64_t units, uint32_t *lane);
 static const pack_fn pack_codes[9] = {WIDTHS(X)};
 #undef X
 
-// ---- whole blocks of 4 and 8 bits: a word of all lanes at a time, in loops for vector compilers ----
-
-static void pack_lanes(int64_t bits, const uint8_t *source, size_t row_bytes, int64_t words, uint32_t *out) {
-  for (int64_t w = 0; w < words; w++, out += ZMI_LANES) {
-    uint32_t x[ZMI_LANES];
-    for (int lane = 0; lane < ZMI_LANES; lane++) memcpy(&x[lane], source + (size_t)lane * row_bytes + 4 * w, 4);
-    if (bits == 4) {
-      for (int lane = 0; lane < ZMI_LANES; lane++) x[lane] = zmi_turn_nibbles(x[lane]);
-    }
-    memcpy(out, x, sizeof x);
-  }
-}
-
 // Scales or biases of one group; `at`: of lane 0, the next lane's is `step` further.
 static void pack_scales(const zmi_format *f, const void *from, zm_dtype stored, size_t at, size_t step, int64_t lanes, char *out) {
   if (stored == ZM_F32 && f->dtype == ZM_F32) {
@@ -121,17 +108,25 @@ static void pack_affine(const zmi_format *f, const zmi_stored_matrix *m, void *b
   const int64_t groups = m->k / f->group, rows = ZMI_MIN(m->n - first, (int64_t)ZMI_LANES);
   const size_t row_bytes = (size_t)(m->k * f->bits / 8), group_bytes = (size_t)(f->group * f->bits / 8);
   if (rows < ZMI_LANES) memset(block, 0, zmi_packed_block_bytes(f, m->k));
+  // A group at a time, so that its lines are written while they are near. Whole blocks have their scales turned together below.
+  const bool words = rows == ZMI_LANES && (f->bits == 4 || f->bits == 8);
+  const bool halves = rows == ZMI_LANES && m->stored == ZM_BF16 && f->dtype == ZM_BF16;
   for (int64_t g = 0; g < groups; g++) {
     char *out = (char *)block + (size_t)g * (code_bytes + 2 * scale_bytes);
     const uint8_t *source = (const uint8_t *)m->weight + (size_t)first * row_bytes + (size_t)g * group_bytes;
-    const bool whole = rows == ZMI_LANES && (f->bits == 4 || f->bits == 8);
-    if (whole) pack_lanes(f->bits, source, row_bytes, f->group * f->bits / 32, (uint32_t *)(void *)out);
-    for (int64_t lane = 0; lane < rows && !whole; lane++, source += row_bytes) {
+    if (words) zmi_turn_words(source, row_bytes, f->group * f->bits / 32, f->bits == 4, (uint32_t *)(void *)out);
+    for (int64_t lane = 0; lane < rows && !words; lane++, source += row_bytes) {
       pack_codes[f->bits](source, f->group / 32, (uint32_t *)(void *)out + lane);
     }
+    if (halves) continue;
     const size_t at = (size_t)first * (size_t)groups + (size_t)g;
     pack_scales(f, m->scales, m->stored, at, (size_t)groups, rows, out + code_bytes);
     pack_scales(f, m->biases, m->stored, at, (size_t)groups, rows, out + code_bytes + scale_bytes);
+  }
+  const void *from[2] = {m->scales, m->biases};
+  for (size_t i = 0; i < 2 && halves; i++) {
+    const uint8_t *source = (const uint8_t *)from[i] + (size_t)(first * groups) * 2;
+    zmi_turn_halves(source, (size_t)groups * 2, groups, (char *)block + code_bytes + i * scale_bytes, code_bytes + 2 * scale_bytes);
   }
 }
 
@@ -176,6 +171,10 @@ static void pack_float(const zmi_format *f, const zmi_stored_matrix *m, void *bl
   const int64_t pairs = (m->k + 1) / 2, rows = ZMI_MIN(m->n - first, (int64_t)ZMI_LANES);
   const size_t pair_bytes = 2 * zm_dtype_size((zm_dtype)f->dtype);
   if (rows < ZMI_LANES || m->k % 2) memset(block, 0, zmi_packed_block_bytes(f, m->k));
+  if (rows == ZMI_LANES && m->k % 2 == 0 && f->dtype == ZM_BF16 && m->stored == ZM_BF16) { // a pair is a word
+    zmi_turn_words((const uint8_t *)m->weight + (size_t)first * (size_t)m->k * 2, (size_t)m->k * 2, pairs, false, block);
+    return;
+  }
   for (int64_t p = 0; p < pairs; p += 16) { // tiles, so that each line of the block is written once
     for (int64_t lane = 0; lane < rows; lane++) {
       pack_pairs(f, m, (size_t)(first + lane) * (size_t)m->k, p, ZMI_MIN(p + 16, pairs), (char *)block + (size_t)lane * pair_bytes);
@@ -242,7 +241,30 @@ static void unpack_float(const zmi_format *f, const void *block, int64_t k, int6
 
 // ---- refusing what is not a number ----
 
+// Whether all of n elements are finite: their exponents are not full.
+static bool all_finite(const void *p, zm_dtype dtype, size_t n) {
+  uint32_t found = 0;
+  if (dtype == ZM_F32) {
+    for (size_t i = 0; i < n; i++) {
+      uint32_t x;
+      memcpy(&x, (const char *)p + 4 * i, 4);
+      found |= (x & 0x7f800000u) == 0x7f800000u;
+    }
+  } else {
+    const uint16_t full = dtype == ZM_BF16 ? 0x7f80 : 0x7c00;
+    uint16_t some = 0;
+    for (size_t i = 0; i < n; i++) {
+      uint16_t x;
+      memcpy(&x, (const char *)p + 2 * i, 2);
+      some |= (x & full) == full;
+    }
+    found = some;
+  }
+  return !found;
+}
+
 static zm_status check_finite(const void *p, const zmi_stored_matrix *m, int64_t groups, const char *what) {
+  if (all_finite(p, m->stored, (size_t)(m->n * groups))) return ZM_OK;
   for (int64_t i = 0; i < m->n * groups; i++) {
     float v = element(p, m->stored, (size_t)i);
     if (v - v != 0) {

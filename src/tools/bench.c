@@ -139,6 +139,7 @@ static zm_status count_bytes(bencher *b) {
   zm_model_info info;
   zm_model_get_info(b->model, &info);
   out->bytes_per_token = info.bytes_per_token;
+  out->load_seconds = info.load_seconds;
   out->cache_bytes = info.cache_bytes_per_token * (uint64_t)out->depth;
   out->bytes_per_step = (double)(out->bytes_per_token + out->cache_bytes);
   if (out->batch == 1 || zmi_model_gpu(b->model)) return ZM_OK; // routers are read on the CPU
@@ -273,15 +274,15 @@ static json_t *list(const double *values, size_t n) {
 }
 
 json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m) {
-  json_t *j =
-      json_pack("{s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:i, s:[f, f], s:[f, f], s:o, s:o, s:o, s:I, s:o}",
-                "decode_tok_s", b->decode.median, "prefill_tok_s", b->prefill.median, "bytes_per_token", (json_int_t)b->bytes_per_token,
-                "cache_bytes", (json_int_t)b->cache_bytes, "bytes_per_step", b->bytes_per_step, "chosen_experts", b->chosen_experts,
-                "read_bandwidth_gb_s", b->bandwidth, "share_of_bandwidth", b->share, "int8_peak_gmac_s", b->int8_peak,
-                "prefill_share_of_int8_peak", b->prefill_share, "prompt_tokens", b->prompt_tokens, "decode_tokens", b->decode_tokens,
-                "depth", b->depth, "batch", b->batch, "decode_interval", b->decode.low, b->decode.high, "prefill_interval", b->prefill.low,
-                b->prefill.high, "decode_runs", list(b->decode_runs, b->runs), "prefill_runs", list(b->prefill_runs, b->runs),
-                "bandwidth_runs", list(b->bandwidth_runs, b->runs), "peak_memory", (json_int_t)b->peak_memory, "model", zmi_model_json(m));
+  json_t *j = json_pack(
+      "{s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:i, s:[f, f], s:[f, f], s:o, s:o, s:o, s:f, s:I, s:o}",
+      "decode_tok_s", b->decode.median, "prefill_tok_s", b->prefill.median, "bytes_per_token", (json_int_t)b->bytes_per_token,
+      "cache_bytes", (json_int_t)b->cache_bytes, "bytes_per_step", b->bytes_per_step, "chosen_experts", b->chosen_experts,
+      "read_bandwidth_gb_s", b->bandwidth, "share_of_bandwidth", b->share, "int8_peak_gmac_s", b->int8_peak, "prefill_share_of_int8_peak",
+      b->prefill_share, "prompt_tokens", b->prompt_tokens, "decode_tokens", b->decode_tokens, "depth", b->depth, "batch", b->batch,
+      "decode_interval", b->decode.low, b->decode.high, "prefill_interval", b->prefill.low, b->prefill.high, "decode_runs",
+      list(b->decode_runs, b->runs), "prefill_runs", list(b->prefill_runs, b->runs), "bandwidth_runs", list(b->bandwidth_runs, b->runs),
+      "load_seconds", b->load_seconds, "peak_memory", (json_int_t)b->peak_memory, "model", zmi_model_json(m));
   if (j && b->op_count) zmi_bench_profile_json(b, j);
   return j;
 }

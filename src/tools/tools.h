@@ -132,6 +132,7 @@ typedef struct zmi_bench {
   uint64_t bytes_per_token, cache_bytes; // weights read for one token; cache read at this depth
   double bytes_per_step;                 // weights and caches read for one token of each sequence, mean; each chosen expert once
   double chosen_experts;                 // different experts chosen in a layer, mean; 0: no routers
+  double load_seconds;                   // of opening the model
   uint64_t peak_memory;
   zmi_bench_op *ops; // with profile: by falling time
   size_t op_count;

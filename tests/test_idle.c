@@ -83,7 +83,7 @@ static void no_cpu_between_requests(void **state) {
 
 typedef struct neighbour {
   pthread_t thread;
-  int cpu;
+  size_t cpu;
   atomic_bool stop;
 } neighbour;
 
@@ -128,12 +128,12 @@ static pace decode_for(talk *t, double seconds, neighbour *n) {
 }
 
 // This thread, and so the workers that it makes, on two processors: those are all there are for the library then. False without two.
-static bool take_two(cpu_set_t *before, int cpus[2]) {
+static bool take_two(cpu_set_t *before, size_t cpus[2]) {
   cpu_set_t two;
   int found = 0;
   CPU_ZERO(&two);
   if (sched_getaffinity(0, sizeof *before, before) != 0) return false;
-  for (int i = 0; i < CPU_SETSIZE && found < 2; i++) {
+  for (size_t i = 0; i < CPU_SETSIZE && found < 2; i++) {
     if (!CPU_ISSET(i, before)) continue;
     CPU_SET(i, &two);
     cpus[found++] = i;
@@ -142,32 +142,36 @@ static bool take_two(cpu_set_t *before, int cpus[2]) {
 }
 
 // A neighbour that never rests has half of one of two processors: three quarters are left. Where each barrier waits for a worker that the
-// neighbour has pushed aside it is a quarter or less, and who spins meanwhile burns what is left. Other tests run at the same time, so one
-// good round counts.
+// neighbour has pushed aside it is a quarter or less. Who spins until that worker comes burns what is left: a token takes ten times as much
+// of a processor as with one worker, which never waits. Other tests run at the same time, so one good round counts.
 static void a_neighbour_takes_its_share_and_no_more(void **state) {
   (void)state;
   cpu_set_t before;
   neighbour n = {0};
-  int cpus[2];
+  size_t cpus[2];
   if (!take_two(&before, cpus)) skip();
   talk t;
-  pace with = {0}, alone = {0};
+  pace single = {.cpu = 1e9}, alone = {0}, with = {0};
+  begin(&t, 1);
+  for (int round = 0; round < 3; round++) {
+    const pace p = decode_for(&t, 0.1, NULL);
+    if (p.cpu < single.cpu) single = p;
+  }
+  end(&t);
   begin(&t, 2);
   bool good = false;
   for (int round = 0; round < 12 && !good; round++) {
     n.cpu = cpus[round % 2];
     alone = decode_for(&t, 0.1, NULL);
     with = decode_for(&t, 0.2, &n);
-    if (getenv("ZMLX_TEST_TRACE"))
-      print_message("# %.0f and %.0f tokens a second, %.0f and %.0f us of a processor each\n", alone.rate, with.rate, alone.cpu * 1e6,
-                    with.cpu * 1e6);
-    good = with.rate > 0.45 * alone.rate && with.cpu < 2 * alone.cpu;
+    good = with.rate > 0.45 * alone.rate && with.cpu < 4 * single.cpu;
   }
   end(&t);
   assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
-  if (!good)
-    fail_msg("%.0f tokens a second alone, %.0f with a neighbour; %.0f and %.0f us of a processor each", alone.rate, with.rate,
-             alone.cpu * 1e6, with.cpu * 1e6);
+  if (getenv("ZMLX_TEST_TRACE") || !good)
+    print_message("# one worker %.0f tokens a second, two %.0f, beside a neighbour %.0f; us of a processor each: %.0f, %.0f, %.0f\n",
+                  single.rate, alone.rate, with.rate, single.cpu * 1e6, alone.cpu * 1e6, with.cpu * 1e6);
+  assert_true(good);
 }
 
 int main(void) {

@@ -331,6 +331,10 @@ static void check_affine(const zmi_kernels *scalar, const zmi_kernels *tier) {
       }
     }
   }
+  for (int64_t one = 0; one < 2; one++) { // more groups than a row alone has made ready at a time
+    const zmi_format f = {ZMI_QUANT_AFFINE, 4, 32, ZM_BF16, one};
+    affine_case(scalar, tier, &f, 32 * 1027, 2, PLAIN);
+  }
 }
 
 static void dot_affine(void **context) {
@@ -440,6 +444,7 @@ static void check_numbers(const zmi_kernels *scalar, const zmi_kernels *tier) {
     for (int j = 0; j < 6 * KINDS; j++) {
       number_case(scalar, tier, f, f->group * (int64_t)(1 + next_random() % 19), (int64_t)(1 + next_random() % 2), (nature)(j % KINDS));
     }
+    number_case(scalar, tier, f, f->group * 1027, 2, PLAIN); // more groups than a row alone has made ready at a time
   }
 }
 

@@ -45,9 +45,20 @@ ZMI_SHAPED vu quad(int bits, const char *unit, int t) {
   return codes;
 }
 
+#if defined(ZMI_THIRDS)
+ZMI_SHAPED vu quad_of_three(const char *unit, int t) {
+  const vu thirds = vu_load(unit + 128), third = (t < 4 ? thirds : thirds >> 4) & 0x0f0f0f0fu;
+  const vu both = with_thirds(vu_load(unit + t / 4 * 64), third, t % 2);
+  return (t % 4 < 2 ? both : both >> 4) & 0x0f0f0f0fu;
+}
+#endif
+
 // 4-bit numbers are twice their value plus 16: unsigned bytes, as the dot instructions take them. What is too much, 16 times the sums of
 // the digits, is taken off the integer sums.
 ZMI_SHAPED vu codes_of(int bits, const char *unit, int t) {
+#if defined(ZMI_THIRDS)
+  if (bits == 3) return quad_of_three(unit, t);
+#endif
   return bits == FP4 ? fp4_codes(quad(4, unit, t)) : quad(bits, unit, t);
 }
 
@@ -63,42 +74,6 @@ ZMI_INLINE int run_of(int bits, int quads) {
 
 ZMI_INLINE void add_product(vw codes, vw digits, bool first, vsum *sum) {
   *sum = first ? vsum_of(codes, digits) : vsum_add(*sum, codes, digits);
-}
-
-// One row: codes go through registers once, for all digits.
-ZMI_SHAPED void one_row(int bits, int side, int digits, int quads, const char *unit, int64_t stride, const int8_t *d, int64_t group,
-                        vi D[DIGITS][SIDE]) {
-  const int run = run_of(bits, quads), halves = bits == 8 ? 2 : 1;
-  ZMI_UNROLL_FULL
-  for (int t0 = 0; t0 < quads; t0 += run) {
-    vsum S[DIGITS][SIDE][2];
-    ZMI_UNROLL_FULL
-    for (int t = t0; t < t0 + run; t++) {
-      ZMI_UNROLL
-      for (int half = 0; half < halves; half++) {
-        vw codes[SIDE];
-        ZMI_UNROLL
-        for (int v = 0; v < side; v++) {
-          const vu whole = codes_of(bits, unit + v * stride, t);
-          codes[v] = (vw)(halves == 1 ? whole : (half ? whole >> 4 : whole) & 0x0f0f0f0fu);
-        }
-        ZMI_UNROLL
-        for (int p = 0; p < digits; p++) {
-          const vw digit = (vw)vi_broadcast4(d + p * group + 4 * t);
-          ZMI_UNROLL
-          for (int v = 0; v < side; v++) add_product(codes[v], digit, t == t0, &S[p][v][half]);
-        }
-      }
-    }
-    ZMI_UNROLL
-    for (int p = 0; p < digits; p++) {
-      ZMI_UNROLL
-      for (int v = 0; v < side; v++) {
-        D[p][v] += vsum_wide(S[p][v][0], 1);
-        if (halves == 2) D[p][v] += vsum_wide(S[p][v][1], 16);
-      }
-    }
-  }
 }
 
 // Several rows: codes wait in the first-level cache, and one digit of all rows is summed at a time.
@@ -211,10 +186,7 @@ ZMI_SHAPED void unit_sums(int bits, int rows, int side, int digits, int quads, c
   else
     dot_by_digit(bits, rows, side, digits, quads, unit, stride, d, group, D);
 #else
-  if (rows == 1)
-    one_row(bits, side, digits, quads, unit, stride, d[0], group, D[0]);
-  else
-    some_rows(bits, rows, side, digits, quads, unit, stride, d, group, D);
+  some_rows(bits, rows, side, digits, quads, unit, stride, d, group, D);
 #endif
 }
 
@@ -346,11 +318,165 @@ ZMI_SHAPED void all_strips(int bits, int rows, int digits, int quads, const code
   for (; b < blocks; b++) strip(bits, rows, ZMI_HALVES, digits, quads, c, block + b * c->block_step, y + b * ZMI_LANES, ldy);
 }
 
+#if !defined(ZMI_DOT)
+// ---- one row ----
+// What limits a row alone is the number of instructions, so all that does not depend on the weights is made once a call, in portions of
+// groups, and codes go through registers once, for all digits. The sums of d0 and d1 are one integer, 256 D0 + D1: it fits 32 bits, and
+// becomes the float that fma(D0, 256, D1) is, as both are rounded once.
+
+enum { ALONE_GROUPS = 1024 }; // of a portion; whole ranges
+
+typedef struct alone {
+  int32_t high, low;     // 4-bit numbers: what is too much in the integer sums
+  float by_high, by_low; // what scales are multiplied by
+} alone;
+
+ZMI_INLINE void alone_ready(int bits, int digits, int quads, const code_call *c, int64_t first, int64_t n, alone *out) {
+  const float high = bits == FP4 ? (quads == 4 ? 32768.0f : 128.0f) : 256.0f, low = bits == FP4 ? (quads == 4 ? 128.0f : 0.5f) : 1.0f;
+  for (int64_t i = 0; i < n; i++) {
+    const int64_t g = first + i;
+    const int32_t *part = c->part[0] + digits * g;
+    if (digits == 1)
+      out[i] = (alone){.high = part[0] * 16, .by_high = c->scale[0][g] * low};
+    else
+      out[i] = (alone){(part[0] * 256 + part[1]) * 16, part[2] * 16, c->scale[0][g] * high, c->scale[0][g] * low};
+  }
+}
+
+// Adds the sums of a unit to high and low: 256 D0 + D1 and D2, or of one digit D0.
+ZMI_SHAPED void alone_unit(int bits, int side, int digits, int quads, const char *unit, int64_t stride, const int8_t *d, int64_t group,
+                           vi high[SIDE], vi low[SIDE]) {
+  const int run = run_of(bits, quads), halves = bits == 8 ? 2 : 1;
+  ZMI_UNROLL_FULL
+  for (int t0 = 0; t0 < quads; t0 += run) {
+    vsum S[DIGITS][SIDE][2];
+    ZMI_UNROLL_FULL
+    for (int t = t0; t < t0 + run; t++) {
+      ZMI_UNROLL
+      for (int half = 0; half < halves; half++) {
+        vw codes[SIDE];
+        ZMI_UNROLL
+        for (int v = 0; v < side; v++) {
+          const vu whole = codes_of(bits, unit + v * stride, t);
+          codes[v] = (vw)(halves == 1 ? whole : (half ? whole >> 4 : whole) & 0x0f0f0f0fu);
+        }
+        ZMI_UNROLL
+        for (int p = 0; p < digits; p++) {
+          const vw digit = (vw)vi_broadcast4(d + p * group + 4 * t);
+          ZMI_UNROLL
+          for (int v = 0; v < side; v++) add_product(codes[v], digit, t == t0, &S[p][v][half]);
+        }
+      }
+    }
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) {
+      ZMI_UNROLL
+      for (int half = 0; half < halves; half++) {
+        const short times = half ? 16 : 1;
+        if (digits == 3) {
+          high[v] += vsum_wide(S[0][v][half], 256 * times) + vsum_wide(S[1][v][half], times);
+          low[v] += vsum_wide(S[2][v][half], times);
+        } else {
+          high[v] += vsum_wide(S[0][v][half], times);
+        }
+      }
+    }
+  }
+}
+
+// A group of a strip.
+ZMI_SHAPED void alone_group(int bits, int side, int digits, int quads, const code_call *c, const alone *r, const char *codes,
+                            const char *scales, const int8_t *d, const float *sum, bool line, vf hi[SIDE], vf lo[SIDE]) {
+  const int64_t group = bits == FP4 ? 4 * quads : c->group;
+  const int64_t code_side = ZMI_HALVES == 1 ? c->block_step : 4 * ZMI_WIDE;
+  const int64_t scale_side = ZMI_HALVES == 1 ? c->block_step : bits == FP4 ? ZMI_WIDE : (c->wide ? 4 : 2) * ZMI_WIDE;
+  vi high[SIDE], low[SIDE];
+  vf s[SIDE];
+  ZMI_UNROLL
+  for (int v = 0; v < side; v++) high[v] = low[v] = (vi){0};
+  for (int64_t u = 0; u < group; u += 4 * quads) {
+    ZMI_UNROLL
+    for (int v = 0; v < side / ZMI_HALVES; v++) prefetch(codes + v * c->block_step, bits == FP4 ? quads / 2 : bits);
+    alone_unit(bits, side, digits, quads, codes, code_side, d, group, high, low);
+    codes += bits * 64;
+    d += 4 * quads;
+  }
+  ZMI_UNROLL
+  for (int v = 0; v < side / ZMI_HALVES && line; v++) prefetch(scales + v * c->block_step, c->wide ? 2 : 1);
+  ZMI_UNROLL
+  for (int v = 0; v < side && bits == FP4; v++) {
+    high[v] -= vi_broadcast4(&r->high);
+    if (digits == 3) low[v] -= vi_broadcast4(&r->low);
+    if (quads == 8) s[v] = vf_load_e8m0(scales + v * scale_side, 0);
+    if (quads == 4 && v % ZMI_HALVES == 0) vf_load_e4m3_block(scales + v * scale_side, &s[v]);
+  }
+  ZMI_UNROLL
+  for (int v = 0; v < side; v++) {
+    const char *at = scales + v * scale_side;
+    if (bits != FP4) s[v] = c->wide ? vf_load(at) : vf_load_bf16(at);
+    hi[v] = vf_fma(s[v] * vf_set1(r->by_high), vf_from_int(high[v]), hi[v]);
+    if (digits == 3) lo[v] = vf_fma(s[v] * vf_set1(r->by_low), vf_from_int(low[v]), lo[v]);
+    if (bits != FP4) hi[v] = vf_fma(c->wide ? vf_load(at + 64) : vf_load_bf16(at + 32), vf_set1(*sum), hi[v]);
+  }
+}
+
+// Groups first to first + n - 1 of a strip; what came before is in y.
+ZMI_SHAPED void alone_strip(int bits, int side, int digits, int quads, const code_call *c, const alone *ready, const char *block,
+                            int64_t first, int64_t n, float *y) {
+  const int64_t group = bits == FP4 ? 4 * quads : c->group, per_range = ZMI_RANGE / group;
+  const int64_t unit_step = bits == FP4 ? group * 8 : c->unit_step, scale_step = bits == FP4 ? ZMI_LANES : c->scale_step;
+  const char *codes = block + first * unit_step, *scales = block + c->scales_at + first * scale_step;
+  const int8_t *d = c->d[0] + digits * first * group;
+  const float *sum = c->sum[0] + first;
+  vf total[SIDE];
+  ZMI_UNROLL
+  for (int v = 0; v < side; v++) total[v] = first == 0 ? vf_zero() : vf_load(y + v * ZMI_WIDE);
+  for (int64_t begin = 0; begin < n; begin += per_range) {
+    const int64_t end = ZMI_MIN(begin + per_range, n);
+    vf hi[SIDE], lo[SIDE];
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) hi[v] = lo[v] = vf_zero();
+    for (int64_t g = begin; g < end; g++) {
+      alone_group(bits, side, digits, quads, c, ready + g, codes, scales, d, sum + g, bits != FP4 || g % 4 == 0, hi, lo);
+      codes += unit_step;
+      scales += scale_step;
+      d += digits * group;
+    }
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) total[v] += hi[v] + lo[v];
+  }
+  ZMI_UNROLL
+  for (int v = 0; v < side; v++) vf_store(y + v * ZMI_WIDE, total[v]);
+}
+
+ZMI_SHAPED void alone_strips(int bits, int digits, int quads, const code_call *c, const char *block, int64_t blocks, float *y) {
+  const int64_t together = SIDE / ZMI_HALVES;
+  alone ready[ALONE_GROUPS];
+  for (int64_t first = 0; first < c->groups; first += ALONE_GROUPS) {
+    const int64_t n = ZMI_MIN(c->groups - first, ALONE_GROUPS);
+    alone_ready(bits, digits, quads, c, first, n, ready);
+    int64_t b = 0;
+    for (; b + together <= blocks; b += together)
+      alone_strip(bits, SIDE, digits, quads, c, ready, block + b * c->block_step, first, n, y + b * ZMI_LANES);
+    for (; b < blocks; b++) alone_strip(bits, ZMI_HALVES, digits, quads, c, ready, block + b * c->block_step, first, n, y + b * ZMI_LANES);
+  }
+}
+#endif
+
 typedef void (*strips_fn)(const code_call *c, const char *block, int64_t blocks, float *y, int64_t ldy);
 
+#if defined(ZMI_DOT)
+#define ALL_STRIPS(bits, rows, digits, quads) all_strips(bits, rows, digits, quads, c, block, blocks, y, ldy)
+#else
+#define ALL_STRIPS(bits, rows, digits, quads)                                                                                              \
+  if (rows == 1)                                                                                                                           \
+    alone_strips(bits, digits, quads, c, block, blocks, y);                                                                                \
+  else                                                                                                                                     \
+    all_strips(bits, rows == 1 ? 2 : rows, digits, quads, c, block, blocks, y, ldy)
+#endif
 #define STRIPS(name, bits, quads, digits, rows)                                                                                            \
   static void strips_##name##_##digits##_##rows(const code_call *c, const char *block, int64_t blocks, float *y, int64_t ldy) {            \
-    all_strips(bits, rows, digits, quads, c, block, blocks, y, ldy);                                                                       \
+    ALL_STRIPS(bits, rows, digits, quads);                                                                                                 \
   }
 #define ALL_ROWS(name, bits, quads, digits)                                                                                                \
   STRIPS(name, bits, quads, digits, 1) STRIPS(name, bits, quads, digits, 2) STRIPS(name, bits, quads, digits, 4)
@@ -366,6 +492,7 @@ ALL(nv, FP4, 4)
 #undef ALL
 #undef ALL_ROWS
 #undef STRIPS
+#undef ALL_STRIPS
 
 // By the number of rows, of three digits and of one.
 typedef struct strips {

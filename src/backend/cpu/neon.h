@@ -126,6 +126,11 @@ ZMI_INLINE vf vf_load_e4m3(const void *p) {
   return vcvt_f32_f16(vreinterpret_f16_s16(vand_s16(vshl_n_s16(b, 7), vdup_n_s16((int16_t)0xbf80))));
 }
 
+// A block's: ZMI_HALVES vectors.
+ZMI_INLINE void vf_load_e4m3_block(const void *p, vf *out) {
+  for (int h = 0; h < ZMI_HALVES; h++) out[h] = vf_load_e4m3((const char *)p + h * ZMI_WIDE);
+}
+
 // ---- codes (unsigned bytes) times digits (signed bytes): vectors of integers ----
 
 typedef int8x16_t vw;

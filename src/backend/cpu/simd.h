@@ -171,6 +171,18 @@ ZMI_INLINE vf vf_load_e4m3(const void *p) {
 #endif
 }
 
+// A block's: ZMI_HALVES vectors.
+ZMI_INLINE void vf_load_e4m3_block(const void *p, vf *out) {
+#if defined(__AVX512F__)
+  out[0] = vf_load_e4m3(p);
+#else
+  const __m256i b = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(p)), 7);
+  const __m256i h = _mm256_and_si256(b, _mm256_set1_epi16((short)0xbf80));
+  out[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(h));
+  out[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1));
+#endif
+}
+
 // ---- codes (unsigned bytes) times digits (signed bytes): vectors of integers ----
 
 #if defined(__AVX512F__)
@@ -186,6 +198,21 @@ ZMI_INLINE vu fp4_codes(vu nibbles) {
   return (vu)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), (__m512i)nibbles);
 #else
   return (vu)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), (__m256i)nibbles);
+#endif
+}
+
+// 3 bits: of four quads, whose low two bits are in the fields of a word and whose third ones are four bits of `third` (in its low half of
+// each byte), first those of fields 0 and 2, or of 1 and 3, as the two halves of bytes.
+#define ZMI_THIRDS
+ZMI_INLINE vu with_thirds(vu fields, vu third, int odd) {
+  const __m128i even_table = _mm_setr_epi8(0, 4, 0, 4, 64, 68, 64, 68, 0, 4, 0, 4, 64, 68, 64, 68);
+  const __m128i odd_table = _mm_setr_epi8(0, 0, 4, 4, 0, 0, 4, 4, 64, 64, 68, 68, 64, 64, 68, 68);
+  const __m128i table = odd ? odd_table : even_table;
+  const vu low = (odd ? fields >> 2 : fields) & 0x33333333u;
+#if defined(__AVX512F__)
+  return low | (vu)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), (__m512i)third);
+#else
+  return low | (vu)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), (__m256i)third);
 #endif
 }
 
@@ -205,17 +232,15 @@ ZMI_INLINE vi vi_dot(vi sum, vw codes, vw digits) {
 }
 #else
 // Sums of products in 16 bits, two bytes of a lane together, which cannot overflow: a code of 6 bits twice, of 5 bits four times, others
-// eight times. In the order written: gcc would add in pairs, for which no registers are left.
+// eight times. In the order written and in place: gcc would add in pairs, for which no registers are left, and copy each sum.
 enum { ZMI_SUM_RUNS = 1 };
 typedef vw vsum;
 ZMI_INLINE vsum vsum_of(vw codes, vw digits) {
-  vsum s = ZMI_SIMD(maddubs_epi16)(codes, digits);
-  __asm__("" : "+v"(s));
-  return s;
+  return ZMI_SIMD(maddubs_epi16)(codes, digits);
 }
 ZMI_INLINE vsum vsum_add(vsum s, vw codes, vw digits) {
-  s = ZMI_SIMD(add_epi16)(s, ZMI_SIMD(maddubs_epi16)(codes, digits));
-  __asm__("" : "+v"(s));
+  const vw products = ZMI_SIMD(maddubs_epi16)(codes, digits);
+  __asm__("vpaddw %1, %0, %0" : "+v"(s) : "v"(products));
   return s;
 }
 // Their sums a lane, `times` as much.

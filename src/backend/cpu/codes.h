@@ -402,9 +402,12 @@ ZMI_SHAPED void alone_group(int bits, int side, int digits, int quads, const cod
     d += 4 * quads;
   }
   ZMI_UNROLL
-  for (int v = 0; v < side / ZMI_HALVES && line; v++) prefetch(scales + v * c->block_step, c->wide ? 2 : 1);
+  for (int v = 0; v < side / ZMI_HALVES; v++) {
+    if (line) prefetch(scales + v * c->block_step, c->wide ? 2 : 1);
+  }
   ZMI_UNROLL
-  for (int v = 0; v < side && bits == FP4; v++) {
+  for (int v = 0; v < side; v++) {
+    if (bits != FP4) continue;
     high[v] -= vi_broadcast4(&r->high);
     if (digits == 3) low[v] -= vi_broadcast4(&r->low);
     if (quads == 8) s[v] = vf_load_e8m0(scales + v * scale_side, 0);

@@ -477,12 +477,18 @@ static const char *const row_sources[] = {
 };
 
 static zmi_code *case_row_sources(int variant) {
-  static const zm_dtype dtypes[] = {ZM_F32, ZM_BF16, ZM_F16};
-  const zmi_kernel_text text = {
-      .name = "row_source", .form = ZMI_FORM_ROWS, .inputs = "x k", .outputs = "y r", .source = row_sources[variant / 3]};
+  // In float32; the first of the shares and of the places in shorter dtypes too.
+  static const struct {
+    int source;
+    zm_dtype dtype;
+  } short_ones[] = {{0, ZM_BF16}, {0, ZM_F16}, {5, ZM_BF16}, {5, ZM_F16}};
+  const int all_sources = (int)ZMI_COUNT(row_sources), more = variant - all_sources;
+  const zm_dtype dtype = more < 0 ? ZM_F32 : short_ones[more].dtype;
+  const char *source = row_sources[more < 0 ? variant : short_ones[more].source];
+  const zmi_kernel_text text = {.name = "row_source", .form = ZMI_FORM_ROWS, .inputs = "x k", .outputs = "y r", .source = source};
   zm_dtype result[ZMI_KERNEL_OUT] = {ZM_F32, ZM_F32};
   zmi_kernel *k = zmi_kernel_define(&text);
-  zmi_code *c = k ? zmi_kernel_code(k, (zm_dtype[]){dtypes[variant % 3], ZM_I32}, result) : NULL;
+  zmi_code *c = k ? zmi_kernel_code(k, (zm_dtype[]){dtype, ZM_I32}, result) : NULL;
   if (!c) fprintf(stderr, "%s\n", zm_last_error());
   zmi_kernel_release(k);
   return c;
@@ -497,7 +503,7 @@ static const emit_case emit_cases[] = {
     {"halves", case_halves, 2},
     {"loops", case_loops, 1},
     {"softmax", case_softmax, 3},
-    {"row sources", case_row_sources, 3 * (int)ZMI_COUNT(row_sources)},
+    {"row sources", case_row_sources, (int)ZMI_COUNT(row_sources) + 4},
     {"norm", case_norm, 3},
     {"reductions", case_reductions, 5},
     {"serial", case_serial, 1},

@@ -455,7 +455,7 @@ ZMI_SHAPED void alone_strip(int bits, int side, int digits, int quads, const cod
 ZMI_SHAPED void alone_strips(int bits, int digits, int quads, const code_call *c, const char *block, int64_t blocks, float *y) {
   const int64_t together = SIDE / ZMI_HALVES;
   alone ready[ALONE_GROUPS];
-  for (int64_t first = 0; first < c->groups; first += ALONE_GROUPS) {
+  for (int64_t first = 0; first == 0 || first < c->groups; first += ALONE_GROUPS) { // without groups: zeros
     const int64_t n = ZMI_MIN(c->groups - first, ALONE_GROUPS);
     alone_ready(bits, digits, quads, c, first, n, ready);
     int64_t b = 0;

@@ -2,6 +2,7 @@
 // pipe, colours, help that fits a screen, completion.
 #define _GNU_SOURCE // posix_openpt
 #include "cli/kernel.h"
+#include "watched.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -542,14 +543,7 @@ static double interrupt(char *const *words, int sig, size_t bytes, double wait, 
 }
 
 // 100 ms is the promise of what is shipped; a sanitizer's bookkeeping is not part of it.
-#ifndef __has_feature
-#define __has_feature(x) 0
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define MOST_SECONDS 1.0
-#else
-#define MOST_SECONDS 0.1
-#endif
+#define MOST_SECONDS (WATCHED ? 1.0 : 0.1)
 
 // The best of several tries: other work on the machine may delay one, the program must not delay all.
 static void assert_interrupted(char *const *words, int sig, size_t bytes, double wait, const char *says) {

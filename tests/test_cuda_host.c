@@ -4,6 +4,7 @@
 #include "lm/lm.h"
 #include "shim/fake_cuda.h"
 #include "temp.h"
+#include "watched.h"
 
 #include <dlfcn.h>
 #include <setjmp.h>
@@ -13,15 +14,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-
-#ifndef __has_feature
-#define __has_feature(x) 0
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-static const bool watched = true;
-#else
-static const bool watched = false;
-#endif
 
 enum { MOST_ROWS = 160 };
 
@@ -161,7 +153,7 @@ static void logits_have_the_bits_of_the_cpu(void **state) {
   (void)state;
   static const char *const tiny[] = {"tiny-floats",       "tiny-lfm2",      "tiny-lfm2_moe", "tiny-lfm2_moe-hf",
                                      "tiny-llama-biases", "tiny-llama-f32", "tiny-mistral",  "tiny-qwen3_moe"};
-  for (size_t i = 0; i < ZMI_COUNT(tiny); i += watched ? 3 : 1) {
+  for (size_t i = 0; i < ZMI_COUNT(tiny); i += WATCHED ? 3 : 1) {
     char path[64];
     snprintf(path, sizeof path, "checkpoints/%s", tiny[i]);
     check_checkpoint(path, ZM_BF16, 4);
@@ -178,7 +170,7 @@ static void larger_models_and_prompts(void **state) {
                       {.path = "checkpoints/qwen3_moe-4bit", .executor = ZM_EXECUTOR_STREAM, .chunk = 3},
                       {.path = "checkpoints/llama-8bit-g128", .executor = ZM_EXECUTOR_GRAPH, .chunk = 2, .patched = true},
                       {.path = "checkpoints/llama-bf16", .executor = ZM_EXECUTOR_STREAM, .chunk = 2, .patched = true}};
-  for (size_t i = 0; i < (watched ? 1 : ZMI_COUNT(ways)); i++) {
+  for (size_t i = 0; i < (WATCHED ? 1 : ZMI_COUNT(ways)); i++) {
     way w = ways[i];
     const int count = w.chunk + 3; // the rest decodes, or is a smaller chunk
     w.dtype = ZM_BF16;
@@ -344,7 +336,7 @@ static void memory_that_is_not_enough(void **state) {
   float *logits = calloc(vocab_of(lfm2.path), sizeof *logits);
   zm_status status = ZM_ERROR_MEMORY;
   int failures = 0;
-  for (size_t bytes = 1000; status != ZM_OK && bytes < (size_t)64 << 20; bytes += watched ? bytes : bytes / 4) {
+  for (size_t bytes = 1000; status != ZM_OK && bytes < (size_t)64 << 20; bytes += WATCHED ? bytes : bytes / 4) {
     char options[64];
     snprintf(options, sizeof options, "memory=%zu", bytes);
     imitate(options);
@@ -367,7 +359,7 @@ static void allocations_of_the_host_that_fail(void **state) {
   zm_status status = open_and_step(&lfm2, logits);
   const uint64_t all = zmi_alloc_count() - before;
   assert_int_equal(status, ZM_OK);
-  for (uint64_t n = 1; n <= all; n += 1 + all / (watched ? 20 : 100)) {
+  for (uint64_t n = 1; n <= all; n += 1 + all / (WATCHED ? 20 : 100)) {
     zmi_alloc_fail_at(n);
     status = open_and_step(&lfm2, logits);
     zmi_alloc_fail_at(0);
@@ -404,7 +396,7 @@ static void launches_that_are_refused(void **state) {
   float *expected = prompt_on_the_cpu(), *logits = calloc(vocab * PROMPT, sizeof *logits);
   for (size_t e = 0; e < ZMI_COUNT(executors); e++) {
     int failures = 0;
-    for (int n = 1; n < 1000; n += watched ? 97 : 37) {
+    for (int n = 1; n < 1000; n += WATCHED ? 97 : 37) {
       char options[64];
       snprintf(options, sizeof options, "refuse=%d", n);
       imitate(options);

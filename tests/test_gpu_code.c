@@ -205,7 +205,7 @@ static void digits(void **state) {
           zmi_float_rule_leave(saved);
           const zmi_gpu_instruction in = {.kind = ZMI_GPU_DIGITS,
                                           .tiles = rows * ((k + ZMI_GPU_PIECE - 1) / ZMI_GPU_PIECE),
-                                          .as.digits = {at(x), at(out), k, (long long)bytes, rows, k, groups[g], count, dtype}};
+                                          .as.digits = {at(x), at(out), k, (long long)bytes, rows, k, groups[g], count, dtype, 0}};
           snprintf(what, sizeof what, "%d digits, groups of %d, dtype %d, nature %d", count, groups[g], dtype, nature);
           expect(&in, what, out, expected, bytes * ROWS, false);
           free(x), free(wide), free(out), free(expected);
@@ -237,7 +237,7 @@ static void norms(void **state) {
                                         .tiles = rows,
                                         .shared = ZMI_GPU_NORM_SHARED,
                                         .as.norm = {at(xs), turn % 2 ? at(adds) : 0, at(weights), turn % 2 ? at(sum) : 0, at(out), rows, n,
-                                                    dtype, weight_dtype, 1e-5f}};
+                                                    dtype, weight_dtype, 1e-5f, 0}};
         snprintf(what, sizeof what, "norm of %d, dtype %d, turn %d", n, dtype, turn);
         expect(&in, what, out, expected, bytes, dtype == ZMI_GPU_F32);
         if (turn % 2) expect(&in, what, sum, sums, bytes, dtype == ZMI_GPU_F32);
@@ -319,7 +319,7 @@ static void product(const zmi_format *f, shape s, int turn) {
                                   .tiles = pairs * (int)blocks,
                                   .shared = ZMI_GPU_DOT_SHARED,
                                   .as.dot = {m.g, at(m.g.digits ? ready : x), s.experts == 1 ? 0 : at(chosen), at(out), (long long)row, s.n,
-                                             x_dtype, pairs, s.share, (int)blocks, dtype}};
+                                             x_dtype, pairs, s.share, (int)blocks, dtype, 0}};
   snprintf(what, sizeof what, "%s, %d digits, n %d, k %d, %d pairs, nature %d", zmi_format_text(f, name), m.g.digits, s.n, s.k, pairs,
            s.nature);
   expect(&in, what, out, expected, bytes, dtype == ZMI_GPU_F32);

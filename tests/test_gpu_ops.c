@@ -257,7 +257,7 @@ static void write_caches(void **state) {
       h.new_keys = h.new_values = from;
       keys ? zmi_keys_run(&h, 0, s.kv_heads) : zmi_values_run(&h, 0, s.kv_heads);
       zmi_gpu_instruction in = {.as.write = {AT(from), AT(found), AT(places), AT(owners), s.rows, s.kv_heads, s.dim, s.context, s.sequences,
-                                             gpu_dtype(s.dtype), keys}};
+                                             gpu_dtype(s.dtype), keys, 0}};
       step("write", &in, ZMI_GPU_WRITE, (int64_t)s.rows * s.kv_heads, worker_counts[d], (uint64_t)kind);
       assert_memory_equal(expected, found, (size_t)n * zm_dtype_size(s.dtype));
       free(expected), free(found), free(from);
@@ -412,9 +412,26 @@ static void convolve(zm_dtype dtype, int rows, const int32_t *position, const in
     product(dtype, zmi_at(x, dtype, r * wide + CHANNELS), y, CHANNELS, y);
   }
   zmi_gpu_instruction in = {.shared = ZMI_GPU_CONV_SHARED,
-                            .as.conv = {AT(x), AT(weight), bias ? AT(b) : 0, AT(found_state), AT(position), AT(sequence), AT(found), wide,
-                                        rows, CHANNELS, taps, SEQUENCES, parts ? 3 : 0, 2, 0, 1, gpu_dtype(dtype), ZMI_GPU_F32,
-                                        ZMI_GPU_F32}};
+                            .as.conv = {AT(x),
+                                        AT(weight),
+                                        bias ? AT(b) : 0,
+                                        AT(found_state),
+                                        AT(position),
+                                        AT(sequence),
+                                        AT(found),
+                                        wide,
+                                        rows,
+                                        CHANNELS,
+                                        taps,
+                                        SEQUENCES,
+                                        parts ? 3 : 0,
+                                        2,
+                                        0,
+                                        1,
+                                        gpu_dtype(dtype),
+                                        ZMI_GPU_F32,
+                                        ZMI_GPU_F32,
+                                        0}};
   step("conv", &in, ZMI_GPU_CONV, 2, 1 + taps % 3, (uint64_t)taps);
   expect("conv", expected, found, n, dtype);
   assert_memory_equal(state, found_state, (size_t)kept * zm_dtype_size(dtype));

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "tools/tools.h"
+#include "watched.h"
 
 enum { TOKENS = 137, PLAIN_CHUNK = 8, MAX_CHECKPOINTS = 40 }; // beyond one range of attention
 
@@ -240,14 +241,7 @@ static void differences_are_located(void **state) {
 }
 
 // Under a sanitizer the larger checkpoints would take many minutes and show nothing that the small ones do not.
-#ifndef __has_feature
-#define __has_feature(x) 0
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-static const bool small_only = true;
-#else
-static const bool small_only = false;
-#endif
+static const bool small_only = WATCHED;
 
 static int compare_names(const void *a, const void *b) {
   return strcmp(*(char *const *)a, *(char *const *)b);

@@ -31,7 +31,7 @@ static inline long long fake_option(const char *name, long long otherwise) {
   while (at && *at) {
     if (strncmp(at, name, n) == 0 && at[n] == '=') return strtoll(at + n + 1, NULL, 10);
     at = strchr(at, ',');
-    at += at != NULL;
+    if (at) at++;
   }
   return otherwise;
 }

@@ -1,0 +1,29 @@
+// Within the CUDA backend: what instructions read and write, and how those of a step are put together for the resident kernel.
+#ifndef ZMI_CUDA_FLOW_H
+#define ZMI_CUDA_FLOW_H
+
+#include "backend/cuda/cuda.h"
+
+typedef struct zmi_gpu_range {
+  zmi_gpu_address at;
+  unsigned long long bytes;
+} zmi_gpu_range;
+
+enum { ZMI_GPU_READS = 8, ZMI_GPU_WRITES = 2 };
+
+// Memory that an instruction reads and that it writes; constants (weights, norms, tables of frequencies) are left out. Unused ranges are
+// empty. What of a range an instruction touches may be less.
+typedef struct zmi_gpu_flow {
+  zmi_gpu_range reads[ZMI_GPU_READS], writes[ZMI_GPU_WRITES];
+} zmi_gpu_flow;
+
+zmi_gpu_flow zmi_gpu_flow_of(const zmi_gpu_instruction *in);
+bool zmi_gpu_meets(zmi_gpu_range a, zmi_gpu_range b); // they overlap
+
+// Instructions of a step as the resident kernel plays them: with products that take what READY makes, gate and up in one, routers of every
+// block's own, weights through the ring where it has slots, and as few barriers as reading and writing allow. `outputs`: what the host
+// reads afterwards. `made` is from zmi_malloc; *first: the first DOT whose weights come through the ring, or the count.
+zm_status zmi_device_fuse(const zmi_gpu_instruction *all, size_t count, const zmi_gpu_range *outputs, size_t output_count, bool ring,
+                          zmi_gpu_instruction **made, size_t *made_count, int *first);
+
+#endif

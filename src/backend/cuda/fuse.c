@@ -1,0 +1,401 @@
+// Puts instructions of a step together for the resident kernel, where what costs time is how often all blocks have to meet. Rows that
+// products take are made by every block for itself (READY), with the norm and the sums in front of them; gate and up become one product;
+// a router's choice is made by every block. What is done for each number stays as it was, so bits do.
+#include "backend/cuda/flow.h"
+
+#include <limits.h>
+#include <string.h>
+
+enum { MOST_USERS = 16 };
+
+typedef struct plan {
+  zmi_gpu_instruction *all; // a copy; what is done elsewhere becomes ZMI_GPU_NOTHING
+  size_t count;
+  const zmi_gpu_range *outputs;
+  size_t output_count;
+  int *norm_of;    // of each instruction: the NORM whose rows it takes, or -1
+  int *digits_of;  // of each DOT: the DIGITS that it takes, or -1
+  int *combine_of; // of each NORM: the COMBINE that is added, or -1
+  bool *began;     // of each NORM: its sum has been written
+  zmi_gpu_instruction *made;
+  size_t made_count, made_capacity;
+  zmi_gpu_instruction ready; // what is in the blocks' shared memory; of kind ZMI_GPU_NOTHING: nothing known
+} plan;
+
+// ---- who writes and reads ----
+
+static bool writes(const zmi_gpu_instruction *in, zmi_gpu_range r) {
+  const zmi_gpu_flow f = zmi_gpu_flow_of(in);
+  for (int i = 0; i < ZMI_GPU_WRITES; i++) {
+    if (zmi_gpu_meets(f.writes[i], r)) return true;
+  }
+  return false;
+}
+
+static bool reads(const zmi_gpu_instruction *in, zmi_gpu_range r) {
+  const zmi_gpu_flow f = zmi_gpu_flow_of(in);
+  for (int i = 0; i < ZMI_GPU_READS; i++) {
+    if (zmi_gpu_meets(f.reads[i], r)) return true;
+  }
+  return false;
+}
+
+static bool written_between(const plan *p, size_t from, size_t to, zmi_gpu_range r) {
+  for (size_t i = from + 1; i < to; i++) {
+    if (writes(&p->all[i], r)) return true;
+  }
+  return false;
+}
+
+// The instructions that read what instruction i writes to r, before it is written again; -1 if the host reads it, or too many do.
+static int users_of(const plan *p, size_t i, zmi_gpu_range r, size_t users[MOST_USERS]) {
+  int n = 0;
+  for (size_t j = i + 1; j < p->count; j++) {
+    if (reads(&p->all[j], r)) {
+      if (n == MOST_USERS) return -1;
+      users[n++] = j;
+    }
+    if (writes(&p->all[j], r)) return n;
+  }
+  for (size_t o = 0; o < p->output_count; o++) {
+    if (zmi_gpu_meets(p->outputs[o], r)) return -1;
+  }
+  return n;
+}
+
+// The last instruction before i that writes to r, or -1.
+static int writer_of(const plan *p, size_t i, zmi_gpu_range r) {
+  while (i-- > 0) {
+    if (writes(&p->all[i], r)) return (int)i;
+  }
+  return -1;
+}
+
+// ---- rows of products ----
+
+static size_t row_bytes(int k, int group, int digits, int dtype) {
+  const size_t bytes = digits ? zmi_digits_bytes(k, group, digits) : (size_t)k * (dtype == ZMI_GPU_F32 ? 4 : 2);
+  return (bytes + 15) / 16 * 16;
+}
+
+static bool fits(int rows, int k, int group, int digits, int dtype) {
+  return rows > 0 && (size_t)rows <= ZMI_GPU_READY_BYTES / row_bytes(k, group, digits, dtype);
+}
+
+// Whether all that read the digits are products of them, and x stays what it is until then.
+static bool digits_fuse(const plan *p, size_t i) {
+  const zmi_gpu_digits *d = &p->all[i].as.digits;
+  const zmi_gpu_flow f = zmi_gpu_flow_of(&p->all[i]);
+  size_t users[MOST_USERS];
+  const int n = users_of(p, i, f.writes[0], users);
+  if (n <= 0 || !fits(d->rows, d->k, d->group, d->digits, d->dtype)) return false;
+  for (int u = 0; u < n; u++) {
+    const zmi_gpu_instruction *in = &p->all[users[u]];
+    if (in->kind != ZMI_GPU_DOT || in->as.dot.x != d->out || in->as.dot.x_bytes != d->bytes) return false;
+    if (in->as.dot.pairs / in->as.dot.share != d->rows) return false;
+  }
+  return !written_between(p, i, users[n - 1], f.reads[0]);
+}
+
+static void find_digits(plan *p) {
+  for (size_t i = 0; i < p->count; i++) {
+    zmi_gpu_instruction *in = &p->all[i];
+    size_t users[MOST_USERS];
+    if (in->kind != ZMI_GPU_DIGITS || !digits_fuse(p, i)) continue;
+    const int n = users_of(p, i, zmi_gpu_flow_of(in).writes[0], users);
+    for (int u = 0; u < n; u++) p->digits_of[users[u]] = (int)i;
+  }
+}
+
+// ---- norms ----
+
+static bool fused_digits(const plan *p, size_t i) {
+  for (size_t j = i + 1; j < p->count; j++) {
+    if (p->digits_of[j] == (int)i) return true;
+  }
+  return false;
+}
+
+// Whether instruction u takes whole rows of the norm's result, and only through READY.
+static bool takes_rows(const plan *p, const zmi_gpu_norm *n, size_t u) {
+  const zmi_gpu_instruction *in = &p->all[u];
+  if (in->kind == ZMI_GPU_DIGITS) {
+    const zmi_gpu_digits *d = &in->as.digits;
+    return d->x == n->out && d->k == n->n && d->rows == n->rows && d->stride == n->n && d->dtype == n->dtype && fused_digits(p, u);
+  }
+  const zmi_gpu_dot *d = &in->as.dot;
+  return in->kind == ZMI_GPU_DOT && d->x == n->out && d->matrix.digits == 0 && d->matrix.k == n->n && d->x_dtype == n->dtype &&
+         d->pairs / d->share == n->rows && fits(n->rows, n->n, 0, 0, n->dtype);
+}
+
+// The COMBINE whose result is added, if nothing else reads that and what it reads stays until instruction `to`; or -1.
+static int combine_of(const plan *p, size_t i, size_t to) {
+  const zmi_gpu_norm *n = &p->all[i].as.norm;
+  const zmi_gpu_flow f = zmi_gpu_flow_of(&p->all[i]);
+  size_t users[MOST_USERS];
+  const int c = n->add ? writer_of(p, i, f.reads[1]) : -1;
+  if (c < 0 || p->all[c].kind != ZMI_GPU_COMBINE) return -1;
+  const zmi_gpu_combine *m = &p->all[c].as.combine;
+  const zmi_gpu_flow g = zmi_gpu_flow_of(&p->all[c]);
+  if (m->out != n->add || m->rows != n->rows || m->n != n->n) return -1;
+  if (m->dtype != n->dtype || m->y_dtype != n->dtype || m->weight_dtype != n->dtype) return -1;
+  if (users_of(p, (size_t)c, g.writes[0], users) != 1 || users[0] != i) return -1;
+  if (written_between(p, (size_t)c, to, g.reads[0]) || written_between(p, (size_t)c, to, g.reads[1])) return -1;
+  return zmi_gpu_meets(f.writes[1], g.reads[0]) || zmi_gpu_meets(f.writes[1], g.reads[1]) ? -1 : c;
+}
+
+// A norm is fused if its rows are used by products only, and if what it reads is still there at its first use (later ones take the sum).
+static void find_norm(plan *p, size_t i) {
+  const zmi_gpu_norm *n = &p->all[i].as.norm;
+  const zmi_gpu_flow f = zmi_gpu_flow_of(&p->all[i]);
+  const zmi_gpu_range sum = f.writes[1];
+  size_t users[MOST_USERS];
+  const int count = users_of(p, i, f.writes[0], users);
+  if (count <= 0 || n->n > ZMI_GPU_READY_NORM) return;
+  size_t first = SIZE_MAX, last = 0; // products
+  for (int u = 0; u < count; u++) {
+    if (!takes_rows(p, n, users[u])) return;
+    for (size_t j = users[u]; j < p->count; j++) {
+      if (j != users[u] && p->digits_of[j] != (int)users[u]) continue;
+      if (p->all[j].kind != ZMI_GPU_DOT) continue;
+      first = ZMI_MIN(first, j);
+      last = ZMI_MAX(last, j);
+    }
+  }
+  if (zmi_gpu_meets(sum, f.reads[0]) || zmi_gpu_meets(sum, f.reads[1])) return;
+  if (written_between(p, i, n->add ? first : last, f.reads[0]) || written_between(p, i, first, f.reads[1])) return;
+  if (n->add && written_between(p, i, last, sum)) return;
+  // The sum is written later than before: at the first use.
+  for (size_t j = i + 1; n->add && j < first; j++) {
+    if (reads(&p->all[j], sum)) return;
+  }
+  for (int u = 0; u < count; u++) {
+    for (size_t j = users[u]; j < p->count; j++) {
+      if (p->all[j].kind == ZMI_GPU_DOT && (j == users[u] || p->digits_of[j] == (int)users[u])) p->norm_of[j] = (int)i;
+    }
+  }
+  p->combine_of[i] = combine_of(p, i, first);
+}
+
+// ---- gate and up ----
+
+static bool same_matrix(const zmi_gpu_matrix *a, const zmi_gpu_matrix *b) {
+  return !a->bias && !b->bias && a->n == b->n && a->k == b->k && a->experts == b->experts && a->mode == b->mode && a->bits == b->bits &&
+         a->group == b->group && a->dtype == b->dtype && a->digits == b->digits && a->block_bytes == b->block_bytes;
+}
+
+// k of a step of the ring of weights, or 0: weights do not come through it.
+static int step_of(const zmi_gpu_dot *d, bool up) {
+  const zmi_gpu_matrix *m = &d->matrix;
+  const int step = m->bits <= 4 ? 128 : 64, ranges = (m->k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE;
+  if (m->mode != ZMI_GPU_AFFINE || m->digits == 0 || m->group > step) return 0;
+  const int scales = 2 * ZMI_GPU_LANES * (m->dtype == ZMI_GPU_F32 ? 4 : 2), bytes = m->group * m->bits * ZMI_GPU_LANES / 8 + scales;
+  if (bytes * (step / m->group) > ZMI_GPU_SLOT || ranges * (up ? 2 : 1) > ZMI_GPU_DOT_SHARED / (4 * ZMI_GPU_LANES)) return 0;
+  return step;
+}
+
+// An activation behind two products becomes part of them.
+static void find_gated(plan *p, size_t i) {
+  const zmi_gpu_elements *e = &p->all[i].as.elements;
+  size_t users[MOST_USERS];
+  const zmi_gpu_flow f = zmi_gpu_flow_of(&p->all[i]);
+  const int gate = writer_of(p, i, f.reads[0]), up = writer_of(p, i, f.reads[1]);
+  if (e->what != ZMI_GPU_GATED || e->out != e->a || gate < 0 || up < 0 || gate == up) return;
+  if (p->all[gate].kind != ZMI_GPU_DOT || p->all[up].kind != ZMI_GPU_DOT) return;
+  zmi_gpu_dot *g = &p->all[gate].as.dot;
+  const zmi_gpu_dot *u = &p->all[up].as.dot;
+  if (g->out != e->a || u->out != e->b || !same_matrix(&g->matrix, &u->matrix) || g->chosen != u->chosen || g->pairs != u->pairs) return;
+  if (g->share != u->share || g->dtype != u->dtype || e->dtype != g->dtype || g->out_stride != g->matrix.n || u->out_stride != g->matrix.n)
+    return;
+  if (e->rows * e->cols != (long long)g->pairs * g->matrix.n || e->a_stride != e->cols || e->b_stride != e->cols) return;
+  if (p->digits_of[gate] < 0 || p->digits_of[gate] != p->digits_of[up] || !step_of(g, true)) return;
+  if (users_of(p, (size_t)gate, f.reads[0], users) != 1 || users_of(p, (size_t)up, f.reads[1], users) != 1) return;
+  // The result is written where the later one stands, and the earlier one is read by nothing before.
+  zmi_gpu_instruction *stays = &p->all[ZMI_MAX(gate, up)];
+  const zmi_gpu_address raised = u->matrix.packed;
+  zmi_gpu_instruction whole = p->all[gate];
+  whole.as.dot.up = raised;
+  p->all[ZMI_MIN(gate, up)].kind = ZMI_GPU_NOTHING;
+  p->all[i].kind = ZMI_GPU_NOTHING;
+  *stays = whole;
+}
+
+// ---- making ----
+
+static bool add(plan *p, const zmi_gpu_instruction *in) {
+  if (!ZMI_GROW(p->made, p->made_capacity, p->made_count + 1)) return false;
+  p->made[p->made_count++] = *in;
+  return true;
+}
+
+// What makes the rows of DOT j.
+static zmi_gpu_instruction ready_of(const plan *p, size_t j) {
+  const zmi_gpu_dot *d = &p->all[j].as.dot;
+  const int from = p->digits_of[j], norm = p->norm_of[j];
+  zmi_gpu_instruction in;
+  memset(&in, 0, sizeof in);
+  in.kind = ZMI_GPU_READY;
+  in.tiles = in.own = 1;
+  in.of_instr = p->all[norm >= 0 ? norm : from].of_instr;
+  zmi_gpu_ready *r = &in.as.ready;
+  if (from >= 0) {
+    const zmi_gpu_digits *g = &p->all[from].as.digits;
+    *r = (zmi_gpu_ready){
+        .x = g->x, .stride = g->stride, .rows = g->rows, .k = g->k, .group = g->group, .digits = g->digits, .dtype = g->dtype};
+  }
+  if (norm >= 0) {
+    const zmi_gpu_norm *n = &p->all[norm].as.norm;
+    *r = (zmi_gpu_ready){.x = n->x,
+                         .norm = n->weight,
+                         .stride = n->n,
+                         .rows = n->rows,
+                         .k = n->n,
+                         .group = r->group,
+                         .digits = r->digits,
+                         .dtype = n->dtype,
+                         .norm_dtype = n->weight_dtype,
+                         .eps = n->eps};
+    in.shared = ZMI_GPU_READY_SHARED(n->n);
+    if (n->add && p->began[norm]) r->x = n->sum;
+    if (n->add && !p->began[norm]) {
+      r->sum = n->sum;
+      if (p->combine_of[norm] < 0) {
+        r->add = n->add;
+      } else {
+        const zmi_gpu_combine *m = &p->all[p->combine_of[norm]].as.combine;
+        r->y = m->y;
+        r->weights = m->weights;
+        r->slots = m->slots;
+      }
+    }
+  }
+  r->bytes = (long long)row_bytes(r->k, r->group, r->digits, r->dtype);
+  if (norm < 0 && r->rows > 1 && d->share == 1 && step_of(d, d->up != 0)) {
+    r->blocks = d->blocks;
+    r->tiles = p->all[j].tiles;
+  }
+  return in;
+}
+
+// The same rows as those that are there: also if they were made from a sum before it was written, or only from there.
+static bool is_there(const plan *p, const zmi_gpu_instruction *in, int norm, int from) {
+  const zmi_gpu_ready *a = &p->ready.as.ready, *b = &in->as.ready;
+  if (p->ready.kind != ZMI_GPU_READY || a->blocks || b->blocks) return false;
+  if (a->digits != b->digits || a->group != b->group || a->k != b->k || a->rows != b->rows) return false;
+  return norm >= 0 ? p->ready.unused == norm + 1 : p->ready.unused == -1 - from;
+}
+
+static bool add_dot(plan *p, size_t j, bool ring) {
+  zmi_gpu_instruction in = p->all[j];
+  const int norm = p->norm_of[j], from = p->digits_of[j];
+  if (norm >= 0 || from >= 0) {
+    zmi_gpu_instruction r = ready_of(p, j);
+    if (!is_there(p, &r, norm, from)) {
+      if (!add(p, &r)) return false;
+      p->ready = r;
+      p->ready.unused = norm >= 0 ? norm + 1 : -1 - from; // of whose rows; not part of the instruction
+    }
+    if (norm >= 0) p->began[norm] = true;
+    in.as.dot.x = 0;
+    in.as.dot.x_bytes = r.as.ready.bytes;
+    in.as.dot.step = ring ? step_of(&in.as.dot, in.as.dot.up != 0) : 0;
+  }
+  return add(p, &in);
+}
+
+static bool dropped(const plan *p, size_t i) {
+  const int kind = p->all[i].kind;
+  if (kind == ZMI_GPU_NOTHING) return true;
+  if (kind == ZMI_GPU_DIGITS) return fused_digits(p, i);
+  for (size_t j = i + 1; j < p->count; j++) {
+    if (kind == ZMI_GPU_NORM && p->norm_of[j] == (int)i) return true;
+    if (kind == ZMI_GPU_COMBINE && p->all[j].kind == ZMI_GPU_NORM && p->combine_of[j] == (int)i && dropped(p, j)) return true;
+  }
+  return false;
+}
+
+// A router's choice by every block, and the products that take it from there.
+static void own_routes(plan *p) {
+  for (size_t i = 0; i < p->made_count; i++) {
+    zmi_gpu_instruction *in = &p->made[i];
+    if (in->kind != ZMI_GPU_ROUTE || in->as.route.rows > ZMI_GPU_OWN / ZMI_MAX(in->as.route.k, 1)) continue;
+    in->own = 1;
+    const zmi_gpu_range chosen = zmi_gpu_flow_of(in).writes[0];
+    for (size_t j = i + 1; j < p->made_count; j++) {
+      zmi_gpu_instruction *d = &p->made[j];
+      if (d->kind == ZMI_GPU_ROUTE || writes(d, chosen)) break;
+      if (d->kind == ZMI_GPU_DOT && d->as.dot.step && d->as.dot.chosen == in->as.route.chosen && d->as.dot.pairs <= ZMI_GPU_OWN)
+        d->as.dot.route = (int)i + 1;
+    }
+  }
+}
+
+// Barriers where an instruction meets what those since the last barrier wrote or read.
+static bool make_barriers(plan *p) {
+  zmi_gpu_flow *since = zmi_calloc(p->made_count + 1, sizeof *since);
+  size_t count = 0;
+  if (!since) return false;
+  for (size_t i = 0; i < p->made_count; i++) {
+    const zmi_gpu_flow f = zmi_gpu_flow_of(&p->made[i]);
+    bool meets = false;
+    for (size_t j = 0; j < count && !meets; j++) {
+      for (int w = 0; w < ZMI_GPU_WRITES && !meets; w++) {
+        for (int r = 0; r < ZMI_GPU_READS; r++) {
+          meets = meets || zmi_gpu_meets(since[j].writes[w], f.reads[r]) || zmi_gpu_meets(since[j].reads[r], f.writes[w]);
+        }
+        for (int v = 0; v < ZMI_GPU_WRITES; v++) meets = meets || zmi_gpu_meets(since[j].writes[w], f.writes[v]);
+      }
+    }
+    if (meets) count = 0;
+    p->made[i].barrier = meets;
+    since[count++] = f;
+  }
+  zmi_free(since);
+  return true;
+}
+
+static bool make(plan *p, bool ring, int *first) {
+  find_digits(p);
+  for (size_t i = 0; i < p->count; i++) {
+    if (p->all[i].kind == ZMI_GPU_NORM) find_norm(p, i);
+  }
+  for (size_t i = 0; i < p->count && ring; i++) {
+    if (p->all[i].kind == ZMI_GPU_ELEMENTS) find_gated(p, i);
+  }
+  for (size_t i = 0; i < p->count; i++) {
+    if (dropped(p, i)) continue;
+    if (!(p->all[i].kind == ZMI_GPU_DOT ? add_dot(p, i, ring) : add(p, &p->all[i]))) return false;
+  }
+  own_routes(p);
+  *first = (int)p->made_count;
+  for (size_t i = p->made_count; i-- > 0;) {
+    p->made[i].next = *first;
+    if (p->made[i].kind == ZMI_GPU_DOT && p->made[i].as.dot.step) *first = (int)i;
+  }
+  return make_barriers(p);
+}
+
+zm_status zmi_device_fuse(const zmi_gpu_instruction *all, size_t count, const zmi_gpu_range *outputs, size_t output_count, bool ring,
+                          zmi_gpu_instruction **made, size_t *made_count, int *first) {
+  plan p = {.count = count, .outputs = outputs, .output_count = output_count};
+  p.all = zmi_calloc(count + 1, sizeof *p.all);
+  p.norm_of = zmi_calloc(count + 1, sizeof *p.norm_of);
+  p.digits_of = zmi_calloc(count + 1, sizeof *p.digits_of);
+  p.combine_of = zmi_calloc(count + 1, sizeof *p.combine_of);
+  p.began = zmi_calloc(count + 1, sizeof *p.began);
+  bool done = p.all && p.norm_of && p.digits_of && p.combine_of && p.began && count < INT_MAX / 4;
+  if (done) {
+    memcpy(p.all, all, count * sizeof *all);
+    for (size_t i = 0; i < count; i++) p.norm_of[i] = p.digits_of[i] = p.combine_of[i] = -1;
+    done = make(&p, ring, first);
+  }
+  zmi_free(p.all);
+  zmi_free(p.norm_of);
+  zmi_free(p.digits_of);
+  zmi_free(p.combine_of);
+  zmi_free(p.began);
+  if (!done) zmi_free(p.made);
+  *made = done ? p.made : NULL;
+  *made_count = done ? p.made_count : 0;
+  return done ? ZM_OK : ZM_ERROR_MEMORY;
+}

@@ -169,7 +169,15 @@ static void larger_models_and_prompts(void **state) {
                       {.path = "checkpoints/storyteller-4bit", .executor = ZM_EXECUTOR_GRAPH, .chunk = 3, .patched = true},
                       {.path = "checkpoints/qwen3_moe-4bit", .executor = ZM_EXECUTOR_STREAM, .chunk = 3},
                       {.path = "checkpoints/llama-8bit-g128", .executor = ZM_EXECUTOR_GRAPH, .chunk = 2, .patched = true},
-                      {.path = "checkpoints/llama-bf16", .executor = ZM_EXECUTOR_STREAM, .chunk = 2, .patched = true}};
+                      {.path = "checkpoints/llama-bf16", .executor = ZM_EXECUTOR_STREAM, .chunk = 2, .patched = true},
+                      {.path = "checkpoints/qwen3_moe-4bit", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 1, .patched = true},
+                      {.path = "checkpoints/qwen3_moe-4bit", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 3, .others = 1, .patched = true},
+                      {.path = "checkpoints/storyteller-4bit", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 1, .patched = true},
+                      {.path = "checkpoints/llama-8bit-g128", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 2},
+                      {.path = "checkpoints/llama-bf16", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 1, .patched = true},
+                      {.path = "checkpoints/lfm2-3bit-g32", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 1, .patched = true},
+                      {.path = "checkpoints/lfm2-3bit-g32", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 2},
+                      {.path = "checkpoints/qwen3-5bit-g128", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 1, .patched = true}};
   for (size_t i = 0; i < (WATCHED ? 1 : ZMI_COUNT(ways)); i++) {
     way w = ways[i];
     const int count = w.chunk + 3; // the rest decodes, or is a smaller chunk

@@ -318,8 +318,8 @@ static void product(const zmi_format *f, shape s, int turn) {
   const zmi_gpu_instruction in = {.kind = ZMI_GPU_DOT,
                                   .tiles = pairs * (int)blocks,
                                   .shared = ZMI_GPU_DOT_SHARED,
-                                  .as.dot = {m.g, at(m.g.digits ? ready : x), s.experts == 1 ? 0 : at(chosen), at(out), (long long)row, s.n,
-                                             x_dtype, pairs, s.share, (int)blocks, dtype, 0}};
+                                  .as.dot = {m.g, at(m.g.digits ? ready : x), s.experts == 1 ? 0 : at(chosen), at(out), 0, (long long)row,
+                                             s.n, x_dtype, pairs, s.share, (int)blocks, dtype, 0, 0, 0}};
   snprintf(what, sizeof what, "%s, %d digits, n %d, k %d, %d pairs, nature %d", zmi_format_text(f, name), m.g.digits, s.n, s.k, pairs,
            s.nature);
   expect(&in, what, out, expected, bytes, dtype == ZMI_GPU_F32);

@@ -199,8 +199,9 @@ zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_execut
 void zmi_device_player_free(zmi_device_player *p);
 zm_status zmi_device_player_play(zmi_device_player *p);
 zmi_executor zmi_device_player_executor(const zmi_device_player *p); // the one in use
-const zmi_gpu_instruction *zmi_device_player_code(const zmi_device_player *p, size_t *count);
-// Plays by launches with a clock around each; seconds[i] of instruction i are added to.
-zm_status zmi_device_player_profile(zmi_device_player *p, double *seconds);
+const zmi_gpu_instruction *zmi_device_player_code(const zmi_device_player *p, size_t *count); // as they are played
+// Plays with clocks: around each launch, or inside the resident kernel. Adds to worked, waited and idle of steps[i] of instruction i (means
+// over the thread blocks; launches wait for nothing that can be seen).
+zm_status zmi_device_player_profile(zmi_device_player *p, zmi_step_time *steps);
 
 #endif

@@ -163,25 +163,21 @@ static zm_status profile_gpu(bencher *b, zmi_program *p, zmi_profile *times) {
   size_t count;
   zmi_device_player *player = zmi_program_gpu(p);
   const zmi_gpu_instruction *code = zmi_device_player_code(player, &count);
-  double *seconds = zmi_calloc(count + 1, sizeof *seconds);
   times->steps = zmi_calloc(count + 1, sizeof *times->steps);
-  if (!seconds || !times->steps) {
-    zmi_free(seconds);
-    return ZM_ERROR_MEMORY;
-  }
+  if (!times->steps) return ZM_ERROR_MEMORY;
   zm_status status = ZM_OK;
   for (int32_t i = 0; i < b->out->decode_tokens && status == ZM_OK; i++) {
     zmi_program_set_row(p, 0, b->tokens[i % b->out->prompt_tokens], b->out->depth - 1, 0);
-    status = zmi_device_player_profile(player, seconds);
+    status = zmi_device_player_profile(player, times->steps);
     times->plays++;
   }
   times->count = count + 1;
   for (size_t i = 0; i < count; i++) {
     const int64_t before = code[i].barrier && i > 0 ? code[i - 1].of_instr : -1;
-    times->steps[i] = (zmi_step_time){.instr = (size_t)code[i].of_instr, .waits_for = before, .worked = seconds[i]};
+    times->steps[i].instr = (size_t)code[i].of_instr;
+    times->steps[i].waits_for = before;
   }
   times->steps[count] = (zmi_step_time){.instr = zmi_program_tape(p)->instr_count, .waits_for = -1};
-  zmi_free(seconds);
   return status;
 }
 

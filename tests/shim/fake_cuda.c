@@ -24,6 +24,7 @@ typedef struct work {
   const char *from;
   size_t bytes;
   int value; // CLEAR: the byte; LAUNCH: kind of instruction; RESIDENT: number of instructions, `to` is its play
+  int first; // RESIDENT: as its kernel has it
   unsigned blocks, shared;
   cu_event event;
 } work;
@@ -248,10 +249,11 @@ static cu_result check_addresses(const zmi_gpu_instruction *in) {
   return 0;
 }
 
-void zmi_gpu_resident(const zmi_gpu_instruction *all, int count, zmi_gpu_play *play, unsigned long long allowed); // gpu_device.cc
+// gpu_device.cc
+void zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed);
 static void start_resident(void *at) {
   const work *w = at;
-  zmi_gpu_resident((const void *)w->from, w->value, (void *)w->to, w->bytes);
+  zmi_gpu_resident((const void *)w->from, w->value, w->first, (void *)w->to, w->bytes);
 }
 
 static cu_result run_resident(const work *w) {
@@ -415,7 +417,7 @@ cu_result fake_module_function(cu_function *function, cu_module module, const ch
   }
   if (!module || strncmp(name, start, sizeof start - 1) != 0) return NOT_FOUND;
   for (int i = 1; i < ZMI_GPU_KINDS; i++) {
-    if (strcmp(names[i], name + sizeof start - 1) != 0) continue;
+    if (!names[i] || strcmp(names[i], name + sizeof start - 1) != 0) continue;
     functions[i] = (struct cu_function_s){i, 48 << 10};
     *function = &functions[i];
     return ready("cuModuleGetFunction");
@@ -452,13 +454,14 @@ cu_result fake_launch_together(cu_function f, unsigned gx, unsigned gy, unsigned
   if (f != &functions[0] || gx == 0 || gx > GPU_RESIDENT_BLOCKS || bx != ZMI_GPU_THREADS || shared > f->most_shared)
     return misused(INVALID_VALUE, "a resident launch of %u blocks of %u threads with %u bytes", gx, bx, shared);
   if (gy != 1 || gz != 1 || by != 1 || bz != 1) return misused(INVALID_VALUE, "a resident launch of more than one dimension");
-  const cu_pointer all = *(const cu_pointer *)arguments[0], to = *(const cu_pointer *)arguments[2];
+  const cu_pointer all = *(const cu_pointer *)arguments[0], to = *(const cu_pointer *)arguments[3];
   return put(stream,
              (work){.kind = RESIDENT,
                     .from = (const char *)(uintptr_t)all,
                     .to = (char *)(uintptr_t)to,
-                    .bytes = (size_t) * (const unsigned long long *)arguments[3],
+                    .bytes = (size_t) * (const unsigned long long *)arguments[4],
                     .value = *(const int *)arguments[1],
+                    .first = *(const int *)arguments[2],
                     .blocks = gx,
                     .shared = shared},
              "cuLaunchCooperativeKernel");

@@ -35,6 +35,10 @@
 
 #include "backend/cuda/device/steps.h"
 //
+#include "backend/cuda/device/ready.h"
+
+#include "backend/cuda/device/stream.h"
+
 #include "backend/cuda/device/resident.h"
 
 // ---- one instruction ----

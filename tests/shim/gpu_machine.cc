@@ -84,6 +84,7 @@ enum { STACK = 64 * 1024 };
 #endif
 
 enum gpu_state { READY, PAUSED, AT_BLOCK, AT_WARP, ENDED };
+enum { COPIES = 64 }; // most that a thread has on their way
 
 // Threads that wait together: all at one line and for one thing.
 struct gpu_barrier {
@@ -91,7 +92,7 @@ struct gpu_barrier {
 };
 
 struct gpu_warp {
-  gpu_barrier barrier;
+  gpu_barrier barrier, half[2];
   unsigned exchanged[2][WARP]; // of this exchange and of the next one, which a thread may reach before others have read
   unsigned turn;
 };
@@ -102,6 +103,14 @@ struct gpu_fiber {
   gpu_state state;
   char *stack;
   void *fake;
+  // Copies on their way, the oldest first, and the number of groups that ended before each.
+  struct {
+    char *to;
+    const char *from;
+    unsigned group;
+  } copy[COPIES];
+  int copies;
+  unsigned groups;
 };
 
 struct gpu_block {
@@ -214,6 +223,48 @@ void gpu_wait_warp(int line) {
   gpu_join_warp(FOR_OTHERS, line);
 }
 
+void gpu_wait_half(int line) {
+  const int first = gpu_here->thread / (WARP / 2) * (WARP / 2);
+  gpu.fiber->state = AT_WARP;
+  if (gpu_arrive(&gpu.block->warp[first / WARP].half[first / (WARP / 2) % 2], WARP / 2, FOR_OTHERS, line, "half-warp")) {
+    for (int i = 0; i < WARP / 2; i++) gpu.block->fiber[first + i].state = READY;
+  }
+  gpu_to_scheduler(false);
+}
+
+unsigned long long gpu_ticks() {
+  static unsigned long long ticks;
+  return ticks += 10;
+}
+
+// ---- copies ----
+
+void gpu_copy(char *to, const char *from) {
+  gpu_fiber *f = gpu.fiber;
+  if (f->copies == COPIES) {
+    snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d has %d copies on their way", gpu_here->thread, COPIES);
+    return;
+  }
+  if (((uintptr_t)to | (uintptr_t)from) % 16) snprintf(gpu.wrong, sizeof gpu.wrong, "a copy is not aligned to 16 bytes");
+  memset(to, 0x5e, 16);
+  f->copy[f->copies++] = {to, from, f->groups};
+}
+
+void gpu_copy_commit() {
+  gpu.fiber->groups++;
+}
+
+void gpu_copy_wait(unsigned most) {
+  gpu_fiber *f = gpu.fiber;
+  int done = 0;
+  while (done < f->copies && f->copy[done].group + most < f->groups) {
+    memcpy(f->copy[done].to, f->copy[done].from, 16);
+    done++;
+  }
+  f->copies -= done;
+  memmove(f->copy, f->copy + done, (size_t)f->copies * sizeof f->copy[0]);
+}
+
 unsigned gpu_exchange(unsigned x, int lane, int line) {
   gpu_warp *w = &gpu.block->warp[gpu_here->thread / WARP];
   unsigned *values = w->exchanged[w->turn & 1u];
@@ -264,6 +315,8 @@ static void gpu_start_block(gpu_block *b, int block, int blocks, size_t shared) 
     f->place.shared = b->memory;
     f->state = READY;
     f->fake = NULL;
+    f->copies = 0;
+    f->groups = 0;
 #if defined(GPU_ASAN)
     __asan_unpoison_memory_region(f->stack, STACK);
 #endif

@@ -5,6 +5,7 @@
 
 #define ZMI_DEVICE static __attribute__((unused))
 #define ZMI_INLINE static inline __attribute__((unused))
+#define ZMI_APART static __attribute__((unused))
 #define ZMI_KERNEL extern "C" void
 
 // Of the fiber that runs now.
@@ -18,7 +19,13 @@ extern gpu_place *gpu_here;
 void gpu_wait_block(int line);
 void gpu_wait_warp(int line);
 unsigned gpu_exchange(unsigned x, int lane, int line);
+void gpu_wait_half(int line);
 void gpu_give_way();
+unsigned long long gpu_ticks(); // another number each time, rising
+// Copies happen as late as they may: when a thread waits for them. Until then garbage lies there.
+void gpu_copy(char *to, const char *from);
+void gpu_copy_commit();
+void gpu_copy_wait(unsigned most);
 
 ZMI_INLINE char *zmi_shared() {
   return gpu_here->shared;
@@ -37,6 +44,27 @@ ZMI_INLINE void zmi_sync(int line = __builtin_LINE()) {
 }
 ZMI_INLINE void zmi_sync_warp(int line = __builtin_LINE()) {
   gpu_wait_warp(line);
+}
+ZMI_INLINE void zmi_sync_half(int line = __builtin_LINE()) {
+  gpu_wait_half(line);
+}
+ZMI_INLINE void zmi_copy_async(char *to, const char *from) {
+  gpu_copy(to, from);
+}
+ZMI_INLINE void zmi_copy_commit() {
+  gpu_copy_commit();
+}
+ZMI_INLINE void zmi_copy_wait(unsigned n) {
+  gpu_copy_wait(n);
+}
+ZMI_INLINE void zmi_arrive(unsigned *p) {
+  *p += 1;
+}
+ZMI_INLINE unsigned zmi_look(const unsigned *p) {
+  return *(const volatile unsigned *)p;
+}
+ZMI_INLINE unsigned long long zmi_clock() {
+  return gpu_ticks();
 }
 ZMI_INLINE unsigned zmi_shuffle(unsigned x, int lane, int line = __builtin_LINE()) {
   return gpu_exchange(x, lane, line);

@@ -55,6 +55,7 @@ static zm_status load_code(zmi_cuda *d, zm_progress_fn progress, void *user) {
   zmi_free(image);
   for (int i = 1; i < ZMI_GPU_KINDS && status == ZM_OK; i++) {
     char name[64];
+    if (!names[i]) continue; // of the resident kernel only
     snprintf(name, sizeof name, "zmi_gpu_step_%s", names[i]);
     status = zmi_device_check(d, d->cu->module_function(&d->step[i], d->module, name), name);
     if (status == ZM_OK) status = zmi_device_check(d, d->cu->function_set(d->step[i], CU_FUNCTION_SHARED, (int)d->shared), name);

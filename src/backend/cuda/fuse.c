@@ -17,6 +17,7 @@ typedef struct plan {
   int *digits_of;  // of each DOT: the DIGITS that it takes, or -1
   int *combine_of; // of each NORM: the COMBINE that is added, or -1
   bool *began;     // of each NORM: its sum has been written
+  bool *gone;      // of each DIGITS: all that read it make the digits themselves
   zmi_gpu_instruction *made;
   size_t made_count, made_capacity;
   zmi_gpu_instruction ready; // what is in the blocks' shared memory; of kind ZMI_GPU_NOTHING: nothing known
@@ -42,7 +43,7 @@ static bool reads(const zmi_gpu_instruction *in, zmi_gpu_range r) {
 
 static bool written_between(const plan *p, size_t from, size_t to, zmi_gpu_range r) {
   for (size_t i = from + 1; i < to; i++) {
-    if (writes(&p->all[i], r)) return true;
+    if (!p->gone[i] && writes(&p->all[i], r)) return true;
   }
   return false;
 }
@@ -104,40 +105,35 @@ static void find_digits(plan *p) {
     if (in->kind != ZMI_GPU_DIGITS || !digits_fuse(p, i)) continue;
     const int n = users_of(p, i, zmi_gpu_flow_of(in).writes[0], users);
     for (int u = 0; u < n; u++) p->digits_of[users[u]] = (int)i;
+    p->gone[i] = true;
   }
 }
 
 // ---- norms ----
-
-static bool fused_digits(const plan *p, size_t i) {
-  for (size_t j = i + 1; j < p->count; j++) {
-    if (p->digits_of[j] == (int)i) return true;
-  }
-  return false;
-}
 
 // Whether instruction u takes whole rows of the norm's result, and only through READY.
 static bool takes_rows(const plan *p, const zmi_gpu_norm *n, size_t u) {
   const zmi_gpu_instruction *in = &p->all[u];
   if (in->kind == ZMI_GPU_DIGITS) {
     const zmi_gpu_digits *d = &in->as.digits;
-    return d->x == n->out && d->k == n->n && d->rows == n->rows && d->stride == n->n && d->dtype == n->dtype && fused_digits(p, u);
+    return d->x == n->out && d->k == n->n && d->rows == n->rows && d->stride == n->n && d->dtype == n->dtype && p->gone[u];
   }
   const zmi_gpu_dot *d = &in->as.dot;
   return in->kind == ZMI_GPU_DOT && d->x == n->out && d->matrix.digits == 0 && d->matrix.k == n->n && d->x_dtype == n->dtype &&
          d->pairs / d->share == n->rows && fits(n->rows, n->n, 0, 0, n->dtype);
 }
 
-// The COMBINE whose result is added, if nothing else reads that and what it reads stays until instruction `to`; or -1.
-static int combine_of(const plan *p, size_t i, size_t to) {
+// The COMBINE whose result is one of the two that are added (0: x, 1: add), if nothing else reads that and what it reads stays until
+// instruction `to`; or -1.
+static int combine_of(const plan *p, size_t i, int side, size_t to) {
   const zmi_gpu_norm *n = &p->all[i].as.norm;
   const zmi_gpu_flow f = zmi_gpu_flow_of(&p->all[i]);
   size_t users[MOST_USERS];
-  const int c = n->add ? writer_of(p, i, f.reads[1]) : -1;
+  const int c = n->add ? writer_of(p, i, f.reads[side]) : -1;
   if (c < 0 || p->all[c].kind != ZMI_GPU_COMBINE) return -1;
   const zmi_gpu_combine *m = &p->all[c].as.combine;
   const zmi_gpu_flow g = zmi_gpu_flow_of(&p->all[c]);
-  if (m->out != n->add || m->rows != n->rows || m->n != n->n) return -1;
+  if (m->out != f.reads[side].at || m->rows != n->rows || m->n != n->n) return -1;
   if (m->dtype != n->dtype || m->y_dtype != n->dtype || m->weight_dtype != n->dtype) return -1;
   if (users_of(p, (size_t)c, g.writes[0], users) != 1 || users[0] != i) return -1;
   if (written_between(p, (size_t)c, to, g.reads[0]) || written_between(p, (size_t)c, to, g.reads[1])) return -1;
@@ -174,7 +170,7 @@ static void find_norm(plan *p, size_t i) {
       if (p->all[j].kind == ZMI_GPU_DOT && (j == users[u] || p->digits_of[j] == (int)users[u])) p->norm_of[j] = (int)i;
     }
   }
-  p->combine_of[i] = combine_of(p, i, first);
+  for (int side = 1; side >= 0 && p->combine_of[i] < 0; side--) p->combine_of[i] = combine_of(p, i, side, first);
 }
 
 // ---- gate and up ----
@@ -263,6 +259,7 @@ static zmi_gpu_instruction ready_of(const plan *p, size_t j) {
         r->add = n->add;
       } else {
         const zmi_gpu_combine *m = &p->all[p->combine_of[norm]].as.combine;
+        if (m->out == n->x) r->x = n->add; // a sum is the same from either side
         r->y = m->y;
         r->weights = m->weights;
         r->slots = m->slots;
@@ -306,7 +303,7 @@ static bool add_dot(plan *p, size_t j, bool ring) {
 static bool dropped(const plan *p, size_t i) {
   const int kind = p->all[i].kind;
   if (kind == ZMI_GPU_NOTHING) return true;
-  if (kind == ZMI_GPU_DIGITS) return fused_digits(p, i);
+  if (kind == ZMI_GPU_DIGITS) return p->gone[i];
   for (size_t j = i + 1; j < p->count; j++) {
     if (kind == ZMI_GPU_NORM && p->norm_of[j] == (int)i) return true;
     if (kind == ZMI_GPU_COMBINE && p->all[j].kind == ZMI_GPU_NORM && p->combine_of[j] == (int)i && dropped(p, j)) return true;
@@ -330,28 +327,38 @@ static void own_routes(plan *p) {
   }
 }
 
-// Barriers where an instruction meets what those since the last barrier wrote or read.
-static bool make_barriers(plan *p) {
-  zmi_gpu_flow *since = zmi_calloc(p->made_count + 1, sizeof *since);
-  size_t count = 0;
-  if (!since) return false;
-  for (size_t i = 0; i < p->made_count; i++) {
-    const zmi_gpu_flow f = zmi_gpu_flow_of(&p->made[i]);
-    bool meets = false;
-    for (size_t j = 0; j < count && !meets; j++) {
-      for (int w = 0; w < ZMI_GPU_WRITES && !meets; w++) {
-        for (int r = 0; r < ZMI_GPU_READS; r++) {
-          meets = meets || zmi_gpu_meets(since[j].writes[w], f.reads[r]) || zmi_gpu_meets(since[j].reads[r], f.writes[w]);
-        }
-        for (int v = 0; v < ZMI_GPU_WRITES; v++) meets = meets || zmi_gpu_meets(since[j].writes[w], f.writes[v]);
-      }
+// A worker writes the keys of the heads that it has turned itself: tile for tile.
+static bool stays_with_worker(const zmi_gpu_instruction *a, const zmi_gpu_instruction *b) {
+  if (a->kind != ZMI_GPU_ROTATE || b->kind != ZMI_GPU_WRITE) return false;
+  const zmi_gpu_rotate *r = &a->as.rotate;
+  const zmi_gpu_write *w = &b->as.write;
+  return r->out == w->from && r->rows == w->rows && r->heads == w->kv_heads && r->dim == w->dim && r->dtype == w->dtype;
+}
+
+// Whether b has to wait for a.
+static bool waits(const zmi_gpu_instruction *a, const zmi_gpu_instruction *b) {
+  const zmi_gpu_flow f = zmi_gpu_flow_of(a), g = zmi_gpu_flow_of(b);
+  for (int w = 0; w < ZMI_GPU_WRITES; w++) {
+    for (int r = 0; r < ZMI_GPU_READS; r++) {
+      if (zmi_gpu_meets(f.reads[r], g.writes[w])) return true;
+      if (zmi_gpu_meets(f.writes[w], g.reads[r]) && !stays_with_worker(a, b)) return true;
     }
-    if (meets) count = 0;
-    p->made[i].barrier = meets;
-    since[count++] = f;
+    for (int v = 0; v < ZMI_GPU_WRITES; v++) {
+      if (zmi_gpu_meets(f.writes[w], g.writes[v])) return true;
+    }
   }
-  zmi_free(since);
-  return true;
+  return false;
+}
+
+// Barriers where an instruction has to wait for one since the last barrier.
+static void make_barriers(plan *p) {
+  size_t since = 0;
+  for (size_t i = 0; i < p->made_count; i++) {
+    bool wait = false;
+    for (size_t j = since; j < i && !wait; j++) wait = waits(&p->made[j], &p->made[i]);
+    p->made[i].barrier = wait;
+    if (wait) since = i;
+  }
 }
 
 static bool make(plan *p, bool ring, int *first) {
@@ -372,7 +379,8 @@ static bool make(plan *p, bool ring, int *first) {
     p->made[i].next = *first;
     if (p->made[i].kind == ZMI_GPU_DOT && p->made[i].as.dot.step) *first = (int)i;
   }
-  return make_barriers(p);
+  make_barriers(p);
+  return true;
 }
 
 zm_status zmi_device_fuse(const zmi_gpu_instruction *all, size_t count, const zmi_gpu_range *outputs, size_t output_count, bool ring,
@@ -383,7 +391,8 @@ zm_status zmi_device_fuse(const zmi_gpu_instruction *all, size_t count, const zm
   p.digits_of = zmi_calloc(count + 1, sizeof *p.digits_of);
   p.combine_of = zmi_calloc(count + 1, sizeof *p.combine_of);
   p.began = zmi_calloc(count + 1, sizeof *p.began);
-  bool done = p.all && p.norm_of && p.digits_of && p.combine_of && p.began && count < INT_MAX / 4;
+  p.gone = zmi_calloc(count + 1, sizeof *p.gone);
+  bool done = p.all && p.norm_of && p.digits_of && p.combine_of && p.began && p.gone && count < INT_MAX / 4;
   if (done) {
     memcpy(p.all, all, count * sizeof *all);
     for (size_t i = 0; i < count; i++) p.norm_of[i] = p.digits_of[i] = p.combine_of[i] = -1;
@@ -394,6 +403,7 @@ zm_status zmi_device_fuse(const zmi_gpu_instruction *all, size_t count, const zm
   zmi_free(p.digits_of);
   zmi_free(p.combine_of);
   zmi_free(p.began);
+  zmi_free(p.gone);
   if (!done) zmi_free(p.made);
   *made = done ? p.made : NULL;
   *made_count = done ? p.made_count : 0;

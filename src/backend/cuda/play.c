@@ -1,12 +1,13 @@
 // Plays tapes on a GPU. Instructions of the device are made once from the tape's ops; an executor plays them: a launch for each (stream),
 // the same launches captured once (graph), or one launch of a kernel that goes through them all (persistent). No bit depends on which.
-#include "backend/cuda/cuda.h"
+#include "backend/cuda/flow.h"
 
 #include <stdio.h>
 #include <string.h>
 
-// Scratch of neighbouring ops of a tape lies apart, so that ops that do not depend on each other do not meet there either.
-enum { SCRATCH_TURNS = 2, ALIGN = 256 };
+// Scratch of neighbouring ops of a tape lies apart, so that ops that do not depend on each other do not meet there either, and what the
+// resident kernel reads one or two ops later is still there.
+enum { SCRATCH_TURNS = 4, ALIGN = 256 };
 
 struct zmi_device_code {
   zmi_gpu_instruction *all;
@@ -40,7 +41,11 @@ struct zmi_device_player {
   char *pinned; // what `in` and then `out` go through
   size_t input_bytes, pinned_bytes;
   cu_graph_exec graph;
-  zmi_gpu_address play; // of the resident kernel: zmi_gpu_play
+  // Of the resident kernel: its instructions, the first whose weights come through the ring, where its zmi_gpu_play is.
+  zmi_gpu_instruction *fused;
+  size_t fused_count;
+  int first;
+  zmi_gpu_address play;
   int blocks, shared;
   const zmi_gpu_play *ended; // pinned: what `play` was after a play
 };
@@ -121,12 +126,30 @@ static zm_status make_code(zmi_device_player *p) {
 
 // ---- memory ----
 
-static zm_status bind_slot(zmi_device_player *p, size_t i, size_t *input) {
+static bool in_arena(const zmi_slot *s) {
+  return s->kind == ZMI_SLOT_TEMP || s->kind == ZMI_SLOT_OUTPUT;
+}
+
+// Bytes of the arena. Each result has memory of its own if that is not much: who reads a number late is not in the way of who writes the
+// next. Else results share memory as the tape has it.
+static size_t arena_bytes(const zmi_tape *t, bool *apart) {
+  const size_t most = (size_t)256 << 20;
+  size_t bytes = 0;
+  for (size_t i = 0; i < t->slot_count && bytes <= most; i++) {
+    if (in_arena(&t->slots[i])) bytes += ZMI_MIN(t->slots[i].bytes, most) + ALIGN;
+  }
+  *apart = bytes <= most;
+  return *apart ? bytes : t->arena_bytes;
+}
+
+// input, result: bytes of those so far.
+static zm_status bind_slot(zmi_device_player *p, size_t i, bool apart, size_t *input, size_t *result) {
   zmi_slot *s = &p->tape->slots[i];
   switch (s->kind) {
   case ZMI_SLOT_TEMP:
   case ZMI_SLOT_OUTPUT:
-    p->slots[i] = p->arena + s->offset;
+    p->slots[i] = p->arena + (apart ? *result : s->offset);
+    *result += aligned(s->bytes);
     break;
   case ZMI_SLOT_WEIGHT:
     return s->bytes ? zmi_device_resident(p->device, s->data, s->bytes, &p->slots[i]) : ZM_OK;
@@ -152,13 +175,15 @@ static zm_status add_transfer(transfer **all, size_t *count, void *host, zmi_gpu
 
 static zm_status bind_slots(zmi_device_player *p) {
   const zmi_tape *t = p->tape;
-  size_t at = 0;
+  size_t at = 0, result = 0;
+  bool apart = false;
+  const size_t bytes = arena_bytes(t, &apart);
   for (size_t i = 0; i < t->slot_count; i++) {
     if (t->slots[i].kind == ZMI_SLOT_INPUT) p->input_bytes += aligned(t->slots[i].bytes);
   }
-  zm_status status = zmi_device_alloc(p->device, t->arena_bytes, "results in between", &p->arena);
+  zm_status status = zmi_device_alloc(p->device, bytes, "results in between", &p->arena);
   if (status == ZM_OK) status = zmi_device_alloc(p->device, p->input_bytes, "inputs", &p->inputs);
-  for (size_t i = 0; i < t->slot_count && status == ZM_OK; i++) status = bind_slot(p, i, &at);
+  for (size_t i = 0; i < t->slot_count && status == ZM_OK; i++) status = bind_slot(p, i, apart, &at, &result);
   p->pinned_bytes = p->input_bytes;
   for (size_t i = 0; i < t->slot_count && status == ZM_OK; i++) {
     const zmi_slot *s = &t->slots[i];
@@ -173,10 +198,10 @@ static zm_status bind_slots(zmi_device_player *p) {
   return status;
 }
 
-static zm_status upload_code(zmi_device_player *p) {
-  const size_t bytes = p->code.count * sizeof *p->code.all;
+static zm_status upload_code(zmi_device_player *p, const zmi_gpu_instruction *all, size_t count) {
+  const size_t bytes = count * sizeof *all;
   zm_status status = zmi_device_alloc(p->device, bytes, "instructions", &p->instructions);
-  return status == ZM_OK && bytes ? zmi_device_upload(p->device, p->instructions, p->code.all, bytes) : status;
+  return status == ZM_OK && bytes ? zmi_device_upload(p->device, p->instructions, all, bytes) : status;
 }
 
 static zm_status make_player(zmi_device_player *p) {
@@ -186,16 +211,65 @@ static zm_status make_player(zmi_device_player *p) {
   p->scratch_bytes = p->code.needed;
   if (status == ZM_OK) status = zmi_device_alloc(p->device, p->scratch_bytes * SCRATCH_TURNS, "scratch", &p->scratch);
   if (status == ZM_OK) status = make_code(p);
-  if (status == ZM_OK) status = upload_code(p);
+  if (status == ZM_OK && p->executor != ZMI_EXECUTOR_PERSISTENT) status = upload_code(p, p->code.all, p->code.count);
   if (status != ZM_OK) return status;
   return zmi_device_check(p->device, p->device->cu->host_alloc((void **)&p->pinned, p->pinned_bytes + 1, 0),
                           "getting memory for transfers");
 }
 
+// Instructions put together; outputs: what the host reads.
+static zm_status fuse(zmi_device_player *p, bool ring) {
+  zmi_gpu_range *outputs = zmi_calloc(p->out_count + 1, sizeof *outputs);
+  if (!outputs) return ZM_ERROR_MEMORY;
+  for (size_t i = 0; i < p->out_count; i++) outputs[i] = (zmi_gpu_range){p->out[i].at, p->out[i].bytes};
+  zmi_free(p->fused);
+  zm_status status = zmi_device_fuse(p->code.all, p->code.count, outputs, p->out_count, ring, &p->fused, &p->fused_count, &p->first);
+  zmi_free(outputs);
+  return status;
+}
+
+// Shared memory of a block: scratch of instructions, what READY makes, the ring of weights, the choice of routers. As many slots as let two
+// blocks be on a multiprocessor, or else one; 0 if there is no room for two slots.
+static zmi_gpu_play share_out(zmi_device_player *p) {
+  enum { LEAST_SLOTS = 2, OF_SYSTEM = 1024, EDGE = 128 };
+  zmi_gpu_play play = {0};
+  size_t scratch = 0, ready = 0;
+  for (size_t i = 0; i < p->fused_count; i++) {
+    const zmi_gpu_instruction *in = &p->fused[i];
+    scratch = ZMI_MAX(scratch, (size_t)in->shared);
+    if (in->kind == ZMI_GPU_READY) ready = ZMI_MAX(ready, (size_t)in->as.ready.rows * (size_t)in->as.ready.bytes);
+  }
+  scratch = (scratch + EDGE - 1) / EDGE * EDGE;
+  ready = (ready + EDGE - 1) / EDGE * EDGE;
+  const size_t fixed = scratch + ready + ZMI_GPU_OWN_SHARED;
+  for (int blocks = 2; blocks > 0 && !play.slots; blocks--) {
+    const size_t room = p->device->shared / (size_t)blocks - (blocks > 1 ? OF_SYSTEM : 0);
+    for (int slots = ZMI_GPU_SLOTS; slots >= LEAST_SLOTS && !play.slots; slots--) {
+      if (fixed + (size_t)ZMI_GPU_RING_SHARED(slots) <= room) play.slots = slots;
+    }
+  }
+  play.ready_at = (int)scratch;
+  play.ring_at = (int)(scratch + ready);
+  play.own_at = play.ring_at + (play.slots ? ZMI_GPU_RING_SHARED(play.slots) : 0);
+  p->shared = play.own_at + ZMI_GPU_OWN_SHARED;
+  return play;
+}
+
 static zm_status make_resident(zmi_device_player *p) {
   zmi_cuda *d = p->device;
-  for (size_t i = 0; i < p->code.count; i++) p->shared = ZMI_MAX(p->shared, p->code.all[i].shared);
-  zm_status status = zmi_device_alloc(d, sizeof(zmi_gpu_play), "barriers", &p->play);
+  zm_status status = fuse(p, true);
+  if (status != ZM_OK) return status;
+  zmi_gpu_play play = share_out(p);
+  if (!play.slots) status = fuse(p, false);
+  if (!play.slots && status == ZM_OK) play = share_out(p);
+  if (status == ZM_OK && (size_t)p->shared > d->shared)
+    status = zmi_fail(ZM_ERROR_UNSUPPORTED,
+                      "device cuda: the resident kernel needs %d bytes of shared memory, this GPU has %zu: try "
+                      "--executor graph",
+                      p->shared, d->shared);
+  if (status == ZM_OK) status = upload_code(p, p->fused, p->fused_count);
+  if (status == ZM_OK) status = zmi_device_alloc(d, sizeof play, "barriers", &p->play);
+  if (status == ZM_OK) status = zmi_device_upload(d, p->play, &play, sizeof play);
   if (status == ZM_OK)
     status = zmi_device_check(d, d->cu->host_alloc((void **)&p->ended, sizeof(zmi_gpu_play), 0), "getting memory for transfers");
   if (status == ZM_OK) {
@@ -230,6 +304,7 @@ void zmi_device_player_free(zmi_device_player *p) {
   zmi_device_free(p->device, p->scratch);
   zmi_device_free(p->device, p->instructions);
   zmi_free(p->code.all);
+  zmi_free(p->fused);
   zmi_free(p->slots);
   zmi_free(p->in);
   zmi_free(p->out);
@@ -241,8 +316,8 @@ zmi_executor zmi_device_player_executor(const zmi_device_player *p) {
 }
 
 const zmi_gpu_instruction *zmi_device_player_code(const zmi_device_player *p, size_t *count) {
-  *count = p->code.count;
-  return p->code.all;
+  *count = p->fused ? p->fused_count : p->code.count;
+  return p->fused ? p->fused : p->code.all;
 }
 
 // ---- playing ----
@@ -273,10 +348,10 @@ static cu_result queue_outputs(zmi_device_player *p) {
 // All instructions in one launch, whose blocks are all there at once.
 static cu_result launch_resident(zmi_device_player *p) {
   zmi_cuda *d = p->device;
-  int count = (int)p->code.count;
+  int count = (int)p->fused_count;
   unsigned long long allowed = 20000000000ull; // nanoseconds: far more than any step takes
-  void *arguments[] = {&p->instructions, &count, &p->play, &allowed};
-  cu_result r = d->cu->clear(p->play, 0, sizeof(zmi_gpu_play), d->stream);
+  void *arguments[] = {&p->instructions, &count, &p->first, &p->play, &allowed};
+  cu_result r = d->cu->clear(p->play, 0, offsetof(zmi_gpu_play, ready_at), d->stream);
   if (!r) {
     r = d->cu->launch_together(d->resident, (unsigned)p->blocks, 1, 1, ZMI_GPU_THREADS, 1, 1, (unsigned)p->shared, d->stream, arguments);
   }
@@ -336,8 +411,65 @@ zm_status zmi_device_player_play(zmi_device_player *p) {
 
 // ---- profiles ----
 
-zm_status zmi_device_player_profile(zmi_device_player *p, double *seconds) {
+// stamps: [blocks][count][2] cycles, which are `seconds` in all. Clocks of multiprocessors are not compared with each other: a block that
+// waits for the least time is taken for the last that came.
+static void add_stamps(const zmi_device_player *p, const unsigned long long *stamps, double seconds, zmi_step_time *steps) {
+  const size_t count = p->fused_count, blocks = (size_t)p->blocks;
+  double all = 0;
+  for (size_t b = 0; b < blocks; b++) all += (double)(stamps[(b * count + count - 1) * 2 + 1] - stamps[b * count * 2]);
+  const double cycle = all > 0 ? seconds * (double)blocks / all : 0;
+  for (size_t i = 0; i < count; i++) {
+    double worked = 0, waited = 0, least = 1e300;
+    for (size_t b = 0; b < blocks; b++) {
+      const unsigned long long *s = stamps + (b * count + i) * 2;
+      const double wait = i ? (double)(s[0] - s[-1]) : 0;
+      worked += (double)(s[1] - s[0]);
+      waited += wait;
+      least = ZMI_MIN(least, wait);
+    }
+    steps[i].worked += worked * cycle / (double)blocks;
+    steps[i].waited += waited * cycle / (double)blocks;
+    steps[i].idle += (waited / (double)blocks - least) * cycle;
+  }
+}
+
+static zm_status resident_profile(zmi_device_player *p, zmi_step_time *steps) {
   zmi_cuda *d = p->device;
+  const size_t bytes = p->fused_count * (size_t)p->blocks * 2 * sizeof(unsigned long long);
+  const zmi_gpu_address pointer = p->play + offsetof(zmi_gpu_play, stamps), none = 0;
+  zmi_gpu_address at = 0;
+  cu_event events[2] = {NULL, NULL};
+  float milliseconds = 0;
+  unsigned long long *stamps = zmi_calloc(1, bytes + 1);
+  zm_status status = stamps ? zmi_device_alloc(d, bytes + 1, "clocks", &at) : ZM_ERROR_MEMORY;
+  if (status == ZM_OK) status = zmi_device_upload(d, pointer, &at, sizeof at);
+  if (status == ZM_OK) status = begin(p);
+  cu_result r = 0;
+  for (int i = 0; i < 2 && status == ZM_OK && !r; i++) r = d->cu->event_create(&events[i], 0);
+  if (status == ZM_OK && !r) r = d->cu->event_record(events[0], d->stream);
+  if (status == ZM_OK && !r) r = queue(p);
+  if (status == ZM_OK && !r) r = d->cu->event_record(events[1], d->stream);
+  if (status == ZM_OK && !r) r = d->cu->stream_wait(d->stream);
+  if (status == ZM_OK && !r) r = d->cu->event_elapsed(&milliseconds, events[0], events[1]);
+  if (status == ZM_OK) status = zmi_device_check(d, r, "measuring a step");
+  if (status == ZM_OK) status = zmi_device_download(d, stamps, at, bytes);
+  if (status == ZM_OK) take_outputs(p);
+  if (status == ZM_OK) add_stamps(p, stamps, milliseconds * 1e-3, steps);
+  for (int i = 0; i < 2; i++) {
+    if (events[i]) d->cu->event_destroy(events[i]);
+  }
+  if (at && !d->broken) {
+    const zm_status reset = zmi_device_upload(d, pointer, &none, sizeof none);
+    status = status == ZM_OK ? reset : status;
+  }
+  zmi_device_free(d, at);
+  zmi_free(stamps);
+  return status;
+}
+
+zm_status zmi_device_player_profile(zmi_device_player *p, zmi_step_time *steps) {
+  zmi_cuda *d = p->device;
+  if (p->executor == ZMI_EXECUTOR_PERSISTENT) return resident_profile(p, steps);
   const size_t count = p->code.count;
   cu_event *events = zmi_calloc(count + 2, sizeof *events);
   zm_status status = events ? begin(p) : ZM_ERROR_MEMORY;
@@ -354,7 +486,7 @@ zm_status zmi_device_player_profile(zmi_device_player *p, double *seconds) {
   for (size_t i = 0; i < count && status == ZM_OK && !r; i++) {
     float milliseconds = 0;
     r = d->cu->event_elapsed(&milliseconds, events[i], events[i + 1]);
-    seconds[i] += milliseconds * 1e-3;
+    steps[i].worked += milliseconds * 1e-3;
   }
   if (status == ZM_OK) status = zmi_device_check(d, r, "measuring a step");
   if (status == ZM_OK) take_outputs(p);

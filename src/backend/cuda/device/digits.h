@@ -25,13 +25,18 @@ ZMI_INLINE void zmi_gpu_digit_scale(unsigned most, int digits, float *to_integer
   *scale = zk_of_bits(exponent << 23);
 }
 
-ZMI_INLINE void zmi_gpu_digit_group(const zmi_gpu_digits *d, long long from, char *row, int g) {
+// How rows of digits lie.
+typedef struct zmi_gpu_digit_form {
+  int k, group, digits;
+} zmi_gpu_digit_form;
+
+// Group g of a row. x: of this lane elements lane, lane + 32, ... of the group; 0 behind its end.
+ZMI_INLINE void zmi_gpu_digit_group(const zmi_gpu_digit_form *d, const float x[4], char *row, int g) {
   const int lane = zmi_thread() & 31, groups = d->k / d->group;
   signed char *out = (signed char *)row + (long long)g * d->group * d->digits;
-  float x[4], to_integer = 0.0f, scale = 0.0f;
+  float to_integer = 0.0f, scale = 0.0f;
   unsigned most = 0u;
   for (int j = 0; j < 4; j++) {
-    x[j] = lane + 32 * j < d->group ? zmi_gpu_load(d->x, d->dtype, from + (long long)g * d->group + lane + 32 * j) : 0.0f;
     const unsigned u = zk_bits(x[j]) & 0x7fffffffu;
     most = u > most ? u : most;
   }
@@ -73,10 +78,15 @@ ZMI_INLINE void zmi_gpu_digit_group(const zmi_gpu_digits *d, long long from, cha
 ZMI_DEVICE void zmi_gpu_digits_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_digits *d = &in->as.digits;
   const int pieces = (d->k + ZMI_GPU_PIECE - 1) / ZMI_GPU_PIECE, each = ZMI_GPU_PIECE / d->group, groups = d->k / d->group;
+  const zmi_gpu_digit_form form = {d->k, d->group, d->digits};
   (void)shared;
   for (int tile = worker; tile < in->tiles; tile += workers) {
     const int row = tile / pieces, first = tile % pieces * each;
-    for (int g = first + zmi_thread() / 32; g < first + each && g < groups; g += ZMI_GPU_THREADS / 32)
-      zmi_gpu_digit_group(d, row * d->stride, zmi_gpu_at<char>(d->out) + row * d->bytes, g);
+    for (int g = first + zmi_thread() / 32; g < first + each && g < groups; g += ZMI_GPU_THREADS / 32) {
+      const long long at = row * d->stride + (long long)g * d->group;
+      float x[4];
+      for (int j = 0, i = zmi_thread() & 31; j < 4; j++, i += 32) x[j] = i < d->group ? zmi_gpu_load(d->x, d->dtype, at + i) : 0.0f;
+      zmi_gpu_digit_group(&form, x, zmi_gpu_at<char>(d->out) + row * d->bytes, g);
+    }
   }
 }

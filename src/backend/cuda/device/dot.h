@@ -200,7 +200,8 @@ ZMI_INLINE void zmi_gpu_dot_store(const zmi_gpu_dot *d, int tile, int lane, floa
 }
 
 // The parts of units: unit i is range first + i % ranges of tile `tile` + i / ranges * workers.
-ZMI_INLINE void zmi_gpu_dot_parts(const zmi_gpu_dot *d, int tile, int workers, int units, int ranges, int first, float *parts) {
+ZMI_INLINE void zmi_gpu_dot_parts(const zmi_gpu_dot *d, const char *x, int tile, int workers, int units, int ranges, int first,
+                                  float *parts) {
   const int lane = zmi_thread() % ZMI_GPU_LANES;
   for (int i = zmi_thread() / ZMI_GPU_LANES; i < units; i += ZMI_GPU_THREADS / ZMI_GPU_LANES) {
     const int t = tile + i / ranges * workers, pair = t / d->blocks, expert = zmi_gpu_chosen(d, pair);
@@ -208,7 +209,7 @@ ZMI_INLINE void zmi_gpu_dot_parts(const zmi_gpu_dot *d, int tile, int workers, i
     zmi_gpu_unit u;
     u.m = &d->matrix;
     u.block = zmi_gpu_block_of(&d->matrix, expert, t % d->blocks);
-    u.x = zmi_gpu_at<const char>(d->x) + pair / d->share * d->x_bytes;
+    u.x = x + pair / d->share * d->x_bytes;
     u.lane = lane;
     u.begin = (first + i % ranges) * ZMI_GPU_RANGE;
     u.end = u.begin + ZMI_GPU_RANGE < d->matrix.k ? u.begin + ZMI_GPU_RANGE : d->matrix.k;
@@ -217,7 +218,8 @@ ZMI_INLINE void zmi_gpu_dot_parts(const zmi_gpu_dot *d, int tile, int workers, i
   }
 }
 
-ZMI_DEVICE void zmi_gpu_dot_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+// With rows at x.
+ZMI_INLINE void zmi_gpu_dot_with(const zmi_gpu_instruction *in, const char *x, int worker, int workers, char *shared) {
   const zmi_gpu_dot *d = &in->as.dot;
   const int ranges = (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE, t = zmi_thread(), lane = t % ZMI_GPU_LANES;
   const int together = ranges > ZMI_GPU_UNITS / 2 ? 1 : ZMI_GPU_UNITS / (ranges > 4 ? ranges : 4); // at most 16: a thread stores one result
@@ -227,7 +229,7 @@ ZMI_DEVICE void zmi_gpu_dot_run(const zmi_gpu_instruction *in, int worker, int w
     float y = 0.0f;
     for (int first = 0; first < ranges; first += ZMI_GPU_UNITS) { // more than one turn: of one tile
       const int now = ranges - first < ZMI_GPU_UNITS ? ranges - first : ZMI_GPU_UNITS;
-      zmi_gpu_dot_parts(d, tile, workers, tiles * now, now, first, parts);
+      zmi_gpu_dot_parts(d, x, tile, workers, tiles * now, now, first, parts);
       zmi_sync();
       if (t < tiles * ZMI_GPU_LANES) {
         for (int i = 0; i < now; i++) y = y + parts[(t / ZMI_GPU_LANES * now + i) * ZMI_GPU_LANES + lane];
@@ -236,4 +238,8 @@ ZMI_DEVICE void zmi_gpu_dot_run(const zmi_gpu_instruction *in, int worker, int w
     }
     if (t < tiles * ZMI_GPU_LANES) zmi_gpu_dot_store(d, tile + t / ZMI_GPU_LANES * workers, lane, y);
   }
+}
+
+ZMI_DEVICE void zmi_gpu_dot_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+  zmi_gpu_dot_with(in, zmi_gpu_at<const char>(in->as.dot.x), worker, workers, shared);
 }

@@ -44,6 +44,7 @@ typedef enum zmi_gpu_kind {
   ZMI_GPU_CONV,
   ZMI_GPU_TAKE,
   ZMI_GPU_COPY,
+  ZMI_GPU_READY, // of the resident kernel only
   ZMI_GPU_KINDS
 } zmi_gpu_kind;
 
@@ -80,13 +81,26 @@ typedef struct zmi_gpu_digits {
 } zmi_gpu_digits;
 
 // Products with packed matrices. Pair p < pairs: x row p / share, matrix chosen[p] (0 if absent), result row p, rounded to dtype; zeros if
-// chosen[p] is out of range. x: rows of digits or of floats of x_dtype, x_bytes apart. Tile: pair p, block b, as p * blocks + b.
+// chosen[p] is out of range. x: rows of digits or of floats of x_dtype, x_bytes apart; absent: those that READY has made. Tile: pair p,
+// block b, as p * blocks + b. Only the resident kernel knows the rest: `up` are the weights of a second matrix like the first, with which
+// the result is round(silu(first)) * second; `step`: weights come through the ring of weights (stream.h), so many k at a time; `route`: one
+// more than the number of the ROUTE, every block's own, that chooses.
 typedef struct zmi_gpu_dot {
   zmi_gpu_matrix matrix;
-  zmi_gpu_address x, chosen, out;
+  zmi_gpu_address x, chosen, out, up;
   long long x_bytes, out_stride;
-  int x_dtype, pairs, share, blocks, dtype, unused;
+  int x_dtype, pairs, share, blocks, dtype, step, route, unused;
 } zmi_gpu_dot;
+
+// What products take, made by every block for itself in its shared memory: rows of x, with something added first, normalized, as digits (or
+// floats of dtype, if digits is 0). Added: a row of `add`, or of the weighted sums of `slots` rows of y (as COMBINE). The sum is rounded,
+// and worker 0 writes it. If `blocks` is not 0, a worker makes only the rows of its tiles of a product of `tiles` tiles, `blocks` a row.
+typedef struct zmi_gpu_ready {
+  zmi_gpu_address x, add, y, weights, norm, sum;
+  long long stride, bytes; // from row to row: elements of x, bytes of what is made
+  int rows, k, group, digits, dtype, norm_dtype, slots, blocks, tiles;
+  float eps;
+} zmi_gpu_ready;
 
 // Element by element over [rows, cols], rows `stride` apart; out is contiguous. Operands widened, the result rounded to dtype.
 typedef enum zmi_gpu_element { ZMI_GPU_ADD, ZMI_GPU_MULTIPLY, ZMI_GPU_SILU, ZMI_GPU_GATED } zmi_gpu_element; // gated: round(silu(a)) * b
@@ -164,9 +178,13 @@ typedef struct zmi_gpu_copy {
   int rank, bytes;
 } zmi_gpu_copy;
 
-// State of a resident play, in device memory.
+// A resident play, in device memory. The first two are zero before it. Where the parts of a block's shared memory begin (scratch of
+// instructions stands first): what READY makes, the ring of weights with `slots` slots a half-warp, and what ROUTE chooses.
+// stamps: absent, or [blocks][count][2] clocks: when a block began an instruction, behind its barrier, and when it was done with it.
 typedef struct zmi_gpu_play {
   unsigned arrived, given_up;
+  int ready_at, ring_at, slots, own_at;
+  zmi_gpu_address stamps;
 } zmi_gpu_play;
 
 typedef struct zmi_gpu_instruction {
@@ -175,7 +193,9 @@ typedef struct zmi_gpu_instruction {
   int shared;   // bytes of shared memory that a block needs
   int barrier;  // reads or overwrites what instructions since the last barrier wrote or read
   int of_instr; // instruction of the tape that it is part of
-  int unused[3];
+  int own;      // every block does all of it for itself
+  int next;     // the next DOT whose weights come through the ring
+  int unused;
   union {
     zmi_gpu_embed embed;
     zmi_gpu_norm norm;
@@ -191,6 +211,7 @@ typedef struct zmi_gpu_instruction {
     zmi_gpu_conv conv;
     zmi_gpu_take take;
     zmi_gpu_copy copy;
+    zmi_gpu_ready ready;
   } as;
 } zmi_gpu_instruction;
 

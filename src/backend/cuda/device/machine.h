@@ -2,6 +2,7 @@
 // CUDA, and functions of the prelude (zk_...) for its arithmetic.
 //
 //   ZMI_DEVICE           a function of the device
+//   ZMI_APART            one that is not made part of its callers
 //   ZMI_KERNEL           an entry; two blocks fit on a multiprocessor: at most 128 registers a thread
 //   zmi_thread()         0 .. ZMI_GPU_THREADS - 1;   zmi_block(), zmi_blocks(): which thread block of how many
 //   zmi_shared()         dynamic shared memory, 128-byte aligned
@@ -14,12 +15,19 @@
 //   zmi_add_atomic(p, n) the word at p before n was added, seen by all blocks
 //   zmi_fence()          what this thread wrote is seen by all blocks before what it writes next, and it sees what they did so
 //   zmi_nanoseconds()    of a clock that all blocks share
+//   zmi_arrive(p)        adds 1 to the word at p; what the block wrote before is seen by those who look at p later
+//   zmi_look(p)          the word at p; what others wrote before they arrived is seen after it
+//   zmi_copy_async(to, from)  16 bytes of memory that nobody writes on their way to shared memory; zmi_copy_commit() ends a group of them,
+//   zmi_copy_wait(n)     waits until at most n groups (0 .. 3) of this thread are on their way
+//   zmi_sync_half()      the same of the 16 threads of a half-warp
+//   zmi_clock()          cycles of this multiprocessor
 //   zmi_cache_load(p)    a 32-bit word that another block may have written during this launch (past the first-level cache)
 #ifndef ZMI_GPU_MACHINE_H
 #define ZMI_GPU_MACHINE_H
 
 #define ZMI_DEVICE static __device__
 #define ZMI_INLINE static __device__ __forceinline__
+#define ZMI_APART static __device__ __noinline__
 #define ZMI_KERNEL extern "C" __global__ void __launch_bounds__(256, 2)
 
 extern __shared__ __align__(128) char zmi_shared_memory[];
@@ -65,6 +73,36 @@ ZMI_INLINE unsigned zmi_cache_load(const unsigned *p) {
   return __ldcg(p);
 }
 
+ZMI_INLINE void zmi_sync_half() {
+  __syncwarp(0xffffu << (threadIdx.x & 16u));
+}
+ZMI_INLINE void zmi_copy_async(char *to, const char *from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+ZMI_INLINE void zmi_copy_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+ZMI_INLINE void zmi_copy_wait(unsigned n) {
+  if (n == 0)
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+  else if (n == 1)
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+  else if (n == 2)
+    asm volatile("cp.async.wait_group 2;" ::: "memory");
+  else
+    asm volatile("cp.async.wait_group 3;" ::: "memory");
+}
+ZMI_INLINE void zmi_arrive(unsigned *p) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p) : "memory");
+}
+ZMI_INLINE unsigned zmi_look(const unsigned *p) {
+  unsigned v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+ZMI_INLINE unsigned long long zmi_clock() {
+  return (unsigned long long)clock64();
+}
 ZMI_INLINE void zmi_pause() {
   __nanosleep(20);
 }

@@ -1,5 +1,5 @@
-// READY: what products take, made by every block for itself. It costs a block what a step of its own would cost them all, and saves the wait
-// between the two.
+// READY: what products take, made by every block for itself. That costs a block what a step of its own would cost them all, and saves the
+// wait between the two.
 
 enum { ZMI_GPU_READY_GROUPS = 4, ZMI_GPU_READY_AHEAD = 4 }; // groups of a warp, elements of a thread, that are asked for together
 

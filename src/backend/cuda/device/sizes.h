@@ -23,4 +23,13 @@ enum {
 
 #define ZMI_GPU_CONV_SHARED ((ZMI_GPU_THREADS / 32) * 4)
 
+// The resident kernel: a slot of the ring of weights; most of what READY makes, and elements of a row that it normalizes; most pairs that a
+// ROUTE of every block's own chooses.
+enum { ZMI_GPU_SLOT = 1280, ZMI_GPU_SLOTS = 3, ZMI_GPU_READY_BYTES = 24576, ZMI_GPU_READY_NORM = 8192, ZMI_GPU_OWN = 128 };
+#define ZMI_GPU_OWN_SHARED (ZMI_GPU_OWN * 8 + 16) // chosen experts, their weights, whether the play was given up
+#define ZMI_GPU_HALVES (ZMI_GPU_THREADS / ZMI_GPU_LANES)
+#define ZMI_GPU_RING_STRIDE(slots) ((slots)*ZMI_GPU_SLOT + 64) // of a half-warp: the two of a warp lie in different banks
+#define ZMI_GPU_RING_SHARED(slots) (ZMI_GPU_HALVES * ZMI_GPU_RING_STRIDE(slots))
+#define ZMI_GPU_READY_SHARED(k) (((int)(k) + ZMI_GPU_LANES) * 4)
+
 #endif

@@ -1,6 +1,7 @@
-// Products whose weights are asked for long before they are used. Each half-warp has a ring of slots in shared memory. A cursor goes through
-// the steps of the instructions to come in the order in which this half-warp will take them, and copies on their way fill the slots: also
-// across barriers, as weights depend on nothing but, for experts, on the router. So the memory works while blocks wait for each other.
+// Products whose weights are asked for long before they are used. Each half-warp has a ring of slots in shared memory. A cursor goes
+// through the steps of the instructions to come in the order in which this half-warp will take them, and copies on their way fill the
+// slots: also across barriers, as weights depend on nothing but, for experts, on the router. So the memory works while blocks wait for
+// each other.
 //
 // A worker takes its tiles in one piece, in rounds of a few tiles. A unit is a range of 256 k of a tile; those of a round go to the
 // half-warps in turn. A step is `step` k of a unit: what a slot holds.

@@ -1,7 +1,7 @@
 // Device code of the CUDA backend, without a GPU: every kind of instruction simulated on the CPU against the CPU backend, bit by bit, with
 // shuffled threads and blocks and several numbers of workers; and the text through NVRTC, where it is installed.
 #include "backend/backend.h"
-#include "backend/cuda/cuda.h"
+#include "backend/cuda/flow.h"
 #include "gpu.h"
 #include "nvrtc.h"
 
@@ -293,7 +293,47 @@ typedef struct shape {
   int n, k, rows, share, experts, nature;
 } shape;
 
-static void product(const zmi_format *f, shape s, int turn) {
+// The same product by the resident kernel, which makes the digits of x itself and, where it can, asks for weights ahead of their use.
+static bool resident_product(const zmi_gpu_instruction *dot, zmi_gpu_address x, const char *what, const void *expected, size_t bytes) {
+  const zmi_gpu_dot *d = &dot->as.dot;
+  const int rows = d->pairs / d->share, slots = 2 + rows % 2;
+  void *out = (void *)(uintptr_t)d->out;
+  zmi_gpu_instruction both[2] = {{.kind = ZMI_GPU_DIGITS,
+                                  .tiles = rows,
+                                  .as.digits = {x, d->x, d->matrix.k, d->x_bytes, rows, d->matrix.k, d->matrix.group, d->matrix.digits,
+                                                d->x_dtype, 0}},
+                                 *dot},
+                      *made = NULL;
+  const zmi_gpu_range output = {d->out, bytes};
+  size_t count = 0;
+  int first = 0;
+  assert_int_equal(zmi_device_fuse(both, 2, &output, 1, true, &made, &count, &first), ZM_OK);
+  const int ready = made[0].kind == ZMI_GPU_READY ? made[0].as.ready.rows * (int)made[0].as.ready.bytes : 0;
+  zmi_gpu_play play = {.ready_at = ZMI_GPU_DOT_SHARED, .ring_at = ZMI_GPU_DOT_SHARED + (ready + 127) / 128 * 128, .slots = slots};
+  play.own_at = play.ring_at + ZMI_GPU_RING_SHARED(slots);
+  const bool streamed = made[count - 1].as.dot.step > 0;
+  assert_int_equal(first, streamed ? (int)count - 1 : (int)count);
+  for (int turn = 0; turn < 3; turn++) {
+    static const int blocks[] = {1, 3, 8};
+    play.arrived = play.given_up = 0;
+    memset(out, 0x5a, bytes);
+    const char *wrong =
+        gpu_resident(made, (int)count, first, &play, blocks[turn], (size_t)play.own_at + ZMI_GPU_OWN_SHARED, (uint64_t)turn);
+    if (wrong) fail_msg("%s, resident: %s", what, wrong);
+    for (size_t i = 0; i < bytes; i++) {
+      if (((char *)out)[i] == ((const char *)expected)[i]) continue;
+      const size_t word = i / 4 * 4;
+      float a = 0, b = 0;
+      memcpy(&a, (char *)out + word, ZMI_MIN(bytes - word, 4));
+      memcpy(&b, (const char *)expected + word, ZMI_MIN(bytes - word, 4));
+      if (d->dtype != ZMI_GPU_F32 || !isnan(a) || !isnan(b)) fail_msg("%s, resident, %d blocks: byte %zu", what, blocks[turn], i);
+    }
+  }
+  zmi_free(made);
+  return streamed;
+}
+
+static void product(const zmi_format *f, shape s, int turn, int *streamed) {
   const int x_dtype = turn % 3, dtype = turn / 3 % 3, pairs = s.rows * s.share;
   matrix m = matrix_make(*f, s.n, s.k, s.experts, turn % 4 == 3 ? -1 : turn % 4 % 3, turn % 5 == 4 ? WIDE : PLAIN);
   const size_t row = m.g.digits ? zmi_digits_bytes(s.k, f->group, m.g.digits) : (size_t)s.k * zm_dtype_size(dtypes[x_dtype]);
@@ -323,6 +363,7 @@ static void product(const zmi_format *f, shape s, int turn) {
   snprintf(what, sizeof what, "%s, %d digits, n %d, k %d, %d pairs, nature %d", zmi_format_text(f, name), m.g.digits, s.n, s.k, pairs,
            s.nature);
   expect(&in, what, out, expected, bytes, dtype == ZMI_GPU_F32);
+  if (m.g.digits) streamed[f->bits] += resident_product(&in, at(x), what, expected, bytes);
   free(wide), free(y), free(x), free(out), free(expected), free(ready), free(chosen), matrix_drop(&m);
 }
 
@@ -334,13 +375,16 @@ static void products(void **state) {
   };
   zmi_format all[64];
   const size_t count = formats(all);
-  int turn = 0;
+  int turn = 0, streamed[9] = {0}; // by bits
   for (size_t i = 0; i < count; i++)
     for (size_t j = 0; j < ZMI_COUNT(shapes); j++, turn++) {
       shape s = shapes[j];
       if (all[i].mode == ZMI_QUANT_NONE) s.k -= turn % 7; // any k, odd ones too
-      product(&all[i], s, turn);
+      product(&all[i], s, turn, streamed);
     }
+  for (int bits = 2; bits <= 8; bits++) {
+    if (bits != 7 && streamed[bits] < 6) fail_msg("%d bits: %d products came through the ring of weights", bits, streamed[bits]);
+  }
 }
 
 // ---- the text ----

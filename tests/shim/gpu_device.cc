@@ -65,6 +65,25 @@ extern "C" const char *gpu_step(const zmi_gpu_instruction *in, int workers, uint
   return gpu_simulate(entry, (void *)in, workers, (size_t)in->shared, seed);
 }
 
+// ---- the resident kernel ----
+
+struct gpu_whole {
+  const zmi_gpu_instruction *all;
+  int count, first;
+  zmi_gpu_play *play;
+};
+
+static void gpu_play_whole(void *at) {
+  const gpu_whole *w = (const gpu_whole *)at;
+  zmi_gpu_resident(w->all, w->count, w->first, w->play, 1);
+}
+
+extern "C" const char *gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, int blocks, size_t shared,
+                                    uint64_t seed) {
+  gpu_whole whole = {all, count, first, play};
+  return gpu_simulate(gpu_play_whole, &whole, blocks, shared, seed);
+}
+
 // ---- probes ----
 
 // out[block] = the sum of i over the threads' numbers, through shared memory and shuffles.

@@ -227,9 +227,12 @@ void zmi_combine_piece(const zmi_kernels *kn, const void *y, zm_dtype dtype, int
                        int64_t slots, int64_t n, void *dst, zm_dtype to, bool past);
 
 // ---- attention (ops/attention.c, ops/kv_write.c) ----
-// What some ranges of one query head came to: a maximum, a sum of exponentials and un-normalized values [dim].
+// What some ranges of one query head came to: a maximum, a sum of exponentials and un-normalized values [dim]. ranges: of decoding, how many
+// are joined in the first one's.
 typedef struct zmi_partial {
-  float max, sum, unused[14];
+  float max, sum;
+  int64_t ranges;
+  float unused[12];
   float values[];
 } zmi_partial;
 static inline size_t zmi_partial_bytes(int64_t dim) {

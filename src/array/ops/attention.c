@@ -103,18 +103,32 @@ static zmi_partial *split_partial(const zmi_heads *h, void *scratch, int64_t row
   return (zmi_partial *)(void *)((char *)scratch + (size_t)((row * h->heads + head) * all_ranges(h) + range) * partial_bytes(h));
 }
 
+// One range of a key/value head. Those from a head's first one on that follow one another here are joined at once, while they are in the
+// caches: in the place of the first, each by way of the place of the second. joined: how many those are, this range included; 0 for any
+// other.
+static void split_range(const zmi_heads *h, void *scratch, int64_t row, int64_t kv, int64_t range, int64_t joined) {
+  const int64_t group = h->heads / h->kv_heads, place = joined > 1 ? 1 : range;
+  sharers s = sharers_of(h, row, kv, range);
+  for (int64_t q = kv * group; q < (kv + 1) * group; q++) add_query(&s, row, q, split_partial(h, scratch, row, q, place));
+  attend(&s);
+  for (int64_t q = kv * group; joined > 0 && q < (kv + 1) * group; q++) {
+    zmi_partial *first = split_partial(h, scratch, row, q, 0);
+    if (joined > 1) join(h, first, split_partial(h, scratch, row, q, 1));
+    first->ranges = joined;
+  }
+}
+
 // Items (row, key/value head, range) that have positions, shared out evenly: their number is known only now.
 static void split_run(const zmi_heads *h, void *scratch, int64_t begin, int64_t end) {
-  int64_t total = 0, group = h->heads / h->kv_heads;
+  int64_t total = 0, joined = 0;
   for (int64_t r = 0; r < h->rows; r++) total += h->kv_heads * ranges_of(seen(h, r));
   int64_t next = total * begin / SPLIT_TILES, stop = total * end / SPLIT_TILES, base = 0;
   for (int64_t r = 0; r < h->rows && base < stop; r++) {
     int64_t ranges = ranges_of(seen(h, r)), items = h->kv_heads * ranges;
     for (; next < ZMI_MIN(stop, base + items); next++) {
-      int64_t kv = (next - base) / ranges, range = (next - base) % ranges;
-      sharers s = sharers_of(h, r, kv, range);
-      for (int64_t q = kv * group; q < (kv + 1) * group; q++) add_query(&s, r, q, split_partial(h, scratch, r, q, range));
-      attend(&s);
+      const int64_t range = (next - base) % ranges;
+      joined = range == 0 ? 1 : joined > 0 ? joined + 1 : 0;
+      split_range(h, scratch, r, (next - base) / ranges, range, joined);
     }
     base += items;
   }
@@ -132,7 +146,7 @@ static void split_finish(const zmi_heads *h, void *scratch, int64_t begin, int64
       continue;
     }
     zmi_partial *first = split_partial(h, scratch, row, head, 0);
-    for (int64_t range = 1; range < ranges; range++) join(h, first, split_partial(h, scratch, row, head, range));
+    for (int64_t range = first->ranges; range < ranges; range++) join(h, first, split_partial(h, scratch, row, head, range));
     finish(h, first, row, head);
   }
 }

@@ -15,22 +15,35 @@ enum {
   MOST_BLOCKS = 4,                         // of those, key blocks
 };
 
-// A range at hand. next_keys, next_values: bytes to what is asked for meanwhile, the same place in the next range; 0 if there is none, or
-// others ask for it.
+// A range at hand. The next one, `next` bytes behind it (0: there is none), is asked for meanwhile, evenly and from front to back, as memory
+// likes it: all that is read for some of the queries, keys or values, asks for a part of it. ask: where that goes on; ask_step: bytes for
+// each line that is read.
 typedef struct key_range {
-  const char *keys, *values;
+  const char *keys, *values, *ask;
   zm_dtype dtype;
-  int64_t dim, count, next_keys, next_values;
+  int64_t dim, count, next, ask_step;
+  int part, parts;
 } key_range;
 
-ZMI_INLINE void ask_for(const char *at, int64_t next) {
-  __builtin_prefetch(at + next, 0, 2);
+// From here on the next part is asked for; the first half of them is keys.
+ZMI_INLINE void ask_part(key_range *r) {
+  const int64_t at = 2 * r->next / r->parts * r->part++;
+  r->ask = r->next == 0 ? r->keys : at < r->next ? r->keys + r->next + at : r->values + at;
+  r->ask_step = r->next == 0 ? 0 : 128 / r->parts;
+}
+
+ZMI_INLINE const char *ask_for(const char *ask, int64_t step, int64_t lines) {
+  ZMI_UNROLL_FULL
+  for (int64_t i = 0; i < lines; i++) __builtin_prefetch(ask + i * step, 0, 2);
+  return ask + lines * step;
 }
 
 // total[block * queries + query] (+= if `add`) the sum of `pairs` products of each query and the keys of n blocks. keys: the first block's
 // first pair; blocks are `stride` bytes apart.
-ZMI_INLINE void score_blocks(store_kind kind, int queries, int n, const char *keys, int64_t stride, int64_t next, const void *const *q,
+ZMI_INLINE void score_blocks(store_kind kind, int queries, int n, const char *keys, int64_t stride, key_range *r, const void *const *q,
                              int64_t pairs, bool add, vf total[][ZMI_HALVES]) {
+  const int64_t ask_step = r->ask_step;
+  const char *ask = r->ask;
   vf acc[SIDE_BY_SIDE][ZMI_HALVES];
   ZMI_UNROLL
   for (int i = 0; i < n * queries; i++) {
@@ -38,13 +51,13 @@ ZMI_INLINE void score_blocks(store_kind kind, int queries, int n, const char *ke
     for (int h = 0; h < ZMI_HALVES; h++) acc[i][h] = vf_zero();
   }
   for (int64_t j = 0; j < pairs; j++) {
+    ask = ask_for(ask, ask_step, kind == F32 ? 2 * n : n);
 #if defined(__AVX512BF16__)
     if (kind == BF16_PAIRS) {
       ZMI_UNROLL
       for (int b = 0; b < n; b++) {
         const char *at = keys + b * stride + 64 * j;
         __m512bh v = (__m512bh)_mm512_loadu_si512(at);
-        ask_for(at, next);
         ZMI_UNROLL
         for (int i = 0; i < queries; i++) {
           vf *to = &acc[b * queries + i][0];
@@ -61,7 +74,6 @@ ZMI_INLINE void score_blocks(store_kind kind, int queries, int n, const char *ke
       for (int h = 0; h < ZMI_HALVES; h++) {
         const int64_t from = (kind == F32 ? 8 : 4) * ZMI_WIDE * h;
         const char *at = keys + b * stride + (kind == F32 ? 128 : 64) * j + from;
-        if (from % 64 == 0) ask_for(at, next);
         if (kind == F32) {
           p[h] = pair_of_two(vf_load(at), vf_load(at + 4 * ZMI_WIDE));
         } else if (kind == F16) {
@@ -83,10 +95,11 @@ ZMI_INLINE void score_blocks(store_kind kind, int queries, int n, const char *ke
     ZMI_UNROLL
     for (int h = 0; h < ZMI_HALVES; h++) total[i][h] = (add ? total[i][h] : vf_zero()) + acc[i][h];
   }
+  r->ask = ask;
 }
 
 // p[i][t] = scale * (q_i . key t); each p[i] has room for whole blocks.
-ZMI_INLINE void scores(store_kind kind, int queries, const zmi_query *query, const key_range *r, float scale, float p[][ZMI_KEY_RANGE]) {
+ZMI_INLINE void scores(store_kind kind, int queries, const zmi_query *query, key_range *r, float scale, float p[][ZMI_KEY_RANGE]) {
   enum { MOST = ZMI_QUERIES };
   const int64_t size = kind == F32 ? 4 : 2, stride = r->dim * ZMI_KEY_BLOCK * size;
   const int blocks = (int)((r->count + ZMI_KEY_BLOCK - 1) / ZMI_KEY_BLOCK), together = ZMI_MIN(SIDE_BY_SIDE / queries, (int)MOST_BLOCKS);
@@ -105,9 +118,8 @@ ZMI_INLINE void scores(store_kind kind, int queries, const zmi_query *query, con
     const char *first = r->keys + begin * ZMI_KEY_BLOCK * size;
     int b = 0;
     for (; b + together <= blocks; b += together)
-      score_blocks(kind, queries, together, first + b * stride, stride, r->next_keys, x, pairs, begin > 0, total + b * queries);
-    for (; b < blocks; b++)
-      score_blocks(kind, queries, 1, first + b * stride, stride, r->next_keys, x, pairs, begin > 0, total + b * queries);
+      score_blocks(kind, queries, together, first + b * stride, stride, r, x, pairs, begin > 0, total + b * queries);
+    for (; b < blocks; b++) score_blocks(kind, queries, 1, first + b * stride, stride, r, x, pairs, begin > 0, total + b * queries);
   }
   for (int b = 0; b < blocks; b++) {
     for (int i = 0; i < queries; i++) {
@@ -123,10 +135,11 @@ ZMI_INLINE void scores(store_kind kind, int queries, const zmi_query *query, con
 
 // acc[0 .. 2 n ZMI_WIDE) of each query, from element d on = the sum over t of p[t] values[t]. Even and odd elements of bfloat16 rows are
 // summed apart.
-ZMI_INLINE void value_columns(store_kind kind, int queries, int n, float p[][ZMI_KEY_RANGE], const key_range *r, int64_t d,
+ZMI_INLINE void value_columns(store_kind kind, int queries, int n, float p[][ZMI_KEY_RANGE], key_range *r, int64_t d,
                               const zmi_query *query) {
   const int64_t size = kind == F32 ? 4 : 2;
-  const char *values = r->values + d * size;
+  const char *values = r->values + d * size, *ask = r->ask;
+  const int64_t bytes = 2 * ZMI_WIDE * size * n, lines = ZMI_MAX(bytes / 64, 1), ask_step = r->ask_step * bytes / (64 * lines);
   vf even[ZMI_QUERIES][4], odd[ZMI_QUERIES][4];
   ZMI_UNROLL
   for (int i = 0; i < queries; i++) {
@@ -134,11 +147,11 @@ ZMI_INLINE void value_columns(store_kind kind, int queries, int n, float p[][ZMI
     for (int c = 0; c < n; c++) even[i][c] = odd[i][c] = vf_zero();
   }
   for (int64_t t = 0; t < r->count; t++, values += r->dim * size) {
+    ask = ask_for(ask, ask_step, lines);
     ZMI_UNROLL
     for (int c = 0; c < n; c++) {
       const char *at = values + 2 * ZMI_WIDE * size * c;
       pair v;
-      if (2 * ZMI_WIDE * size * c % 64 == 0) ask_for(at, r->next_values);
       if (kind == F32) {
         v = (pair){vf_load(at), vf_load(at + 4 * ZMI_WIDE)};
       } else if (kind == F16) {
@@ -154,6 +167,7 @@ ZMI_INLINE void value_columns(store_kind kind, int queries, int n, float p[][ZMI
       }
     }
   }
+  r->ask = ask;
   ZMI_UNROLL
   for (int i = 0; i < queries; i++) {
     ZMI_UNROLL
@@ -166,17 +180,18 @@ ZMI_INLINE void value_columns(store_kind kind, int queries, int n, float p[][ZMI
   }
 }
 
-ZMI_INLINE void attend_some(store_kind kind, int queries, const zmi_query *query, const key_range *r, float scale) {
+ZMI_INLINE void attend_some(store_kind kind, int queries, const zmi_query *query, key_range *r, float scale) {
   const int64_t size = kind == F32 ? 4 : 2, step = 2 * ZMI_WIDE, dim = r->dim;
   // Sums a query: even and odd of n columns. More would not fit the registers.
   const int wide = ZMI_REGISTERS == 32 ? (queries == 4 ? 2 : 4) : 4 / queries;
   float p[ZMI_QUERIES][ZMI_KEY_RANGE];
-  for (int i = 0; i < queries; i++) memset(p[i], 0, sizeof p[i]);
+  ask_part(r);
   scores(kind, queries, query, r, scale, p);
   for (int i = 0; i < queries; i++) {
     *query[i].max = row_max(p[i], r->count);
     *query[i].sum = exp_sum(p[i], r->count, *query[i].max);
   }
+  ask_part(r);
   int64_t d = 0;
   for (; d + wide * step <= dim; d += wide * step) value_columns(kind, queries, wide, p, r, d, query);
   for (; d + step <= dim; d += step) value_columns(kind, queries, 1, p, r, d, query);
@@ -186,13 +201,10 @@ ZMI_INLINE void attend_some(store_kind kind, int queries, const zmi_query *query
   }
 }
 
-// The first four queries ask for the next range's keys and the second for its values: together they take as long as memory does.
 #define ATTEND(kind)                                                                                                                       \
-  static void attend_##kind(const zmi_query *query, int queries, key_range *r, int64_t next, float scale) {                                \
+  static void attend_##kind(const zmi_query *query, int queries, key_range *r, float scale) {                                              \
     for (int done = 0; done < queries;) {                                                                                                  \
       const int left = queries - done, n = left >= 4 ? 4 : left >= 2 ? 2 : 1;                                                              \
-      r->next_keys = done == 0 ? next : 0;                                                                                                 \
-      r->next_values = done == 4 || (done == 0 && queries <= 4) ? next : 0;                                                                \
       if (n == 4) attend_some(kind, 4, query + done, r, scale);                                                                            \
       if (n == 2) attend_some(kind, 2, query + done, r, scale);                                                                            \
       if (n == 1) attend_some(kind, 1, query + done, r, scale);                                                                            \
@@ -212,9 +224,10 @@ ATTEND(BF16)
 
 static void vector_attend(const zmi_query *query, int queries, const void *keys, const void *values, zm_dtype dtype, int64_t dim,
                           int64_t count, float scale, bool more) {
-  key_range r = {.keys = keys, .values = values, .dtype = dtype, .dim = dim, .count = count};
+  const int times = (queries + ZMI_QUERIES - 1) / ZMI_QUERIES + (queries % ZMI_QUERIES == 3); // that it is read
   const int64_t next = more ? ZMI_KEY_RANGE * dim * (dtype == ZM_F32 ? 4 : 2) : 0;
-  (dtype == ZM_BF16 ? ATTEND_BF16 : dtype == ZM_F16 ? attend_F16 : attend_F32)(query, queries, &r, next, scale);
+  key_range r = {keys, values, NULL, dtype, dim, count, next, 0, 0, times == 1 ? 2 : times == 2 ? 4 : 8};
+  (dtype == ZM_BF16 ? ATTEND_BF16 : dtype == ZM_F16 ? attend_F16 : attend_F32)(query, queries, &r, scale);
 }
 
 #endif

@@ -52,15 +52,22 @@ static void row_round(float *x, int64_t n, zm_dtype dtype) {
   }
 }
 
+// Four of the 16 lanes below.
+typedef float quarter __attribute__((vector_size(16)));
+typedef int32_t quarter_masks __attribute__((vector_size(16)));
+
+ZMI_INLINE quarter larger(quarter a, quarter b) {
+  const quarter_masks above = a > b;
+  return (quarter)(((quarter_masks)a & above) | ((quarter_masks)b & ~above));
+}
+
 // ---- reductions in 16 lanes: lane i takes k = i, i + 16, ...; then lanes i and i + 8, i + 4, i + 2, i + 1 are added ----
 
 static float fold(const lanes acc[PARTS]) {
-  float lane[16];
+  quarter lane[4];
   memcpy(lane, acc, sizeof lane);
-  for (int h = 8; h > 0; h /= 2) {
-    for (int i = 0; i < h; i++) lane[i] += lane[i + h];
-  }
-  return lane[0];
+  const quarter four = (lane[0] + lane[2]) + (lane[1] + lane[3]);
+  return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 // The last n < 16 elements with zeros behind them: a sum that starts at +0 is never -0, so adding a zero changes nothing.
@@ -97,7 +104,7 @@ static float sum_squares(const float *x, int64_t n) {
 // NaN if any is NaN; a zero is +0, whichever zeros there were.
 static float row_max(const float *x, int64_t n) {
   masks most[PARTS], nan[PARTS] = {{0}};
-  float lane[16], result = zmi_float(0xff800000u);
+  quarter lane[4];
   int32_t any = 0;
   int64_t k = 0;
   for (int i = 0; i < PARTS; i++) most[i] = (masks)((lanes){0} - __builtin_inff());
@@ -111,10 +118,10 @@ static float row_max(const float *x, int64_t n) {
     }
   }
   memcpy(lane, most, sizeof lane);
-  for (int i = 0; i < 16; i++) {
-    result = lane[i] > result ? lane[i] : result;
-    any |= nan[i / WIDTH][i % WIDTH];
-  }
+  const quarter four = larger(larger(lane[0], lane[2]), larger(lane[1], lane[3]));
+  float result = ZMI_MAX(ZMI_MAX(four[0], four[2]), ZMI_MAX(four[1], four[3]));
+  for (int i = 1; i < PARTS; i++) nan[0] |= nan[i];
+  for (int i = 0; i < WIDTH; i++) any |= nan[0][i];
   for (; k < n; k++) {
     result = x[k] > result ? x[k] : result;
     any |= x[k] != x[k];

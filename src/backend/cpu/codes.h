@@ -319,37 +319,41 @@ ZMI_SHAPED void all_strips(int bits, int rows, int digits, int quads, const code
 }
 
 #if !defined(ZMI_DOT)
-// ---- one row ----
+// ---- one row or two ----
 // What limits a row alone is the number of instructions, so all that does not depend on the weights is made once a call, in portions of
 // groups, and codes go through registers once, for all digits. The sums of d0 and d1 are one integer, 256 D0 + D1: it fits 32 bits, and
 // becomes the float that fma(D0, 256, D1) is, as both are rounded once.
 
-enum { ALONE_GROUPS = 1024 }; // of a portion; whole ranges
+enum {
+  ALONE_GROUPS = 1024, // of a portion; whole ranges
+  ALONE_ROWS = 2,      // at a time
+};
 
 typedef struct alone {
   int32_t high, low;     // 4-bit numbers: what is too much in the integer sums
   float by_high, by_low; // what scales are multiplied by
 } alone;
 
-ZMI_INLINE void alone_ready(int bits, int digits, int quads, const code_call *c, int64_t first, int64_t n, alone *out) {
+ZMI_INLINE void alone_ready(int bits, int digits, int quads, const code_call *c, int m, int64_t first, int64_t n, alone *out) {
   const float high = bits == FP4 ? (quads == 4 ? 32768.0f : 128.0f) : 256.0f, low = bits == FP4 ? (quads == 4 ? 128.0f : 0.5f) : 1.0f;
   for (int64_t i = 0; i < n; i++) {
     const int64_t g = first + i;
-    const int32_t *part = c->part[0] + digits * g;
+    const int32_t *part = c->part[m] + digits * g;
     if (digits == 1)
-      out[i] = (alone){.high = part[0] * 16, .by_high = c->scale[0][g] * low};
+      out[i] = (alone){.high = part[0] * 16, .by_high = c->scale[m][g] * low};
     else
-      out[i] = (alone){(part[0] * 256 + part[1]) * 16, part[2] * 16, c->scale[0][g] * high, c->scale[0][g] * low};
+      out[i] = (alone){(part[0] * 256 + part[1]) * 16, part[2] * 16, c->scale[m][g] * high, c->scale[m][g] * low};
   }
 }
 
-// Adds the sums of a unit to high and low: 256 D0 + D1 and D2, or of one digit D0.
-ZMI_SHAPED void alone_unit(int bits, int side, int digits, int quads, const char *unit, int64_t stride, const int8_t *d, int64_t group,
-                           vi high[SIDE], vi low[SIDE]) {
+// Adds the sums of a unit to each row's high and low: 256 D0 + D1 and D2, or of one digit D0. d: of each row. Codes go through registers
+// once for all rows; more than two rows' sums would not fit them.
+ZMI_SHAPED void alone_unit(int bits, int rows, int side, int digits, int quads, const char *unit, int64_t stride, const int8_t *const *d,
+                           int64_t group, vi high[][SIDE], vi low[][SIDE]) {
   const int run = run_of(bits, quads), halves = bits == 8 ? 2 : 1;
   ZMI_UNROLL_FULL
   for (int t0 = 0; t0 < quads; t0 += run) {
-    vsum S[DIGITS][SIDE][2];
+    vsum S[ALONE_ROWS][DIGITS][SIDE][2];
     ZMI_UNROLL_FULL
     for (int t = t0; t < t0 + run; t++) {
       ZMI_UNROLL
@@ -361,45 +365,57 @@ ZMI_SHAPED void alone_unit(int bits, int side, int digits, int quads, const char
           codes[v] = (vw)(halves == 1 ? whole : (half ? whole >> 4 : whole) & 0x0f0f0f0fu);
         }
         ZMI_UNROLL
-        for (int p = 0; p < digits; p++) {
-          const vw digit = (vw)vi_broadcast4(d + p * group + 4 * t);
+        for (int m = 0; m < rows; m++) {
           ZMI_UNROLL
-          for (int v = 0; v < side; v++) add_product(codes[v], digit, t == t0, &S[p][v][half]);
+          for (int p = 0; p < digits; p++) {
+            const vw digit = (vw)vi_broadcast4(d[m] + p * group + 4 * t);
+            ZMI_UNROLL
+            for (int v = 0; v < side; v++) add_product(codes[v], digit, t == t0, &S[m][p][v][half]);
+          }
         }
       }
     }
     ZMI_UNROLL
-    for (int v = 0; v < side; v++) {
+    for (int m = 0; m < rows; m++) {
       ZMI_UNROLL
-      for (int half = 0; half < halves; half++) {
-        const short times = half ? 16 : 1;
-        if (digits == 3) {
-          high[v] += vsum_wide(S[0][v][half], 256 * times) + vsum_wide(S[1][v][half], times);
-          low[v] += vsum_wide(S[2][v][half], times);
-        } else {
-          high[v] += vsum_wide(S[0][v][half], times);
+      for (int v = 0; v < side; v++) {
+        ZMI_UNROLL
+        for (int half = 0; half < halves; half++) {
+          const short times = half ? 16 : 1;
+          if (digits == 3) {
+            high[m][v] += vsum_wide(S[m][0][v][half], 256 * times) + vsum_wide(S[m][1][v][half], times);
+            low[m][v] += vsum_wide(S[m][2][v][half], times);
+          } else {
+            high[m][v] += vsum_wide(S[m][0][v][half], times);
+          }
         }
       }
     }
   }
 }
 
-// A group of a strip.
-ZMI_SHAPED void alone_group(int bits, int side, int digits, int quads, const code_call *c, const alone *r, const char *codes,
-                            const char *scales, const int8_t *d, const float *sum, bool line, vf hi[SIDE], vf lo[SIDE]) {
+// A group of a strip, the g-th. ready: of the first row, `apart` further for the next one.
+ZMI_SHAPED void alone_group(int bits, int rows, int side, int digits, int quads, const code_call *c, const alone *ready, int64_t apart,
+                            int m0, const char *codes, const char *scales, int64_t g, bool line, vf hi[][SIDE], vf lo[][SIDE]) {
   const int64_t group = bits == FP4 ? 4 * quads : c->group;
   const int64_t code_side = ZMI_HALVES == 1 ? c->block_step : 4 * ZMI_WIDE;
   const int64_t scale_side = ZMI_HALVES == 1 ? c->block_step : bits == FP4 ? ZMI_WIDE : (c->wide ? 4 : 2) * ZMI_WIDE;
-  vi high[SIDE], low[SIDE];
+  vi high[ALONE_ROWS][SIDE], low[ALONE_ROWS][SIDE];
   vf s[SIDE];
+  const int8_t *d[ALONE_ROWS];
   ZMI_UNROLL
-  for (int v = 0; v < side; v++) high[v] = low[v] = (vi){0};
+  for (int m = 0; m < rows; m++) {
+    d[m] = c->d[m0 + m] + digits * g * group;
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) high[m][v] = low[m][v] = (vi){0};
+  }
   for (int64_t u = 0; u < group; u += 4 * quads) {
     ZMI_UNROLL
     for (int v = 0; v < side / ZMI_HALVES; v++) prefetch(codes + v * c->block_step, bits == FP4 ? quads / 2 : bits);
-    alone_unit(bits, side, digits, quads, codes, code_side, d, group, high, low);
+    alone_unit(bits, rows, side, digits, quads, codes, code_side, d, group, high, low);
     codes += bits * 64;
-    d += 4 * quads;
+    ZMI_UNROLL
+    for (int m = 0; m < rows; m++) d[m] += 4 * quads;
   }
   ZMI_UNROLL
   for (int v = 0; v < side / ZMI_HALVES; v++) {
@@ -408,60 +424,86 @@ ZMI_SHAPED void alone_group(int bits, int side, int digits, int quads, const cod
   ZMI_UNROLL
   for (int v = 0; v < side; v++) {
     if (bits != FP4) continue;
-    high[v] -= vi_broadcast4(&r->high);
-    if (digits == 3) low[v] -= vi_broadcast4(&r->low);
     if (quads == 8) s[v] = vf_load_e8m0(scales + v * scale_side, 0);
     if (quads == 4 && v % ZMI_HALVES == 0) vf_load_e4m3_block(scales + v * scale_side, &s[v]);
   }
   ZMI_UNROLL
-  for (int v = 0; v < side; v++) {
-    const char *at = scales + v * scale_side;
-    if (bits != FP4) s[v] = c->wide ? vf_load(at) : vf_load_bf16(at);
-    hi[v] = vf_fma(s[v] * vf_set1(r->by_high), vf_from_int(high[v]), hi[v]);
-    if (digits == 3) lo[v] = vf_fma(s[v] * vf_set1(r->by_low), vf_from_int(low[v]), lo[v]);
-    if (bits != FP4) hi[v] = vf_fma(c->wide ? vf_load(at + 64) : vf_load_bf16(at + 32), vf_set1(*sum), hi[v]);
+  for (int m = 0; m < rows; m++) {
+    const alone *r = ready + m * apart;
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) {
+      const char *at = scales + v * scale_side;
+      if (bits == FP4) high[m][v] -= vi_broadcast4(&r->high);
+      if (bits == FP4 && digits == 3) low[m][v] -= vi_broadcast4(&r->low);
+      if (bits != FP4) s[v] = c->wide ? vf_load(at) : vf_load_bf16(at);
+      hi[m][v] = vf_fma(s[v] * vf_set1(r->by_high), vf_from_int(high[m][v]), hi[m][v]);
+      if (digits == 3) lo[m][v] = vf_fma(s[v] * vf_set1(r->by_low), vf_from_int(low[m][v]), lo[m][v]);
+      if (bits != FP4) hi[m][v] = vf_fma(c->wide ? vf_load(at + 64) : vf_load_bf16(at + 32), vf_set1(c->sum[m0 + m][g]), hi[m][v]);
+    }
   }
 }
 
-// Groups first to first + n - 1 of a strip; what came before is in y.
-ZMI_SHAPED void alone_strip(int bits, int side, int digits, int quads, const code_call *c, const alone *ready, const char *block,
-                            int64_t first, int64_t n, float *y) {
+// Groups first to first + n - 1 of a strip for rows m0 on; what came before is in y.
+ZMI_SHAPED void alone_strip(int bits, int rows, int side, int digits, int quads, const code_call *c, int m0, const alone *ready,
+                            int64_t apart, const char *block, int64_t first, int64_t n, float *y, int64_t ldy) {
   const int64_t group = bits == FP4 ? 4 * quads : c->group, per_range = ZMI_RANGE / group;
   const int64_t unit_step = bits == FP4 ? group * 8 : c->unit_step, scale_step = bits == FP4 ? ZMI_LANES : c->scale_step;
   const char *codes = block + first * unit_step, *scales = block + c->scales_at + first * scale_step;
-  const int8_t *d = c->d[0] + digits * first * group;
-  const float *sum = c->sum[0] + first;
-  vf total[SIDE];
+  vf total[ALONE_ROWS][SIDE];
   ZMI_UNROLL
-  for (int v = 0; v < side; v++) total[v] = first == 0 ? vf_zero() : vf_load(y + v * ZMI_WIDE);
+  for (int m = 0; m < rows; m++) {
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) total[m][v] = first == 0 ? vf_zero() : vf_load(y + m * ldy + v * ZMI_WIDE);
+  }
   for (int64_t begin = 0; begin < n; begin += per_range) {
     const int64_t end = ZMI_MIN(begin + per_range, n);
-    vf hi[SIDE], lo[SIDE];
+    vf hi[ALONE_ROWS][SIDE], lo[ALONE_ROWS][SIDE];
     ZMI_UNROLL
-    for (int v = 0; v < side; v++) hi[v] = lo[v] = vf_zero();
+    for (int m = 0; m < rows; m++) {
+      ZMI_UNROLL
+      for (int v = 0; v < side; v++) hi[m][v] = lo[m][v] = vf_zero();
+    }
     for (int64_t g = begin; g < end; g++) {
-      alone_group(bits, side, digits, quads, c, ready + g, codes, scales, d, sum + g, bits != FP4 || g % 4 == 0, hi, lo);
+      alone_group(bits, rows, side, digits, quads, c, ready + g, apart, m0, codes, scales, first + g, bits != FP4 || g % 4 == 0, hi, lo);
       codes += unit_step;
       scales += scale_step;
-      d += digits * group;
     }
     ZMI_UNROLL
-    for (int v = 0; v < side; v++) total[v] += hi[v] + lo[v];
+    for (int m = 0; m < rows; m++) {
+      ZMI_UNROLL
+      for (int v = 0; v < side; v++) total[m][v] += hi[m][v] + lo[m][v];
+    }
   }
   ZMI_UNROLL
-  for (int v = 0; v < side; v++) vf_store(y + v * ZMI_WIDE, total[v]);
+  for (int m = 0; m < rows; m++) {
+    ZMI_UNROLL
+    for (int v = 0; v < side; v++) vf_store(y + m * ldy + v * ZMI_WIDE, total[m][v]);
+  }
 }
 
-ZMI_SHAPED void alone_strips(int bits, int digits, int quads, const code_call *c, const char *block, int64_t blocks, float *y) {
-  const int64_t together = SIDE / ZMI_HALVES;
+// One row, or several that take turns at a strip, which is in the first- or second-level cache then: two at a time, but one where its
+// sums alone fill the registers.
+ZMI_SHAPED void alone_strips(int bits, int rows, int digits, int quads, const code_call *c, const char *block, int64_t blocks, float *y,
+                             int64_t ldy) {
+  const int64_t together = SIDE / ZMI_HALVES, most = ALONE_GROUPS / rows;
+  const int two = rows == 1 || bits == 8 ? 1 : ALONE_ROWS;
   alone ready[ALONE_GROUPS];
-  for (int64_t first = 0; first == 0 || first < c->groups; first += ALONE_GROUPS) { // without groups: zeros
-    const int64_t n = ZMI_MIN(c->groups - first, ALONE_GROUPS);
-    alone_ready(bits, digits, quads, c, first, n, ready);
+  for (int64_t first = 0; first == 0 || first < c->groups; first += most) { // without groups: zeros
+    const int64_t n = ZMI_MIN(c->groups - first, most);
+    for (int m = 0; m < rows; m++) alone_ready(bits, digits, quads, c, m, first, n, ready + m * most);
     int64_t b = 0;
-    for (; b + together <= blocks; b += together)
-      alone_strip(bits, SIDE, digits, quads, c, ready, block + b * c->block_step, first, n, y + b * ZMI_LANES);
-    for (; b < blocks; b++) alone_strip(bits, ZMI_HALVES, digits, quads, c, ready, block + b * c->block_step, first, n, y + b * ZMI_LANES);
+    for (; b + together <= blocks; b += together) {
+      for (int m = 0; m < rows; m += two) {
+        float *to = y + m * ldy + b * ZMI_LANES;
+        alone_strip(bits, two, SIDE, digits, quads, c, m, ready + m * most, most, block + b * c->block_step, first, n, to, ldy);
+      }
+    }
+    for (; b < blocks; b++) {
+      for (int m = 0; m < rows; m += two) {
+        float *to = y + m * ldy + b * ZMI_LANES;
+        alone_strip(bits, two, ZMI_HALVES, digits, quads, c, m, ready + m * most, most, block + b * c->block_step, first, n, to, ldy);
+      }
+    }
   }
 }
 #endif
@@ -472,8 +514,8 @@ typedef void (*strips_fn)(const code_call *c, const char *block, int64_t blocks,
 #define ALL_STRIPS(bits, rows, digits, quads) all_strips(bits, rows, digits, quads, c, block, blocks, y, ldy)
 #else
 #define ALL_STRIPS(bits, rows, digits, quads)                                                                                              \
-  if (rows == 1)                                                                                                                           \
-    alone_strips(bits, digits, quads, c, block, blocks, y);                                                                                \
+  if (rows == 1 || (digits == DIGITS && (bits == FP4 || bits == 4 || bits == 8)))                                                          \
+    alone_strips(bits, rows, digits, quads, c, block, blocks, y, ldy);                                                                     \
   else                                                                                                                                     \
     all_strips(bits, rows == 1 ? 2 : rows, digits, quads, c, block, blocks, y, ldy)
 #endif

@@ -6,7 +6,7 @@ ifneq ($(origin CC),default)
 export CC
 endif
 
-.PHONY: all demo check install docs fuzz sanitize clean help
+.PHONY: all demo check check-cuda install docs fuzz sanitize clean help
 all:
 	@scripts/build.sh $(BUILD)
 	@echo "$(BUILD)/zmlx and $(BUILD)/libzmlx are built; try: make demo"
@@ -15,6 +15,9 @@ demo: ## builds what is missing, then writes English with the shipped checkpoint
 	@scripts/demo.sh $(BUILD)/zmlx
 check: ## the whole test suite; one test: make check TESTS=tape
 	@scripts/check.sh $(BUILD) $(TESTS)
+check-cuda: ## the GPU suite, where there is an NVIDIA GPU: $(BUILD)/check-cuda.json has the result
+	@scripts/build.sh $(BUILD)
+	@scripts/check_cuda.sh $(BUILD) $(BUILD)/check-cuda.json
 install: ## command, library and headers to PREFIX (and DESTDIR)
 	@scripts/build.sh $(BUILD)
 	@meson configure $(BUILD) -Dprefix=$(PREFIX)
@@ -34,6 +37,6 @@ sanitize: ## the suite under address and undefined-behaviour sanitizers, then un
 clean: ## removes the build folders
 	rm -rf build build-*
 help: ## this list
-	@echo "make          builds $(BUILD)/zmlx and $(BUILD)/libzmlx, setting up what is missing"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo "make            builds $(BUILD)/zmlx and $(BUILD)/libzmlx, setting up what is missing"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: CC (gcc or clang), BUILD, PREFIX, DESTDIR, TESTS, FUZZ_SECONDS"

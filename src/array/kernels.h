@@ -227,8 +227,8 @@ void zmi_combine_piece(const zmi_kernels *kn, const void *y, zm_dtype dtype, int
                        int64_t slots, int64_t n, void *dst, zm_dtype to, bool past);
 
 // ---- attention (ops/attention.c, ops/kv_write.c) ----
-// What some ranges of one query head came to: a maximum, a sum of exponentials and un-normalized values [dim]. ranges: of decoding, how many
-// are joined in the first one's.
+// What some ranges of one query head came to: a maximum, a sum of exponentials and un-normalized values [dim]. ranges: in decoding, how
+// many are joined in the first one's.
 typedef struct zmi_partial {
   float max, sum;
   int64_t ranges;

@@ -16,8 +16,8 @@ enum {
 };
 
 // A range at hand. The next one, `next` bytes behind it (0: there is none), is asked for meanwhile, evenly and from front to back, as
-// memory likes it: all that is read for some of the queries, keys or values, asks for a part of it. ask: where that goes on; ask_step: bytes for
-// each line that is read.
+// memory likes it: all that is read for some of the queries, keys or values, asks for a part of it. ask: where that goes on; ask_step:
+// bytes for each line that is read.
 typedef struct key_range {
   const char *keys, *values, *ask;
   zm_dtype dtype;

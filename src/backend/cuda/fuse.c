@@ -20,7 +20,8 @@ typedef struct plan {
   bool *gone;      // of each DIGITS: all that read it make the digits themselves
   zmi_gpu_instruction *made;
   size_t made_count, made_capacity;
-  zmi_gpu_instruction ready; // what is in the blocks' shared memory; of kind ZMI_GPU_NOTHING: nothing known
+  zmi_gpu_instruction ready;    // what is in the blocks' shared memory; of kind ZMI_GPU_NOTHING: nothing known
+  int ready_norm, ready_digits; // the instructions whose rows those are
 } plan;
 
 // ---- who writes and reads ----
@@ -279,7 +280,7 @@ static bool is_there(const plan *p, const zmi_gpu_instruction *in, int norm, int
   const zmi_gpu_ready *a = &p->ready.as.ready, *b = &in->as.ready;
   if (p->ready.kind != ZMI_GPU_READY || a->blocks || b->blocks) return false;
   if (a->digits != b->digits || a->group != b->group || a->k != b->k || a->rows != b->rows) return false;
-  return norm >= 0 ? p->ready.unused == norm + 1 : p->ready.unused == -1 - from;
+  return p->ready_norm == norm && (norm >= 0 || p->ready_digits == from);
 }
 
 static bool add_dot(plan *p, size_t j, bool ring) {
@@ -290,7 +291,8 @@ static bool add_dot(plan *p, size_t j, bool ring) {
     if (!is_there(p, &r, norm, from)) {
       if (!add(p, &r)) return false;
       p->ready = r;
-      p->ready.unused = norm >= 0 ? norm + 1 : -1 - from; // of whose rows; not part of the instruction
+      p->ready_norm = norm;
+      p->ready_digits = from;
     }
     if (norm >= 0) p->began[norm] = true;
     in.as.dot.x = 0;

@@ -25,6 +25,17 @@ template <int DIGITS, bool SIGNED> ZMI_INLINE void zmi_gpu_products(const unsign
   }
 }
 
+// What a group of affine weights adds: sums of digits D, scale e of the digits and `sum` of their x, scale and bias of the weights.
+template <int DIGITS> ZMI_INLINE void zmi_gpu_add_group(const int D[3], float e, float sum, float scale, float bias, float *hi, float *lo) {
+  if (DIGITS == 1) {
+    *hi = zk_fma(scale * e, (float)D[0], *hi);
+  } else {
+    *hi = zk_fma(scale * (e * 256.0f), zk_fma((float)D[0], 256.0f, (float)D[1]), *hi);
+    *lo = zk_fma(scale * e, (float)D[2], *lo);
+  }
+  *hi = zk_fma(bias, sum, *hi);
+}
+
 // Some units of 32 k of a range are asked for together: what takes time is the way to memory, so many requests have to be on it at once.
 template <int BITS, int DIGITS> ZMI_INLINE float zmi_gpu_affine_range(const zmi_gpu_unit *u) {
   enum { WORDS = BITS * ZMI_GPU_LANES, AHEAD = BITS <= 4 ? 8 : 4 };
@@ -52,14 +63,7 @@ template <int BITS, int DIGITS> ZMI_INLINE float zmi_gpu_affine_range(const zmi_
       zmi_gpu_codes<BITS>(word[i], code);
       zmi_gpu_products<DIGITS, false>(code, (const signed char *)u->x + (long long)DIGITS * (g * group) + (at & (group - 1)), group, D);
       if (((at + 32) & (group - 1)) != 0) continue; // the group goes on
-      const float e = scale[g], w = zmi_gpu_value(s[i], m->dtype);
-      if (DIGITS == 1) {
-        hi = zk_fma(w * e, (float)D[0], hi);
-      } else {
-        hi = zk_fma(w * (e * 256.0f), zk_fma((float)D[0], 256.0f, (float)D[1]), hi);
-        lo = zk_fma(w * e, (float)D[2], lo);
-      }
-      hi = zk_fma(zmi_gpu_value(b[i], m->dtype), sum[g], hi);
+      zmi_gpu_add_group<DIGITS>(D, scale[g], sum[g], zmi_gpu_value(s[i], m->dtype), zmi_gpu_value(b[i], m->dtype), &hi, &lo);
       D[0] = D[1] = D[2] = 0;
     }
   }

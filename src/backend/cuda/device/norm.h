@@ -3,6 +3,28 @@
 // AHEAD: elements of a thread that are asked for before the first is used. Stores stand behind all of them, as a load cannot pass a store.
 enum { ZMI_GPU_NORM_PART = ZMI_GPU_NORM_SHARED / 4 - ZMI_GPU_LANES, ZMI_GPU_AHEAD = 8 };
 
+// Of thread t < 16: the squares of elements t, t + 16, ... of n in shared memory, added to acc.
+ZMI_INLINE float zmi_gpu_lane_squares(const float *part, int n, float acc) {
+  int i = zmi_thread();
+  for (; i + 15 * ZMI_GPU_LANES < n; i += 16 * ZMI_GPU_LANES) {
+    float v[16];
+    for (int j = 0; j < 16; j++) v[j] = part[i + j * ZMI_GPU_LANES];
+    for (int j = 0; j < 16; j++) acc = zk_fma(v[j], v[j], acc);
+  }
+  for (; i < n; i += ZMI_GPU_LANES) acc = zk_fma(part[i], part[i], acc);
+  return acc;
+}
+
+// The sum of 16 lanes in shared memory; every thread for itself.
+ZMI_INLINE float zmi_gpu_lane_total(const float *lane) {
+  float v[ZMI_GPU_LANES];
+  for (int i = 0; i < ZMI_GPU_LANES; i++) v[i] = lane[i];
+  for (int h = ZMI_GPU_LANES / 2; h > 0; h /= 2) {
+    for (int i = 0; i < h; i++) v[i] = v[i] + v[i + h];
+  }
+  return v[0];
+}
+
 // The sum of squares in the lane order. Writes the sums of x and add. `lane` is 16 floats behind the elements in shared memory.
 ZMI_INLINE float zmi_gpu_squares(const zmi_gpu_norm *m, long long first, float *part, float *lane) {
   const int t = zmi_thread();
@@ -28,25 +50,12 @@ ZMI_INLINE float zmi_gpu_squares(const zmi_gpu_norm *m, long long first, float *
       }
     }
     zmi_sync();
-    if (t < ZMI_GPU_LANES) {
-      int i = t;
-      for (; i + 15 * ZMI_GPU_LANES < n; i += 16 * ZMI_GPU_LANES) {
-        float v[16];
-        for (int j = 0; j < 16; j++) v[j] = part[i + j * ZMI_GPU_LANES];
-        for (int j = 0; j < 16; j++) acc = zk_fma(v[j], v[j], acc);
-      }
-      for (; i < n; i += ZMI_GPU_LANES) acc = zk_fma(part[i], part[i], acc);
-    }
+    if (t < ZMI_GPU_LANES) acc = zmi_gpu_lane_squares(part, n, acc);
     zmi_sync();
   }
   if (t < ZMI_GPU_LANES) lane[t] = acc;
   zmi_sync();
-  float v[ZMI_GPU_LANES]; // every thread for itself
-  for (int i = 0; i < ZMI_GPU_LANES; i++) v[i] = lane[i];
-  for (int h = ZMI_GPU_LANES / 2; h > 0; h /= 2) {
-    for (int i = 0; i < h; i++) v[i] = v[i] + v[i + h];
-  }
-  return v[0];
+  return zmi_gpu_lane_total(lane);
 }
 
 ZMI_DEVICE void zmi_gpu_norm_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {

@@ -40,24 +40,9 @@ ZMI_INLINE float zmi_gpu_ready_scale(const zmi_gpu_ready *r, int row, bool write
   const int t = zmi_thread();
   for (int i = t; i < r->k; i += ZMI_GPU_READY_AHEAD * ZMI_GPU_THREADS) zmi_gpu_ready_terms(r, row, i, writes, part);
   zmi_sync();
-  if (t < ZMI_GPU_LANES) {
-    float acc = 0.0f;
-    int i = t;
-    for (; i + 15 * ZMI_GPU_LANES < r->k; i += 16 * ZMI_GPU_LANES) {
-      float v[16];
-      for (int j = 0; j < 16; j++) v[j] = part[i + j * ZMI_GPU_LANES];
-      for (int j = 0; j < 16; j++) acc = zk_fma(v[j], v[j], acc);
-    }
-    for (; i < r->k; i += ZMI_GPU_LANES) acc = zk_fma(part[i], part[i], acc);
-    lane[t] = acc;
-  }
+  if (t < ZMI_GPU_LANES) lane[t] = zmi_gpu_lane_squares(part, r->k, 0.0f);
   zmi_sync();
-  float v[ZMI_GPU_LANES]; // every thread for itself
-  for (int i = 0; i < ZMI_GPU_LANES; i++) v[i] = lane[i];
-  for (int h = ZMI_GPU_LANES / 2; h > 0; h /= 2) {
-    for (int i = 0; i < h; i++) v[i] = v[i] + v[i + h];
-  }
-  return 1.0f / zk_sqrt(v[0] / (float)r->k + r->eps);
+  return 1.0f / zk_sqrt(zmi_gpu_lane_total(lane) / (float)r->k + r->eps);
 }
 
 ZMI_INLINE float zmi_gpu_ready_value(const zmi_gpu_ready *r, int row, const float *part, float scale, int i) {

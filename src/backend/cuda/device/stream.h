@@ -140,14 +140,8 @@ ZMI_INLINE void zmi_gpu_stream_step(const zmi_gpu_matrix *m, const char *slot, c
       zmi_gpu_codes<BITS>(word, code);
       zmi_gpu_products<DIGITS, false>(code, d + h, group, D);
     }
-    const float e = scale[g], s = zmi_gpu_scale(slot + code_bytes, m->dtype, lane);
-    if (DIGITS == 1) {
-      *hi = zk_fma(s * e, (float)D[0], *hi);
-    } else {
-      *hi = zk_fma(s * (e * 256.0f), zk_fma((float)D[0], 256.0f, (float)D[1]), *hi);
-      *lo = zk_fma(s * e, (float)D[2], *lo);
-    }
-    *hi = zk_fma(zmi_gpu_scale(slot + code_bytes + scale_bytes, m->dtype, lane), sum[g], *hi);
+    const float s = zmi_gpu_scale(slot + code_bytes, m->dtype, lane), b = zmi_gpu_scale(slot + code_bytes + scale_bytes, m->dtype, lane);
+    zmi_gpu_add_group<DIGITS>(D, scale[g], sum[g], s, b, hi, lo);
   }
 }
 

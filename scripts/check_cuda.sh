@@ -1,6 +1,6 @@
 #!/bin/sh
 # The GPU suite, for a machine that has an NVIDIA GPU: logits of checkpoints by every executor, patched and stock, in chunks, byte by byte
-# those of the CPU; a second run is the first; tiny models under compute-sanitizer, where that is installed.
+# those of the CPU; tiny models under compute-sanitizer, where that is installed. Checkpoints are tried side by side.
 # Ends with "N passed, N failed"; writes what it found as JSON.
 #   scripts/check_cuda.sh FOLDER OUT.json [MODEL...]
 set -u
@@ -11,9 +11,7 @@ zmlx=$folder/zmlx
 [ $# -gt 0 ] || set -- checkpoints/*/
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-passed=0
-failed=0
-rows=
+jobs=$(nproc 2>/dev/null || echo 4)
 
 if ! "$zmlx" doctor --json >"$work/doctor" 2>&1; then
   cat "$work/doctor"
@@ -28,86 +26,114 @@ while [ $i -lt 150 ]; do
   i=$((i + 1))
 done >"$work/long"
 head -n 12 "$work/long" >"$work/short"
+head -n 3 "$work/short" >"$work/few"
 
-note() { # name, 0 if it passed, what went wrong
-  if [ "$2" -eq 0 ]; then
-    passed=$((passed + 1))
-    echo "ok $1"
-  else
-    failed=$((failed + 1))
-    echo "not ok $1: $3"
-  fi
-  rows="$rows${rows:+,}
-    {\"name\": \"$1\", \"passed\": $([ "$2" -eq 0 ] && echo true || echo false)}"
+# Each job has a folder for its files; "found" gets a line for each case: "ok NAME" or "not ok NAME: WHY".
+note() { # folder, name, 0 if it passed, what went wrong
+  if [ "$3" -eq 0 ]; then echo "ok $2"; else echo "not ok $2: $4"; fi >>"$1/found"
 }
 
-logits() { # out, model, file of tokens, options
-  "$zmlx" logits --last 8 --out "$@" >"$work/said" 2>&1
-}
-
-compare() { # name, model, options: the GPU with the CPU's file
-  name=$1
+logits() { # folder, out, model, file of tokens, options
+  at=$1
   shift
-  if ! logits "$work/gpu" "$@" --device cuda; then
-    note "$name" 1 "$(tail -n 1 "$work/said")"
-  elif ! cmp -s "$work/gpu" "$work/cpu"; then
-    note "$name" 1 "logits differ from the CPU's"
+  "$zmlx" logits --last 8 --out "$@" >"$at/said" 2>&1
+}
+
+compare() { # folder, name, model, options: the GPU with the CPU's file
+  at=$1
+  name=$2
+  shift 2
+  if ! logits "$at" "$at/gpu" "$@" --device cuda; then
+    note "$at" "$name" 1 "$(tail -n 1 "$at/said")"
+  elif ! cmp -s "$at/gpu" "$at/cpu"; then
+    note "$at" "$name" 1 "logits differ from the CPU's"
   else
-    note "$name" 0 ""
+    note "$at" "$name" 0 ""
   fi
 }
 
-if ! logits "$work/gpu" checkpoints/tiny-lfm2 --tokens-file "$work/short" --device cuda; then
-  cat "$work/said"
-  echo "0 passed, 1 failed"
-  exit 1
-fi
-
-for model in "$@"; do
-  [ -f "$model/config.json" ] || continue
+check_model() { # folder, model
+  here=$1
+  model=$2
   short=$(basename "$model")
   for dtype in bfloat16 float32; do
     for tokens in short long; do
-      if ! logits "$work/cpu" "$model" --tokens-file "$work/$tokens" --dtype $dtype; then
-        note "$short $dtype $tokens on the CPU" 1 "$(tail -n 1 "$work/said")"
+      if ! logits "$here" "$here/cpu" "$model" --tokens-file "$work/$tokens" --dtype $dtype; then
+        note "$here" "$short $dtype $tokens on the CPU" 1 "$(tail -n 1 "$here/said")"
         continue
       fi
       for executor in stream graph persistent; do
         for patch in none all; do
           for chunk in 1 5 128; do
             [ "$tokens" = short ] || [ $chunk = 128 ] || [ $patch = all ] || continue
-            compare "$short $dtype $tokens $executor patch=$patch chunk=$chunk" "$model" --tokens-file "$work/$tokens" --dtype $dtype \
-              --executor $executor --patch $patch --chunk $chunk
+            compare "$here" "$short $dtype $tokens $executor patch=$patch chunk=$chunk" "$model" --tokens-file "$work/$tokens" \
+              --dtype $dtype --executor $executor --patch $patch --chunk $chunk
           done
         done
       done
     done
   done
-done
+}
 
 # Kernels of all kinds under the tools that find wrong addresses, races and barriers that not all reach.
+check_tool() { # folder, tool, model, executor
+  "$sanitizer" --tool "$2" --error-exitcode 9 "$zmlx" logits "$3" --tokens-file "$work/few" --device cuda --executor "$4" \
+    --patch all --chunk 1 --out "$1/gpu" >"$1/said" 2>&1
+  note "$1" "$2 $(basename "$3") $4" $? "$(grep -m 1 -E 'ERROR|Error' "$1/said")"
+}
+
+# The first use compiles the kernels and keeps them, so that the others find them.
+mkdir "$work/first"
+if ! logits "$work/first" "$work/first/gpu" checkpoints/tiny-lfm2 --tokens-file "$work/short" --device cuda; then
+  cat "$work/first/said"
+  echo "0 passed, 1 failed"
+  exit 1
+fi
+
+count=0
+running=0
+start() { # function, its arguments without the folder
+  what=$1
+  shift
+  count=$((count + 1))
+  mkdir "$work/$count"
+  "$what" "$work/$count" "$@" &
+  running=$((running + 1))
+  if [ $running -ge "$jobs" ]; then
+    wait
+    running=0
+  fi
+}
+
 sanitizer=$(command -v compute-sanitizer || find /usr/local -name compute-sanitizer -type f -perm -1 2>/dev/null | head -n 1)
+for model in "$@"; do
+  if [ -f "$model/config.json" ]; then start check_model "$model"; fi
+done
 if [ -n "$sanitizer" ]; then
-  head -n 3 "$work/short" >"$work/few"
   for tool in memcheck racecheck synccheck; do
     for model in checkpoints/tiny-lfm2_moe checkpoints/tiny-qwen3_moe; do
       for executor in stream persistent; do
-        "$sanitizer" --tool $tool --error-exitcode 9 "$zmlx" logits $model --tokens-file "$work/few" --device cuda --executor $executor \
-          --patch all --chunk 1 --out "$work/gpu" >"$work/said" 2>&1
-        note "$tool $(basename $model) $executor" $? "$(grep -m 1 -E 'ERROR|Error' "$work/said")"
+        start check_tool $tool $model $executor
       done
     done
   done
 else
   echo "skipped: compute-sanitizer is not installed"
 fi
+wait
 
+cat "$work"/[0-9]*/found >"$work/all"
+cat "$work/all"
+passed=$(grep -c '^ok ' "$work/all")
+failed=$(grep -c '^not ok ' "$work/all")
 {
   echo "{"
   echo "  \"schema\": 1, \"kind\": \"check\", \"created\": \"$(date -u +%Y-%m-%dT%H:%M:%SZ)\","
   echo "  \"doctor\": $(cat "$work/doctor"),"
-  echo "  \"passed\": $passed, \"failed\": $failed,"
-  echo "  \"cases\": [$rows"
+  echo "  \"passed\": $passed, \"failed\": $failed, \"sanitizer\": $([ -n "$sanitizer" ] && echo true || echo false),"
+  echo "  \"cases\": ["
+  sed -e 's/"/\\"/g' -e 's/^ok \(.*\)$/    {"name": "\1", "passed": true},/' \
+    -e 's/^not ok \([^:]*\): .*$/    {"name": "\1", "passed": false},/' -e '$s/,$//' "$work/all"
   echo "  ]"
   echo "}"
 } >"$out.new" && mv "$out.new" "$out"

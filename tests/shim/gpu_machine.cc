@@ -94,6 +94,7 @@ struct gpu_barrier {
 struct gpu_warp {
   gpu_barrier barrier, half[2];
   unsigned exchanged[2][WARP]; // of this exchange and of the next one, which a thread may reach before others have read
+  unsigned tile[2][WARP][6];        // fragments of A and B, likewise
   unsigned turn;
 };
 
@@ -271,6 +272,29 @@ unsigned gpu_exchange(unsigned x, int lane, int line) {
   values[gpu_here->thread % WARP] = x;
   gpu_join_warp(FOR_VALUES, line);
   return values[lane & (WARP - 1)];
+}
+
+static int gpu_byte(unsigned word, int i, bool is_signed) {
+  const unsigned byte = word >> (8 * i) & 255u;
+  return is_signed ? (signed char)(unsigned char)byte : (int)byte;
+}
+
+// Fragments as of mma.m16n8k32: lane l has of A rows l / 4 (words 0 and 2) and l / 4 + 8 (1 and 3), bytes 4 (l % 4) .. and 16 more; of B
+// column l / 4, the same bytes; of D rows l / 4 (numbers 0 and 1) and l / 4 + 8 (2 and 3), columns 2 (l % 4) and the next.
+void gpu_tile(int d[4], const unsigned a[4], const unsigned b[2], bool is_signed, int line) {
+  gpu_warp *w = &gpu.block->warp[gpu_here->thread / WARP];
+  unsigned(*words)[6] = w->tile[w->turn & 1u];
+  const int lane = gpu_here->thread % WARP;
+  memcpy(words[lane], a, 16);
+  memcpy(words[lane] + 4, b, 8);
+  gpu_join_warp(FOR_VALUES, line);
+  for (int i = 0; i < 4; i++) {
+    const int row = lane / 4, half = i / 2, column = lane % 4 * 2 + i % 2;
+    for (int k = 0; k < 32; k++) {
+      const unsigned *x = words[row * 4 + k % 16 / 4], *y = words[column * 4 + k % 16 / 4];
+      d[i] += gpu_byte(x[half + k / 16 * 2], k % 4, is_signed) * gpu_byte(y[4 + k / 16], k % 4, true);
+    }
+  }
 }
 
 void gpu_give_way() {

@@ -19,6 +19,7 @@ extern gpu_place *gpu_here;
 void gpu_wait_block(int line);
 void gpu_wait_warp(int line);
 unsigned gpu_exchange(unsigned x, int lane, int line);
+void gpu_tile(int d[4], const unsigned a[4], const unsigned b[2], bool is_signed, int line);
 void gpu_wait_half(int line);
 void gpu_give_way();
 unsigned long long gpu_ticks(); // another number each time, rising
@@ -80,6 +81,12 @@ ZMI_INLINE int zmi_dot_us(unsigned a, int b, int c) {
 ZMI_INLINE int zmi_dot_ss(int a, int b, int c) {
   for (int i = 0; i < 32; i += 8) c += (signed char)(unsigned char)((unsigned)a >> i) * (signed char)(unsigned char)((unsigned)b >> i);
   return c;
+}
+ZMI_INLINE void zmi_tile_us(int d[4], const unsigned a[4], const unsigned b[2], int line = __builtin_LINE()) {
+  gpu_tile(d, a, b, false, line);
+}
+ZMI_INLINE void zmi_tile_ss(int d[4], const unsigned a[4], const unsigned b[2], int line = __builtin_LINE()) {
+  gpu_tile(d, a, b, true, line);
 }
 ZMI_INLINE double zmi_add_double(double a, double b) {
   return a + b;

@@ -10,6 +10,9 @@
 //   zmi_sync_warp()      the same of the 32 threads of a warp
 //   zmi_shuffle(x, lane) x of another thread of the warp (32-bit words); all 32 take part
 //   zmi_dot_us, zmi_dot_ss(a, b, c)  c + the sum of four products of bytes; a unsigned or signed, b signed
+//   zmi_tile_us, zmi_tile_ss(d, a, b)  all 32 threads: d += A B, A 16 x 32 bytes, unsigned or signed, B 32 x 8 signed bytes. Lane l has
+//                        of A rows l / 4 (words 0, 2) and l / 4 + 8 (1, 3), bytes 4 (l % 4) .. and 16 more; of B column l / 4, the same
+//                        bytes; of d rows l / 4 (0, 1) and l / 4 + 8 (2, 3), columns 2 (l % 4) and the next
 //   zmi_add_double, zmi_multiply_double, zmi_fma_double   rounded once, never contracted
 //   zmi_pause()          a moment, while waiting for another block
 //   zmi_add_atomic(p, n) the word at p before n was added, seen by all blocks
@@ -59,6 +62,16 @@ ZMI_INLINE int zmi_dot_us(unsigned a, int b, int c) {
 }
 ZMI_INLINE int zmi_dot_ss(int a, int b, int c) {
   return __dp4a(a, b, c);
+}
+ZMI_INLINE void zmi_tile_us(int d[4], const unsigned a[4], const unsigned b[2]) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+ZMI_INLINE void zmi_tile_ss(int d[4], const unsigned a[4], const unsigned b[2]) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 ZMI_INLINE double zmi_add_double(double a, double b) {
   return __dadd_rn(a, b);

@@ -309,7 +309,7 @@ static bool resident_product(const zmi_gpu_instruction *dot, zmi_gpu_address x, 
   int first = 0;
   assert_int_equal(zmi_device_fuse(both, 2, &output, 1, true, &made, &count, &first), ZM_OK);
   const int ready = made[0].kind == ZMI_GPU_READY ? made[0].as.ready.rows * (int)made[0].as.ready.bytes : 0;
-  zmi_gpu_play play = {.ready_at = ZMI_GPU_DOT_SHARED, .ring_at = ZMI_GPU_DOT_SHARED + (ready + 127) / 128 * 128, .slots = slots};
+  zmi_gpu_play play = {.ready_at = ZMI_GPU_DOT_SHARED, .ring_at = ZMI_GPU_DOT_SHARED + (ready + 127) / 128 * 128, .slots = slots, .each = 1 + slots % 2};
   play.own_at = play.ring_at + ZMI_GPU_RING_SHARED(slots);
   const bool streamed = made[count - 1].as.dot.step > 0;
   assert_int_equal(first, streamed ? (int)count - 1 : (int)count);

@@ -172,3 +172,7 @@ zmi_gpu_flow zmi_gpu_flow_of(const zmi_gpu_instruction *in) {
 bool zmi_gpu_meets(zmi_gpu_range a, zmi_gpu_range b) {
   return a.bytes && b.bytes && a.at < b.at + b.bytes && b.at < a.at + a.bytes;
 }
+
+bool zmi_gpu_over_rows(const zmi_gpu_instruction *in) {
+  return in->shared > 0 && in->kind != ZMI_GPU_READY && in->kind != ZMI_GPU_DOT && in->kind != ZMI_GPU_ROUTE;
+}

@@ -181,14 +181,29 @@ static bool same_matrix(const zmi_gpu_matrix *a, const zmi_gpu_matrix *b) {
          a->group == b->group && a->dtype == b->dtype && a->digits == b->digits && a->block_bytes == b->block_bytes;
 }
 
-// k of a step of the ring of weights, or 0: weights do not come through it.
+static int group_bytes(const zmi_gpu_matrix *m) {
+  return m->group * m->bits * ZMI_GPU_LANES / 8 + 2 * ZMI_GPU_LANES * (m->dtype == ZMI_GPU_F32 ? 4 : 2);
+}
+
+// k of a step of the ring of weights: of a range as many as fit into a slot; 0: weights do not come through it.
 static int step_of(const zmi_gpu_dot *d, bool up) {
   const zmi_gpu_matrix *m = &d->matrix;
-  const int step = m->bits <= 4 ? 128 : 64, ranges = (m->k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE;
-  if (m->mode != ZMI_GPU_AFFINE || m->digits == 0 || m->group > step) return 0;
-  const int scales = 2 * ZMI_GPU_LANES * (m->dtype == ZMI_GPU_F32 ? 4 : 2), bytes = m->group * m->bits * ZMI_GPU_LANES / 8 + scales;
-  if (bytes * (step / m->group) > ZMI_GPU_SLOT || ranges * (up ? 2 : 1) > ZMI_GPU_DOT_SHARED / (4 * ZMI_GPU_LANES)) return 0;
-  return step;
+  const int ranges = (m->k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE;
+  if (m->mode != ZMI_GPU_AFFINE || m->digits == 0 || ranges * (up ? 2 : 1) > ZMI_GPU_DOT_SHARED / (4 * ZMI_GPU_LANES)) return 0;
+  int step = ZMI_GPU_RANGE;
+  while (step >= m->group && group_bytes(m) * (step / m->group) > ZMI_GPU_SLOT) step /= 2;
+  return step >= m->group ? step : 0;
+}
+
+// A product whose weights come through the ring, in steps of so many k.
+static void stream(zmi_gpu_dot *d, int step) {
+  const int bytes = group_bytes(&d->matrix), most = ZMI_GPU_THREADS / ZMI_GPU_LANES; // a thread stores one result
+  d->step = step;
+  if (!step) return;
+  d->step_bytes = step / d->matrix.group * bytes;
+  d->range_bytes = ZMI_GPU_RANGE / d->matrix.group * bytes;
+  d->units = (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE * (d->up ? 2 : 1);
+  d->together = ZMI_MIN(ZMI_GPU_DOT_SHARED / (4 * ZMI_GPU_LANES) / d->units, most);
 }
 
 // An activation behind two products becomes part of them.
@@ -222,6 +237,7 @@ static void find_gated(plan *p, size_t i) {
 static bool add(plan *p, const zmi_gpu_instruction *in) {
   if (!ZMI_GROW(p->made, p->made_capacity, p->made_count + 1)) return false;
   p->made[p->made_count++] = *in;
+  if (zmi_gpu_over_rows(in)) p->ready.kind = ZMI_GPU_NOTHING;
   return true;
 }
 
@@ -297,7 +313,7 @@ static bool add_dot(plan *p, size_t j, bool ring) {
     if (norm >= 0) p->began[norm] = true;
     in.as.dot.x = 0;
     in.as.dot.x_bytes = r.as.ready.bytes;
-    in.as.dot.step = ring ? step_of(&in.as.dot, in.as.dot.up != 0) : 0;
+    stream(&in.as.dot, ring ? step_of(&in.as.dot, in.as.dot.up != 0) : 0);
   }
   return add(p, &in);
 }

@@ -228,20 +228,24 @@ static zm_status fuse(zmi_device_player *p, bool ring) {
   return status;
 }
 
-// Shared memory of a block: scratch of instructions, what READY makes, the ring of weights, the choice of routers. As many slots as let two
-// blocks be on a multiprocessor, or else one; 0 if there is no room for two slots.
+static size_t edge(size_t bytes) {
+  enum { EDGE = 128 };
+  return (bytes + EDGE - 1) / EDGE * EDGE;
+}
+
+// Shared memory of a block: scratch of instructions and what READY makes, the ring of weights, what the block keeps. As many slots as let
+// two blocks be on a multiprocessor, or else one; 0 if there is no room for two slots.
 static zmi_gpu_play share_out(zmi_device_player *p) {
-  enum { LEAST_SLOTS = 2, OF_SYSTEM = 1024, EDGE = 128 };
+  enum { LEAST_SLOTS = 2, OF_SYSTEM = 1024 };
   zmi_gpu_play play = {0};
-  size_t scratch = 0, ready = 0;
+  size_t scratch = 0, ready = 0, over = 0; // over: of scratch that lies over the rows
   for (size_t i = 0; i < p->fused_count; i++) {
     const zmi_gpu_instruction *in = &p->fused[i];
-    scratch = ZMI_MAX(scratch, (size_t)in->shared);
-    if (in->kind == ZMI_GPU_READY) ready = ZMI_MAX(ready, (size_t)in->as.ready.rows * (size_t)in->as.ready.bytes);
+    size_t *of = zmi_gpu_over_rows(in) ? &over : &scratch;
+    *of = ZMI_MAX(*of, edge((size_t)in->shared));
+    if (in->kind == ZMI_GPU_READY) ready = ZMI_MAX(ready, edge((size_t)in->as.ready.rows * (size_t)in->as.ready.bytes));
   }
-  scratch = (scratch + EDGE - 1) / EDGE * EDGE;
-  ready = (ready + EDGE - 1) / EDGE * EDGE;
-  const size_t fixed = scratch + ready + ZMI_GPU_OWN_SHARED;
+  const size_t before = ZMI_MAX(scratch + ready, over), fixed = before + ZMI_GPU_OWN_SHARED;
   for (int blocks = 2; blocks > 0 && !play.slots; blocks--) {
     const size_t room = p->device->shared / (size_t)blocks - (blocks > 1 ? OF_SYSTEM : 0);
     for (int slots = ZMI_GPU_SLOTS; slots >= LEAST_SLOTS && !play.slots; slots--) {
@@ -249,7 +253,7 @@ static zmi_gpu_play share_out(zmi_device_player *p) {
     }
   }
   play.ready_at = (int)scratch;
-  play.ring_at = (int)(scratch + ready);
+  play.ring_at = (int)before;
   play.own_at = play.ring_at + (play.slots ? ZMI_GPU_RING_SHARED(play.slots) : 0);
   p->shared = play.own_at + ZMI_GPU_OWN_SHARED;
   return play;
@@ -269,13 +273,14 @@ static zm_status make_resident(zmi_device_player *p) {
                       p->shared, d->shared);
   if (status == ZM_OK) status = upload_code(p, p->fused, p->fused_count);
   if (status == ZM_OK) status = zmi_device_alloc(d, sizeof play, "barriers", &p->play);
-  if (status == ZM_OK) status = zmi_device_upload(d, p->play, &play, sizeof play);
   if (status == ZM_OK)
     status = zmi_device_check(d, d->cu->host_alloc((void **)&p->ended, sizeof(zmi_gpu_play), 0), "getting memory for transfers");
   if (status == ZM_OK) {
     cu_result r = d->cu->function_blocks(&p->blocks, d->resident, ZMI_GPU_THREADS, (size_t)p->shared);
     status = zmi_device_check(d, r, "asking how many blocks fit");
   }
+  play.each = ZMI_MAX(p->blocks, 1);
+  if (status == ZM_OK) status = zmi_device_upload(d, p->play, &play, sizeof play);
   p->blocks *= d->processors;
   return status;
 }

@@ -89,7 +89,8 @@ typedef struct zmi_gpu_dot {
   zmi_gpu_matrix matrix;
   zmi_gpu_address x, chosen, out, up;
   long long x_bytes, out_stride;
-  int x_dtype, pairs, share, blocks, dtype, step, route, unused;
+  int x_dtype, pairs, share, blocks, dtype, route;
+  int step, step_bytes, range_bytes, units, together, unused;
 } zmi_gpu_dot;
 
 // What products take, made by every block for itself in its shared memory: rows of x, with something added first, normalized, as digits (or
@@ -179,11 +180,12 @@ typedef struct zmi_gpu_copy {
 } zmi_gpu_copy;
 
 // A resident play, in device memory. The first two are zero before it. Where the parts of a block's shared memory begin (scratch of
-// instructions stands first): what READY makes, the ring of weights with `slots` slots a half-warp, and what ROUTE chooses.
+// instructions stands first): what READY makes, the ring of weights with `slots` slots a warp, and what a block keeps for itself (sizes.h).
+// each: blocks of a multiprocessor.
 // stamps: absent, or [blocks][count][2] clocks: when a block began an instruction, behind its barrier, and when it was done with it.
 typedef struct zmi_gpu_play {
   unsigned arrived, given_up;
-  int ready_at, ring_at, slots, own_at;
+  int ready_at, ring_at, slots, own_at, each, unused;
   zmi_gpu_address stamps;
 } zmi_gpu_play;
 

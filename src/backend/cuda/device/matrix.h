@@ -3,6 +3,9 @@
 struct alignas(16) zmi_gpu_four {
   int a[4];
 };
+struct alignas(8) zmi_gpu_two {
+  unsigned a[2];
+};
 
 ZMI_INLINE const char *zmi_gpu_block_of(const zmi_gpu_matrix *m, int expert, int block) {
   return zmi_gpu_at<const char>(m->packed) + (unsigned long long)expert * m->matrix_bytes + (unsigned long long)block * m->block_bytes;

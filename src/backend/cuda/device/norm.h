@@ -5,11 +5,16 @@ enum { ZMI_GPU_NORM_PART = ZMI_GPU_NORM_SHARED / 4 - ZMI_GPU_LANES, ZMI_GPU_AHEA
 
 // Of thread t < 16: the squares of elements t, t + 16, ... of n in shared memory, added to acc.
 ZMI_INLINE float zmi_gpu_lane_squares(const float *part, int n, float acc) {
+  enum { EACH = 16 }; // the next ones come while these are added: a chain of multiply-adds is what takes time
+  float now[EACH], next[EACH];
   int i = zmi_thread();
-  for (; i + 15 * ZMI_GPU_LANES < n; i += 16 * ZMI_GPU_LANES) {
-    float v[16];
-    for (int j = 0; j < 16; j++) v[j] = part[i + j * ZMI_GPU_LANES];
-    for (int j = 0; j < 16; j++) acc = zk_fma(v[j], v[j], acc);
+  for (int j = 0; j < EACH; j++) now[j] = i + j * ZMI_GPU_LANES < n ? part[i + j * ZMI_GPU_LANES] : 0.0f;
+  for (; i + (EACH - 1) * ZMI_GPU_LANES < n; i += EACH * ZMI_GPU_LANES) {
+    const float *from = part + i + EACH * ZMI_GPU_LANES;
+    const int left = n - i - EACH * ZMI_GPU_LANES;
+    for (int j = 0; j < EACH; j++) next[j] = j * ZMI_GPU_LANES < left ? from[j * ZMI_GPU_LANES] : 0.0f;
+    for (int j = 0; j < EACH; j++) acc = zk_fma(now[j], now[j], acc);
+    for (int j = 0; j < EACH; j++) now[j] = next[j];
   }
   for (; i < n; i += ZMI_GPU_LANES) acc = zk_fma(part[i], part[i], acc);
   return acc;

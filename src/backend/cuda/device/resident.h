@@ -48,8 +48,8 @@ ZMI_APART void zmi_gpu_play_other(const zmi_gpu_instruction *in, int worker, int
   zmi_gpu_perform(in, worker, workers, shared);
 }
 
-ZMI_DEVICE void zmi_gpu_play_one(zmi_gpu_ring *ring, int now, const zmi_gpu_play *play, char *shared) {
-  const zmi_gpu_instruction *in = &ring->all[now];
+// in: instruction `now`.
+ZMI_DEVICE void zmi_gpu_play_one(zmi_gpu_ring *ring, const zmi_gpu_instruction *in, int now, const zmi_gpu_play *play, char *shared) {
   char *made = shared + play->ready_at;
   if (in->kind == ZMI_GPU_READY) {
     zmi_gpu_ready_run(in, ring->worker, ring->workers, shared, made);
@@ -57,7 +57,7 @@ ZMI_DEVICE void zmi_gpu_play_one(zmi_gpu_ring *ring, int now, const zmi_gpu_play
     zmi_gpu_route_own(in, ring->worker, shared, shared + play->own_at);
     ring->route = now + 1;
   } else if (in->kind == ZMI_GPU_DOT && in->as.dot.step) {
-    zmi_gpu_stream_run(ring, now, shared, made);
+    zmi_gpu_stream_run(ring, in, now, shared, made);
   } else if (in->kind == ZMI_GPU_DOT && !in->as.dot.x) {
     zmi_gpu_dot_made(in, made, ring->worker, ring->workers, shared);
   } else {
@@ -65,28 +65,53 @@ ZMI_DEVICE void zmi_gpu_play_one(zmi_gpu_ring *ring, int now, const zmi_gpu_play
   }
 }
 
-// first: the first DOT whose weights come through the ring.
-ZMI_KERNEL zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed) {
+// Blocks of one multiprocessor are neighbours: so a product of few tiles keeps all multiprocessors busy. (They come in turn, each with its
+// first block, then each with its second one; should they not, that costs time, no more.)
+ZMI_INLINE int zmi_gpu_worker(int each) {
+  const int processors = zmi_blocks() / each;
+  return processors * each == zmi_blocks() ? zmi_block() % processors * each + zmi_block() / processors : zmi_block();
+}
+
+// A copy of the head of a play, which all of it asks for.
+ZMI_INLINE void zmi_gpu_ring_begin(zmi_gpu_ring *ring, const zmi_gpu_instruction *all, int count, int first, const zmi_gpu_play *play,
+                                   char *shared) {
+  const int warp = zmi_thread() / 32;
+  ring->all = all;
+  ring->count = count;
+  ring->worker = zmi_gpu_worker(play->each);
+  ring->workers = zmi_blocks();
+  ring->slots = play->slots;
+  ring->slot = shared + play->ring_at + warp * ring->slots * ZMI_GPU_SLOT;
+  ring->in = (zmi_gpu_instruction *)(void *)(shared + play->own_at + ZMI_GPU_OWN_RING) + warp;
+  ring->chosen = (const int *)(const void *)(shared + play->own_at);
+  zmi_gpu_ring_open(ring, first);
+}
+
+// first: the first DOT whose weights come through the ring. An instruction is copied to shared memory while the one before it is played:
+// what is in memory has to be asked for anew after each barrier.
+ZMI_KERNEL zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *global, unsigned long long allowed) {
+  enum { WORDS = sizeof(zmi_gpu_instruction) / 4 };
   const unsigned long long deadline = zmi_nanoseconds() + allowed;
-  char *shared = zmi_shared();
+  const zmi_gpu_play play = *global;
+  char *shared = zmi_shared(), *own = shared + play.own_at;
   zmi_gpu_ring ring = {};
-  volatile int *told = (volatile int *)(volatile void *)(shared + play->own_at + ZMI_GPU_OWN * 8);
+  volatile int *told = (volatile int *)(volatile void *)(own + ZMI_GPU_OWN_TOLD);
+  zmi_gpu_instruction *code = (zmi_gpu_instruction *)(void *)(own + ZMI_GPU_OWN_CODE);
+  const int t = zmi_thread();
   unsigned barrier = 0;
-  ring.all = all;
-  ring.count = count;
-  ring.worker = zmi_block();
-  ring.workers = zmi_blocks();
-  ring.slots = play->slots;
-  ring.slot = shared + play->ring_at + zmi_gpu_half() * ZMI_GPU_RING_STRIDE(ring.slots);
-  ring.chosen = (const int *)(const void *)(shared + play->own_at);
-  zmi_gpu_ring_open(&ring, first);
+  zmi_gpu_ring_begin(&ring, all, count, first, &play, shared);
+  if (t < WORDS) ((unsigned *)(void *)code)[t] = ((const unsigned *)(const void *)all)[t];
+  zmi_sync();
   for (int i = 0; i < count; i++) {
-    if (i > 0 && all[i].barrier && !zmi_gpu_meet(play, barrier++, deadline, &ring, told)) return;
-    unsigned long long *stamp = zmi_gpu_at<unsigned long long>(play->stamps);
+    const zmi_gpu_instruction *in = &code[i & 1];
+    const unsigned word = i + 1 < count && t < WORDS ? ((const unsigned *)(const void *)&all[i + 1])[t] : 0u;
+    if (i > 0 && in->barrier && !zmi_gpu_meet(global, barrier++, deadline, &ring, told)) return;
+    unsigned long long *stamp = zmi_gpu_at<unsigned long long>(play.stamps);
     if (stamp) stamp += ((long long)ring.worker * count + i) * 2;
-    if (stamp && zmi_thread() == 0) stamp[0] = zmi_clock();
-    zmi_gpu_play_one(&ring, i, play, shared);
+    if (stamp && t == 0) stamp[0] = zmi_clock();
+    zmi_gpu_play_one(&ring, in, i, &play, shared);
+    if (t < WORDS) ((unsigned *)(void *)&code[(i + 1) & 1])[t] = word;
     zmi_sync();
-    if (stamp && zmi_thread() == 0) stamp[1] = zmi_clock();
+    if (stamp && t == 0) stamp[1] = zmi_clock();
   }
 }

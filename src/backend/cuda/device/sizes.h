@@ -25,11 +25,16 @@ enum {
 
 // The resident kernel: a slot of the ring of weights; most of what READY makes, and elements of a row that it normalizes; most pairs that a
 // ROUTE of every block's own chooses.
-enum { ZMI_GPU_SLOT = 1280, ZMI_GPU_SLOTS = 3, ZMI_GPU_READY_BYTES = 24576, ZMI_GPU_READY_NORM = 8192, ZMI_GPU_OWN = 128 };
-#define ZMI_GPU_OWN_SHARED (ZMI_GPU_OWN * 8 + 16) // chosen experts, their weights, whether the play was given up
-#define ZMI_GPU_HALVES (ZMI_GPU_THREADS / ZMI_GPU_LANES)
-#define ZMI_GPU_RING_STRIDE(slots) ((slots)*ZMI_GPU_SLOT + 64) // of a half-warp: the two of a warp lie in different banks
-#define ZMI_GPU_RING_SHARED(slots) (ZMI_GPU_HALVES * ZMI_GPU_RING_STRIDE(slots))
+enum { ZMI_GPU_SLOT = 2560, ZMI_GPU_SLOTS = 3, ZMI_GPU_READY_BYTES = 24576, ZMI_GPU_READY_NORM = 8192, ZMI_GPU_OWN = 128 };
+#define ZMI_GPU_WARPS (ZMI_GPU_THREADS / 32)
+#define ZMI_GPU_RING_SHARED(slots) (ZMI_GPU_WARPS * (slots)*ZMI_GPU_SLOT)
+
+// What a block keeps: chosen experts, their weights, whether the play was given up; the instruction at hand and the next one; of each warp
+// the product that its ring is at.
+#define ZMI_GPU_OWN_TOLD (ZMI_GPU_OWN * 8)
+#define ZMI_GPU_OWN_CODE (ZMI_GPU_OWN_TOLD + 16)
+#define ZMI_GPU_OWN_RING (ZMI_GPU_OWN_CODE + 2 * (int)sizeof(zmi_gpu_instruction))
+#define ZMI_GPU_OWN_SHARED (ZMI_GPU_OWN_RING + ZMI_GPU_WARPS * (int)sizeof(zmi_gpu_instruction))
 #define ZMI_GPU_READY_SHARED(k) (((int)(k) + ZMI_GPU_LANES) * 4)
 
 #endif

@@ -1,27 +1,32 @@
-// Products whose weights are asked for long before they are used. Each half-warp has a ring of slots in shared memory. A cursor goes
-// through the steps of the instructions to come in the order in which this half-warp will take them, and copies on their way fill the
-// slots: also across barriers, as weights depend on nothing but, for experts, on the router. So the memory works while blocks wait for
-// each other.
+// Products whose weights are asked for long before they are used. Each warp has a ring of slots in shared memory. A cursor goes through the
+// steps of the instructions to come in the order in which this warp will take them, and copies on their way fill the slots: also across
+// barriers, as weights depend on nothing but, for experts, on the router. So the memory works while blocks wait for each other.
 //
-// A worker takes its tiles in one piece, in rounds of a few tiles. A unit is a range of 256 k of a tile; those of a round go to the
-// half-warps in turn. A step is `step` k of a unit: what a slot holds.
+// A worker takes its tiles in one piece, in rounds of a few tiles. A unit is a range of 256 k of a tile; all units of a worker's tiles go to
+// its warps in turn. A step is what a slot holds: `step` k of a unit.
+//
+// Sums of products of codes and digits are whole numbers, so tensor cores take them: 16 rows of weights by 32 k by 8 columns, of which three
+// are the digits of the row. What follows (scales, biases) is a chain of multiply-adds of floats in the written order.
+
+// Which unit: range `which` of a tile, which is block `block` of pair `pair`.
+typedef struct zmi_gpu_spot {
+  int tile, which, block, pair;
+} zmi_gpu_spot;
 
 typedef struct zmi_gpu_ring {
   const zmi_gpu_instruction *all;
   int count, worker, workers;
-  char *slot; // of this half-warp
+  char *slot;              // of this warp
+  zmi_gpu_instruction *in; // the cursor's product, in shared memory
   int slots, put, get;
   unsigned asked, taken; // steps
-  // The cursor: the product, the first tile of its round and the end of its tiles, the unit of the round, and what is left of that.
-  int at, tile, last, unit, left;
+  // The cursor: the product, the end of its tiles, the unit, and what is left of that.
+  int at, last, left;
+  zmi_gpu_spot spot;
   const char *from;
   int route;         // one more than the number of the last ROUTE whose choice is known
   const int *chosen; // by it
 } zmi_gpu_ring;
-
-ZMI_INLINE int zmi_gpu_half() {
-  return zmi_thread() / ZMI_GPU_LANES;
-}
 
 ZMI_INLINE int zmi_gpu_ranges(const zmi_gpu_dot *d) {
   return (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE;
@@ -31,21 +36,40 @@ ZMI_INLINE int zmi_gpu_group_bytes(const zmi_gpu_matrix *m) {
   return m->group * m->bits * ZMI_GPU_LANES / 8 + 2 * ZMI_GPU_LANES * zmi_gpu_size(m->dtype);
 }
 
-// Units of a tile, and tiles of a round.
-ZMI_INLINE int zmi_gpu_tile_units(const zmi_gpu_dot *d) {
-  return zmi_gpu_ranges(d) * (d->up ? 2 : 1);
+// `units` units further.
+ZMI_INLINE void zmi_gpu_spot_move(zmi_gpu_spot *s, const zmi_gpu_dot *d, int units) {
+  s->which += units;
+  while (s->which >= d->units) {
+    s->which -= d->units;
+    s->tile++;
+    if (++s->block < d->blocks) continue;
+    s->block = 0;
+    s->pair++;
+  }
 }
-ZMI_INLINE int zmi_gpu_round_tiles(int units) {
-  return ZMI_GPU_UNITS / (units > 4 ? units : 4); // at most 16: a thread stores one result
+
+// The first unit of this warp.
+ZMI_INLINE zmi_gpu_spot zmi_gpu_spot_first(const zmi_gpu_dot *d, int tile) {
+  zmi_gpu_spot s = {tile, 0, tile % d->blocks, tile / d->blocks};
+  zmi_gpu_spot_move(&s, d, zmi_thread() / 32);
+  return s;
+}
+
+// The words of an instruction, by the threads of a warp.
+ZMI_INLINE void zmi_gpu_fetch(const zmi_gpu_instruction *from, zmi_gpu_instruction *to) {
+  zmi_sync_warp(); // what lies there has been read
+  for (int i = zmi_thread() % 32; i < (int)(sizeof *to / 4); i += 32)
+    ((unsigned *)(void *)to)[i] = ((const unsigned *)(const void *)from)[i];
+  zmi_sync_warp();
 }
 
 ZMI_INLINE void zmi_gpu_ring_open(zmi_gpu_ring *r, int at) {
   r->at = at;
   if (at >= r->count) return;
-  const int tiles = r->all[at].tiles;
-  r->tile = zmi_gpu_first_tile(tiles, r->worker, r->workers);
+  zmi_gpu_fetch(&r->all[at], r->in);
+  const int tiles = r->in->tiles;
   r->last = zmi_gpu_first_tile(tiles, r->worker + 1, r->workers);
-  r->unit = zmi_gpu_half();
+  r->spot = zmi_gpu_spot_first(&r->in->as.dot, zmi_gpu_first_tile(tiles, r->worker, r->workers));
   r->left = 0;
 }
 
@@ -56,52 +80,40 @@ ZMI_INLINE int zmi_gpu_ring_expert(const zmi_gpu_ring *r, const zmi_gpu_dot *d, 
   return expert >= 0 && expert < d->matrix.experts ? expert : 0;
 }
 
-// The k of a unit's range.
-ZMI_INLINE int zmi_gpu_unit_begin(int unit, int ranges) {
-  return unit % ranges * ZMI_GPU_RANGE;
-}
-ZMI_INLINE int zmi_gpu_unit_end(const zmi_gpu_dot *d, int begin) {
-  return begin + ZMI_GPU_RANGE < d->matrix.k ? begin + ZMI_GPU_RANGE : d->matrix.k;
-}
-
-// Finds where the unit of the cursor lies. False if the round has no such unit.
-ZMI_INLINE bool zmi_gpu_ring_find(zmi_gpu_ring *r, const zmi_gpu_dot *d) {
-  const int units = zmi_gpu_tile_units(d), together = zmi_gpu_round_tiles(units), ranges = zmi_gpu_ranges(d);
-  const int tiles = r->last - r->tile < together ? r->last - r->tile : together;
-  if (r->unit >= tiles * units) return false;
-  const int tile = r->tile + r->unit / units, which = r->unit % units, begin = zmi_gpu_unit_begin(which, ranges);
-  const int pair = tile / d->blocks, expert = zmi_gpu_ring_expert(r, d, pair);
-  const zmi_gpu_matrix *m = &d->matrix;
-  r->from = zmi_gpu_at<const char>(which >= ranges ? d->up : m->packed) + (unsigned long long)expert * m->matrix_bytes +
-            (unsigned long long)(tile % d->blocks) * m->block_bytes + begin / m->group * zmi_gpu_group_bytes(m);
-  r->left = zmi_gpu_unit_end(d, begin) - begin;
-  return true;
+// Where the unit of the cursor lies, and how many k it has.
+ZMI_INLINE void zmi_gpu_ring_find(zmi_gpu_ring *r, const zmi_gpu_dot *d, int ranges) {
+  const bool second = r->spot.which >= ranges;
+  const int range = r->spot.which - (second ? ranges : 0), k = d->matrix.k - range * ZMI_GPU_RANGE;
+  r->from = zmi_gpu_at<const char>(second ? d->up : d->matrix.packed) +
+            (unsigned long long)zmi_gpu_ring_expert(r, d, r->spot.pair) * d->matrix.matrix_bytes +
+            (unsigned long long)r->spot.block * d->matrix.block_bytes + (unsigned long long)range * (unsigned)d->range_bytes;
+  r->left = k < ZMI_GPU_RANGE ? k : ZMI_GPU_RANGE;
 }
 
 // Asks for steps until the ring is full or what comes next is not known. now: the instruction at hand.
 ZMI_INLINE void zmi_gpu_ring_ask(zmi_gpu_ring *r, int now) {
-  const int lane = zmi_thread() % ZMI_GPU_LANES;
+  const int lane = zmi_thread() % 32;
   while (r->at < r->count && r->asked - r->taken < (unsigned)r->slots) {
-    const zmi_gpu_dot *d = &r->all[r->at].as.dot;
+    const zmi_gpu_dot *d = &r->in->as.dot;
     if (r->left <= 0) {
       if (d->chosen && r->at != now && (!d->route || d->route != r->route)) return;
-      if (r->tile >= r->last) {
-        zmi_gpu_ring_open(r, r->all[r->at].next);
+      if (r->spot.tile >= r->last) {
+        zmi_gpu_ring_open(r, r->in->next);
         continue;
       }
-      if (!zmi_gpu_ring_find(r, d)) {
-        r->tile += zmi_gpu_round_tiles(zmi_gpu_tile_units(d));
-        r->unit = zmi_gpu_half();
-        continue;
-      }
+      zmi_gpu_ring_find(r, d, d->up ? d->units / 2 : d->units);
     }
-    const int k = r->left < d->step ? r->left : d->step, bytes = k / d->matrix.group * zmi_gpu_group_bytes(&d->matrix);
+    const int k = r->left < d->step ? r->left : d->step;
+    const int bytes = k == d->step ? d->step_bytes : k / d->matrix.group * zmi_gpu_group_bytes(&d->matrix);
     char *to = r->slot + r->put * ZMI_GPU_SLOT;
-    for (int i = lane * 16; i < bytes; i += 16 * ZMI_GPU_LANES) zmi_copy_async(to + i, r->from + i);
+#pragma unroll
+    for (int i = 0; i < ZMI_GPU_SLOT; i += 16 * 32) {
+      if (i + lane * 16 < bytes) zmi_copy_async(to + i + lane * 16, r->from + i + lane * 16);
+    }
     zmi_copy_commit();
     r->from += bytes;
     r->left -= k;
-    if (r->left <= 0) r->unit += ZMI_GPU_HALVES;
+    if (r->left <= 0) zmi_gpu_spot_move(&r->spot, d, ZMI_GPU_WARPS);
     r->put = r->put + 1 < r->slots ? r->put + 1 : 0;
     r->asked++;
   }
@@ -110,11 +122,11 @@ ZMI_INLINE void zmi_gpu_ring_ask(zmi_gpu_ring *r, int now) {
 // Where the next step lies, once it has come. zmi_gpu_ring_done gives its slot back.
 ZMI_INLINE const char *zmi_gpu_ring_take(zmi_gpu_ring *r) {
   zmi_copy_wait(r->asked - r->taken - 1);
-  zmi_sync_half();
+  zmi_sync_warp();
   return r->slot + r->get * ZMI_GPU_SLOT;
 }
 ZMI_INLINE void zmi_gpu_ring_done(zmi_gpu_ring *r, int now) {
-  zmi_sync_half();
+  zmi_sync_warp();
   r->get = r->get + 1 < r->slots ? r->get + 1 : 0;
   r->taken++;
   zmi_gpu_ring_ask(r, now);
@@ -122,63 +134,119 @@ ZMI_INLINE void zmi_gpu_ring_done(zmi_gpu_ring *r, int now) {
 
 // ---- a step ----
 
-// Adds a step of n k, which begins at k, to the sums of a lane's row. x: a row of digits in shared memory.
-template <int BITS, int DIGITS>
-ZMI_INLINE void zmi_gpu_stream_step(const zmi_gpu_matrix *m, const char *slot, const char *x, int k, int n, float *hi, float *lo) {
-  enum { WORDS = BITS * ZMI_GPU_LANES };
-  const int group = m->group, lane = zmi_thread() % ZMI_GPU_LANES, code_bytes = group / 32 * WORDS * 4;
-  const int scale_bytes = ZMI_GPU_LANES * zmi_gpu_size(m->dtype);
-  const float *scale = (const float *)(const void *)(x + (long long)DIGITS * m->k), *sum = scale + m->k / group;
-  for (int done = 0; done < n; done += group, slot += code_bytes + 2 * scale_bytes) {
-    const int g = (k + done) / group;
-    const signed char *d = (const signed char *)x + (long long)DIGITS * (g * group);
-    const unsigned *w = (const unsigned *)(const void *)slot + lane;
-    int D[3] = {0, 0, 0};
-    for (int h = 0; h < group; h += 32, w += WORDS) {
-      unsigned word[BITS], code[8];
-      for (int j = 0; j < BITS; j++) word[j] = w[j * ZMI_GPU_LANES];
-      zmi_gpu_codes<BITS>(word, code);
-      zmi_gpu_products<DIGITS, false>(code, d + h, group, D);
-    }
-    const float s = zmi_gpu_scale(slot + code_bytes, m->dtype, lane), b = zmi_gpu_scale(slot + code_bytes + scale_bytes, m->dtype, lane);
-    zmi_gpu_add_group<DIGITS>(D, scale[g], sum[g], s, b, hi, lo);
+// A lane has rows lane / 4 and lane / 4 + 8 of the block. Of its column it makes what the products need (zmi_tile_us), of the results it
+// has columns 2 c and 2 c + 1, c = lane % 4: c = 0 has the two upper digits and adds to `hi`, c = 1 the lowest and adds to `lo`.
+typedef struct zmi_gpu_column {
+  const char *digits;        // of the row that READY made: this lane's
+  const float *scale, *sum;  // of groups
+  float acc[2];
+} zmi_gpu_column;
+
+// Of a lane's row the codes of k 8 c .. 8 c + 7 of a unit of 32: code q of a plane of P bits (matrix.h).
+template <int P> ZMI_INLINE void zmi_gpu_plane_pair(const unsigned *w, int c, int done, unsigned code[2]) {
+  enum { EACH = 8 / P };
+  const unsigned mask = ((1u << P) - 1u) * 0x01010101u;
+  if (P == 8) {
+    code[0] |= w[2 * c * ZMI_GPU_LANES];
+    code[1] |= w[(2 * c + 1) * ZMI_GPU_LANES];
+    return;
+  }
+  const unsigned word = w[2 * c / EACH * ZMI_GPU_LANES] >> 2 * c % EACH * P;
+  code[0] |= (word & mask) << done;
+  code[1] |= (word >> P & mask) << done;
+}
+template <int BITS> ZMI_INLINE void zmi_gpu_pair_codes(const unsigned *w, int c, unsigned code[2]) {
+  code[0] = code[1] = 0;
+  if (BITS >= 8)
+    zmi_gpu_plane_pair<8>(w, c, 0, code);
+  else if (BITS >= 4)
+    zmi_gpu_plane_pair<4>(w, c, 0, code);
+  else
+    zmi_gpu_plane_pair<2>(w, c, 0, code);
+  if (BITS == 6) zmi_gpu_plane_pair<2>(w + 4 * ZMI_GPU_LANES, c, 4, code);
+  if (BITS == 5) zmi_gpu_plane_pair<1>(w + 4 * ZMI_GPU_LANES, c, 4, code);
+  if (BITS == 3) zmi_gpu_plane_pair<1>(w + 2 * ZMI_GPU_LANES, c, 2, code);
+}
+
+// Adds what group g gives, whose sums of products are D.
+template <int DIGITS> ZMI_INLINE void zmi_gpu_column_add(zmi_gpu_column *u, const int D[4], int g, const float s[2], const float b[2]) {
+  const bool lower = zmi_thread() & 1;
+  const float e = u->scale[g], sum = u->sum[g], scale = DIGITS == 1 || lower ? e : e * 256.0f;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const float first = (float)D[2 * h], v = DIGITS == 1 || lower ? first : zk_fma(first, 256.0f, (float)D[2 * h + 1]);
+    const float acc = zk_fma(s[h] * scale, v, u->acc[h]);
+    u->acc[h] = lower ? acc : zk_fma(b[h], sum, acc);
   }
 }
 
-template <int DIGITS>
-ZMI_INLINE void zmi_gpu_stream_bits(const zmi_gpu_matrix *m, const char *slot, const char *x, int k, int n, float *hi, float *lo) {
+// Adds a step of n k, which begins at k.
+template <int BITS, int DIGITS, int GROUP>
+ZMI_INLINE void zmi_gpu_stream_step(const zmi_gpu_matrix *m, const char *slot, int k, int n, zmi_gpu_column *u) {
+  enum { WORDS = BITS * ZMI_GPU_LANES };
+  const int group = GROUP ? GROUP : m->group, row = zmi_thread() % 32 / 4, c = zmi_thread() % 4, code_bytes = group / 32 * WORDS * 4;
+  const int scale_bytes = ZMI_GPU_LANES * zmi_gpu_size(m->dtype), first = k / group, groups = n / group;
+  const char *d = u->digits + (long long)DIGITS * k;
+#pragma unroll 4
+  for (int g = 0; g < groups; g++, slot += code_bytes + 2 * scale_bytes, d += DIGITS * group) {
+    const unsigned *w = (const unsigned *)(const void *)slot + row;
+    int D[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int h = 0; h < group; h += 32, w += WORDS) {
+      unsigned low[2], high[2];
+      zmi_gpu_pair_codes<BITS>(w, c, low);
+      zmi_gpu_pair_codes<BITS>(w + 8, c, high);
+      const unsigned a[4] = {low[0], high[0], low[1], high[1]};
+      zmi_tile_us(D, a, ((const zmi_gpu_two *)(const void *)(d + h))->a);
+    }
+    float s[2], b[2];
+    for (int h = 0; h < 2; h++) {
+      s[h] = zmi_gpu_scale(slot + code_bytes, m->dtype, row + 8 * h);
+      b[h] = zmi_gpu_scale(slot + code_bytes + scale_bytes, m->dtype, row + 8 * h);
+    }
+    zmi_gpu_column_add<DIGITS>(u, D, first + g, s, b);
+  }
+}
+
+template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_bits(const zmi_gpu_matrix *m, const char *slot, int k, int n, zmi_gpu_column *u) {
   switch (m->bits) {
   case 2:
-    return zmi_gpu_stream_step<2, DIGITS>(m, slot, x, k, n, hi, lo);
+    return zmi_gpu_stream_step<2, DIGITS, 0>(m, slot, k, n, u);
   case 3:
-    return zmi_gpu_stream_step<3, DIGITS>(m, slot, x, k, n, hi, lo);
+    return zmi_gpu_stream_step<3, DIGITS, 0>(m, slot, k, n, u);
   case 4:
-    return zmi_gpu_stream_step<4, DIGITS>(m, slot, x, k, n, hi, lo);
+    return m->group == 64 ? zmi_gpu_stream_step<4, DIGITS, 64>(m, slot, k, n, u) : zmi_gpu_stream_step<4, DIGITS, 0>(m, slot, k, n, u);
   case 5:
-    return zmi_gpu_stream_step<5, DIGITS>(m, slot, x, k, n, hi, lo);
+    return zmi_gpu_stream_step<5, DIGITS, 0>(m, slot, k, n, u);
   case 6:
-    return zmi_gpu_stream_step<6, DIGITS>(m, slot, x, k, n, hi, lo);
+    return zmi_gpu_stream_step<6, DIGITS, 0>(m, slot, k, n, u);
   default:
-    return zmi_gpu_stream_step<8, DIGITS>(m, slot, x, k, n, hi, lo);
+    return m->group == 64 ? zmi_gpu_stream_step<8, DIGITS, 64>(m, slot, k, n, u) : zmi_gpu_stream_step<8, DIGITS, 0>(m, slot, k, n, u);
   }
 }
 
 // ---- a product ----
 
 // The part of a unit: of `row` of what READY made.
-ZMI_INLINE float zmi_gpu_stream_unit(zmi_gpu_ring *r, const zmi_gpu_dot *d, int now, int begin, const char *row) {
-  const int end = zmi_gpu_unit_end(d, begin);
-  float hi = 0.0f, lo = 0.0f;
+ZMI_INLINE void zmi_gpu_stream_unit(zmi_gpu_ring *r, const zmi_gpu_dot *d, int now, int begin, const char *row, float *part) {
+  const zmi_gpu_matrix *m = &d->matrix;
+  const int lane = zmi_thread() % 32, plane = lane / 4 % 4 < m->digits ? lane / 4 % 4 : 0;
+  const int end = begin + ZMI_GPU_RANGE < m->k ? begin + ZMI_GPU_RANGE : m->k;
+  zmi_gpu_column u = {row + plane * m->group + lane % 4 * 8, (const float *)(const void *)(row + (long long)m->digits * m->k), 0, {0, 0}};
+  u.sum = u.scale + m->k / m->group;
   for (int k = begin; k < end; k += d->step) {
     const int n = end - k < d->step ? end - k : d->step;
     const char *slot = zmi_gpu_ring_take(r);
-    if (d->matrix.digits == 1)
-      zmi_gpu_stream_bits<1>(&d->matrix, slot, row, k, n, &hi, &lo);
+    if (m->digits == 1)
+      zmi_gpu_stream_bits<1>(m, slot, k, n, &u);
     else
-      zmi_gpu_stream_bits<3>(&d->matrix, slot, row, k, n, &hi, &lo);
+      zmi_gpu_stream_bits<3>(m, slot, k, n, &u);
     zmi_gpu_ring_done(r, now);
   }
-  return d->matrix.digits == 1 ? hi : hi + lo;
+  for (int h = 0; h < 2; h++) {
+    const float lower = zmi_shuffle_float(u.acc[h], lane | 1);
+    if (lane % 4 == 0) part[lane / 4 + 8 * h] = m->digits == 1 ? u.acc[h] : u.acc[h] + lower;
+  }
 }
 
 ZMI_INLINE float zmi_gpu_stream_sum(const float *parts, int ranges) {
@@ -189,7 +257,7 @@ ZMI_INLINE float zmi_gpu_stream_sum(const float *parts, int ranges) {
 
 // Thread t stores row t % 16 of tile t / 16 of a round.
 ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d, int tile, const float *parts) {
-  const int lane = zmi_thread() % ZMI_GPU_LANES, ranges = zmi_gpu_ranges(d), row = tile % d->blocks * ZMI_GPU_LANES + lane;
+  const int lane = zmi_thread() % ZMI_GPU_LANES, ranges = d->up ? d->units / 2 : d->units, row = tile % d->blocks * ZMI_GPU_LANES + lane;
   const int pair = tile / d->blocks;
   if (row >= d->matrix.n) return;
   int expert = 0;
@@ -206,23 +274,25 @@ ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d
   zmi_gpu_store(d->out, d->dtype, pair * d->out_stride + row, y);
 }
 
-// made: rows that READY made. shared: ZMI_GPU_DOT_SHARED bytes.
-ZMI_APART void zmi_gpu_stream_run(zmi_gpu_ring *ring, int now, char *shared, const char *made) {
+// in: instruction `now`. made: rows that READY made. shared: ZMI_GPU_DOT_SHARED bytes.
+ZMI_APART void zmi_gpu_stream_run(zmi_gpu_ring *ring, const zmi_gpu_instruction *in, int now, char *shared, const char *made) {
   zmi_gpu_ring here = *ring, *r = &here; // in registers
-  const zmi_gpu_dot *d = &r->all[now].as.dot;
-  const int units = zmi_gpu_tile_units(d), ranges = zmi_gpu_ranges(d), together = zmi_gpu_round_tiles(units);
-  const int last = zmi_gpu_first_tile(r->all[now].tiles, r->worker + 1, r->workers), t = zmi_thread();
+  const zmi_gpu_dot *d = &in->as.dot;
+  const int last = zmi_gpu_first_tile(in->tiles, r->worker + 1, r->workers), t = zmi_thread(), ranges = d->up ? d->units / 2 : d->units;
+  int tile = zmi_gpu_first_tile(in->tiles, r->worker, r->workers);
   float *parts = (float *)(void *)shared;
   zmi_gpu_ring_ask(r, now);
-  for (int tile = zmi_gpu_first_tile(r->all[now].tiles, r->worker, r->workers); tile < last; tile += together) {
-    const int tiles = last - tile < together ? last - tile : together;
-    for (int i = zmi_gpu_half(); i < tiles * units; i += ZMI_GPU_HALVES) {
-      const char *row = made + (tile + i / units) / d->blocks / d->share * d->x_bytes;
-      parts[i * ZMI_GPU_LANES + t % ZMI_GPU_LANES] = zmi_gpu_stream_unit(r, d, now, zmi_gpu_unit_begin(i % units, ranges), row);
+  zmi_gpu_spot s = zmi_gpu_spot_first(d, tile);
+  for (; tile < last; tile += d->together) {
+    const int tiles = last - tile < d->together ? last - tile : d->together;
+    for (; s.tile < tile + tiles; zmi_gpu_spot_move(&s, d, ZMI_GPU_WARPS)) {
+      float *part = parts + ((s.tile - tile) * d->units + s.which) * ZMI_GPU_LANES;
+      const int range = s.which < ranges ? s.which : s.which - ranges;
+      zmi_gpu_stream_unit(r, d, now, range * ZMI_GPU_RANGE, made + s.pair / d->share * d->x_bytes, part);
     }
     zmi_sync();
-    if (t < tiles * ZMI_GPU_LANES) zmi_gpu_stream_store(r, d, tile + t / ZMI_GPU_LANES, parts + t / ZMI_GPU_LANES * units * ZMI_GPU_LANES);
-    zmi_sync();
+    if (t < tiles * ZMI_GPU_LANES) zmi_gpu_stream_store(r, d, tile + t / ZMI_GPU_LANES, parts + t / ZMI_GPU_LANES * d->units * ZMI_GPU_LANES);
+    if (tile + tiles < last) zmi_sync(); // before the next round overwrites the parts
   }
   *ring = here;
 }

@@ -337,7 +337,9 @@ static void join_many(void **state) {
 
 static void route(void **state) {
   (void)state;
-  static const struct { int rows, experts, k; } shapes[] = {{1, 128, 8}, {9, 5, 5}, {9, 60, 4}, {2, 600, 40}, {3, 1, 1}, {2, 2100, 3}};
+  static const struct {
+    int rows, experts, k;
+  } shapes[] = {{1, 128, 8}, {9, 5, 5}, {9, 60, 4}, {2, 600, 40}, {3, 1, 1}, {2, 2100, 3}, {2, 32, 4}, {3, 200, 33}};
   for (size_t i = 0; i < ZMI_COUNT(shapes); i++) {
     for (int kind = 0; kind < 16; kind++) {
       const int rows = shapes[i].rows, experts = shapes[i].experts, k = shapes[i].k;
@@ -375,12 +377,13 @@ static void product(zm_dtype dtype, const void *a, const void *b, int64_t n, voi
   for (int64_t i = 0; i < n; i++) element(ZMI_GPU_MULTIPLY, dtype, zmi_at(a, dtype, i), zmi_at(b, dtype, i), zmi_at(to, dtype, i));
 }
 
-static void convolve(zm_dtype dtype, int rows, const int32_t *position, const int32_t *sequence, int taps, bool parts, bool bias) {
-  enum { CHANNELS = 70, SEQUENCES = 4 };
+static void convolve(zm_dtype dtype, int rows, int sequences, const int32_t *position, const int32_t *sequence, int taps, bool parts,
+                     bool bias) {
+  enum { CHANNELS = 70 };
   const int wide = parts ? 3 * CHANNELS : CHANNELS;
   void *x = numbers(rows * wide, dtype, taps == 4), *weight = numbers(CHANNELS * taps, ZM_F32, false),
        *b = numbers(CHANNELS, ZM_F32, false);
-  const int64_t kept = SEQUENCES * (taps - 1) * CHANNELS, n = rows * CHANNELS;
+  const int64_t kept = (int64_t)sequences * (taps - 1) * CHANNELS, n = rows * CHANNELS;
   void *state = numbers(kept, dtype, false), *found_state = bytes_like(state, (size_t)kept * zm_dtype_size(dtype));
   void *in_rows = bytes_like(NULL, (size_t)n * 4), *expected = bytes_like(NULL, (size_t)n * 4), *found = bytes_like(NULL, (size_t)n * 4);
   for (int r = 0; r < rows; r++) {
@@ -397,7 +400,7 @@ static void convolve(zm_dtype dtype, int rows, const int32_t *position, const in
                 .rows = rows,
                 .channels = CHANNELS,
                 .taps = taps,
-                .sequences = SEQUENCES,
+                .sequences = sequences,
                 .x = in_rows,
                 .weight = weight,
                 .bias = bias ? b : NULL,
@@ -423,7 +426,7 @@ static void convolve(zm_dtype dtype, int rows, const int32_t *position, const in
                                         rows,
                                         CHANNELS,
                                         taps,
-                                        SEQUENCES,
+                                        sequences,
                                         parts ? 3 : 0,
                                         2,
                                         0,
@@ -445,11 +448,13 @@ static void conv(void **state) {
       {0, 1, 2, 3, 4, 5, 6, 7, 8}, {7, 8, 9, 10, 11, 12, 13, 14, 15}, {1, 0, 5, 2, 9, 9, 9, 9, 9}, {3, 4, 8, 5, 6, -1, 9, 10, 7}};
   static const int32_t sequence[][9] = {
       {2, 2, 2, 2, 2, 2, 2, 2, 2}, {0, 0, 0, 0, 0, 1, 1, 1, 1}, {0, 1, 2, 3, 4, -1, 7, -1, 9}, {1, 1, 0, 1, 1, 2, 0, 0, 1}};
-  static const int taps[] = {1, 2, 3, 4, 9};
+  static const int taps[] = {1, 2, 3, 4, 9}, rows[] = {1, 3, 5, 9};
   for (size_t c = 0; c < ZMI_COUNT(position); c++) {
     for (size_t t = 0; t < ZMI_COUNT(taps); t++) {
-      for (int kind = 0; kind < 8; kind++)
-        convolve(dtypes[kind & 1], kind & 2 ? 9 : 3, position[c], sequence[c], taps[t], kind & 4, kind % 3);
+      for (int kind = 0; kind < 32; kind++) {
+        const int n = rows[kind / 8];
+        convolve(dtypes[kind & 1], n, n == 1 && kind & 2 ? 1 : 4, position[c], sequence[c], taps[t], kind & 4, kind % 3);
+      }
     }
   }
 }

@@ -70,6 +70,13 @@ ZMI_INLINE unsigned long long zmi_clock() {
 ZMI_INLINE unsigned zmi_shuffle(unsigned x, int lane, int line = __builtin_LINE()) {
   return gpu_exchange(x, lane, line);
 }
+ZMI_INLINE unsigned zmi_most(unsigned x, int line = __builtin_LINE()) {
+  for (int step = 16; step > 0; step /= 2) {
+    const unsigned other = gpu_exchange(x, (gpu_here->thread % 32) ^ step, line);
+    x = other > x ? other : x;
+  }
+  return x;
+}
 // Where a thread waits for memory that another block writes: lets others run.
 ZMI_INLINE void zmi_pause() {
   gpu_give_way();

@@ -18,6 +18,17 @@ ZMI_INLINE float zmi_gpu_value(unsigned bits, int dtype) {
   return dtype == ZMI_GPU_BF16 ? zk_of_bits(bits << 16) : zk_load_float16((unsigned short)bits);
 }
 
+// The word of four bytes in which an element lies, and the element of it: a load without a branch before it, whatever the dtype.
+ZMI_INLINE unsigned zmi_gpu_word(zmi_gpu_address a, int dtype, long long i) {
+  const zmi_gpu_address at = a + (zmi_gpu_address)(i * zmi_gpu_size(dtype));
+  return *zmi_gpu_at<const unsigned>(at & ~(zmi_gpu_address)3);
+}
+
+ZMI_INLINE float zmi_gpu_of_word(unsigned word, zmi_gpu_address a, int dtype, long long i) {
+  if (dtype == ZMI_GPU_F32) return zk_of_bits(word);
+  return zmi_gpu_value((a >> 1 ^ (zmi_gpu_address)i) & 1u ? word >> 16 : word & 0xffffu, dtype);
+}
+
 ZMI_INLINE float zmi_gpu_load(zmi_gpu_address a, int dtype, long long i) {
   if (dtype == ZMI_GPU_F32) return zmi_gpu_at<const float>(a)[i];
   const unsigned short v = zmi_gpu_at<const unsigned short>(a)[i];
@@ -39,3 +50,18 @@ ZMI_INLINE float zmi_gpu_round(float x, int dtype) {
 ZMI_INLINE float zmi_shuffle_float(float x, int lane) {
   return zk_of_bits(zmi_shuffle(zk_bits(x), lane));
 }
+
+// Does `call`, in which DTYPE is a constant, for the dtype at hand: decided once, not before each load.
+#define ZMI_GPU_BY_DTYPE(dtype, call)                                                                                                      \
+  do {                                                                                                                                     \
+    if ((dtype) == ZMI_GPU_BF16) {                                                                                                         \
+      constexpr int DTYPE = ZMI_GPU_BF16;                                                                                                  \
+      call;                                                                                                                                \
+    } else if ((dtype) == ZMI_GPU_F32) {                                                                                                   \
+      constexpr int DTYPE = ZMI_GPU_F32;                                                                                                   \
+      call;                                                                                                                                \
+    } else {                                                                                                                               \
+      constexpr int DTYPE = ZMI_GPU_F16;                                                                                                   \
+      call;                                                                                                                                \
+    }                                                                                                                                      \
+  } while (0)

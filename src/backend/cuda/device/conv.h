@@ -1,5 +1,70 @@
 // The short convolution: a block takes 64 channels of all rows, four rows at a time. Device text.
-//
+
+// ---- few rows, each of a sequence of its own ----
+
+enum { ZMI_GPU_CONV_FEW = 8, ZMI_GPU_CONV_TAPS = 4 }; // most rows and most taps of them
+
+ZMI_INLINE int zmi_gpu_conv_sequence(const zmi_gpu_conv *v, int row) {
+  return zmi_gpu_at<const int>(v->sequence)[row];
+}
+
+ZMI_INLINE long long zmi_gpu_conv_state(const zmi_gpu_conv *v, int sequence, int i, int channel) {
+  return ((long long)sequence * (v->taps - 1) + i) * v->channels + channel;
+}
+
+// Whether no row is another one's past.
+ZMI_INLINE bool zmi_gpu_conv_apart(const zmi_gpu_conv *v) {
+  int sequence[ZMI_GPU_CONV_FEW];
+  bool apart = true;
+  if (v->rows == 1) return true;
+#pragma unroll
+  for (int r = 0; r < ZMI_GPU_CONV_FEW; r++) sequence[r] = r < v->rows ? zmi_gpu_conv_sequence(v, r) : 0;
+#pragma unroll
+  for (int r = 1; r < ZMI_GPU_CONV_FEW; r++) {
+#pragma unroll
+    for (int s = 0; s < r; s++) apart = apart && (r >= v->rows || sequence[r] != sequence[s]);
+  }
+  return apart;
+}
+
+// A channel of a row: everything is asked for before anything is used. A state of the only sequence does not wait for the row to say whose
+// it is.
+template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_one(const zmi_gpu_conv *v, int row, int channel) {
+  const int position = zmi_gpu_at<const int>(v->position)[row], sequence = zmi_gpu_conv_sequence(v, row), parts = v->parts;
+  int owner = 0;
+  if (v->sequences > 1) owner = (int)zmi_cache_load(zmi_gpu_at<const unsigned>(v->sequence) + row);
+  const bool known = owner >= 0 && owner < v->sequences, valid = sequence >= 0 && sequence < v->sequences && position >= 0;
+  const long long at = row * v->x_stride + channel, channels = parts ? v->channels : 0, tap = (long long)channel * v->taps;
+  const float a = zmi_gpu_load(v->x, DTYPE, at + v->first * channels), b = zmi_gpu_load(v->x, DTYPE, at + v->second * channels);
+  const float gate = zmi_gpu_load(v->x, DTYPE, at + v->gate * channels);
+  const unsigned bias = v->bias ? zmi_gpu_word(v->bias, v->bias_dtype, channel) : 0u;
+  unsigned weight[ZMI_GPU_CONV_TAPS];
+  unsigned state[ZMI_GPU_CONV_TAPS];
+#pragma unroll
+  for (int t = 0; t < ZMI_GPU_CONV_TAPS; t++) {
+    weight[t] = t < v->taps ? zmi_gpu_word(v->weight, v->weight_dtype, tap + t) : 0u;
+    state[t] = t < v->taps - 1 && known ? zmi_gpu_bits(v->state, DTYPE, zmi_gpu_conv_state(v, owner, t, channel)) : 0u;
+  }
+  float input[ZMI_GPU_CONV_TAPS]; // of the taps; those behind the last stay unused
+  const float x = parts ? zmi_gpu_round(a * b, DTYPE) : a;
+  float y = v->bias && valid ? zmi_gpu_of_word(bias, v->bias, v->bias_dtype, channel) : 0.0f;
+#pragma unroll
+  for (int t = 0; t < ZMI_GPU_CONV_TAPS; t++) {
+    const int lag = v->taps - 1 - t;
+    input[t] = lag == 0 ? x : zmi_gpu_value(state[t], DTYPE);
+    if (!valid || lag < 0 || position < lag) continue; // before the text: adds nothing
+    y = zk_fma(zmi_gpu_of_word(weight[t], v->weight, v->weight_dtype, tap + t), input[t], y);
+  }
+  zmi_gpu_store(v->y, DTYPE, (long long)row * v->channels + channel, parts ? gate * zmi_gpu_round(y, DTYPE) : y);
+#pragma unroll
+  for (int i = 0; i < ZMI_GPU_CONV_TAPS - 1; i++) {
+    if (valid && i < v->taps - 1)
+      zmi_gpu_store(v->state, DTYPE, zmi_gpu_conv_state(v, sequence, i, channel), position < v->taps - 2 - i ? 0.0f : input[i + 1]);
+  }
+}
+
+// ---- rows of any sequences ----
+
 // Rows depend on inputs only, so all results come first and the states after them. That holds while every sequence has one run of rows:
 // rows are taken in waves in which it is so.
 
@@ -8,20 +73,12 @@ typedef struct zmi_gpu_wave {
   int first, last; // rows
 } zmi_gpu_wave;
 
-ZMI_INLINE int zmi_gpu_conv_sequence(const zmi_gpu_conv *v, int row) {
-  return zmi_gpu_at<const int>(v->sequence)[row];
-}
-
 // An input of the convolution in the step's rows.
-ZMI_INLINE float zmi_gpu_conv_x(const zmi_gpu_conv *v, int row, int channel) {
+template <int DTYPE> ZMI_INLINE float zmi_gpu_conv_x(const zmi_gpu_conv *v, int row, int channel) {
   const long long at = row * v->x_stride + channel;
-  if (!v->parts) return zmi_gpu_load(v->x, v->dtype, at);
-  const float a = zmi_gpu_load(v->x, v->dtype, at + (long long)v->first * v->channels);
-  return zmi_gpu_round(a * zmi_gpu_load(v->x, v->dtype, at + (long long)v->second * v->channels), v->dtype);
-}
-
-ZMI_INLINE long long zmi_gpu_conv_state(const zmi_gpu_conv *v, int sequence, int i, int channel) {
-  return ((long long)sequence * (v->taps - 1) + i) * v->channels + channel;
+  if (!v->parts) return zmi_gpu_load(v->x, DTYPE, at);
+  const float a = zmi_gpu_load(v->x, DTYPE, at + (long long)v->first * v->channels);
+  return zmi_gpu_round(a * zmi_gpu_load(v->x, DTYPE, at + (long long)v->second * v->channels), DTYPE);
 }
 
 // Rows of the row's sequence that stand right before it, `most` at most.
@@ -33,12 +90,12 @@ ZMI_INLINE int zmi_gpu_conv_before(const zmi_gpu_wave *w, int row, int most) {
 }
 
 // The input `lag` rows before `row`, which has `before` rows of its sequence before it: from the step's rows or from the state.
-ZMI_INLINE float zmi_gpu_conv_input(const zmi_gpu_conv *v, int row, int before, int sequence, int lag, int channel) {
-  if (lag <= before) return zmi_gpu_conv_x(v, row - lag, channel);
-  return zmi_gpu_load(v->state, v->dtype, zmi_gpu_conv_state(v, sequence, v->taps - 1 - (lag - before), channel));
+template <int DTYPE> ZMI_INLINE float zmi_gpu_conv_input(const zmi_gpu_conv *v, int row, int before, int sequence, int lag, int channel) {
+  if (lag <= before) return zmi_gpu_conv_x<DTYPE>(v, row - lag, channel);
+  return zmi_gpu_load(v->state, DTYPE, zmi_gpu_conv_state(v, sequence, v->taps - 1 - (lag - before), channel));
 }
 
-ZMI_DEVICE void zmi_gpu_conv_row(const zmi_gpu_wave *w, int row, int channel) {
+template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_row(const zmi_gpu_wave *w, int row, int channel) {
   const zmi_gpu_conv *v = w->v;
   const int position = zmi_gpu_at<const int>(v->position)[row], sequence = zmi_gpu_conv_sequence(v, row);
   float y = 0.0f;
@@ -49,19 +106,21 @@ ZMI_DEVICE void zmi_gpu_conv_row(const zmi_gpu_wave *w, int row, int channel) {
     for (int t = 0; t < v->taps; t++) {
       const int lag = v->taps - 1 - t;
       if (position < lag) continue; // before the text: adds nothing
-      const float weight = zmi_gpu_load(v->weight, v->weight_dtype, (long long)channel * v->taps + t);
-      y = zk_fma(weight, zmi_gpu_conv_input(v, row, before, sequence, lag, channel), y);
+      const long long tap = (long long)channel * v->taps + t;
+      const unsigned weight = zmi_gpu_word(v->weight, v->weight_dtype, tap);
+      y = zk_fma(zmi_gpu_of_word(weight, v->weight, v->weight_dtype, tap),
+                 zmi_gpu_conv_input<DTYPE>(v, row, before, sequence, lag, channel), y);
     }
   }
   if (v->parts) {
-    const float gate = zmi_gpu_load(v->x, v->dtype, row * v->x_stride + (long long)v->gate * v->channels + channel);
-    y = gate * zmi_gpu_round(y, v->dtype);
+    const float gate = zmi_gpu_load(v->x, DTYPE, row * v->x_stride + (long long)v->gate * v->channels + channel);
+    y = gate * zmi_gpu_round(y, DTYPE);
   }
-  zmi_gpu_store(v->y, v->dtype, (long long)row * v->channels + channel, y);
+  zmi_gpu_store(v->y, DTYPE, (long long)row * v->channels + channel, y);
 }
 
 // After the last row of a sequence. Rising i reads only entries that come later: safe in place.
-ZMI_DEVICE void zmi_gpu_conv_update(const zmi_gpu_wave *w, int row, int channel) {
+template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_update(const zmi_gpu_wave *w, int row, int channel) {
   const zmi_gpu_conv *v = w->v;
   const int position = zmi_gpu_at<const int>(v->position)[row], sequence = zmi_gpu_conv_sequence(v, row);
   if (sequence < 0 || sequence >= v->sequences || position < 0) return;
@@ -69,7 +128,7 @@ ZMI_DEVICE void zmi_gpu_conv_update(const zmi_gpu_wave *w, int row, int channel)
   for (int i = 0; i < v->taps - 1; i++) {
     const int lag = v->taps - 2 - i;
     const long long to = zmi_gpu_conv_state(v, sequence, i, channel);
-    zmi_gpu_store(v->state, v->dtype, to, position < lag ? 0.0f : zmi_gpu_conv_input(v, row, before, sequence, lag, channel));
+    zmi_gpu_store(v->state, DTYPE, to, position < lag ? 0.0f : zmi_gpu_conv_input<DTYPE>(v, row, before, sequence, lag, channel));
   }
 }
 
@@ -99,22 +158,31 @@ ZMI_DEVICE int zmi_gpu_conv_wave_end(const zmi_gpu_conv *v, int first, int *shar
   return end;
 }
 
-ZMI_DEVICE void zmi_gpu_conv_tile(const zmi_gpu_conv *v, int tile, int *shared) {
+template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_tile(const zmi_gpu_conv *v, int tile, int *shared) {
   enum { TOGETHER = ZMI_GPU_THREADS / ZMI_GPU_CHANNELS };
   const int channel = tile * ZMI_GPU_CHANNELS + zmi_thread() % ZMI_GPU_CHANNELS, part = zmi_thread() / ZMI_GPU_CHANNELS;
   const bool mine = channel < v->channels;
   zmi_gpu_wave w = {v, 0, 0};
+  if (v->rows <= ZMI_GPU_CONV_FEW && v->taps <= ZMI_GPU_CONV_TAPS && zmi_gpu_conv_apart(v)) {
+    for (int r = part; mine && r < v->rows; r += TOGETHER) zmi_gpu_conv_one<DTYPE>(v, r, channel);
+    return;
+  }
   for (; w.first < v->rows; w.first = w.last) {
     w.last = zmi_gpu_conv_wave_end(v, w.first, shared);
-    for (int r = w.first + part; mine && r < w.last; r += TOGETHER) zmi_gpu_conv_row(&w, r, channel);
+    for (int r = w.first + part; mine && r < w.last; r += TOGETHER) zmi_gpu_conv_row<DTYPE>(&w, r, channel);
     zmi_sync();
     for (int r = w.first + part; mine && r < w.last; r += TOGETHER) {
-      if (r + 1 == w.last || zmi_gpu_conv_sequence(v, r + 1) != zmi_gpu_conv_sequence(v, r)) zmi_gpu_conv_update(&w, r, channel);
+      if (r + 1 == w.last || zmi_gpu_conv_sequence(v, r + 1) != zmi_gpu_conv_sequence(v, r)) zmi_gpu_conv_update<DTYPE>(&w, r, channel);
     }
     zmi_sync();
   }
 }
 
-ZMI_DEVICE void zmi_gpu_conv_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
-  for (int t = worker; t < in->tiles; t += workers) zmi_gpu_conv_tile(&in->as.conv, t, (int *)(void *)shared);
+template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_tiles(const zmi_gpu_conv *v, int tiles, int worker, int workers, int *shared) {
+  for (int t = worker; t < tiles; t += workers) zmi_gpu_conv_tile<DTYPE>(v, t, shared);
+}
+
+ZMI_APART void zmi_gpu_conv_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+  const zmi_gpu_conv v = in->as.conv;
+  ZMI_GPU_BY_DTYPE(v.dtype, zmi_gpu_conv_tiles<DTYPE>(&v, in->tiles, worker, workers, (int *)(void *)shared));
 }

@@ -9,6 +9,7 @@
 //   zmi_sync()           all threads of the block are here, what they wrote is seen
 //   zmi_sync_warp()      the same of the 32 threads of a warp
 //   zmi_shuffle(x, lane) x of another thread of the warp (32-bit words); all 32 take part
+//   zmi_most(x)          the largest of the 32 threads' words; all of them take part
 //   zmi_dot_us, zmi_dot_ss(a, b, c)  c + the sum of four products of bytes; a unsigned or signed, b signed
 //   zmi_tile_us, zmi_tile_ss(d, a, b)  all 32 threads: d += A B, A 16 x 32 bytes, unsigned or signed, B 32 x 8 signed bytes. Lane l has
 //                        of A rows l / 4 (words 0, 2) and l / 4 + 8 (1, 3), bytes 4 (l % 4) .. and 16 more; of B column l / 4, the same
@@ -54,6 +55,9 @@ ZMI_INLINE void zmi_sync_warp() {
 }
 ZMI_INLINE unsigned zmi_shuffle(unsigned x, int lane) {
   return __shfl_sync(0xffffffffu, x, lane);
+}
+ZMI_INLINE unsigned zmi_most(unsigned x) {
+  return __reduce_max_sync(0xffffffffu, x);
 }
 ZMI_INLINE int zmi_dot_us(unsigned a, int b, int c) {
   int d;

@@ -147,8 +147,10 @@ typedef struct zmi_step_time {
   size_t instr;
   int64_t waits_for; // it stands behind a barrier, as it meets memory of this instruction (itself: of an earlier stage); -1: no barrier
   double worked;
-  double waited; // at that barrier; of the first step: to wake up
-  double idle;   // of `waited`: until the last worker came
+  double waited;    // at that barrier; of the first step: to wake up
+  double idle;      // of `waited`: until the last worker came
+  const char *kind; // of an instruction of a GPU, or NULL
+  int tiles;        // of it
 } zmi_step_time;
 typedef struct zmi_profile {
   zmi_step_time *steps; // in order; one more at the end, instr = instructions of the tape: waiting until all workers are done
@@ -190,6 +192,10 @@ static inline zmi_gpu_address zmi_gpu_at(const void *p) {
   return (zmi_gpu_address)(uintptr_t)p;
 }
 
+const char *zmi_device_kind_name(int kind); // "dot"
+// What copying within its memory reaches, bytes read and written, GB/s: the best of a few copies. 0 with a message.
+double zmi_device_bandwidth(zmi_cuda *d);
+
 typedef enum zmi_executor { ZMI_EXECUTOR_AUTO, ZMI_EXECUTOR_STREAM, ZMI_EXECUTOR_GRAPH, ZMI_EXECUTOR_PERSISTENT } zmi_executor;
 
 // A tape ready to play on a device. Slots: WEIGHT: data on the host, made resident; STATE: data is a device address; INPUT: data on the
@@ -198,7 +204,7 @@ typedef struct zmi_device_player zmi_device_player;
 zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_executor executor);
 void zmi_device_player_free(zmi_device_player *p);
 zm_status zmi_device_player_play(zmi_device_player *p);
-zmi_executor zmi_device_player_executor(const zmi_device_player *p); // the one in use
+zmi_executor zmi_device_player_executor(const zmi_device_player *p);                          // the one in use
 const zmi_gpu_instruction *zmi_device_player_code(const zmi_device_player *p, size_t *count); // as they are played
 // Plays with clocks: around each launch, or inside the resident kernel. Adds to worked, waited and idle of steps[i] of instruction i (means
 // over the thread blocks; launches wait for nothing that can be seen).

@@ -41,6 +41,20 @@ static void add_op(const zmi_bench *b, const zmi_bench_op *op, double total, dou
     zmi_text_add(rows, "\t\t\n");
 }
 
+static void print_kinds(const zmi_bench *b, zmi_text *out) {
+  zmi_text rows = {0};
+  if (!b->kind_count) return;
+  zmi_text_add(&rows, "op\tinstruction\t>tiles\t>count\t>us each\t>us at work\t>us waiting\t>of it for the last\n");
+  for (size_t i = 0; i < b->kind_count; i++) {
+    const zmi_bench_kind *k = &b->kinds[i];
+    zmi_text_add(&rows, "%s\t%s\t%d\t%zu\t%.2f\t%.1f\t%.1f\t%.1f\n", k->op, k->kind, k->tiles, k->count,
+                 (k->worked + k->waited) / (double)k->count * 1e6, k->worked * 1e6, k->waited * 1e6, k->idle * 1e6);
+  }
+  zmi_text_add(out, "\nInstructions of the GPU:\n\n");
+  cli_table(zmi_text_str(&rows), out);
+  zmi_text_release(&rows);
+}
+
 static void print_profile(const zmi_bench *b, zmi_text *out) {
   zmi_text rows = {0};
   zmi_bench_op sum = {.name = "all"};
@@ -61,6 +75,7 @@ static void print_profile(const zmi_bench *b, zmi_text *out) {
                "whole time):\n\n");
   cli_table(zmi_text_str(&rows), out);
   zmi_text_release(&rows);
+  print_kinds(b, out);
   print_waits(b, out);
 }
 

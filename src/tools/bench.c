@@ -74,21 +74,30 @@ static zm_status run_once(bencher *b, double *prefill, double *decode) {
   return status;
 }
 
+// Of the memory that weights are read from: of a GPU what copies reach, bytes read and written.
+static double bandwidth_of(bencher *b, zmi_bandwidth *memory) {
+  zmi_cuda *gpu = zmi_model_gpu(b->model);
+  if (gpu) return zmi_device_bandwidth(gpu);
+  return memory ? zmi_bandwidth_measure(memory) : 0;
+}
+
 // Bandwidth moves with what else the machine does: it is measured before and after each run, and the better one counts.
 static zm_status run_all(bencher *b) {
   zmi_bench *out = b->out;
   double unused_prefill, unused_decode;
   zm_status status = run_once(b, &unused_prefill, &unused_decode); // compiles and warms up
   out->peak_memory = zmi_peak_memory();                            // before the memory that measures bandwidth
-  zmi_bandwidth *memory = status == ZM_OK ? zmi_bandwidth_new(zmi_model_pool(b->model)) : NULL;
-  if (status == ZM_OK && !memory) status = ZM_ERROR_MEMORY;
-  double before = memory ? zmi_bandwidth_measure(memory) : 0;
+  const bool gpu = zmi_model_gpu(b->model) != NULL;
+  zmi_bandwidth *memory = status == ZM_OK && !gpu ? zmi_bandwidth_new(zmi_model_pool(b->model)) : NULL;
+  if (status == ZM_OK && !memory && !gpu) status = ZM_ERROR_MEMORY;
+  double before = status == ZM_OK ? bandwidth_of(b, memory) : 0;
   for (size_t i = 0; i < out->runs && status == ZM_OK; i++) {
     status = run_once(b, &out->prefill_runs[i], &out->decode_runs[i]);
-    double after = zmi_bandwidth_measure(memory);
+    double after = bandwidth_of(b, memory);
+    if (status == ZM_OK && after <= 0) status = gpu ? zm_last_status() : ZM_ERROR_MEMORY;
     out->bandwidth_runs[i] = ZMI_MAX(before, after);
     before = after;
-    out->int8_peak = ZMI_MAX(out->int8_peak, zmi_products_measure(zmi_model_pool(b->model), zmi_model_kernels(b->model)));
+    if (!gpu) out->int8_peak = ZMI_MAX(out->int8_peak, zmi_products_measure(zmi_model_pool(b->model), zmi_model_kernels(b->model)));
     if (status == ZM_OK) status = tick(b, i + 1, out->runs);
   }
   zmi_bandwidth_free(memory);
@@ -103,7 +112,8 @@ static zm_status take_share(bencher *b) {
   zm_model_info info;
   zm_model_get_info(b->model, &info);
   const double digits = info.activations == ZM_ACTIVATIONS_INT8 ? 1 : 3;
-  out->prefill_share = out->prefill.median * zmi_model_plan_of(b->model)->products_per_token * digits / 1e9 / out->int8_peak;
+  if (out->int8_peak > 0)
+    out->prefill_share = out->prefill.median * zmi_model_plan_of(b->model)->products_per_token * digits / 1e9 / out->int8_peak;
   double *shares = zmi_calloc(out->runs, sizeof *shares), bytes = out->bytes_per_step / out->batch;
   if (!shares) return ZM_ERROR_MEMORY;
   for (size_t i = 0; i < out->runs; i++) shares[i] = bytes * out->decode_runs[i] / 1e9 / out->bandwidth_runs[i];
@@ -176,6 +186,8 @@ static zm_status profile_gpu(bencher *b, zmi_program *p, zmi_profile *times) {
     const int64_t before = code[i].barrier && i > 0 ? code[i - 1].of_instr : -1;
     times->steps[i].instr = (size_t)code[i].of_instr;
     times->steps[i].waits_for = before;
+    times->steps[i].kind = zmi_device_kind_name(code[i].kind);
+    times->steps[i].tiles = code[i].tiles;
   }
   times->steps[count] = (zmi_step_time){.instr = zmi_program_tape(p)->instr_count, .waits_for = -1};
   return status;
@@ -258,6 +270,7 @@ void zmi_bench_release(zmi_bench *b) {
   zmi_free(b->decode_runs);
   zmi_free(b->prefill_runs);
   zmi_free(b->bandwidth_runs);
+  zmi_free(b->kinds);
   zmi_free(b->ops);
   zmi_free(b->waits);
   memset(b, 0, sizeof *b);

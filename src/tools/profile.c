@@ -113,6 +113,25 @@ static zmi_bench_wait *wait_row(zmi_bench *out, const char *op, const char *awai
   return &out->waits[i];
 }
 
+static void add_kind(zmi_bench *out, const char *op, const zmi_step_time *s, double plays) {
+  size_t i = 0;
+  while (i < out->kind_count &&
+         (strcmp(out->kinds[i].op, op) != 0 || strcmp(out->kinds[i].kind, s->kind) != 0 || out->kinds[i].tiles != s->tiles))
+    i++;
+  if (i == out->kind_count) out->kinds[out->kind_count++] = (zmi_bench_kind){.op = op, .kind = s->kind, .tiles = s->tiles};
+  zmi_bench_kind *row = &out->kinds[i];
+  row->count++;
+  row->worked += s->worked / plays;
+  row->waited += s->waited / plays;
+  row->idle += s->idle / plays;
+}
+
+static int by_kind_time(const void *x, const void *y) {
+  const zmi_bench_kind *a = x, *b = y;
+  const double s = a->worked + a->waited, t = b->worked + b->waited;
+  return (s < t) - (s > t);
+}
+
 static int by_time(const void *x, const void *y) {
   const zmi_bench_op *a = x, *b = y;
   const double s = a->worked + a->waited, t = b->worked + b->waited;
@@ -131,7 +150,8 @@ static const char *op_name(const zmi_tape *t, int64_t instr) {
 zm_status zmi_bench_add_profile(zmi_bench *out, const zmi_tape *t, const zmi_profile *p, const zmi_state_set *states) {
   out->ops = zmi_calloc(t->instr_count + 1, sizeof *out->ops);
   out->waits = zmi_calloc(p->count + 1, sizeof *out->waits);
-  if (!out->ops || !out->waits) return ZM_ERROR_MEMORY;
+  out->kinds = zmi_calloc(p->count + 1, sizeof *out->kinds);
+  if (!out->ops || !out->waits || !out->kinds) return ZM_ERROR_MEMORY;
   for (size_t i = 0; i < t->instr_count; i++) {
     zmi_bench_op *row = op_row(out, t->instrs[i].op->name);
     row->calls++;
@@ -144,6 +164,7 @@ zm_status zmi_bench_add_profile(zmi_bench *out, const zmi_tape *t, const zmi_pro
     row->worked += s->worked / (double)p->plays;
     row->waited += s->waited / (double)p->plays;
     row->barriers += s->waits_for >= 0;
+    if (s->kind) add_kind(out, name, s, (double)p->plays);
     if (s->waits_for < 0 && i > 0) continue;
     zmi_bench_wait *wait = wait_row(out, name, op_name(t, s->waits_for));
     wait->count++;
@@ -151,6 +172,7 @@ zm_status zmi_bench_add_profile(zmi_bench *out, const zmi_tape *t, const zmi_pro
     wait->idle += s->idle / (double)p->plays;
   }
   qsort(out->ops, out->op_count, sizeof *out->ops, by_time);
+  qsort(out->kinds, out->kind_count, sizeof *out->kinds, by_kind_time);
   qsort(out->waits, out->wait_count, sizeof *out->waits, by_wait);
   return ZM_OK;
 }
@@ -182,4 +204,13 @@ void zmi_bench_profile_json(const zmi_bench *b, json_t *to) {
   }
   json_object_set_new(to, "profile", ops);
   json_object_set_new(to, "waits", waits);
+  if (!b->kind_count) return;
+  json_t *kinds = json_array();
+  for (size_t i = 0; i < b->kind_count; i++) {
+    const zmi_bench_kind *k = &b->kinds[i];
+    json_array_append_new(kinds,
+                          json_pack("{s:s, s:s, s:i, s:I, s:f, s:f, s:f}", "op", k->op, "kind", k->kind, "tiles", k->tiles, "count",
+                                    (json_int_t)k->count, "seconds", k->worked, "waited_seconds", k->waited, "idle_seconds", k->idle));
+  }
+  json_object_set_new(to, "instructions", kinds);
 }

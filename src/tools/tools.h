@@ -120,6 +120,14 @@ typedef struct zmi_bench_wait {
   double waited, idle; // seconds a token; idle: of it, until the last worker came
 } zmi_bench_wait;
 
+// Instructions of a GPU of one kind and of so many tiles, that ops consist of.
+typedef struct zmi_bench_kind {
+  const char *op, *kind;
+  int tiles;
+  size_t count;
+  double worked, waited, idle; // seconds a token
+} zmi_bench_kind;
+
 typedef struct zmi_bench {
   zmi_interval decode, prefill; // tokens a second
   double *decode_runs, *prefill_runs;
@@ -138,6 +146,8 @@ typedef struct zmi_bench {
   size_t op_count;
   zmi_bench_wait *waits; // by falling time
   size_t wait_count;
+  zmi_bench_kind *kinds; // by falling time; none on the CPU
+  size_t kind_count;
 } zmi_bench;
 zm_status zmi_bench_run(zm_model *m, const zmi_bench_options *options, zmi_bench *out);
 void zmi_bench_release(zmi_bench *b);

@@ -46,17 +46,22 @@ static zm_status attributes(zmi_cuda *d) {
   return status;
 }
 
+#define NAME(name, kind) [kind] = #name,
+const char *zmi_device_kind_name(int kind) {
+  static const char *const names[ZMI_GPU_KINDS] = {ZMI_GPU_STEPS(NAME)[ZMI_GPU_READY] = "ready"};
+  return kind > 0 && kind < ZMI_GPU_KINDS ? names[kind] : "";
+}
+#undef NAME
+
 static zm_status load_code(zmi_cuda *d, zm_progress_fn progress, void *user) {
-  static const char *const names[ZMI_GPU_KINDS] = {NULL,    "embed",  "norm", "digits", "dot",     "elements", "angles", "rotate",
-                                                   "write", "attend", "join", "route",  "combine", "conv",     "take",   "copy"};
   char *image = NULL;
   zm_status status = zmi_device_compile(d, progress, user, &image);
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->module_load(&d->module, image), "loading device code");
   zmi_free(image);
   for (int i = 1; i < ZMI_GPU_KINDS && status == ZM_OK; i++) {
     char name[64];
-    if (!names[i]) continue; // of the resident kernel only
-    snprintf(name, sizeof name, "zmi_gpu_step_%s", names[i]);
+    if (i == ZMI_GPU_READY) continue; // of the resident kernel only
+    snprintf(name, sizeof name, "zmi_gpu_step_%s", zmi_device_kind_name(i));
     status = zmi_device_check(d, d->cu->module_function(&d->step[i], d->module, name), name);
     if (status == ZM_OK) status = zmi_device_check(d, d->cu->function_set(d->step[i], CU_FUNCTION_SHARED, (int)d->shared), name);
   }
@@ -212,4 +217,31 @@ zm_status zmi_device_resident(zmi_cuda *d, const void *host, size_t bytes, zmi_g
   d->residents[first] = (zmi_resident){host, bytes, *at};
   d->resident_count++;
   return ZM_OK;
+}
+
+double zmi_device_bandwidth(zmi_cuda *d) {
+  enum { COPIES = 4 };
+  const size_t bytes = (size_t)256 << 20; // far more than the caches hold
+  zmi_gpu_address at[2] = {0, 0};
+  cu_event events[2] = {NULL, NULL};
+  float best = 0;
+  cu_result r = 0;
+  zm_status status = zmi_device_check(d, d->cu->context_set(d->context), "taking the GPU");
+  for (int i = 0; i < 2 && status == ZM_OK; i++) status = zmi_device_alloc(d, bytes, "measuring its memory", &at[i]);
+  for (int i = 0; i < 2 && status == ZM_OK && !r; i++) r = d->cu->event_create(&events[i], 0);
+  for (int i = 0; i < COPIES && status == ZM_OK && !r; i++) {
+    float milliseconds = 0;
+    r = d->cu->event_record(events[0], d->stream);
+    if (!r) r = d->cu->copy(at[1], at[0], bytes, d->stream);
+    if (!r) r = d->cu->event_record(events[1], d->stream);
+    if (!r) r = d->cu->stream_wait(d->stream);
+    if (!r) r = d->cu->event_elapsed(&milliseconds, events[0], events[1]);
+    if (!r && milliseconds > 0 && (best <= 0 || milliseconds < best)) best = milliseconds;
+  }
+  if (status == ZM_OK) status = zmi_device_check(d, r, "measuring its memory");
+  for (int i = 0; i < 2; i++) {
+    if (events[i]) d->cu->event_destroy(events[i]);
+    zmi_device_free(d, at[i]);
+  }
+  return status == ZM_OK && best > 0 ? 2 * (double)bytes / (best * 1e-3) / 1e9 : 0;
 }

@@ -157,11 +157,8 @@ static void ready(const zmi_gpu_instruction *in, zmi_gpu_flow *f) {
   f->writes[0] = array_at(r->sum, r->rows, r->k, size_of(r->dtype));
 }
 
-static void (*const flows[ZMI_GPU_KINDS])(const zmi_gpu_instruction *in, zmi_gpu_flow *f) = {
-    [ZMI_GPU_EMBED] = embed,       [ZMI_GPU_NORM] = norm,     [ZMI_GPU_DIGITS] = digits, [ZMI_GPU_DOT] = dot,
-    [ZMI_GPU_ELEMENTS] = elements, [ZMI_GPU_ANGLES] = angles, [ZMI_GPU_ROTATE] = rotate, [ZMI_GPU_WRITE] = write,
-    [ZMI_GPU_ATTEND] = attend,     [ZMI_GPU_JOIN] = join,     [ZMI_GPU_ROUTE] = route,   [ZMI_GPU_COMBINE] = combine,
-    [ZMI_GPU_CONV] = conv,         [ZMI_GPU_TAKE] = take,     [ZMI_GPU_COPY] = copy,     [ZMI_GPU_READY] = ready};
+#define FLOW(name, kind) [kind] = name,
+static void (*const flows[ZMI_GPU_KINDS])(const zmi_gpu_instruction *in, zmi_gpu_flow *f) = {ZMI_GPU_STEPS(FLOW)[ZMI_GPU_READY] = ready};
 
 zmi_gpu_flow zmi_gpu_flow_of(const zmi_gpu_instruction *in) {
   zmi_gpu_flow f = {0};

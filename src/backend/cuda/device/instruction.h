@@ -48,6 +48,24 @@ typedef enum zmi_gpu_kind {
   ZMI_GPU_KINDS
 } zmi_gpu_kind;
 
+// STEP(name, kind) of each kind that can be a launch of its own.
+#define ZMI_GPU_STEPS(STEP)                                                                                                                \
+  STEP(embed, ZMI_GPU_EMBED)                                                                                                               \
+  STEP(norm, ZMI_GPU_NORM)                                                                                                                 \
+  STEP(digits, ZMI_GPU_DIGITS)                                                                                                             \
+  STEP(dot, ZMI_GPU_DOT)                                                                                                                   \
+  STEP(elements, ZMI_GPU_ELEMENTS)                                                                                                         \
+  STEP(angles, ZMI_GPU_ANGLES)                                                                                                             \
+  STEP(rotate, ZMI_GPU_ROTATE)                                                                                                             \
+  STEP(write, ZMI_GPU_WRITE)                                                                                                               \
+  STEP(attend, ZMI_GPU_ATTEND)                                                                                                             \
+  STEP(join, ZMI_GPU_JOIN)                                                                                                                 \
+  STEP(route, ZMI_GPU_ROUTE)                                                                                                               \
+  STEP(combine, ZMI_GPU_COMBINE)                                                                                                           \
+  STEP(conv, ZMI_GPU_CONV)                                                                                                                 \
+  STEP(take, ZMI_GPU_TAKE)                                                                                                                 \
+  STEP(copy, ZMI_GPU_COPY)
+
 // Packed matrices as in quant.h, `experts` of them one after another.
 typedef struct zmi_gpu_matrix {
   zmi_gpu_address packed, bias; // bias: [experts, n] of bias_dtype, or absent

@@ -199,8 +199,8 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_ready_normalized(const zmi_gpu_rows
   for (int i = at; i < r->k; i += EACH) zmi_gpu_ready_terms<DTYPE>(w, row, i);
   // The weights of the norm are on their way while the squares are added.
   const bool wide = zmi_gpu_is_wide(r->norm, r->k);
-  zmi_gpu_eight norm = r->norm_dtype == ZMI_GPU_F32 ? zmi_gpu_ask<true>(r->norm, at, r->k - at, wide)
-                                                    : zmi_gpu_ask<false>(r->norm, at, r->k - at, wide);
+  zmi_gpu_eight norm =
+      r->norm_dtype == ZMI_GPU_F32 ? zmi_gpu_ask<true>(r->norm, at, r->k - at, wide) : zmi_gpu_ask<false>(r->norm, at, r->k - at, wide);
   zmi_sync();
   if (t < ZMI_GPU_LANES) w->lane[t] = zmi_gpu_lane_squares(w->part, r->k, 0.0f);
   zmi_sync();
@@ -212,8 +212,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_ready_normalized(const zmi_gpu_rows
     if (begin > 0)
       norm = r->norm_dtype == ZMI_GPU_F32 ? zmi_gpu_ask<true>(r->norm, i, r->k - i, wide) : zmi_gpu_ask<false>(r->norm, i, r->k - i, wide);
 #pragma unroll
-    for (int j = 0; j < 8; j++)
-      x[j] = i + j < r->k ? zmi_gpu_round(x[j] * scale * zmi_gpu_eight_at(&norm, r->norm_dtype, j), DTYPE) : 0.0f;
+    for (int j = 0; j < 8; j++) x[j] = i + j < r->k ? zmi_gpu_round(x[j] * scale * zmi_gpu_eight_at(&norm, r->norm_dtype, j), DTYPE) : 0.0f;
     if (r->digits) {
       zmi_gpu_ready_digits(r, x, out, i);
       continue;

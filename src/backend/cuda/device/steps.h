@@ -1,22 +1,6 @@
 // Entries: every kind of instruction as a kernel of its own, and one function that does any of them.
 
 // What a worker does of a kind is zmi_gpu_<name>_run.
-#define ZMI_GPU_STEPS(STEP)                                                                                                                \
-  STEP(embed, ZMI_GPU_EMBED)                                                                                                               \
-  STEP(norm, ZMI_GPU_NORM)                                                                                                                 \
-  STEP(digits, ZMI_GPU_DIGITS)                                                                                                             \
-  STEP(dot, ZMI_GPU_DOT)                                                                                                                   \
-  STEP(elements, ZMI_GPU_ELEMENTS)                                                                                                         \
-  STEP(angles, ZMI_GPU_ANGLES)                                                                                                             \
-  STEP(rotate, ZMI_GPU_ROTATE)                                                                                                             \
-  STEP(write, ZMI_GPU_WRITE)                                                                                                               \
-  STEP(attend, ZMI_GPU_ATTEND)                                                                                                             \
-  STEP(join, ZMI_GPU_JOIN)                                                                                                                 \
-  STEP(route, ZMI_GPU_ROUTE)                                                                                                               \
-  STEP(combine, ZMI_GPU_COMBINE)                                                                                                           \
-  STEP(conv, ZMI_GPU_CONV)                                                                                                                 \
-  STEP(take, ZMI_GPU_TAKE)                                                                                                                 \
-  STEP(copy, ZMI_GPU_COPY)
 
 #define ZMI_GPU_ENTRY(name, kind)                                                                                                          \
   ZMI_KERNEL zmi_gpu_step_##name(const zmi_gpu_instruction *in) {                                                                          \

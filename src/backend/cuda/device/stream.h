@@ -137,8 +137,8 @@ ZMI_INLINE void zmi_gpu_ring_done(zmi_gpu_ring *r, int now) {
 // A lane has rows lane / 4 and lane / 4 + 8 of the block. Of its column it makes what the products need (zmi_tile_us), of the results it
 // has columns 2 c and 2 c + 1, c = lane % 4: c = 0 has the two upper digits and adds to `hi`, c = 1 the lowest and adds to `lo`.
 typedef struct zmi_gpu_column {
-  const char *digits;        // of the row that READY made: this lane's
-  const float *scale, *sum;  // of groups
+  const char *digits;       // of the row that READY made: this lane's
+  const float *scale, *sum; // of groups
   float acc[2];
 } zmi_gpu_column;
 
@@ -291,7 +291,8 @@ ZMI_APART void zmi_gpu_stream_run(zmi_gpu_ring *ring, const zmi_gpu_instruction 
       zmi_gpu_stream_unit(r, d, now, range * ZMI_GPU_RANGE, made + s.pair / d->share * d->x_bytes, part);
     }
     zmi_sync();
-    if (t < tiles * ZMI_GPU_LANES) zmi_gpu_stream_store(r, d, tile + t / ZMI_GPU_LANES, parts + t / ZMI_GPU_LANES * d->units * ZMI_GPU_LANES);
+    if (t < tiles * ZMI_GPU_LANES)
+      zmi_gpu_stream_store(r, d, tile + t / ZMI_GPU_LANES, parts + t / ZMI_GPU_LANES * d->units * ZMI_GPU_LANES);
     if (tile + tiles < last) zmi_sync(); // before the next round overwrites the parts
   }
   *ring = here;

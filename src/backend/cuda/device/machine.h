@@ -6,6 +6,7 @@
 //   ZMI_KERNEL           an entry; two blocks fit on a multiprocessor: at most 128 registers a thread
 //   zmi_thread()         0 .. ZMI_GPU_THREADS - 1;   zmi_block(), zmi_blocks(): which thread block of how many
 //   zmi_shared()         dynamic shared memory, 128-byte aligned
+//   zmi_near(p)          p, of which the compiler is told that it is in shared memory: shorter instructions than for any address
 //   zmi_sync()           all threads of the block are here, what they wrote is seen
 //   zmi_sync_warp()      the same of the 32 threads of a warp
 //   zmi_shuffle(x, lane) x of another thread of the warp (32-bit words); all 32 take part
@@ -46,6 +47,10 @@ ZMI_INLINE int zmi_block() {
 }
 ZMI_INLINE int zmi_blocks() {
   return (int)gridDim.x;
+}
+template <typename T> ZMI_INLINE T *zmi_near(T *p) {
+  const unsigned offset = (unsigned)__cvta_generic_to_shared(p) - (unsigned)__cvta_generic_to_shared(zmi_shared_memory);
+  return (T *)(void *)(zmi_shared_memory + offset);
 }
 ZMI_INLINE void zmi_sync() {
   __syncthreads();

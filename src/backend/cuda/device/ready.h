@@ -260,9 +260,11 @@ ZMI_INLINE int zmi_gpu_first_tile(int tiles, int worker, int workers) {
 
 // shared: room for a row as floats and 16 more, if rows are normalized; made: for what is made.
 ZMI_APART void zmi_gpu_ready_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared, char *made) {
-  const zmi_gpu_ready *r = &in->as.ready;
+  const zmi_gpu_ready *r = &zmi_near(in)->as.ready;
   zmi_gpu_rows w;
   int first = 0, last = r->rows;
+  shared = zmi_near(shared);
+  made = zmi_near(made);
   w.r = r;
   w.wide = zmi_gpu_is_wide(r->x, r->stride) && zmi_gpu_is_wide(r->add | r->y, r->k);
   w.writes = worker == 0 && r->sum;

@@ -66,7 +66,7 @@ ZMI_INLINE void zmi_gpu_fetch(const zmi_gpu_instruction *from, zmi_gpu_instructi
 ZMI_INLINE void zmi_gpu_ring_open(zmi_gpu_ring *r, int at) {
   r->at = at;
   if (at >= r->count) return;
-  zmi_gpu_fetch(&r->all[at], r->in);
+  zmi_gpu_fetch(&r->all[at], zmi_near(r->in));
   const int tiles = r->in->tiles;
   r->last = zmi_gpu_first_tile(tiles, r->worker + 1, r->workers);
   r->spot = zmi_gpu_spot_first(&r->in->as.dot, zmi_gpu_first_tile(tiles, r->worker, r->workers));
@@ -76,7 +76,7 @@ ZMI_INLINE void zmi_gpu_ring_open(zmi_gpu_ring *r, int at) {
 // The expert of a pair; the weights of another one stand for a choice that is out of range.
 ZMI_INLINE int zmi_gpu_ring_expert(const zmi_gpu_ring *r, const zmi_gpu_dot *d, int pair) {
   if (!d->chosen) return 0;
-  const int expert = d->route ? r->chosen[pair] : zmi_gpu_at<const int>(d->chosen)[pair];
+  const int expert = d->route ? zmi_near(r->chosen)[pair] : zmi_gpu_at<const int>(d->chosen)[pair];
   return expert >= 0 && expert < d->matrix.experts ? expert : 0;
 }
 
@@ -94,7 +94,7 @@ ZMI_INLINE void zmi_gpu_ring_find(zmi_gpu_ring *r, const zmi_gpu_dot *d, int ran
 ZMI_INLINE void zmi_gpu_ring_ask(zmi_gpu_ring *r, int now) {
   const int lane = zmi_thread() % 32;
   while (r->at < r->count && r->asked - r->taken < (unsigned)r->slots) {
-    const zmi_gpu_dot *d = &r->in->as.dot;
+    const zmi_gpu_dot *d = &zmi_near(r->in)->as.dot;
     if (r->left <= 0) {
       if (d->chosen && r->at != now && (!d->route || d->route != r->route)) return;
       if (r->spot.tile >= r->last) {
@@ -123,7 +123,7 @@ ZMI_INLINE void zmi_gpu_ring_ask(zmi_gpu_ring *r, int now) {
 ZMI_INLINE const char *zmi_gpu_ring_take(zmi_gpu_ring *r) {
   zmi_copy_wait(r->asked - r->taken - 1);
   zmi_sync_warp();
-  return r->slot + r->get * ZMI_GPU_SLOT;
+  return zmi_near(r->slot + r->get * ZMI_GPU_SLOT);
 }
 ZMI_INLINE void zmi_gpu_ring_done(zmi_gpu_ring *r, int now) {
   zmi_sync_warp();
@@ -168,60 +168,82 @@ template <int BITS> ZMI_INLINE void zmi_gpu_pair_codes(const unsigned *w, int c,
   if (BITS == 3) zmi_gpu_plane_pair<1>(w + 2 * ZMI_GPU_LANES, c, 2, code);
 }
 
-// Adds what group g gives, whose sums of products are D.
-template <int DIGITS> ZMI_INLINE void zmi_gpu_column_add(zmi_gpu_column *u, const int D[4], int g, const float s[2], const float b[2]) {
-  const bool lower = zmi_thread() & 1;
-  const float e = u->scale[g], sum = u->sum[g], scale = DIGITS == 1 || lower ? e : e * 256.0f;
+template <int BITS> ZMI_INLINE void zmi_gpu_unit_products(const unsigned *w, const char *d, int c, int D[4]) {
+  unsigned low[2], high[2];
+  zmi_gpu_pair_codes<BITS>(w, c, low);
+  zmi_gpu_pair_codes<BITS>(w + 8, c, high);
+  const unsigned a[4] = {low[0], high[0], low[1], high[1]};
+  const zmi_gpu_two x = *(const zmi_gpu_two *)(const void *)d;
+  zmi_tile_us(D, a, x.a);
+}
+
+// Adds what a group gives, whose sums of products are D: as zmi_gpu_add_group. s, b: scale and bias of the weights. A lane of `lo` has
+// `upper` = 0, takes 256 for 1 and the second digit for 0: what a multiply-add makes of those is exact.
+template <int DIGITS>
+ZMI_INLINE void zmi_gpu_column_add(zmi_gpu_column *u, const int D[4], float e, float sum, int upper, const float s[2], const float b[2]) {
+  const float times = DIGITS == 1 || !upper ? 1.0f : 256.0f, scale = DIGITS == 1 ? e : e * times;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    const float first = (float)D[2 * h], v = DIGITS == 1 || lower ? first : zk_fma(first, 256.0f, (float)D[2 * h + 1]);
-    const float acc = zk_fma(s[h] * scale, v, u->acc[h]);
-    u->acc[h] = lower ? acc : zk_fma(b[h], sum, acc);
+    float v = (float)D[2 * h];
+    if (DIGITS > 1) v = zk_fma(v, times, (float)(D[2 * h + 1] & upper));
+    u->acc[h] = zk_fma(s[h] * scale, v, u->acc[h]);
+    if (upper) u->acc[h] = zk_fma(b[h], sum, u->acc[h]);
   }
 }
 
-// Adds a step of n k, which begins at k.
-template <int BITS, int DIGITS, int GROUP>
-ZMI_INLINE void zmi_gpu_stream_step(const zmi_gpu_matrix *m, const char *slot, int k, int n, zmi_gpu_column *u) {
-  enum { WORDS = BITS * ZMI_GPU_LANES };
-  const int group = GROUP ? GROUP : m->group, row = zmi_thread() % 32 / 4, c = zmi_thread() % 4, code_bytes = group / 32 * WORDS * 4;
-  const int scale_bytes = ZMI_GPU_LANES * zmi_gpu_size(m->dtype), first = k / group, groups = n / group;
-  const char *d = u->digits + (long long)DIGITS * k;
-#pragma unroll 4
-  for (int g = 0; g < groups; g++, slot += code_bytes + 2 * scale_bytes, d += DIGITS * group) {
+// Adds `groups` groups of a step, the first of which is group `first` of the row.
+template <int BITS, int DIGITS, int GROUP, bool FLOAT>
+ZMI_INLINE void zmi_gpu_stream_groups(const char *slot, int group, int first, int groups, zmi_gpu_column *u) {
+  enum { WORDS = BITS * ZMI_GPU_LANES, SIZE = FLOAT ? 4 : 2, DTYPE = FLOAT ? ZMI_GPU_F32 : ZMI_GPU_BF16 };
+  const int row = zmi_thread() % 32 / 4, c = zmi_thread() % 4, upper = zmi_thread() & 1 ? 0 : -1;
+  const char *d = u->digits + DIGITS * group * first;
+  if (GROUP) group = GROUP;
+  const int code_bytes = group / 32 * WORDS * 4;
+#pragma unroll(GROUP ? 4 : 1)
+  for (int g = 0; g < groups; g++) {
     const unsigned *w = (const unsigned *)(const void *)slot + row;
     int D[4] = {0, 0, 0, 0};
-#pragma unroll
-    for (int h = 0; h < group; h += 32, w += WORDS) {
-      unsigned low[2], high[2];
-      zmi_gpu_pair_codes<BITS>(w, c, low);
-      zmi_gpu_pair_codes<BITS>(w + 8, c, high);
-      const unsigned a[4] = {low[0], high[0], low[1], high[1]};
-      zmi_tile_us(D, a, ((const zmi_gpu_two *)(const void *)(d + h))->a);
-    }
-    float s[2], b[2];
-    for (int h = 0; h < 2; h++) {
-      s[h] = zmi_gpu_scale(slot + code_bytes, m->dtype, row + 8 * h);
-      b[h] = zmi_gpu_scale(slot + code_bytes + scale_bytes, m->dtype, row + 8 * h);
-    }
-    zmi_gpu_column_add<DIGITS>(u, D, first + g, s, b);
+#pragma unroll(GROUP ? 4 : 1)
+    for (int h = 0; h < group; h += 32) zmi_gpu_unit_products<BITS>(w + h / 32 * WORDS, d + h, c, D);
+    const char *scales = slot + code_bytes, *biases = scales + ZMI_GPU_LANES * SIZE;
+    const float s[2] = {zmi_gpu_scale(scales, DTYPE, row), zmi_gpu_scale(scales, DTYPE, row + 8)};
+    const float b[2] = {zmi_gpu_scale(biases, DTYPE, row), zmi_gpu_scale(biases, DTYPE, row + 8)};
+    zmi_gpu_column_add<DIGITS>(u, D, u->scale[first + g], u->sum[first + g], upper, s, b);
+    slot += code_bytes + 2 * ZMI_GPU_LANES * SIZE;
+    d += DIGITS * group;
   }
 }
 
-template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_bits(const zmi_gpu_matrix *m, const char *slot, int k, int n, zmi_gpu_column *u) {
+#define ZMI_GPU_BITS(BITS, FLOAT)                                                                                                          \
+  case BITS:                                                                                                                               \
+    return zmi_gpu_stream_groups<BITS, DIGITS, 0, FLOAT>(slot, group, first, groups, u);
+
+// All formats; those that most models have are made for themselves.
+template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_step(const zmi_gpu_matrix *m, const char *slot, int k, int n, zmi_gpu_column *u) {
+  const int group = m->group, first = k / group, groups = n / group;
+  if (m->dtype == ZMI_GPU_F32) {
+    switch (m->bits) {
+      ZMI_GPU_BITS(2, true)
+      ZMI_GPU_BITS(3, true)
+      ZMI_GPU_BITS(4, true)
+      ZMI_GPU_BITS(5, true)
+      ZMI_GPU_BITS(6, true)
+      ZMI_GPU_BITS(8, true)
+    default:
+      return;
+    }
+  }
+  if (m->bits == 4 && group == 64) return zmi_gpu_stream_groups<4, DIGITS, 64, false>(slot, group, first, groups, u);
+  if (m->bits == 8 && group == 64) return zmi_gpu_stream_groups<8, DIGITS, 64, false>(slot, group, first, groups, u);
   switch (m->bits) {
-  case 2:
-    return zmi_gpu_stream_step<2, DIGITS, 0>(m, slot, k, n, u);
-  case 3:
-    return zmi_gpu_stream_step<3, DIGITS, 0>(m, slot, k, n, u);
-  case 4:
-    return m->group == 64 ? zmi_gpu_stream_step<4, DIGITS, 64>(m, slot, k, n, u) : zmi_gpu_stream_step<4, DIGITS, 0>(m, slot, k, n, u);
-  case 5:
-    return zmi_gpu_stream_step<5, DIGITS, 0>(m, slot, k, n, u);
-  case 6:
-    return zmi_gpu_stream_step<6, DIGITS, 0>(m, slot, k, n, u);
+    ZMI_GPU_BITS(2, false)
+    ZMI_GPU_BITS(3, false)
+    ZMI_GPU_BITS(4, false)
+    ZMI_GPU_BITS(5, false)
+    ZMI_GPU_BITS(6, false)
+    ZMI_GPU_BITS(8, false)
   default:
-    return m->group == 64 ? zmi_gpu_stream_step<8, DIGITS, 64>(m, slot, k, n, u) : zmi_gpu_stream_step<8, DIGITS, 0>(m, slot, k, n, u);
+    return;
   }
 }
 
@@ -232,15 +254,15 @@ ZMI_INLINE void zmi_gpu_stream_unit(zmi_gpu_ring *r, const zmi_gpu_dot *d, int n
   const zmi_gpu_matrix *m = &d->matrix;
   const int lane = zmi_thread() % 32, plane = lane / 4 % 4 < m->digits ? lane / 4 % 4 : 0;
   const int end = begin + ZMI_GPU_RANGE < m->k ? begin + ZMI_GPU_RANGE : m->k;
-  zmi_gpu_column u = {row + plane * m->group + lane % 4 * 8, (const float *)(const void *)(row + (long long)m->digits * m->k), 0, {0, 0}};
+  zmi_gpu_column u = {row + plane * m->group + lane % 4 * 8, (const float *)(const void *)(row + m->digits * m->k), 0, {0, 0}};
   u.sum = u.scale + m->k / m->group;
   for (int k = begin; k < end; k += d->step) {
     const int n = end - k < d->step ? end - k : d->step;
     const char *slot = zmi_gpu_ring_take(r);
     if (m->digits == 1)
-      zmi_gpu_stream_bits<1>(m, slot, k, n, &u);
+      zmi_gpu_stream_step<1>(m, slot, k, n, &u);
     else
-      zmi_gpu_stream_bits<3>(m, slot, k, n, &u);
+      zmi_gpu_stream_step<3>(m, slot, k, n, &u);
     zmi_gpu_ring_done(r, now);
   }
   for (int h = 0; h < 2; h++) {
@@ -261,7 +283,7 @@ ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d
   const int pair = tile / d->blocks;
   if (row >= d->matrix.n) return;
   int expert = 0;
-  if (d->chosen) expert = d->route ? r->chosen[pair] : zmi_gpu_at<const int>(d->chosen)[pair];
+  if (d->chosen) expert = d->route ? zmi_near(r->chosen)[pair] : zmi_gpu_at<const int>(d->chosen)[pair];
   float y = zmi_gpu_stream_sum(parts + lane, ranges);
   if (expert < 0 || expert >= d->matrix.experts) {
     y = 0.0f;
@@ -277,6 +299,9 @@ ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d
 // in: instruction `now`. made: rows that READY made. shared: ZMI_GPU_DOT_SHARED bytes.
 ZMI_APART void zmi_gpu_stream_run(zmi_gpu_ring *ring, const zmi_gpu_instruction *in, int now, char *shared, const char *made) {
   zmi_gpu_ring here = *ring, *r = &here; // in registers
+  in = zmi_near(in);
+  shared = zmi_near(shared);
+  made = zmi_near(made);
   const zmi_gpu_dot *d = &in->as.dot;
   const int last = zmi_gpu_first_tile(in->tiles, r->worker + 1, r->workers), t = zmi_thread(), ranges = d->up ? d->units / 2 : d->units;
   int tile = zmi_gpu_first_tile(in->tiles, r->worker, r->workers);
@@ -288,7 +313,7 @@ ZMI_APART void zmi_gpu_stream_run(zmi_gpu_ring *ring, const zmi_gpu_instruction 
     for (; s.tile < tile + tiles; zmi_gpu_spot_move(&s, d, ZMI_GPU_WARPS)) {
       float *part = parts + ((s.tile - tile) * d->units + s.which) * ZMI_GPU_LANES;
       const int range = s.which < ranges ? s.which : s.which - ranges;
-      zmi_gpu_stream_unit(r, d, now, range * ZMI_GPU_RANGE, made + s.pair / d->share * d->x_bytes, part);
+      zmi_gpu_stream_unit(r, d, now, range * ZMI_GPU_RANGE, made + s.pair / d->share * (int)d->x_bytes, part);
     }
     zmi_sync();
     if (t < tiles * ZMI_GPU_LANES)

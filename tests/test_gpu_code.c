@@ -309,8 +309,8 @@ static bool resident_product(const zmi_gpu_instruction *dot, zmi_gpu_address x, 
   int first = 0;
   assert_int_equal(zmi_device_fuse(both, 2, &output, 1, true, &made, &count, &first), ZM_OK);
   const int ready = made[0].kind == ZMI_GPU_READY ? made[0].as.ready.rows * (int)made[0].as.ready.bytes : 0;
-  zmi_gpu_play play = {.ready_at = ZMI_GPU_DOT_SHARED, .ring_at = ZMI_GPU_DOT_SHARED + (ready + 127) / 128 * 128, .slots = slots, .each = 1 + slots % 2};
-  play.own_at = play.ring_at + ZMI_GPU_RING_SHARED(slots);
+  const int scratch = ZMI_GPU_OWN_SHARED + ZMI_GPU_DOT_SHARED;
+  zmi_gpu_play play = {.ready_at = scratch, .ring_at = scratch + (ready + 127) / 128 * 128, .slots = slots, .each = 1 + slots % 2};
   const bool streamed = made[count - 1].as.dot.step > 0;
   assert_int_equal(first, streamed ? (int)count - 1 : (int)count);
   for (int turn = 0; turn < 3; turn++) {
@@ -318,7 +318,7 @@ static bool resident_product(const zmi_gpu_instruction *dot, zmi_gpu_address x, 
     play.arrived = play.given_up = 0;
     memset(out, 0x5a, bytes);
     const char *wrong =
-        gpu_resident(made, (int)count, first, &play, blocks[turn], (size_t)play.own_at + ZMI_GPU_OWN_SHARED, (uint64_t)turn);
+        gpu_resident(made, (int)count, first, &play, blocks[turn], (size_t)(play.ring_at + ZMI_GPU_RING_SHARED(slots)), (uint64_t)turn);
     if (wrong) fail_msg("%s, resident: %s", what, wrong);
     for (size_t i = 0; i < bytes; i++) {
       if (((char *)out)[i] == ((const char *)expected)[i]) continue;

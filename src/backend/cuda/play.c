@@ -233,7 +233,7 @@ static size_t edge(size_t bytes) {
   return (bytes + EDGE - 1) / EDGE * EDGE;
 }
 
-// Shared memory of a block: scratch of instructions and what READY makes, the ring of weights, what the block keeps. As many slots as let
+// Shared memory of a block: what it keeps, scratch of instructions and what READY makes, the ring of weights. As many slots as let
 // two blocks be on a multiprocessor, or else one; 0 if there is no room for two slots.
 static zmi_gpu_play share_out(zmi_device_player *p) {
   enum { LEAST_SLOTS = 2, OF_SYSTEM = 1024 };
@@ -245,17 +245,16 @@ static zmi_gpu_play share_out(zmi_device_player *p) {
     *of = ZMI_MAX(*of, edge((size_t)in->shared));
     if (in->kind == ZMI_GPU_READY) ready = ZMI_MAX(ready, edge((size_t)in->as.ready.rows * (size_t)in->as.ready.bytes));
   }
-  const size_t before = ZMI_MAX(scratch + ready, over), fixed = before + ZMI_GPU_OWN_SHARED;
+  const size_t fixed = ZMI_GPU_OWN_SHARED + ZMI_MAX(scratch + ready, over);
   for (int blocks = 2; blocks > 0 && !play.slots; blocks--) {
     const size_t room = p->device->shared / (size_t)blocks - (blocks > 1 ? OF_SYSTEM : 0);
     for (int slots = ZMI_GPU_SLOTS; slots >= LEAST_SLOTS && !play.slots; slots--) {
       if (fixed + (size_t)ZMI_GPU_RING_SHARED(slots) <= room) play.slots = slots;
     }
   }
-  play.ready_at = (int)scratch;
-  play.ring_at = (int)before;
-  play.own_at = play.ring_at + (play.slots ? ZMI_GPU_RING_SHARED(play.slots) : 0);
-  p->shared = play.own_at + ZMI_GPU_OWN_SHARED;
+  play.ready_at = ZMI_GPU_OWN_SHARED + (int)scratch;
+  play.ring_at = (int)fixed;
+  p->shared = play.ring_at + (play.slots ? ZMI_GPU_RING_SHARED(play.slots) : 0);
   return play;
 }
 

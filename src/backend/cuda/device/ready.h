@@ -263,12 +263,11 @@ ZMI_APART void zmi_gpu_ready_run(const zmi_gpu_instruction *in, int worker, int 
   const zmi_gpu_ready *r = &zmi_near(in)->as.ready;
   zmi_gpu_rows w;
   int first = 0, last = r->rows;
-  shared = zmi_near(shared);
-  made = zmi_near(made);
   w.r = r;
   w.wide = zmi_gpu_is_wide(r->x, r->stride) && zmi_gpu_is_wide(r->add | r->y, r->k);
   w.writes = worker == 0 && r->sum;
-  w.part = (float *)(void *)shared;
+  made = zmi_near(made);
+  w.part = (float *)(void *)zmi_near(shared);
   w.lane = w.part + r->k;
   if (r->blocks) {
     first = zmi_gpu_first_tile(r->tiles, worker, workers) / r->blocks;

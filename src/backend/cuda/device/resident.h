@@ -1,25 +1,52 @@
 // One launch plays a whole tape: blocks stay, go through the instructions together, and meet at a barrier where an instruction needs what
 // others have made. A deadline ends it if a block is missing: nothing waits for ever.
 
-// A block that waits asks for weights. False if the play was given up. barrier: how many there were before; told: in shared memory.
-ZMI_APART bool zmi_gpu_meet(zmi_gpu_play *play, unsigned barrier, unsigned long long deadline, zmi_gpu_ring *ring, volatile int *told) {
-  const unsigned all = (barrier + 1) * (unsigned)zmi_blocks();
-  zmi_sync();
-  if (zmi_thread() == 0) zmi_arrive(&play->arrived);
-  zmi_gpu_ring_ask(ring, -1);
-  if (zmi_thread() == 0) {
-    bool all_there = zmi_look(&play->arrived) >= all;
-    for (int looks = 1; !all_there; looks++) {
-      all_there = zmi_look(&play->arrived) >= all;
-      if (all_there || looks % 64 != 0) continue;
-      if (zmi_nanoseconds() > deadline) zmi_add_atomic(&play->given_up, 1);
-      if (zmi_look(&play->given_up)) break;
-      zmi_pause();
-    }
-    *told = !all_there;
+// What a block has to know of the play, in shared memory: registers are few where all kinds of instructions are one kernel.
+typedef struct zmi_gpu_site {
+  zmi_gpu_play *play;
+  unsigned long long deadline, *stamps;
+  char *made;                // rows of READY
+  int worker, workers, gone; // gone: the play was given up
+  unsigned met;              // barriers so far
+} zmi_gpu_site;
+static_assert(sizeof(zmi_gpu_site) <= 64, "it fits into its place");
+
+ZMI_INLINE zmi_gpu_site *zmi_gpu_here() {
+  return (zmi_gpu_site *)(void *)(zmi_shared() + ZMI_GPU_OWN_SITE);
+}
+ZMI_INLINE zmi_gpu_instruction *zmi_gpu_code(int i) {
+  return (zmi_gpu_instruction *)(void *)(zmi_shared() + ZMI_GPU_OWN_CODE) + (i & 1);
+}
+ZMI_INLINE char *zmi_gpu_scratch() {
+  return zmi_shared() + ZMI_GPU_OWN_SHARED;
+}
+
+// Thread 0 waits until all blocks are there; else the play is given up.
+ZMI_INLINE void zmi_gpu_wait(zmi_gpu_site *s) {
+  zmi_gpu_play *play = s->play;
+  const unsigned all = ++s->met * (unsigned)s->workers;
+  bool all_there = zmi_look(&play->arrived) >= all;
+  for (int looks = 1; !all_there; looks++) {
+    all_there = zmi_look(&play->arrived) >= all;
+    if (all_there || looks % 64 != 0) continue;
+    if (zmi_nanoseconds() > s->deadline) zmi_add_atomic(&play->given_up, 1);
+    if (zmi_look(&play->given_up)) break;
+    zmi_pause();
   }
+  s->gone = !all_there;
+}
+
+// A block that waits asks for weights. False if the play was given up.
+ZMI_APART bool zmi_gpu_meet() {
+  zmi_gpu_site *s = zmi_gpu_here();
   zmi_sync();
-  return !*told;
+  if (zmi_thread() == 0) zmi_arrive(&s->play->arrived);
+  zmi_gpu_ring ring = *zmi_gpu_ring_here();
+  zmi_gpu_ring_ask(&ring, -1);
+  zmi_gpu_ring_keep(&ring);
+  if (zmi_thread() == 0) zmi_gpu_wait(s);
+  zmi_sync();
+  return !s->gone;
 }
 
 // A ROUTE of every block's own: the choice stays in shared memory, worker 0 writes it, too.
@@ -48,23 +75,6 @@ ZMI_APART void zmi_gpu_play_other(const zmi_gpu_instruction *in, int worker, int
   zmi_gpu_perform(in, worker, workers, shared);
 }
 
-// in: instruction `now`.
-ZMI_DEVICE void zmi_gpu_play_one(zmi_gpu_ring *ring, const zmi_gpu_instruction *in, int now, const zmi_gpu_play *play, char *shared) {
-  char *made = shared + play->ready_at;
-  if (in->kind == ZMI_GPU_READY) {
-    zmi_gpu_ready_run(in, ring->worker, ring->workers, shared, made);
-  } else if (in->kind == ZMI_GPU_ROUTE && in->own) {
-    zmi_gpu_route_own(in, ring->worker, shared, shared + play->own_at);
-    ring->route = now + 1;
-  } else if (in->kind == ZMI_GPU_DOT && in->as.dot.step) {
-    zmi_gpu_stream_run(ring, in, now, shared, made);
-  } else if (in->kind == ZMI_GPU_DOT && !in->as.dot.x) {
-    zmi_gpu_dot_made(in, made, ring->worker, ring->workers, shared);
-  } else {
-    zmi_gpu_play_other(in, ring->worker, ring->workers, shared);
-  }
-}
-
 // Blocks of one multiprocessor are neighbours: so a product of few tiles keeps all multiprocessors busy. (They come in turn, each with its
 // first block, then each with its second one; should they not, that costs time, no more.)
 ZMI_INLINE int zmi_gpu_worker(int each) {
@@ -72,46 +82,71 @@ ZMI_INLINE int zmi_gpu_worker(int each) {
   return processors * each == zmi_blocks() ? zmi_block() % processors * each + zmi_block() / processors : zmi_block();
 }
 
-// A copy of the head of a play, which all of it asks for.
-ZMI_INLINE void zmi_gpu_ring_begin(zmi_gpu_ring *ring, const zmi_gpu_instruction *all, int count, int first, const zmi_gpu_play *play,
-                                   char *shared) {
+ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed) {
   const int warp = zmi_thread() / 32;
-  ring->all = all;
-  ring->count = count;
-  ring->worker = zmi_gpu_worker(play->each);
-  ring->workers = zmi_blocks();
-  ring->slots = play->slots;
-  ring->slot = shared + play->ring_at + warp * ring->slots * ZMI_GPU_SLOT;
-  ring->in = (zmi_gpu_instruction *)(void *)(shared + play->own_at + ZMI_GPU_OWN_RING) + warp;
-  ring->chosen = (const int *)(const void *)(shared + play->own_at);
-  zmi_gpu_ring_open(ring, first);
+  zmi_gpu_site *s = zmi_gpu_here();
+  if (zmi_thread() == 0) {
+    s->play = play;
+    s->deadline = zmi_nanoseconds() + allowed;
+    s->made = zmi_shared() + play->ready_at;
+    s->worker = zmi_gpu_worker(play->each);
+    s->workers = zmi_blocks();
+    s->gone = 0;
+    s->met = 0;
+    s->stamps = play->stamps ? zmi_gpu_at<unsigned long long>(play->stamps) + (long long)s->worker * count * 2 : 0;
+  }
+  zmi_gpu_ring ring = {};
+  ring.all = all;
+  ring.count = count;
+  ring.worker = zmi_gpu_worker(play->each);
+  ring.workers = zmi_blocks();
+  ring.slots = play->slots;
+  ring.slot = zmi_shared() + play->ring_at + warp * ring.slots * ZMI_GPU_SLOT;
+  ring.in = (zmi_gpu_instruction *)(void *)(zmi_shared() + ZMI_GPU_OWN_RING) + warp;
+  ring.chosen = (const int *)(const void *)zmi_shared();
+  zmi_gpu_ring_open(&ring, first);
+  zmi_gpu_ring_keep(&ring);
+}
+
+// in: instruction `now`.
+ZMI_INLINE void zmi_gpu_play_one(const zmi_gpu_instruction *in, int now) {
+  const zmi_gpu_site *s = zmi_gpu_here();
+  char *scratch = zmi_gpu_scratch(), *made = zmi_near(s->made);
+  if (in->kind == ZMI_GPU_READY) {
+    zmi_gpu_ready_run(in, s->worker, s->workers, scratch, made);
+  } else if (in->kind == ZMI_GPU_ROUTE && in->own) {
+    zmi_gpu_route_own(in, s->worker, scratch, zmi_shared());
+    if (zmi_thread() % 32 == 0) zmi_gpu_ring_here()->route = now + 1;
+  } else if (in->kind == ZMI_GPU_DOT && in->as.dot.step) {
+    zmi_gpu_stream_run(in, now, scratch, made);
+  } else if (in->kind == ZMI_GPU_DOT && !in->as.dot.x) {
+    zmi_gpu_dot_made(in, made, s->worker, s->workers, scratch);
+  } else {
+    zmi_gpu_play_other(in, s->worker, s->workers, scratch);
+  }
+}
+
+// When a block began an instruction, or was done with it.
+ZMI_INLINE void zmi_gpu_stamp(int i) {
+  unsigned long long *at = zmi_gpu_here()->stamps;
+  if (at && zmi_thread() == 0) at[i] = zmi_clock();
 }
 
 // first: the first DOT whose weights come through the ring. An instruction is copied to shared memory while the one before it is played:
 // what is in memory has to be asked for anew after each barrier.
-ZMI_KERNEL zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *global, unsigned long long allowed) {
+ZMI_KERNEL zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed) {
   enum { WORDS = sizeof(zmi_gpu_instruction) / 4 };
-  const unsigned long long deadline = zmi_nanoseconds() + allowed;
-  const zmi_gpu_play play = *global;
-  char *shared = zmi_shared(), *own = shared + play.own_at;
-  zmi_gpu_ring ring = {};
-  volatile int *told = (volatile int *)(volatile void *)(own + ZMI_GPU_OWN_TOLD);
-  zmi_gpu_instruction *code = (zmi_gpu_instruction *)(void *)(own + ZMI_GPU_OWN_CODE);
   const int t = zmi_thread();
-  unsigned barrier = 0;
-  zmi_gpu_ring_begin(&ring, all, count, first, &play, shared);
-  if (t < WORDS) ((unsigned *)(void *)code)[t] = ((const unsigned *)(const void *)all)[t];
+  zmi_gpu_begin(all, count, first, play, allowed);
+  if (t < WORDS) ((unsigned *)(void *)zmi_gpu_code(0))[t] = ((const unsigned *)(const void *)all)[t];
   zmi_sync();
   for (int i = 0; i < count; i++) {
-    const zmi_gpu_instruction *in = &code[i & 1];
     const unsigned word = i + 1 < count && t < WORDS ? ((const unsigned *)(const void *)&all[i + 1])[t] : 0u;
-    if (i > 0 && in->barrier && !zmi_gpu_meet(global, barrier++, deadline, &ring, told)) return;
-    unsigned long long *stamp = zmi_gpu_at<unsigned long long>(play.stamps);
-    if (stamp) stamp += ((long long)ring.worker * count + i) * 2;
-    if (stamp && t == 0) stamp[0] = zmi_clock();
-    zmi_gpu_play_one(&ring, in, i, &play, shared);
-    if (t < WORDS) ((unsigned *)(void *)&code[(i + 1) & 1])[t] = word;
+    if (i > 0 && zmi_gpu_code(i)->barrier && !zmi_gpu_meet()) return;
+    zmi_gpu_stamp(2 * i);
+    zmi_gpu_play_one(zmi_gpu_code(i), i);
+    if (t < WORDS) ((unsigned *)(void *)zmi_gpu_code(i + 1))[t] = word;
     zmi_sync();
-    if (stamp && t == 0) stamp[1] = zmi_clock();
+    zmi_gpu_stamp(2 * i + 1);
   }
 }

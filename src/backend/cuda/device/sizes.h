@@ -25,16 +25,24 @@ enum {
 
 // The resident kernel: a slot of the ring of weights; most of what READY makes, and elements of a row that it normalizes; most pairs that a
 // ROUTE of every block's own chooses.
-enum { ZMI_GPU_SLOT = 2560, ZMI_GPU_SLOTS = 3, ZMI_GPU_READY_BYTES = 24576, ZMI_GPU_READY_NORM = 8192, ZMI_GPU_OWN = 128 };
+enum {
+  ZMI_GPU_SLOT = 2560,
+  ZMI_GPU_SLOTS = 3,
+  ZMI_GPU_READY_BYTES = 24576,
+  ZMI_GPU_READY_NORM = 8192,
+  ZMI_GPU_OWN = 128,
+  ZMI_GPU_CURSOR = 128
+};
 #define ZMI_GPU_WARPS (ZMI_GPU_THREADS / 32)
 #define ZMI_GPU_RING_SHARED(slots) (ZMI_GPU_WARPS * (slots)*ZMI_GPU_SLOT)
 
-// What a block keeps: chosen experts, their weights, whether the play was given up; the instruction at hand and the next one; of each warp
-// the product that its ring is at.
-#define ZMI_GPU_OWN_TOLD (ZMI_GPU_OWN * 8)
-#define ZMI_GPU_OWN_CODE (ZMI_GPU_OWN_TOLD + 16)
+// What a block keeps, at the beginning of its shared memory: chosen experts, their weights, what it has to know of the play; the instruction
+// at hand and the next one; of each warp the product that its ring is at, and where in it. Scratch of instructions follows.
+#define ZMI_GPU_OWN_SITE (ZMI_GPU_OWN * 8)
+#define ZMI_GPU_OWN_CODE (ZMI_GPU_OWN_SITE + 64)
 #define ZMI_GPU_OWN_RING (ZMI_GPU_OWN_CODE + 2 * (int)sizeof(zmi_gpu_instruction))
-#define ZMI_GPU_OWN_SHARED (ZMI_GPU_OWN_RING + ZMI_GPU_WARPS * (int)sizeof(zmi_gpu_instruction))
+#define ZMI_GPU_OWN_CURSOR (ZMI_GPU_OWN_RING + ZMI_GPU_WARPS * (int)sizeof(zmi_gpu_instruction))
+#define ZMI_GPU_OWN_SHARED ((ZMI_GPU_OWN_CURSOR + ZMI_GPU_WARPS * ZMI_GPU_CURSOR + 127) / 128 * 128)
 #define ZMI_GPU_READY_SHARED(k) (((int)(k) + ZMI_GPU_LANES) * 4)
 
 #endif

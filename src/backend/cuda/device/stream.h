@@ -13,6 +13,7 @@ typedef struct zmi_gpu_spot {
   int tile, which, block, pair;
 } zmi_gpu_spot;
 
+// Of a warp, in shared memory: local memory would lie behind the second-level cache, as shared memory takes what the first could have.
 typedef struct zmi_gpu_ring {
   const zmi_gpu_instruction *all;
   int count, worker, workers;
@@ -27,6 +28,7 @@ typedef struct zmi_gpu_ring {
   int route;         // one more than the number of the last ROUTE whose choice is known
   const int *chosen; // by it
 } zmi_gpu_ring;
+static_assert(sizeof(zmi_gpu_ring) <= ZMI_GPU_CURSOR, "a cursor fits into its place");
 
 ZMI_INLINE int zmi_gpu_ranges(const zmi_gpu_dot *d) {
   return (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE;
@@ -296,9 +298,19 @@ ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d
   zmi_gpu_store(d->out, d->dtype, pair * d->out_stride + row, y);
 }
 
+ZMI_INLINE zmi_gpu_ring *zmi_gpu_ring_here() {
+  return (zmi_gpu_ring *)(void *)(zmi_shared() + ZMI_GPU_OWN_CURSOR + zmi_thread() / 32 * ZMI_GPU_CURSOR);
+}
+// Back from registers.
+ZMI_INLINE void zmi_gpu_ring_keep(const zmi_gpu_ring *ring) {
+  zmi_sync_warp();
+  if (zmi_thread() % 32 == 0) *zmi_gpu_ring_here() = *ring;
+  zmi_sync_warp();
+}
+
 // in: instruction `now`. made: rows that READY made. shared: ZMI_GPU_DOT_SHARED bytes.
-ZMI_APART void zmi_gpu_stream_run(zmi_gpu_ring *ring, const zmi_gpu_instruction *in, int now, char *shared, const char *made) {
-  zmi_gpu_ring here = *ring, *r = &here; // in registers
+ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int now, char *shared, const char *made) {
+  zmi_gpu_ring here = *zmi_gpu_ring_here(), *r = &here;
   in = zmi_near(in);
   shared = zmi_near(shared);
   made = zmi_near(made);
@@ -320,5 +332,5 @@ ZMI_APART void zmi_gpu_stream_run(zmi_gpu_ring *ring, const zmi_gpu_instruction 
       zmi_gpu_stream_store(r, d, tile + t / ZMI_GPU_LANES, parts + t / ZMI_GPU_LANES * d->units * ZMI_GPU_LANES);
     if (tile + tiles < last) zmi_sync(); // before the next round overwrites the parts
   }
-  *ring = here;
+  zmi_gpu_ring_keep(&here);
 }

@@ -161,7 +161,7 @@ static void logits_have_the_bits_of_the_cpu(void **state) {
   }
 }
 
-// Larger matrices and more experts; and more positions than one range of attention has.
+// Larger matrices and more experts; more positions than one range of attention has; and rows enough to share weights (many.h).
 static void larger_models_and_prompts(void **state) {
   (void)state;
   const way ways[] = {{.path = "checkpoints/tiny-qwen3_moe", .executor = ZM_EXECUTOR_GRAPH, .chunk = 141},
@@ -177,7 +177,9 @@ static void larger_models_and_prompts(void **state) {
                       {.path = "checkpoints/llama-bf16", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 1, .patched = true},
                       {.path = "checkpoints/lfm2-3bit-g32", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 1, .patched = true},
                       {.path = "checkpoints/lfm2-3bit-g32", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 2},
-                      {.path = "checkpoints/qwen3-5bit-g128", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 1, .patched = true}};
+                      {.path = "checkpoints/qwen3-5bit-g128", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 1, .patched = true},
+                      {.path = "checkpoints/storyteller-4bit", .executor = ZM_EXECUTOR_PERSISTENT, .chunk = 40, .patched = true},
+                      {.path = "checkpoints/lfm2-3bit-g32", .executor = ZM_EXECUTOR_STREAM, .chunk = 20}};
   for (size_t i = 0; i < (WATCHED ? 1 : ZMI_COUNT(ways)); i++) {
     way w = ways[i];
     const int count = w.chunk + 3; // the rest decodes, or is a smaller chunk

@@ -408,7 +408,7 @@ cu_result fake_module_unload(cu_module module) {
 
 cu_result fake_module_function(cu_function *function, cu_module module, const char *name) {
 #define NAME(name, kind) [kind] = #name,
-  static const char *const names[ZMI_GPU_KINDS] = {ZMI_GPU_STEPS(NAME)};
+  static const char *const names[ZMI_GPU_KINDS] = {ZMI_GPU_STEPS(NAME) ZMI_GPU_LAUNCHED(NAME)};
   static const char start[] = "zmi_gpu_step_";
   if (module && strcmp(name, "zmi_gpu_resident") == 0) {
     functions[0] = (struct cu_function_s){0, 48 << 10};

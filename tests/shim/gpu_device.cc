@@ -29,6 +29,10 @@
 
 #include "backend/cuda/device/dot.h"
 
+#include "backend/cuda/device/sort.h"
+
+#include "backend/cuda/device/many.h"
+
 #include "backend/cuda/device/embed.h"
 
 #include "backend/cuda/device/norm.h"
@@ -51,7 +55,7 @@ static void gpu_perform(void *in) {
 static const struct {
   int kind;
   void (*entry)(void *);
-} gpu_entries[] = {ZMI_GPU_STEPS(GPU_ROW){ZMI_GPU_NOTHING, gpu_perform}};
+} gpu_entries[] = {ZMI_GPU_STEPS(GPU_ROW){ZMI_GPU_NOTHING, gpu_perform}}, gpu_launched[] = {ZMI_GPU_LAUNCHED(GPU_ROW)};
 
 extern "C" const char *gpu_step(const zmi_gpu_instruction *in, int workers, uint64_t seed) {
   void (*entry)(void *) = gpu_perform;
@@ -60,6 +64,11 @@ extern "C" const char *gpu_step(const zmi_gpu_instruction *in, int workers, uint
     if (row.kind != in->kind) continue;
     known = true;
     if (seed % 2 == 0) entry = row.entry;
+  }
+  for (const auto &row : gpu_launched) {
+    if (row.kind != in->kind) continue;
+    known = true;
+    entry = row.entry;
   }
   if (!known) return "no entry for this kind of instruction";
   return gpu_simulate(entry, (void *)in, workers, (size_t)in->shared, seed);

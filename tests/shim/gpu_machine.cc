@@ -108,6 +108,7 @@ struct gpu_fiber {
   struct {
     char *to;
     const char *from;
+    int bytes;
     unsigned group;
   } copy[COPIES];
   int copies;
@@ -240,15 +241,16 @@ unsigned long long gpu_ticks() {
 
 // ---- copies ----
 
-void gpu_copy(char *to, const char *from) {
+void gpu_copy(char *to, const char *from, int bytes) {
   gpu_fiber *f = gpu.fiber;
   if (f->copies == COPIES) {
     snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d has %d copies on their way", gpu_here->thread, COPIES);
     return;
   }
-  if (((uintptr_t)to | (uintptr_t)from) % 16) snprintf(gpu.wrong, sizeof gpu.wrong, "a copy is not aligned to 16 bytes");
-  memset(to, 0x5e, 16);
-  f->copy[f->copies++] = {to, from, f->groups};
+  if (((uintptr_t)to | (uintptr_t)from) % (uintptr_t)bytes)
+    snprintf(gpu.wrong, sizeof gpu.wrong, "a copy is not aligned to %d bytes", bytes);
+  memset(to, 0x5e, (size_t)bytes);
+  f->copy[f->copies++] = {to, from, bytes, f->groups};
 }
 
 void gpu_copy_commit() {
@@ -259,7 +261,7 @@ void gpu_copy_wait(unsigned most) {
   gpu_fiber *f = gpu.fiber;
   int done = 0;
   while (done < f->copies && f->copy[done].group + most < f->groups) {
-    memcpy(f->copy[done].to, f->copy[done].from, 16);
+    memcpy(f->copy[done].to, f->copy[done].from, (size_t)f->copy[done].bytes);
     done++;
   }
   f->copies -= done;

@@ -24,7 +24,7 @@ void gpu_wait_half(int line);
 void gpu_give_way();
 unsigned long long gpu_ticks(); // another number each time, rising
 // Copies happen as late as they may: when a thread waits for them. Until then garbage lies there.
-void gpu_copy(char *to, const char *from);
+void gpu_copy(char *to, const char *from, int bytes);
 void gpu_copy_commit();
 void gpu_copy_wait(unsigned most);
 
@@ -53,7 +53,10 @@ ZMI_INLINE void zmi_sync_half(int line = __builtin_LINE()) {
   gpu_wait_half(line);
 }
 ZMI_INLINE void zmi_copy_async(char *to, const char *from) {
-  gpu_copy(to, from);
+  gpu_copy(to, from, 16);
+}
+ZMI_INLINE void zmi_copy_word_async(char *to, const char *from) {
+  gpu_copy(to, from, 4);
 }
 ZMI_INLINE void zmi_copy_commit() {
   gpu_copy_commit();

@@ -27,7 +27,12 @@ static const unsigned short bytes_of[ZMI_GPU_KINDS] = {
     [ZMI_GPU_DOT] = sizeof(zmi_gpu_dot),        [ZMI_GPU_ELEMENTS] = sizeof(zmi_gpu_elements), [ZMI_GPU_ANGLES] = sizeof(zmi_gpu_angles),
     [ZMI_GPU_ROTATE] = sizeof(zmi_gpu_rotate),  [ZMI_GPU_WRITE] = sizeof(zmi_gpu_write),       [ZMI_GPU_ATTEND] = sizeof(zmi_gpu_attention),
     [ZMI_GPU_JOIN] = sizeof(zmi_gpu_attention), [ZMI_GPU_ROUTE] = sizeof(zmi_gpu_route),       [ZMI_GPU_COMBINE] = sizeof(zmi_gpu_combine),
-    [ZMI_GPU_CONV] = sizeof(zmi_gpu_conv),      [ZMI_GPU_TAKE] = sizeof(zmi_gpu_take),         [ZMI_GPU_COPY] = sizeof(zmi_gpu_copy)};
+    [ZMI_GPU_CONV] = sizeof(zmi_gpu_conv),      [ZMI_GPU_TAKE] = sizeof(zmi_gpu_take),         [ZMI_GPU_COPY] = sizeof(zmi_gpu_copy),
+    [ZMI_GPU_SORT] = sizeof(zmi_gpu_sort),      [ZMI_GPU_MANY] = sizeof(zmi_gpu_many)};
+
+static int many_stage(const zmi_gpu_matrix *m) {
+  return ZMI_GPU_MANY_STAGE(m->bits, m->group, m->digits, ZMI_GPU_MANY_SCALES(m->group));
+}
 
 // Bytes of shared memory that a block needs.
 static int shared_of(const zmi_gpu_instruction *in) {
@@ -40,6 +45,10 @@ static int shared_of(const zmi_gpu_instruction *in) {
     return in->as.route.experts > INT_MAX / 8 ? INT_MAX : ZMI_GPU_ROUTE_SHARED(in->as.route.experts);
   case ZMI_GPU_CONV:
     return ZMI_GPU_CONV_SHARED;
+  case ZMI_GPU_SORT:
+    return in->as.sort.experts > INT_MAX / 16 ? INT_MAX : ZMI_GPU_SORT_SHARED(in->as.sort.experts);
+  case ZMI_GPU_MANY:
+    return ZMI_GPU_MANY_SHARED(in->as.many.stages, many_stage(&in->as.many.dot.matrix));
   default:
     return in->shared;
   }
@@ -108,6 +117,32 @@ zm_status zmi_device_ready(zmi_device_code *code, const zmi_gpu_matrix *m, zmi_d
   return zmi_device_instruction(code, &in, ZMI_GPU_DIGITS, rows->count, pieces(rows->k, ZMI_GPU_PIECE), flags);
 }
 
+// Whether a product is one of many rows: they have to share weights, also those of experts.
+static bool is_many(const zmi_gpu_dot *d) {
+  enum { ROWS = 16, PAIRS = 128, EACH = 2 };
+  if (d->matrix.digits == 0) return false;
+  return d->chosen ? d->pairs > PAIRS && d->pairs / EACH >= d->matrix.experts : d->pairs > ROWS;
+}
+
+static zm_status many(zmi_device_code *code, const zmi_gpu_dot *d, int flags) {
+  enum { THREE_STAGES = 96 << 10 }; // bytes that every GPU has
+  const zmi_gpu_matrix *m = &d->matrix;
+  zmi_gpu_instruction in = {.as.many = {.dot = *d, .most = (int)pieces(d->pairs, ZMI_GPU_MANY_COLUMNS)}};
+  if (d->chosen) {
+    zmi_gpu_instruction first = {
+        .as.sort = {.chosen = d->chosen, .pairs = d->pairs, .experts = m->experts, .columns = ZMI_GPU_MANY_COLUMNS}};
+    const bool there = zmi_device_sorted(code, &first.as.sort);
+    in.as.many.order = first.as.sort.order;
+    in.as.many.pieces = first.as.sort.pieces;
+    in.as.many.most = ZMI_GPU_PIECES(d->pairs, m->experts);
+    zm_status status = there ? ZM_OK : zmi_device_instruction(code, &first, ZMI_GPU_SORT, 1, 1, flags);
+    if (status != ZM_OK) return status;
+    flags = there ? flags : 0;
+  }
+  in.as.many.stages = many_stage(m) * 3 <= THREE_STAGES ? 3 : 2;
+  return zmi_device_instruction(code, &in, ZMI_GPU_MANY, in.as.many.most, pieces(d->blocks, ZMI_GPU_MANY_BLOCKS), flags);
+}
+
 zm_status zmi_device_dot(zmi_device_code *code, const zmi_gpu_matrix *m, const zmi_device_rows *rows, zmi_gpu_address chosen, int64_t share,
                          zmi_gpu_address out, zm_dtype dtype, int flags) {
   const int64_t pairs = rows->count * share, blocks = pieces(m->n, ZMI_LANES);
@@ -123,6 +158,7 @@ zm_status zmi_device_dot(zmi_device_code *code, const zmi_gpu_matrix *m, const z
                                        .share = (int)share,
                                        .blocks = (int)blocks,
                                        .dtype = zmi_gpu_dtype_of(dtype)}};
+  if (is_many(&in.as.dot)) return many(code, &in.as.dot, flags);
   return zmi_device_instruction(code, &in, ZMI_GPU_DOT, pairs, blocks, flags);
 }
 

@@ -48,7 +48,7 @@ static zm_status attributes(zmi_cuda *d) {
 
 #define NAME(name, kind) [kind] = #name,
 const char *zmi_device_kind_name(int kind) {
-  static const char *const names[ZMI_GPU_KINDS] = {ZMI_GPU_STEPS(NAME)[ZMI_GPU_READY] = "ready"};
+  static const char *const names[ZMI_GPU_KINDS] = {ZMI_GPU_STEPS(NAME) ZMI_GPU_LAUNCHED(NAME)[ZMI_GPU_READY] = "ready"};
   return kind > 0 && kind < ZMI_GPU_KINDS ? names[kind] : "";
 }
 #undef NAME

@@ -157,8 +157,23 @@ static void ready(const zmi_gpu_instruction *in, zmi_gpu_flow *f) {
   f->writes[0] = array_at(r->sum, r->rows, r->k, size_of(r->dtype));
 }
 
+static void sort(const zmi_gpu_instruction *in, zmi_gpu_flow *f) {
+  const zmi_gpu_sort *s = &in->as.sort;
+  f->reads[0] = array_at(s->chosen, s->pairs, 1, 4);
+  f->writes[0] = array_at(s->order, s->pairs, 1, 4);
+  f->writes[1] = array_at(s->pieces, ZMI_GPU_PIECES(s->pairs, s->experts), 1, sizeof(zmi_gpu_piece));
+}
+
+static void many(const zmi_gpu_instruction *in, zmi_gpu_flow *f) {
+  const zmi_gpu_many *m = &in->as.many;
+  dot(in, f); // its first field
+  f->reads[2] = array_at(m->order, m->dot.pairs, 1, 4);
+  f->reads[3] = array_at(m->pieces, m->most, 1, sizeof(zmi_gpu_piece));
+}
+
 #define FLOW(name, kind) [kind] = name,
-static void (*const flows[ZMI_GPU_KINDS])(const zmi_gpu_instruction *in, zmi_gpu_flow *f) = {ZMI_GPU_STEPS(FLOW)[ZMI_GPU_READY] = ready};
+static void (*const flows[ZMI_GPU_KINDS])(const zmi_gpu_instruction *in,
+                                          zmi_gpu_flow *f) = {ZMI_GPU_STEPS(FLOW) ZMI_GPU_LAUNCHED(FLOW)[ZMI_GPU_READY] = ready};
 
 zmi_gpu_flow zmi_gpu_flow_of(const zmi_gpu_instruction *in) {
   zmi_gpu_flow f = {0};

@@ -12,9 +12,10 @@ enum { SCRATCH_TURNS = 4, ALIGN = 256 };
 struct zmi_device_code {
   zmi_gpu_instruction *all;
   size_t count, capacity;
-  zmi_gpu_address scratch; // of the turn at hand
-  size_t used, needed;     // bytes of it: of this op, the most of any
-  int of_instr, added;     // added: of this op
+  zmi_gpu_address scratch;               // of the turn at hand
+  size_t used, needed;                   // bytes of it: of this op, the most of any
+  int of_instr, added;                   // added: of this op
+  zmi_gpu_address chosen, pieces, order; // the last SORT of this op
   zm_status status;
 };
 
@@ -75,6 +76,19 @@ zmi_gpu_address zmi_device_scratch(zmi_device_code *code, size_t bytes) {
   return at;
 }
 
+bool zmi_device_sorted(zmi_device_code *code, zmi_gpu_sort *s) {
+  if (code->chosen && code->chosen == s->chosen) {
+    s->order = code->order;
+    s->pieces = code->pieces;
+    return true;
+  }
+  const size_t pieces = (size_t)ZMI_GPU_PIECES(s->pairs, s->experts);
+  code->chosen = s->chosen;
+  code->order = s->order = zmi_device_scratch(code, (size_t)s->pairs * 4);
+  code->pieces = s->pieces = zmi_device_scratch(code, pieces * sizeof(zmi_gpu_piece));
+  return false;
+}
+
 static void bind_call(zmi_call *c, const zmi_device_player *p, const zmi_instr *in) {
   *c = (zmi_call){.op = in->op, .attrs = in->attrs.bytes, .owner = in->owner, .nin = in->nin, .nout = in->nout};
   for (int i = 0; i < in->nin; i++) {
@@ -111,6 +125,7 @@ static zm_status make_code(zmi_device_player *p) {
     code->of_instr = (int)i;
     code->added = 0;
     code->used = 0;
+    code->chosen = 0;
     code->scratch = p->scratch + i % SCRATCH_TURNS * p->scratch_bytes;
     zm_status status = in->op->device(&c, code);
     if (status == ZM_OK) status = code->status;
@@ -204,6 +219,14 @@ static zm_status upload_code(zmi_device_player *p, const zmi_gpu_instruction *al
   return status == ZM_OK && bytes ? zmi_device_upload(p->device, p->instructions, all, bytes) : status;
 }
 
+// Products of many rows are for launches: a step that has one is played as a graph.
+static bool has_many(const zmi_device_player *p) {
+  for (size_t i = 0; i < p->code.count; i++) {
+    if (p->code.all[i].kind == ZMI_GPU_MANY) return true;
+  }
+  return false;
+}
+
 static zm_status make_player(zmi_device_player *p) {
   p->slots = zmi_calloc(p->tape->slot_count + 1, sizeof *p->slots);
   zm_status status = p->slots ? bind_slots(p) : ZM_ERROR_MEMORY;
@@ -211,6 +234,7 @@ static zm_status make_player(zmi_device_player *p) {
   p->scratch_bytes = p->code.needed;
   if (status == ZM_OK) status = zmi_device_alloc(p->device, p->scratch_bytes * SCRATCH_TURNS, "scratch", &p->scratch);
   if (status == ZM_OK) status = make_code(p);
+  if (p->executor == ZMI_EXECUTOR_PERSISTENT && has_many(p)) p->executor = ZMI_EXECUTOR_GRAPH;
   if (status == ZM_OK && p->executor != ZMI_EXECUTOR_PERSISTENT) status = upload_code(p, p->code.all, p->code.count);
   if (status != ZM_OK) return status;
   return zmi_device_check(p->device, p->device->cu->host_alloc((void **)&p->pinned, p->pinned_bytes + 1, 0),

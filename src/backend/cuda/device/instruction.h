@@ -45,6 +45,8 @@ typedef enum zmi_gpu_kind {
   ZMI_GPU_TAKE,
   ZMI_GPU_COPY,
   ZMI_GPU_READY, // of the resident kernel only
+  ZMI_GPU_SORT,
+  ZMI_GPU_MANY,
   ZMI_GPU_KINDS
 } zmi_gpu_kind;
 
@@ -65,6 +67,12 @@ typedef enum zmi_gpu_kind {
   STEP(conv, ZMI_GPU_CONV)                                                                                                                 \
   STEP(take, ZMI_GPU_TAKE)                                                                                                                 \
   STEP(copy, ZMI_GPU_COPY)
+
+// The same of those that are only launched: products of many rows would double what the resident kernel takes to be compiled, and it plays
+// steps of few rows.
+#define ZMI_GPU_LAUNCHED(STEP)                                                                                                             \
+  STEP(sort, ZMI_GPU_SORT)                                                                                                                 \
+  STEP(many, ZMI_GPU_MANY)
 
 // Packed matrices as in quant.h, `experts` of them one after another.
 typedef struct zmi_gpu_matrix {
@@ -110,6 +118,24 @@ typedef struct zmi_gpu_dot {
   int x_dtype, pairs, share, blocks, dtype, route;
   int step, step_bytes, range_bytes, units, together, unused;
 } zmi_gpu_dot;
+
+// Pairs of a product by their experts, for MANY. order: the pairs, those of one expert side by side, in any order. pieces: up to `columns`
+// of them that take the same expert; expert -1: those whose choice is out of range; behind the last one `count` is 0. Tile: all of it.
+typedef struct zmi_gpu_piece {
+  int expert, first, count, unused;
+} zmi_gpu_piece;
+typedef struct zmi_gpu_sort {
+  zmi_gpu_address chosen, order, pieces; // order: [pairs]; pieces: [ZMI_GPU_PIECES]
+  int pairs, experts, columns, unused;
+} zmi_gpu_sort;
+
+// A DOT of many rows of digits, by tensor cores (many.h). order, pieces: of SORT, absent without `chosen`; most: how many pieces there can
+// be. Tile: ZMI_GPU_MANY_BLOCKS blocks of 16 rows of weights for a piece.
+typedef struct zmi_gpu_many {
+  zmi_gpu_dot dot; // `blocks`: of 16 rows, of the matrix
+  zmi_gpu_address order, pieces;
+  int most, stages; // stages: steps of k in shared memory, 2 or 3
+} zmi_gpu_many;
 
 // What products take, made by every block for itself in its shared memory: rows of x, with something added first, normalized, as digits (or
 // floats of dtype, if digits is 0). Added: a row of `add`, or of the weighted sums of `slots` rows of y (as COMBINE). The sum is rounded,
@@ -232,6 +258,8 @@ typedef struct zmi_gpu_instruction {
     zmi_gpu_take take;
     zmi_gpu_copy copy;
     zmi_gpu_ready ready;
+    zmi_gpu_sort sort;
+    zmi_gpu_many many;
   } as;
 } zmi_gpu_instruction;
 

@@ -23,6 +23,7 @@
 //   zmi_arrive(p)        adds 1 to the word at p; what the block wrote before is seen by those who look at p later
 //   zmi_look(p)          the word at p; what others wrote before they arrived is seen after it
 //   zmi_copy_async(to, from)  16 bytes of memory that nobody writes on their way to shared memory; zmi_copy_commit() ends a group of them,
+//   zmi_copy_word_async(to, from)  the same of 4 bytes
 //   zmi_copy_wait(n)     waits until at most n groups (0 .. 3) of this thread are on their way
 //   zmi_sync_half()      the same of the 16 threads of a half-warp
 //   zmi_clock()          cycles of this multiprocessor
@@ -100,6 +101,9 @@ ZMI_INLINE void zmi_sync_half() {
 }
 ZMI_INLINE void zmi_copy_async(char *to, const char *from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+ZMI_INLINE void zmi_copy_word_async(char *to, const char *from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
 }
 ZMI_INLINE void zmi_copy_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");

@@ -1,108 +1,118 @@
 // Attention (array/ops/attention.c): ranges of 128 positions, joined from left to right. Device text.
 //
-// A block goes through a range for up to 8 query heads of one kv head. Keys come into shared memory in parts as they lie in the cache, by
-// loads of 16 bytes that are all under way at once; while scores are computed from them, the values are under way to registers.
+// A block goes through a range for up to 8 query heads of one kv head. Keys and values come to shared memory in stages by asynchronous
+// copies: first pairs [0, n) of all keys, and so on, then values of some positions, and so on. If there is room for all of them they are
+// asked for at once, else two are on their way or at hand.
 // Scores: a thread has a position and half of the heads. Values: a thread has a pair of elements and one or two heads. So every sum runs
-// in one thread, in the written order.
+// in one thread, in the written order. WIDE: elements are float32, else bfloat16.
 
-enum { ZMI_GPU_PART_LOADS = ZMI_GPU_PART / 16 / ZMI_GPU_THREADS };
+enum {
+  ZMI_GPU_STAGE = ZMI_GPU_PART / 2,
+  ZMI_GPU_SKEWS = ZMI_GPU_KEYS / ZMI_GPU_BLOCK / 2 * ZMI_GPU_SKEW, // bytes of them in a stage of keys
+  ZMI_GPU_ROOM = ZMI_GPU_PART + 2 * ZMI_GPU_SKEWS,
+  ZMI_GPU_QUERY_ROW = 2 * ZMI_GPU_QUERIES, // floats from a pair of the queries to the next one
+  ZMI_GPU_FEWEST = 1                       // a block takes 2^1 heads at least: one alone would not be sooner ready
+};
 
-// What a block works on.
+template <bool WIDE> constexpr int zmi_gpu_wide_size = WIDE ? 4 : 2;          // bytes of an element
+template <bool WIDE> constexpr int zmi_gpu_key_most = 64 / (WIDE ? 4 : 2);    // pairs of a stage of keys
+template <bool WIDE> constexpr int zmi_gpu_value_most = 128 / (WIDE ? 4 : 2); // pairs of a stage of values
+template <bool WIDE> constexpr int zmi_gpu_wide_dtype = WIDE ? ZMI_GPU_F32 : ZMI_GPU_BF16;
+
+// What a block works on. Stages of values: columns of pairs, each in one turn or (halved = 1) two of `each` positions.
 typedef struct zmi_gpu_attend {
   const zmi_gpu_attention *a;
-  int row, kv, first_head, heads; // heads: of the row, at most ZMI_GPU_QUERIES
-  int range, count;               // count: positions of it that the row sees
-  int size, part_pairs;           // bytes of an element; pairs of a part
-  zmi_gpu_address keys, values;   // of the range
+  int row, sequence, kv, first_head, heads; // heads: of the row, at most ZMI_GPU_QUERIES
+  int range, count;                         // count: positions of it that the row sees
+  int asked, key_stages, stages, key_bytes; // stages asked for, of keys, all; bytes of a stage of keys if there is room for all, else 0
+  int halved, each;
+  zmi_gpu_address keys, values; // of the range
   char *part;
-  float *queries, *p, *results, *running; // [pairs of a part][2][4][2], [8][128], [8][8]: maximum, sum, weights; [8][dim]
+  float *queries, *p, *results, *running; // [pairs of two stages][8][2], [8][128], [8][8]: maximum, sum, weights; [8][dim]
 } zmi_gpu_attend;
 
-typedef struct zmi_gpu_loads {
-  zmi_gpu_words word[ZMI_GPU_PART_LOADS];
-} zmi_gpu_loads;
+typedef struct alignas(16) zmi_gpu_quad {
+  float f[4];
+} zmi_gpu_quad;
+typedef struct alignas(8) zmi_gpu_couple {
+  float f[2];
+} zmi_gpu_couple;
 
-ZMI_INLINE zmi_gpu_words zmi_gpu_no_words() {
-  const zmi_gpu_words none = {{0, 0, 0, 0}};
-  return none;
+// ---- stages on their way ----
+
+// Of stage i of `most` pairs each: how many pairs it has.
+ZMI_INLINE int zmi_gpu_stage_pairs(const zmi_gpu_attention *a, int i, int most) {
+  const int left = a->dim / 2 - i * most;
+  return left < most ? left : most;
 }
 
-// ---- parts on their way ----
-
-// u / units by a product, exact for u < 2048 and units <= 256: a quotient of integers takes as long as a load from shared memory.
-ZMI_INLINE unsigned zmi_gpu_inverse(int units) {
-  return ((1u << 20) + (unsigned)units - 1u) / (unsigned)units;
-}
-ZMI_INLINE int zmi_gpu_quotient(int u, unsigned inverse) {
-  return (int)((unsigned)u * inverse >> 20);
+ZMI_INLINE int zmi_gpu_key_blocks(const zmi_gpu_attend *w) {
+  return (w->count + ZMI_GPU_BLOCK - 1) / ZMI_GPU_BLOCK;
 }
 
-ZMI_INLINE int zmi_gpu_part_pairs(const zmi_gpu_attend *w, int first) {
-  const int left = w->a->dim / 2 - first;
-  return left < w->part_pairs ? left : w->part_pairs;
+// Where stage s lies.
+ZMI_INLINE char *zmi_gpu_stage_at(const zmi_gpu_attend *w, int s) {
+  if (!w->key_bytes) return w->part + s % 2 * (ZMI_GPU_STAGE + ZMI_GPU_SKEWS);
+  return w->part + (s < w->key_stages ? s * w->key_bytes : w->key_stages * w->key_bytes + (s - w->key_stages) * ZMI_GPU_STAGE);
 }
 
-// A part of the keys: of each block of 16 positions the pairs from `first` on, one after another.
-ZMI_INLINE void zmi_gpu_keys_load(const zmi_gpu_attend *w, int first, zmi_gpu_loads *l) {
-  const int line = 2 * ZMI_GPU_BLOCK * w->size, units = zmi_gpu_part_pairs(w, first) * line / 16; // of a block
-  const int blocks = (w->count + ZMI_GPU_BLOCK - 1) / ZMI_GPU_BLOCK;
-  const zmi_gpu_address from = w->keys + (zmi_gpu_address)(first * line);
-  const unsigned inverse = zmi_gpu_inverse(units);
+// Bytes before a block of 16 positions of keys, besides the blocks: neighbours, which a warp reads together, lie in different banks.
+ZMI_INLINE int zmi_gpu_skew(int block) {
+  return (block + 1) / 2 * ZMI_GPU_SKEW;
+}
+
+// Pairs of all keys: of each block of 16 positions one pair after another. 128 threads take a block, without a quotient.
+template <bool WIDE> ZMI_INLINE void zmi_gpu_keys_ask(const zmi_gpu_attend *w, int s) {
+  enum { TOGETHER = ZMI_GPU_THREADS / 128 };
+  const int most = zmi_gpu_key_most<WIDE>, line = 2 * ZMI_GPU_BLOCK * zmi_gpu_wide_size<WIDE>, blocks = zmi_gpu_key_blocks(w);
+  const int bytes = zmi_gpu_stage_pairs(w->a, s, most) * line, at = zmi_thread() % 128 * 16; // of a block; at most 128 copies
+  const zmi_gpu_address step = (zmi_gpu_address)(w->a->dim / 2 * line), from = w->keys + (zmi_gpu_address)(s * most * line + at);
+  char *to = zmi_gpu_stage_at(w, s) + at;
 #pragma unroll
-  for (int i = 0; i < ZMI_GPU_PART_LOADS; i++) {
-    const int u = i * ZMI_GPU_THREADS + zmi_thread(), block = zmi_gpu_quotient(u, inverse);
-    l->word[i] = zmi_gpu_no_words();
-    if (block < blocks)
-      l->word[i] = zmi_gpu_at<const zmi_gpu_words>(from + (zmi_gpu_address)block *
-                                                              (zmi_gpu_address)(w->a->dim * ZMI_GPU_BLOCK * w->size))[u - block * units];
+  for (int i = 0; i < ZMI_GPU_KEYS / ZMI_GPU_BLOCK / TOGETHER; i++) {
+    const int block = zmi_thread() / 128 + TOGETHER * i;
+    if (block < blocks && at < bytes)
+      zmi_copy_async(to + block * bytes + zmi_gpu_skew(block), zmi_gpu_at<const char>(from + (zmi_gpu_address)block * step));
   }
 }
 
-ZMI_INLINE void zmi_gpu_keys_put(const zmi_gpu_attend *w, int first, const zmi_gpu_loads *l) {
-  const int units = zmi_gpu_part_pairs(w, first) * 2 * ZMI_GPU_BLOCK * w->size / 16;
-  const unsigned inverse = zmi_gpu_inverse(units);
-#pragma unroll
-  for (int i = 0; i < ZMI_GPU_PART_LOADS; i++) {
-    const int u = i * ZMI_GPU_THREADS + zmi_thread(), block = zmi_gpu_quotient(u, inverse);
-    if (block < ZMI_GPU_KEYS / ZMI_GPU_BLOCK) *(zmi_gpu_words *)(void *)(w->part + u * 16 + block * ZMI_GPU_SKEW) = l->word[i];
-  }
-}
-
-// A part of the values: of each position the pairs from `first` on. Rows that are no multiples of 16 bytes come in words.
-ZMI_INLINE bool zmi_gpu_values_wide(const zmi_gpu_attend *w) {
-  return w->a->dim * w->size % 16 == 0;
-}
-
-ZMI_INLINE void zmi_gpu_values_load(const zmi_gpu_attend *w, int first, zmi_gpu_loads *l) {
-  const int units = zmi_gpu_part_pairs(w, first) * 2 * w->size / 16;
-  const zmi_gpu_address from = w->values + (zmi_gpu_address)(first * 2 * w->size);
-  if (!zmi_gpu_values_wide(w)) return;
-  const unsigned inverse = zmi_gpu_inverse(units);
-#pragma unroll
-  for (int i = 0; i < ZMI_GPU_PART_LOADS; i++) {
-    const int u = i * ZMI_GPU_THREADS + zmi_thread(), position = zmi_gpu_quotient(u, inverse);
-    l->word[i] = zmi_gpu_no_words();
-    if (position < w->count)
-      l->word[i] =
-          zmi_gpu_at<const zmi_gpu_words>(from + (zmi_gpu_address)position * (zmi_gpu_address)(w->a->dim * w->size))[u - position * units];
-  }
-}
-
-ZMI_INLINE void zmi_gpu_values_put(const zmi_gpu_attend *w, int first, const zmi_gpu_loads *l) {
-  const int bytes = zmi_gpu_part_pairs(w, first) * 2 * w->size, units = bytes / 4;
-  if (zmi_gpu_values_wide(w)) {
-#pragma unroll
-    for (int i = 0; i < ZMI_GPU_PART_LOADS; i++) {
-      const int u = i * ZMI_GPU_THREADS + zmi_thread();
-      if (u * 16 < w->count * bytes) *(zmi_gpu_words *)(void *)(w->part + u * 16) = l->word[i];
-    }
+// Stage s, a turn of a column of the values: 8 or 16 threads take a position. Rows that are no multiples of 16 bytes come in words.
+template <bool WIDE> ZMI_INLINE void zmi_gpu_values_ask(const zmi_gpu_attend *w, int s) {
+  const int most = zmi_gpu_value_most<WIDE>, size = zmi_gpu_wide_size<WIDE>, column = (s - w->key_stages) >> w->halved;
+  const int first = ((s - w->key_stages) & w->halved) * w->each, left = w->count - first, rows = left < w->each ? left : w->each;
+  const int bytes = zmi_gpu_stage_pairs(w->a, column, most) * 2 * size, width = w->a->dim * size;
+  const zmi_gpu_address from = w->values + (zmi_gpu_address)(first * width + column * most * 2 * size);
+  char *to = zmi_gpu_stage_at(w, s);
+  if (width % 16 != 0) {
+    const int units = bytes / 4;
+    for (int u = zmi_thread(); u < rows * units; u += ZMI_GPU_THREADS)
+      ((unsigned *)(void *)to)[u] = zmi_gpu_at<const unsigned>(from + (zmi_gpu_address)(u / units * width))[u % units];
     return;
   }
-  const zmi_gpu_address from = w->values + (zmi_gpu_address)(first * 2 * w->size);
-  for (int u = zmi_thread(); u < w->count * units; u += ZMI_GPU_THREADS) {
-    const zmi_gpu_address row = from + (zmi_gpu_address)(u / units) * (zmi_gpu_address)(w->a->dim * w->size);
-    ((unsigned *)(void *)w->part)[u] = zmi_gpu_at<const unsigned>(row)[u % units];
+  const int shift = w->each == ZMI_GPU_KEYS ? 3 : 4, at = (zmi_thread() & ((1 << shift) - 1)) * 16;
+#pragma unroll
+  for (int i = 0; i < ZMI_GPU_STAGE / 16 / ZMI_GPU_THREADS; i++) {
+    const int row = (i * ZMI_GPU_THREADS + zmi_thread()) >> shift;
+    if (row < rows && at < bytes) zmi_copy_async(to + row * bytes + at, zmi_gpu_at<const char>(from + (zmi_gpu_address)(row * width + at)));
   }
+}
+
+// Asks for further stages: those in front of `last`, or all if there is room for them.
+template <bool WIDE> ZMI_INLINE void zmi_gpu_stages_ask(zmi_gpu_attend *w, int last) {
+  const int end = w->key_bytes || last > w->stages ? w->stages : last;
+  for (; w->asked < end; w->asked++) {
+    if (w->asked < w->key_stages)
+      zmi_gpu_keys_ask<WIDE>(w, w->asked);
+    else
+      zmi_gpu_values_ask<WIDE>(w, w->asked);
+    zmi_copy_commit();
+  }
+}
+
+// Stage s is here for all threads, and they are done with the stage before.
+ZMI_INLINE void zmi_gpu_stage_wait(const zmi_gpu_attend *w, int s) {
+  zmi_copy_wait((unsigned)(w->asked - s - 1));
+  zmi_sync();
 }
 
 // ---- scores ----
@@ -112,17 +122,10 @@ ZMI_INLINE int zmi_gpu_half_heads(const zmi_gpu_attend *w) {
   return (w->heads + 1) / 2;
 }
 
-// The part's pairs of the queries as floats; heads that are not there are zeros.
-ZMI_INLINE void zmi_gpu_queries_put(const zmi_gpu_attend *w, int first) {
-  const zmi_gpu_attention *a = w->a;
-  const int pairs = zmi_gpu_part_pairs(w, first), per = zmi_gpu_half_heads(w);
-  const unsigned inverse = zmi_gpu_inverse(2 * pairs);
-  for (int i = zmi_thread(); i < pairs * 2 * ZMI_GPU_QUERIES; i += ZMI_GPU_THREADS) {
-    const int slot = zmi_gpu_quotient(i, inverse), element = i - slot * 2 * pairs, head = slot / 4 * per + slot % 4;
-    const bool there = slot % 4 < per && head < w->heads;
-    const long long at = ((long long)w->row * a->heads + w->first_head + head) * a->dim + 2 * first + element;
-    w->queries[element / 2 * 16 + slot * 2 + element % 2] = there ? zmi_gpu_load(a->q, a->dtype, at) : 0.0f;
-  }
+// The query head in slot zmi_thread() / 32 of 8, four of each half; -1 if it has none.
+ZMI_INLINE int zmi_gpu_slot_head(const zmi_gpu_attend *w) {
+  const int slot = zmi_thread() / 32, per = zmi_gpu_half_heads(w), head = slot / 4 * per + slot % 4;
+  return slot % 4 < per && head < w->heads ? head : -1;
 }
 
 ZMI_INLINE float zmi_gpu_low(unsigned pair) {
@@ -132,57 +135,89 @@ ZMI_INLINE float zmi_gpu_high(unsigned pair) {
   return zk_of_bits(pair & 0xffff0000u);
 }
 
+// Pairs [first, last) of the queries, at most those of two stages: a warp has a head, a lane every 32nd pair.
+template <bool WIDE> ZMI_INLINE void zmi_gpu_queries_put(const zmi_gpu_attend *w, int first, int last) {
+  enum { MOST = WIDE ? 1 : 2, KEPT = 2 * zmi_gpu_key_most<WIDE> };
+  const zmi_gpu_attention *a = w->a;
+  const int head = zmi_gpu_slot_head(w), end = last < a->dim / 2 ? last : a->dim / 2;
+  const long long at = (((long long)w->row * a->heads + w->first_head + head) * a->dim / 2) * (WIDE ? 2 : 1);
+  const unsigned *from = zmi_gpu_at<const unsigned>(a->q) + at;
+  unsigned low[MOST], high[MOST]; // low: both elements of a pair, if they are narrow
+#pragma unroll
+  for (int j = 0; j < MOST; j++) {
+    const int pair = first + zmi_thread() % 32 + 32 * j;
+    const bool there = head >= 0 && pair < end;
+    low[j] = there ? from[WIDE ? 2 * pair : pair] : 0u;
+    high[j] = WIDE && there ? from[2 * pair + 1] : 0u;
+  }
+#pragma unroll
+  for (int j = 0; j < MOST; j++) {
+    const int pair = first + zmi_thread() % 32 + 32 * j;
+    const zmi_gpu_couple both = {{WIDE ? zk_of_bits(low[j]) : zmi_gpu_low(low[j]), WIDE ? zk_of_bits(high[j]) : zmi_gpu_high(low[j])}};
+    if (head >= 0 && pair < end) *(zmi_gpu_couple *)(void *)(w->queries + pair % KEPT * ZMI_GPU_QUERY_ROW + zmi_thread() / 32 * 2) = both;
+  }
+}
+
 // COUNT heads of the thread's half go on with pairs [0, n) of the part.
 template <bool WIDE, int COUNT> ZMI_INLINE void zmi_gpu_score_pairs(const char *keys, const float *queries, int n, float acc[4]) {
-#pragma unroll 8
+#pragma unroll(COUNT == 4 ? 4 : 8)
   for (int j = 0; j < n; j++) {
-    float low, high;
+    float low, high, q[8];
     if (WIDE) {
-      low = ((const float *)(const void *)keys)[j * 2 * ZMI_GPU_BLOCK];
-      high = ((const float *)(const void *)keys)[j * 2 * ZMI_GPU_BLOCK + 1];
+      const zmi_gpu_couple pair = *(const zmi_gpu_couple *)(const void *)(keys + j * 8 * ZMI_GPU_BLOCK);
+      low = pair.f[0];
+      high = pair.f[1];
     } else {
       const unsigned pair = ((const unsigned *)(const void *)keys)[j * ZMI_GPU_BLOCK];
       low = zmi_gpu_low(pair);
       high = zmi_gpu_high(pair);
     }
+    const float *at = queries + j * ZMI_GPU_QUERY_ROW;
 #pragma unroll
-    for (int q = 0; q < COUNT; q++) {
-      acc[q] = zk_fma(high, queries[j * 16 + 2 * q + 1], acc[q]);
-      acc[q] = zk_fma(low, queries[j * 16 + 2 * q], acc[q]);
+    for (int i = 0; i < (COUNT + 1) / 2; i++) {
+      if (COUNT == 1)
+        *(zmi_gpu_couple *)(void *)q = *(const zmi_gpu_couple *)(const void *)at;
+      else
+        *(zmi_gpu_quad *)(void *)(q + 4 * i) = *(const zmi_gpu_quad *)(const void *)(at + 4 * i);
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      acc[i] = zk_fma(high, q[2 * i + 1], acc[i]);
+      acc[i] = zk_fma(low, q[2 * i], acc[i]);
     }
   }
 }
 
-ZMI_INLINE void zmi_gpu_score_part(const zmi_gpu_attend *w, int n, float acc[4]) {
+// Stage s of the keys, n pairs.
+template <bool WIDE> ZMI_INLINE void zmi_gpu_score_stage(const zmi_gpu_attend *w, int s, int n, float acc[4]) {
   const int position = zmi_thread() % ZMI_GPU_KEYS, half = zmi_thread() / ZMI_GPU_KEYS, block = position / ZMI_GPU_BLOCK;
-  const int per = zmi_gpu_half_heads(w);
-  const char *keys = w->part + block * (n * 2 * ZMI_GPU_BLOCK * w->size + ZMI_GPU_SKEW) + position % ZMI_GPU_BLOCK * 2 * w->size;
-  const float *queries = w->queries + half * 8;
+  const int size = zmi_gpu_wide_size<WIDE>, per = zmi_gpu_half_heads(w);
+  const char *keys =
+      zmi_gpu_stage_at(w, s) + block * n * 2 * ZMI_GPU_BLOCK * size + zmi_gpu_skew(block) + position % ZMI_GPU_BLOCK * 2 * size;
+  const float *queries = w->queries + s % 2 * zmi_gpu_key_most<WIDE> * ZMI_GPU_QUERY_ROW + half * 8;
   if (position >= w->count || half * per >= w->heads) return;
-  if (w->size == 4)
-    zmi_gpu_score_pairs<true, 4>(keys, queries, n, acc);
-  else if (per == 1)
-    zmi_gpu_score_pairs<false, 1>(keys, queries, n, acc);
+  if (per == 1)
+    zmi_gpu_score_pairs<WIDE, 1>(keys, queries, n, acc);
   else if (per == 2)
-    zmi_gpu_score_pairs<false, 2>(keys, queries, n, acc);
+    zmi_gpu_score_pairs<WIDE, 2>(keys, queries, n, acc);
   else
-    zmi_gpu_score_pairs<false, 4>(keys, queries, n, acc);
+    zmi_gpu_score_pairs<WIDE, 4>(keys, queries, n, acc);
 }
 
-// p[head][position] = the scores. The loads of the first part of the values begin in between.
-ZMI_INLINE void zmi_gpu_scores(const zmi_gpu_attend *w, zmi_gpu_loads *l) {
-  const int pairs = w->a->dim / 2, position = zmi_thread() % ZMI_GPU_KEYS, half = zmi_thread() / ZMI_GPU_KEYS, per = zmi_gpu_half_heads(w);
+// p[head][position] = the scores.
+template <bool WIDE> ZMI_INLINE void zmi_gpu_scores(zmi_gpu_attend *w) {
+  const int most = zmi_gpu_key_most<WIDE>, pairs = w->a->dim / 2;
+  const int position = zmi_thread() % ZMI_GPU_KEYS, half = zmi_thread() / ZMI_GPU_KEYS, per = zmi_gpu_half_heads(w);
   float acc[4] = {0, 0, 0, 0}, sum[4] = {0, 0, 0, 0};
-  for (int first = 0; first < pairs; first += w->part_pairs) {
-    const int n = zmi_gpu_part_pairs(w, first);
-    zmi_gpu_keys_load(w, first, l);
-    zmi_sync(); // what was there has been read
-    zmi_gpu_keys_put(w, first, l);
-    zmi_gpu_queries_put(w, first);
-    zmi_sync();
-    if (first + n == pairs) zmi_gpu_values_load(w, 0, l);
-    zmi_gpu_score_part(w, n, acc);
-    if ((first + n) % (ZMI_GPU_RANGE / 2) != 0 && first + n < pairs) continue;
+  for (int s = 0; s < w->key_stages; s++) {
+    const int n = zmi_gpu_stage_pairs(w->a, s, most), end = s * most + n;
+    zmi_gpu_stage_wait(w, s);
+    if (s > 0) {
+      zmi_gpu_stages_ask<WIDE>(w, s + 2);
+      if (end < pairs) zmi_gpu_queries_put<WIDE>(w, end, end + most);
+    }
+    zmi_gpu_score_stage<WIDE>(w, s, n, acc);
+    if (end % (ZMI_GPU_RANGE / 2) != 0 && end < pairs) continue;
 #pragma unroll
     for (int q = 0; q < 4; q++) {
       sum[q] = sum[q] + acc[q];
@@ -192,100 +227,125 @@ ZMI_INLINE void zmi_gpu_scores(const zmi_gpu_attend *w, zmi_gpu_loads *l) {
 #pragma unroll
   for (int q = 0; q < 4; q++) {
     const int head = half * per + q;
-    if (q < per && head < w->heads) w->p[head * ZMI_GPU_KEYS + position] = position < w->count ? w->a->scale * sum[q] : 0.0f;
+    if (q < per && head < w->heads) w->p[head * ZMI_GPU_KEYS + position] = w->a->scale * sum[q];
   }
   zmi_sync();
 }
 
+// The partial result of a head of the row.
+ZMI_INLINE float *zmi_gpu_partial_of(const zmi_gpu_attend *w, int head) {
+  const zmi_gpu_attention *a = w->a;
+  const long long at = ((long long)w->row * a->heads + w->first_head + head) * a->ranges + w->range;
+  return zmi_gpu_at<float>(a->partial) + at * (ZMI_GPU_HEAD + a->dim);
+}
+
 // A warp for each head: p = exp(p - the maximum), and the sum in the lane order.
-ZMI_INLINE void zmi_gpu_range_softmax(const zmi_gpu_attend *w) {
+template <bool SPLIT> ZMI_INLINE void zmi_gpu_range_softmax(const zmi_gpu_attend *w) {
+  enum { EACH = ZMI_GPU_KEYS / 32 };
   const int lane = zmi_thread() % 32, head = zmi_thread() / 32;
-  float *p = w->p + head * ZMI_GPU_KEYS, most = zk_neg_float(zkp_infinity());
+  float *p = w->p + head * ZMI_GPU_KEYS, x[EACH], most = zk_neg_float(zkp_infinity());
   bool nan = false;
-  if (head < w->heads) {
-    for (int t = lane; t < w->count; t += 32) {
-      nan = nan || p[t] != p[t];
-      most = p[t] > most ? p[t] : most;
-    }
-    most = zmi_gpu_warp_max(most, nan);
-    for (int t = lane; t < w->count; t += 32) p[t] = zk_exp(p[t] - most);
-    const float sum = zmi_gpu_warp_sum(p, w->count);
-    if (lane == 0) {
-      w->results[head * 8] = most;
-      w->results[head * 8 + 1] = sum;
-    }
+  if (head >= w->heads) return;
+#pragma unroll
+  for (int j = 0; j < EACH; j++) x[j] = p[lane + 32 * j];
+#pragma unroll
+  for (int j = 0; j < EACH; j++) {
+    const bool there = lane + 32 * j < w->count;
+    nan = nan || (there && x[j] != x[j]);
+    most = there && x[j] > most ? x[j] : most;
   }
-  zmi_sync();
+  most = zmi_gpu_warp_max(most, nan);
+#pragma unroll
+  for (int j = 0; j < EACH; j++) {
+    x[j] = zk_exp(x[j] - most);
+    p[lane + 32 * j] = x[j];
+  }
+  const float sum = zmi_gpu_lane_sum<EACH>(x, w->count);
+  if (lane > 0) return;
+  float *to = SPLIT ? zmi_gpu_partial_of(w, head) : w->results + head * 8;
+  to[0] = most;
+  to[1] = sum;
 }
 
 // ---- values ----
 
-// COUNT heads, the second of them `apart` heads further: sums of p * v over positions, for a pair of elements.
+// A position of COUNT heads with these p: acc += p * v for a pair of elements.
+template <bool WIDE, int COUNT> ZMI_INLINE void zmi_gpu_value_pair(const char *value, const float p[COUNT], float acc[4]) {
+  float low, high;
+  if (WIDE) {
+    const zmi_gpu_couple pair = *(const zmi_gpu_couple *)(const void *)value;
+    low = pair.f[0];
+    high = pair.f[1];
+  } else {
+    const unsigned pair = *(const unsigned *)(const void *)value;
+    low = zmi_gpu_low(pair);
+    high = zmi_gpu_high(pair);
+  }
+#pragma unroll
+  for (int q = 0; q < COUNT; q++) {
+    acc[2 * q] = zk_fma(p[q], low, acc[2 * q]);
+    acc[2 * q + 1] = zk_fma(p[q], high, acc[2 * q + 1]);
+  }
+}
+
+// All positions, `stride` bytes apart; the second head's p are `apart` floats behind the first one's.
 template <bool WIDE, int COUNT>
 ZMI_INLINE void zmi_gpu_value_pairs(const char *values, int stride, const float *p, int apart, int count, float acc[4]) {
+  int t = 0;
 #pragma unroll 4
-  for (int t = 0; t < count; t++) {
-    float low, high;
-    if (WIDE) {
-      low = ((const float *)(const void *)(values + t * stride))[0];
-      high = ((const float *)(const void *)(values + t * stride))[1];
-    } else {
-      const unsigned pair = *(const unsigned *)(const void *)(values + t * stride);
-      low = zmi_gpu_low(pair);
-      high = zmi_gpu_high(pair);
-    }
+  for (; t + 4 <= count; t += 4) {
+    zmi_gpu_quad four[COUNT];
 #pragma unroll
-    for (int q = 0; q < COUNT; q++) {
-      acc[2 * q] = zk_fma(p[q * apart * ZMI_GPU_KEYS + t], low, acc[2 * q]);
-      acc[2 * q + 1] = zk_fma(p[q * apart * ZMI_GPU_KEYS + t], high, acc[2 * q + 1]);
+    for (int q = 0; q < COUNT; q++) four[q] = *(const zmi_gpu_quad *)(const void *)(p + q * apart + t);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float each[COUNT];
+#pragma unroll
+      for (int q = 0; q < COUNT; q++) each[q] = four[q].f[i];
+      zmi_gpu_value_pair<WIDE, COUNT>(values + (t + i) * stride, each, acc);
     }
+  }
+#pragma unroll 1
+  for (; t < count; t++) {
+    float each[COUNT];
+#pragma unroll
+    for (int q = 0; q < COUNT; q++) each[q] = p[q * apart + t];
+    zmi_gpu_value_pair<WIDE, COUNT>(values + t * stride, each, acc);
   }
 }
 
 // Where a pair of elements of a head's values goes: to its partial result, or joined with what the ranges before came to.
-ZMI_INLINE void zmi_gpu_value_give(const zmi_gpu_attend *w, int head, int pair, const float *acc) {
-  const zmi_gpu_attention *a = w->a;
-  if (a->split) {
-    const long long at = ((long long)w->row * a->heads + w->first_head + head) * a->ranges + w->range;
-    float *to = zmi_gpu_at<float>(a->partial) + at * (ZMI_GPU_HEAD + a->dim) + ZMI_GPU_HEAD + 2 * pair;
-    to[0] = acc[0];
-    to[1] = acc[1];
+template <bool SPLIT> ZMI_INLINE void zmi_gpu_value_give(const zmi_gpu_attend *w, int head, int pair, const float *acc) {
+  if (SPLIT) {
+    const zmi_gpu_couple both = {{acc[0], acc[1]}};
+    *(zmi_gpu_couple *)(void *)(zmi_gpu_partial_of(w, head) + ZMI_GPU_HEAD + 2 * pair) = both;
     return;
   }
-  float *to = w->running + head * a->dim + 2 * pair;
+  float *to = w->running + head * w->a->dim + 2 * pair;
   const float wa = w->results[head * 8 + 4], wb = w->results[head * 8 + 5];
   for (int i = 0; i < 2; i++) to[i] = w->range == 0 ? acc[i] : zk_fma(wb, acc[i], to[i] * wa);
 }
 
-ZMI_INLINE void zmi_gpu_values_part(const zmi_gpu_attend *w, int first, int n) {
+template <bool WIDE, bool SPLIT> ZMI_INLINE void zmi_gpu_values_column(zmi_gpu_attend *w, int column) {
   // Slots: as many heads at a time as there are threads for. A thread has a second head where there are four slots.
-  const int wide = w->part_pairs, slots = ZMI_GPU_THREADS / wide, pair = zmi_thread() % wide, head = zmi_thread() / wide;
-  const char *values = w->part + pair * 2 * w->size;
-  const float *p = w->p + head * ZMI_GPU_KEYS;
-  const bool two = head + slots < w->heads;
+  const int most = zmi_gpu_value_most<WIDE>, slots = ZMI_GPU_THREADS / most, pair = zmi_thread() % most, head = zmi_thread() / most;
+  const int size = zmi_gpu_wide_size<WIDE>, n = zmi_gpu_stage_pairs(w->a, column, most);
+  const bool there = pair < n && head < w->heads, two = !WIDE && head + slots < w->heads;
   float acc[4] = {0, 0, 0, 0};
-  if (pair >= n || head >= w->heads) return;
-  if (w->size == 4)
-    zmi_gpu_value_pairs<true, 1>(values, n * 8, p, slots, w->count, acc);
-  else if (two)
-    zmi_gpu_value_pairs<false, 2>(values, n * 4, p, slots, w->count, acc);
-  else
-    zmi_gpu_value_pairs<false, 1>(values, n * 4, p, slots, w->count, acc);
-  zmi_gpu_value_give(w, head, first + pair, acc);
-  if (two) zmi_gpu_value_give(w, head + slots, first + pair, acc + 2);
-}
-
-ZMI_INLINE void zmi_gpu_values_all(const zmi_gpu_attend *w, zmi_gpu_loads *l) {
-  const int pairs = w->a->dim / 2;
-  for (int first = 0; first < pairs; first += w->part_pairs) {
-    if (first > 0) {
-      zmi_gpu_values_load(w, first, l);
-      zmi_sync(); // the part before has been read
-    }
-    zmi_gpu_values_put(w, first, l);
-    zmi_sync();
-    zmi_gpu_values_part(w, first, zmi_gpu_part_pairs(w, first));
+  for (int turn = 0; turn <= w->halved; turn++) {
+    const int s = w->key_stages + (column << w->halved) + turn, first = turn * w->each, left = w->count - first;
+    const int count = left < w->each ? left : w->each;
+    const float *p = w->p + head * ZMI_GPU_KEYS + first;
+    zmi_gpu_stage_wait(w, s);
+    if (s > w->key_stages) zmi_gpu_stages_ask<WIDE>(w, s + 2);
+    const char *values = zmi_gpu_stage_at(w, s) + pair * 2 * size;
+    if (there && two)
+      zmi_gpu_value_pairs<WIDE, 2>(values, n * 2 * size, p, slots * ZMI_GPU_KEYS, count, acc);
+    else if (there)
+      zmi_gpu_value_pairs<WIDE, 1>(values, n * 2 * size, p, 0, count, acc);
   }
+  if (there) zmi_gpu_value_give<SPLIT>(w, head, column * most + pair, acc);
+  if (there && two) zmi_gpu_value_give<SPLIT>(w, head + slots, column * most + pair, acc + 2);
 }
 
 // ---- joining ----
@@ -301,90 +361,145 @@ ZMI_INLINE float zmi_gpu_join_weight(float max, float joined) {
 
 // What stands in results of a head: maximum and sum of the range, maximum and sum so far, weights of what was and of the range.
 ZMI_INLINE void zmi_gpu_range_join(const zmi_gpu_attend *w) {
-  const zmi_gpu_attention *a = w->a;
-  const int head = zmi_thread();
-  if (head < w->heads) {
-    float *r = w->results + head * 8;
-    if (a->split) {
-      const long long at = ((long long)w->row * a->heads + w->first_head + head) * a->ranges + w->range;
-      zmi_gpu_at<float>(a->partial)[at * (ZMI_GPU_HEAD + a->dim)] = r[0];
-      zmi_gpu_at<float>(a->partial)[at * (ZMI_GPU_HEAD + a->dim) + 1] = r[1];
-    } else if (w->range == 0) {
-      r[2] = r[0];
-      r[3] = r[1];
-    } else {
-      const float max = zmi_gpu_join_max(r[2], r[0]);
-      r[4] = zmi_gpu_join_weight(r[2], max);
-      r[5] = zmi_gpu_join_weight(r[0], max);
-      r[3] = zk_fma(r[5], r[1], r[4] * r[3]);
-      r[2] = max;
-    }
+  float *r = w->results + zmi_thread() * 8;
+  zmi_sync();
+  if (zmi_thread() < w->heads && w->range == 0) {
+    r[2] = r[0];
+    r[3] = r[1];
+  } else if (zmi_thread() < w->heads) {
+    const float max = zmi_gpu_join_max(r[2], r[0]);
+    r[4] = zmi_gpu_join_weight(r[2], max);
+    r[5] = zmi_gpu_join_weight(r[0], max);
+    r[3] = zk_fma(r[5], r[1], r[4] * r[3]);
+    r[2] = max;
   }
   zmi_sync();
 }
 
 // ---- ATTEND ----
 
-ZMI_DEVICE void zmi_gpu_attend_range(zmi_gpu_attend *w, int seen, int range) {
+// How a range comes: which stages, and where they lie.
+template <bool WIDE> ZMI_INLINE void zmi_gpu_attend_plan(zmi_gpu_attend *w) {
+  const int size = zmi_gpu_wide_size<WIDE>, pairs = w->a->dim / 2, key_most = zmi_gpu_key_most<WIDE>, most = zmi_gpu_value_most<WIDE>;
+  const int columns = (pairs + most - 1) / most;
+  const int key_bytes = zmi_gpu_key_blocks(w) * (pairs < key_most ? pairs : key_most) * 2 * ZMI_GPU_BLOCK * size + ZMI_GPU_SKEWS;
+  w->each = pairs * 2 <= most ? ZMI_GPU_KEYS : ZMI_GPU_KEYS / 2;
+  w->halved = w->count > w->each;
+  w->key_stages = (pairs + key_most - 1) / key_most;
+  w->stages = w->key_stages + (columns << w->halved);
+  w->key_bytes = w->key_stages * key_bytes + (columns << w->halved) * ZMI_GPU_STAGE <= ZMI_GPU_ROOM ? key_bytes : 0;
+  w->asked = 0;
+}
+
+// seen: positions that the row sees, more than there are before the range.
+template <bool WIDE, bool SPLIT> ZMI_INLINE void zmi_gpu_attend_range(zmi_gpu_attend *w, int seen, int range) {
   const zmi_gpu_attention *a = w->a;
-  const int sequence = zmi_gpu_at<const int>(a->sequence)[w->row], first = range * ZMI_GPU_KEYS;
+  const int first = range * ZMI_GPU_KEYS, most = zmi_gpu_value_most<WIDE>;
   const zmi_gpu_address at =
-      (((zmi_gpu_address)sequence * (zmi_gpu_address)a->kv_heads + (zmi_gpu_address)w->kv) * (zmi_gpu_address)a->context +
+      (((zmi_gpu_address)w->sequence * (zmi_gpu_address)a->kv_heads + (zmi_gpu_address)w->kv) * (zmi_gpu_address)a->context +
        (zmi_gpu_address)first) *
-      (zmi_gpu_address)(a->dim * w->size);
-  zmi_gpu_loads loads;
+      (zmi_gpu_address)(a->dim * zmi_gpu_wide_size<WIDE>);
   w->range = range;
   w->count = seen - first < ZMI_GPU_KEYS ? seen - first : ZMI_GPU_KEYS;
   w->keys = a->keys + at;
   w->values = a->values + at;
-  zmi_gpu_scores(w, &loads);
-  zmi_gpu_range_softmax(w);
-  zmi_gpu_range_join(w);
-  zmi_gpu_values_all(w, &loads);
+  zmi_gpu_attend_plan<WIDE>(w);
+  zmi_sync(); // what was there has been read
+  zmi_gpu_stages_ask<WIDE>(w, 2);
+  zmi_gpu_queries_put<WIDE>(w, 0, 2 * zmi_gpu_key_most<WIDE>);
+  zmi_gpu_scores<WIDE>(w);
+  zmi_gpu_stages_ask<WIDE>(w, w->key_stages + 2);
+  zmi_gpu_range_softmax<SPLIT>(w);
+  if (!SPLIT) zmi_gpu_range_join(w);
+  for (int column = 0; column * most < a->dim / 2; column++) zmi_gpu_values_column<WIDE, SPLIT>(w, column);
 }
 
 // Positions that a row sees; 0 if its position or sequence is out of range.
-ZMI_INLINE int zmi_gpu_seen(const zmi_gpu_attention *a, int row) {
-  const int p = zmi_gpu_at<const int>(a->position)[row], s = zmi_gpu_at<const int>(a->sequence)[row];
-  return p < 0 || p >= a->context || s < 0 || s >= a->sequences ? 0 : p + 1;
+ZMI_INLINE int zmi_gpu_seen(const zmi_gpu_attention *a, int position, int sequence) {
+  return position < 0 || position >= a->context || sequence < 0 || sequence >= a->sequences ? 0 : position + 1;
 }
 
-ZMI_DEVICE void zmi_gpu_attend_finish(const zmi_gpu_attend *w, int seen) {
+// Heads [q, q + most) of a kv head's group.
+ZMI_INLINE void zmi_gpu_attend_heads(zmi_gpu_attend *w, int group, int q, int most) {
+  w->first_head = w->kv * group + q;
+  w->heads = group - q < most ? group - q : most;
+}
+
+template <bool WIDE> ZMI_INLINE void zmi_gpu_attend_finish(const zmi_gpu_attend *w, int seen) {
   const zmi_gpu_attention *a = w->a;
   zmi_sync();
   for (int i = zmi_thread(); i < w->heads * a->dim; i += ZMI_GPU_THREADS) {
     const float y = seen ? w->running[i] / w->results[i / a->dim * 8 + 3] : 0.0f;
-    zmi_gpu_store(a->out, a->dtype, ((long long)w->row * a->heads + w->first_head) * a->dim + i, y);
+    zmi_gpu_store(a->out, zmi_gpu_wide_dtype<WIDE>, ((long long)w->row * a->heads + w->first_head) * a->dim + i, y);
   }
 }
 
-ZMI_DEVICE void zmi_gpu_attend_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
-  const zmi_gpu_attention *a = &in->as.attention;
-  const int ranges = a->split ? a->ranges : 1, group = a->heads / a->kv_heads;
-  zmi_gpu_attend w;
-  w.a = a;
-  w.size = zmi_gpu_size(a->dtype);
-  w.part_pairs = 128 / w.size;
-  w.part = shared;
-  w.queries = (float *)(void *)(shared + ZMI_GPU_PART + ZMI_GPU_KEYS / ZMI_GPU_BLOCK * ZMI_GPU_SKEW);
-  w.p = w.queries + 64 * ZMI_GPU_QUERIES * 2;
-  w.results = w.p + ZMI_GPU_QUERIES * ZMI_GPU_KEYS;
-  w.running = w.results + ZMI_GPU_QUERIES * 8;
-  for (int t = worker; t < in->tiles; t += workers) {
-    w.row = t / ranges / a->kv_heads;
-    w.kv = t / ranges % a->kv_heads;
-    const int seen = zmi_gpu_seen(a, w.row), reach = (seen + ZMI_GPU_KEYS - 1) / ZMI_GPU_KEYS, range = t % ranges;
+// A block takes all ranges of a kv head of a row.
+template <bool WIDE> ZMI_INLINE void zmi_gpu_attend_rows(zmi_gpu_attend *w, int tiles, int worker, int workers) {
+  const zmi_gpu_attention *a = w->a;
+  const int group = a->heads / a->kv_heads;
+  for (int t = worker; t < tiles; t += workers) {
+    w->row = t / a->kv_heads;
+    w->kv = t - w->row * a->kv_heads;
+    w->sequence = zmi_gpu_at<const int>(a->sequence)[w->row];
+    const int seen = zmi_gpu_seen(a, zmi_gpu_at<const int>(a->position)[w->row], w->sequence);
     for (int q = 0; q < group; q += ZMI_GPU_QUERIES) {
-      w.first_head = w.kv * group + q;
-      w.heads = group - q < ZMI_GPU_QUERIES ? group - q : ZMI_GPU_QUERIES;
-      if (a->split) {
-        if (range < reach) zmi_gpu_attend_range(&w, seen, range);
-        continue;
-      }
-      for (int r = 0; r < reach; r++) zmi_gpu_attend_range(&w, seen, r);
-      zmi_gpu_attend_finish(&w, seen);
+      zmi_gpu_attend_heads(w, group, q, ZMI_GPU_QUERIES);
+      for (int r = 0; r * ZMI_GPU_KEYS < seen; r++) zmi_gpu_attend_range<WIDE, false>(w, seen, r);
+      zmi_gpu_attend_finish<WIDE>(w, seen);
     }
   }
+}
+
+// A block takes a range of a kv head of a row, for 8 of its heads, or for fewer as long as there are blocks for them. A lane knows where
+// its row stands.
+template <bool WIDE> ZMI_INLINE void zmi_gpu_attend_ranges(zmi_gpu_attend *w, int worker, int workers) {
+  const zmi_gpu_attention *a = w->a;
+  const int lane = zmi_thread() % 32, group = a->heads / a->kv_heads;
+  const int position = lane < a->rows ? zmi_gpu_at<const int>(a->position)[lane] : -1;
+  const int sequence = lane < a->rows ? zmi_gpu_at<const int>(a->sequence)[lane] : -1;
+  const int seen = zmi_gpu_seen(a, position, sequence), reach = ((int)zmi_most((unsigned)seen) + ZMI_GPU_KEYS - 1) / ZMI_GPU_KEYS;
+  const int tiles = a->rows * a->kv_heads * reach;
+  int each = 3, parts = (group + 7) >> 3; // 2^each heads at a time
+  for (int less = 2; less >= ZMI_GPU_FEWEST; less--) {
+    const int more = (group + (1 << less) - 1) >> less;
+    if (tiles * more > workers) break;
+    each = less;
+    parts = more;
+  }
+  for (int u = worker; u < tiles * parts; u += workers) {
+    const int tile = u / parts, pair = tile / reach, range = tile - pair * reach;
+    w->row = zmi_gpu_row_of(pair, a->rows, a->kv_heads);
+    w->kv = pair - w->row * a->kv_heads;
+    w->sequence = (int)zmi_shuffle((unsigned)sequence, w->row);
+    const int sees = (int)zmi_shuffle((unsigned)seen, w->row);
+    zmi_gpu_attend_heads(w, group, (u - tile * parts) << each, 1 << each);
+    if (range * ZMI_GPU_KEYS < sees) zmi_gpu_attend_range<WIDE, true>(w, sees, range);
+  }
+}
+
+// One function for each, so that none has the registers of all.
+template <bool WIDE, bool SPLIT> ZMI_APART void zmi_gpu_attend_all(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+  const zmi_gpu_attention copy = in->as.attention, *a = &copy;
+  zmi_gpu_attend w = {};
+  w.a = a;
+  w.part = zmi_near(shared);
+  w.queries = (float *)(void *)(w.part + ZMI_GPU_ROOM);
+  w.p = w.queries + 64 * ZMI_GPU_QUERY_ROW;
+  w.results = w.p + ZMI_GPU_QUERIES * ZMI_GPU_KEYS;
+  w.running = w.results + ZMI_GPU_QUERIES * 8;
+  if (SPLIT)
+    zmi_gpu_attend_ranges<WIDE>(&w, worker, workers);
+  else
+    zmi_gpu_attend_rows<WIDE>(&w, in->tiles, worker, workers);
+}
+
+ZMI_DEVICE void zmi_gpu_attend_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+  const bool wide = in->as.attention.dtype == ZMI_GPU_F32;
+  if (in->as.attention.split)
+    wide ? zmi_gpu_attend_all<true, true>(in, worker, workers, shared) : zmi_gpu_attend_all<false, true>(in, worker, workers, shared);
+  else
+    wide ? zmi_gpu_attend_all<true, false>(in, worker, workers, shared) : zmi_gpu_attend_all<false, false>(in, worker, workers, shared);
 }
 
 // ---- JOIN ----
@@ -413,39 +528,65 @@ ZMI_INLINE float zmi_gpu_join_weights(float own, int n, bool any, float before, 
   return all;
 }
 
-ZMI_DEVICE void zmi_gpu_join_head(const zmi_gpu_attention *a, int tile, float *shared) {
+// Values [first, first + 8) of a thread's element, ranges `step` floats apart; those that are not there are zeros.
+enum { ZMI_GPU_JOINED = 8 };
+ZMI_INLINE void zmi_gpu_join_load(const float *from, long long step, int n, float v[ZMI_GPU_JOINED]) {
+#pragma unroll
+  for (int j = 0; j < ZMI_GPU_JOINED; j++) v[j] = j < n ? from[j * step] : 0.0f;
+}
+
+// Ranges beyond the row's have room, but nothing in it: they may be asked for before it is known how far the row sees.
+template <int DTYPE> ZMI_INLINE void zmi_gpu_join_head(const zmi_gpu_attention *a, int tile, float *shared) {
   enum { MOST = 4 }; // elements of a thread: heads have at most 1024
-  const int seen = zmi_gpu_seen(a, tile / a->heads), ranges = (seen + ZMI_GPU_KEYS - 1) / ZMI_GPU_KEYS;
+  const int row = zmi_gpu_row_of(tile, a->rows, a->heads), t = zmi_thread();
+  const int position = zmi_gpu_at<const int>(a->position)[row], sequence = zmi_gpu_at<const int>(a->sequence)[row];
   const long long step = ZMI_GPU_HEAD + a->dim;
-  const float *partial = zmi_gpu_at<const float>(a->partial) + (long long)tile * a->ranges * step;
+  const float *partial = zmi_gpu_at<const float>(a->partial) + (long long)tile * a->ranges * step, *mine = partial + ZMI_GPU_HEAD + t;
   float *wa = shared, *wb = wa + ZMI_GPU_THREADS, *sums = wb + ZMI_GPU_THREADS, *tops = sums + ZMI_GPU_THREADS;
-  float value[MOST] = {0, 0, 0, 0}, sum = 0.0f, before = 0.0f;
-  for (int first = 0; first < ranges; first += ZMI_GPU_THREADS) {
+  float value[MOST] = {0, 0, 0, 0}, v[ZMI_GPU_JOINED], sum = partial[1], before = 0.0f;
+  zmi_gpu_join_load(mine, step, t < a->dim ? a->ranges : 0, v);
+  float own = t < a->ranges ? partial[t * step] : 0.0f, beside = t < a->ranges ? partial[t * step + 1] : 0.0f;
+  const int seen = zmi_gpu_seen(a, position, sequence), ranges = (seen + ZMI_GPU_KEYS - 1) / ZMI_GPU_KEYS;
+  for (int first = 0; first < ranges && ranges > 1; first += ZMI_GPU_THREADS) {
     const int n = ranges - first < ZMI_GPU_THREADS ? ranges - first : ZMI_GPU_THREADS;
-    const float own = zmi_thread() < n ? partial[(first + zmi_thread()) * step] : 0.0f;
+    if (first > 0 && t < n) {
+      own = partial[(first + t) * step];
+      beside = partial[(first + t) * step + 1];
+    }
     zmi_sync(); // what was there has been read
-    if (zmi_thread() < n) sums[zmi_thread()] = partial[(first + zmi_thread()) * step + 1];
+    sums[t] = beside;
     before = zmi_gpu_join_weights(own, n, first > 0, before, wa, wb, tops);
-#pragma unroll 8
-    for (int i = 0; i < n; i++) {
-      const bool start = first + i == 0;
-      const float *from = partial + (first + i) * step + ZMI_GPU_HEAD + zmi_thread();
-      sum = start ? sums[i] : zk_fma(wb[i], sums[i], wa[i] * sum);
+    for (int i = 0; i < n; i += ZMI_GPU_JOINED) {
+#pragma unroll
+      for (int j = 0; j < ZMI_GPU_JOINED; j++) {
+        if (i + j < n && first + i + j > 0) sum = zk_fma(wb[i + j], sums[i + j], wa[i + j] * sum);
+      }
 #pragma unroll
       for (int e = 0; e < MOST; e++) {
-        if (e * ZMI_GPU_THREADS + zmi_thread() >= a->dim) continue;
-        const float v = from[e * ZMI_GPU_THREADS];
-        value[e] = start ? v : zk_fma(wb[i], v, value[e] * wa[i]);
+        if (e * ZMI_GPU_THREADS >= a->dim) break;
+        if (first + i + e > 0)
+          zmi_gpu_join_load(mine + e * ZMI_GPU_THREADS + (first + i) * step, step, e * ZMI_GPU_THREADS + t < a->dim ? n - i : 0, v);
+#pragma unroll
+        for (int j = 0; j < ZMI_GPU_JOINED; j++) {
+          if (i + j < n) value[e] = first + i + j == 0 ? v[j] : zk_fma(wb[i + j], v[j], value[e] * wa[i + j]);
+        }
       }
     }
   }
 #pragma unroll
   for (int e = 0; e < MOST; e++) {
-    const int i = e * ZMI_GPU_THREADS + zmi_thread();
-    if (i < a->dim) zmi_gpu_store(a->out, a->dtype, (long long)tile * a->dim + i, ranges ? value[e] / sum : 0.0f);
+    const int i = e * ZMI_GPU_THREADS + t;
+    if (i >= a->dim) break;
+    if (ranges == 1) value[e] = e == 0 ? v[0] : mine[e * ZMI_GPU_THREADS];
+    zmi_gpu_store(a->out, DTYPE, (long long)tile * a->dim + i, ranges ? value[e] / sum : 0.0f);
   }
 }
 
-ZMI_DEVICE void zmi_gpu_join_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
-  for (int t = worker; t < in->tiles; t += workers) zmi_gpu_join_head(&in->as.attention, t, (float *)(void *)shared);
+template <int DTYPE> ZMI_INLINE void zmi_gpu_join_heads(const zmi_gpu_attention *a, int tiles, int worker, int workers, float *shared) {
+  for (int t = worker; t < tiles; t += workers) zmi_gpu_join_head<DTYPE>(a, t, shared);
+}
+
+ZMI_APART void zmi_gpu_join_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+  const zmi_gpu_attention a = in->as.attention;
+  ZMI_GPU_BY_DTYPE(a.dtype, zmi_gpu_join_heads<DTYPE>(&a, in->tiles, worker, workers, zmi_near((float *)(void *)shared)));
 }

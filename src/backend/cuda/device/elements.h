@@ -9,44 +9,90 @@ ZMI_INLINE float zmi_gpu_element_of(int what, int dtype, float a, float b) {
   return zmi_gpu_round(zk_silu(a), dtype) * b;
 }
 
-ZMI_DEVICE void zmi_gpu_elements_tile(const zmi_gpu_elements *e, long long first) {
-  const long long count = e->rows * e->cols, row = first / e->cols;
-  const unsigned long long begin = (unsigned long long)(first - row * e->cols);
+// Where element `at` of a matrix from the middle of a row on lies: `row` and column `begin` come first.
+// 64-bit quotients are long functions: columns are few enough for 32 bits, or else a piece crosses one end of a row at most.
+ZMI_INLINE void zmi_gpu_element_place(const zmi_gpu_elements *e, long long row, unsigned long long at, long long *r, long long *c) {
+  const unsigned long long cols = (unsigned long long)e->cols;
+  const long long down = at < cols ? 0 : cols < 0x7fffffffull ? (long long)((unsigned)at / (unsigned)cols) : 1;
+  *r = row + down;
+  *c = (long long)at - down * e->cols;
+}
+
+template <int DTYPE> ZMI_INLINE void zmi_gpu_elements_tile(const zmi_gpu_elements *e, long long first) {
+  enum { EACH = ZMI_GPU_PIECE / ZMI_GPU_THREADS };
+  const long long count = e->rows * e->cols, row = first < e->cols ? 0 : first / e->cols;
   const bool two = e->what != ZMI_GPU_SILU;
-  for (int i = zmi_thread(); i < ZMI_GPU_PIECE && first + i < count; i += ZMI_GPU_THREADS) {
-    const unsigned long long at = begin + (unsigned long long)i, cols = (unsigned long long)e->cols;
-    // 64-bit quotients are long functions: columns are few enough for 32 bits, or else a piece crosses one end of a row at most.
-    const unsigned long long down = cols < 0x7fffffffull ? (unsigned)at / (unsigned)cols : at >= cols;
-    const long long r = row + (long long)down, c = (long long)(at - down * cols);
-    const float a = zmi_gpu_load(e->a, e->dtype, r * e->a_stride + c), b = two ? zmi_gpu_load(e->b, e->dtype, r * e->b_stride + c) : 0.0f;
-    zmi_gpu_store(e->out, e->dtype, first + i, zmi_gpu_element_of(e->what, e->dtype, a, b));
+  unsigned a[EACH], b[EACH];
+#pragma unroll
+  for (int j = 0; j < EACH; j++) {
+    const int i = zmi_thread() + j * ZMI_GPU_THREADS;
+    const bool there = first + i < count;
+    long long r = 0, c = 0;
+    zmi_gpu_element_place(e, row, (unsigned long long)(first - row * e->cols + i), &r, &c);
+    a[j] = there ? zmi_gpu_bits(e->a, DTYPE, r * e->a_stride + c) : 0u;
+    b[j] = there && two ? zmi_gpu_bits(e->b, DTYPE, r * e->b_stride + c) : 0u;
+  }
+#pragma unroll
+  for (int j = 0; j < EACH; j++) {
+    const long long i = first + zmi_thread() + j * ZMI_GPU_THREADS;
+    const float y = zmi_gpu_element_of(e->what, DTYPE, zmi_gpu_value(a[j], DTYPE), zmi_gpu_value(b[j], DTYPE));
+    if (i < count) zmi_gpu_store(e->out, DTYPE, i, y);
   }
 }
 
-ZMI_DEVICE void zmi_gpu_elements_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+template <int DTYPE> ZMI_INLINE void zmi_gpu_elements_tiles(const zmi_gpu_elements *e, int tiles, int worker, int workers) {
+  for (int t = worker; t < tiles; t += workers) zmi_gpu_elements_tile<DTYPE>(e, (long long)t * ZMI_GPU_PIECE);
+}
+
+ZMI_APART void zmi_gpu_elements_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+  const zmi_gpu_elements e = in->as.elements;
   (void)shared;
-  for (int t = worker; t < in->tiles; t += workers) zmi_gpu_elements_tile(&in->as.elements, (long long)t * ZMI_GPU_PIECE);
+  ZMI_GPU_BY_DTYPE(e.dtype, zmi_gpu_elements_tiles<DTYPE>(&e, in->tiles, worker, workers));
 }
 
 // ---- COMBINE ----
 
-ZMI_DEVICE void zmi_gpu_combine_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
-  const zmi_gpu_combine *m = &in->as.combine;
-  const int pieces = (m->n + ZMI_GPU_PIECE - 1) / ZMI_GPU_PIECE;
-  (void)shared;
-  for (int t = worker; t < in->tiles; t += workers) {
-    const long long row = t / pieces;
-    const int first = t % pieces * ZMI_GPU_PIECE;
-    for (int i = first + zmi_thread(); i < first + ZMI_GPU_PIECE && i < m->n; i += ZMI_GPU_THREADS) {
-      float sum = 0.0f;
-#pragma unroll 8
-      for (int s = 0; s < m->slots; s++) {
-        const long long at = row * m->slots + s;
-        sum = zk_fma(zmi_gpu_load(m->weights, m->weight_dtype, at), zmi_gpu_load(m->y, m->y_dtype, at * m->n + i), sum);
+// DTYPE: of y.
+template <int DTYPE> ZMI_INLINE void zmi_gpu_combine_tile(const zmi_gpu_combine *m, long long row, int first) {
+  enum { EACH = ZMI_GPU_PIECE / ZMI_GPU_THREADS, AHEAD = 8 };
+  float sum[EACH] = {};
+  for (int begin = 0; begin < m->slots; begin += AHEAD) {
+    unsigned weight[AHEAD], y[EACH][AHEAD];
+#pragma unroll
+    for (int s = 0; s < AHEAD; s++) {
+      const bool there = begin + s < m->slots;
+      const long long at = row * m->slots + begin + s;
+      weight[s] = there ? zmi_gpu_word(m->weights, m->weight_dtype, at) : 0u;
+#pragma unroll
+      for (int j = 0; j < EACH; j++) {
+        const int i = first + zmi_thread() + j * ZMI_GPU_THREADS;
+        y[j][s] = there && i < m->n ? zmi_gpu_bits(m->y, DTYPE, at * m->n + i) : 0u;
       }
-      zmi_gpu_store(m->out, m->dtype, row * m->n + i, sum);
+    }
+#pragma unroll
+    for (int s = 0; s < AHEAD; s++) {
+      if (begin + s >= m->slots) break;
+      const float w = zmi_gpu_of_word(weight[s], m->weights, m->weight_dtype, row * m->slots + begin + s);
+#pragma unroll
+      for (int j = 0; j < EACH; j++) sum[j] = zk_fma(w, zmi_gpu_value(y[j][s], DTYPE), sum[j]);
     }
   }
+#pragma unroll
+  for (int j = 0; j < EACH; j++) {
+    const int i = first + zmi_thread() + j * ZMI_GPU_THREADS;
+    if (i < m->n) zmi_gpu_store(m->out, m->dtype, row * m->n + i, sum[j]);
+  }
+}
+
+template <int DTYPE> ZMI_INLINE void zmi_gpu_combine_tiles(const zmi_gpu_combine *m, int tiles, int worker, int workers) {
+  const int pieces = (m->n + ZMI_GPU_PIECE - 1) / ZMI_GPU_PIECE;
+  for (int t = worker; t < tiles; t += workers) zmi_gpu_combine_tile<DTYPE>(m, t / pieces, t % pieces * ZMI_GPU_PIECE);
+}
+
+ZMI_APART void zmi_gpu_combine_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+  const zmi_gpu_combine m = in->as.combine;
+  (void)shared;
+  ZMI_GPU_BY_DTYPE(m.y_dtype, zmi_gpu_combine_tiles<DTYPE>(&m, in->tiles, worker, workers));
 }
 
 // ---- ANGLES: sines and cosines in double, operation by operation those of zmi_sincos (backend/cpu/math.c) ----
@@ -101,14 +147,15 @@ ZMI_DEVICE void zmi_gpu_sincos(double x, double *sine, double *cosine) {
   if ((quarter + 1u) & 2u) *cosine = -*cosine;
 }
 
-ZMI_DEVICE void zmi_gpu_angles_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
-  const zmi_gpu_angles *a = &in->as.angles;
+ZMI_APART void zmi_gpu_angles_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+  const zmi_gpu_angles copy = in->as.angles, *a = &copy;
   const long long count = (long long)a->rows * a->pairs;
+  const int tiles = in->tiles;
   (void)shared;
-  for (int t = worker; t < in->tiles; t += workers) {
+  for (int t = worker; t < tiles; t += workers) {
     const long long end = (long long)(t + 1) * ZMI_GPU_PIECE;
     for (long long i = (long long)t * ZMI_GPU_PIECE + zmi_thread(); i < end && i < count; i += ZMI_GPU_THREADS) {
-      const long long row = i / a->pairs;
+      const long long row = i < a->pairs ? 0 : i / a->pairs;
       // A denormal frequency is zero on every machine: conversions flush it on some only.
       const double frequency = (double)zk_flush(zmi_gpu_at<const float>(a->frequency)[i - row * a->pairs]);
       const double angle = zmi_multiply_double((double)zmi_gpu_at<const int>(a->position)[row], frequency);

@@ -1,9 +1,12 @@
 // Heads of attention before it: norm and rotary embedding, and the way into the caches. A warp takes a head of a row, and asks for all of
 // it before it uses any. Device text.
 
-// The first warp of every block before the second: few heads spread over many multiprocessors.
-ZMI_INLINE int zmi_gpu_first_of_warps(int worker, int workers) {
-  return worker + zmi_thread() / 32 * workers;
+// The first tile of this warp: the first warp of every block before the second, so that few heads spread over many multiprocessors.
+// Worker `away` takes the first tile: instructions that do not depend on each other keep different workers busy. Keys are written by the
+// worker that has turned them, so that `away` is the same for both.
+ZMI_INLINE int zmi_gpu_first_of_warps(int worker, int workers, int away) {
+  const int place = worker - (away < workers ? away : away % workers);
+  return (place < 0 ? place + workers : place) + zmi_thread() / 32 * workers;
 }
 
 // The row of a tile (row, i) of n tiles a row: without a quotient where there is one row.
@@ -127,14 +130,15 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_rotate_head(const zmi_gpu_rotate *r
   }
 }
 
-template <int DTYPE> ZMI_INLINE void zmi_gpu_rotate_tiles(const zmi_gpu_rotate *r, int tiles, int worker, int workers) {
-  for (int t = zmi_gpu_first_of_warps(worker, workers); t < tiles; t += workers * (ZMI_GPU_THREADS / 32)) zmi_gpu_rotate_head<DTYPE>(r, t);
+template <int DTYPE> ZMI_INLINE void zmi_gpu_rotate_tiles(const zmi_gpu_rotate *r, int tiles, int first, int step) {
+  for (int t = first; t < tiles; t += step) zmi_gpu_rotate_head<DTYPE>(r, t);
 }
 
 ZMI_APART void zmi_gpu_rotate_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_rotate r = in->as.rotate;
+  const int first = zmi_gpu_first_of_warps(worker, workers, r.heads);
   (void)shared;
-  ZMI_GPU_BY_DTYPE(r.dtype, zmi_gpu_rotate_tiles<DTYPE>(&r, in->tiles, worker, workers));
+  ZMI_GPU_BY_DTYPE(r.dtype, zmi_gpu_rotate_tiles<DTYPE>(&r, in->tiles, first, workers * (ZMI_GPU_THREADS / 32)));
 }
 
 // ---- WRITE ----
@@ -172,7 +176,7 @@ ZMI_INLINE void zmi_gpu_write_head(const zmi_gpu_write *w, int tile) {
 
 ZMI_APART void zmi_gpu_write_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_write w = in->as.write;
-  const int tiles = in->tiles;
+  const int tiles = in->tiles, step = workers * (ZMI_GPU_THREADS / 32);
   (void)shared;
-  for (int t = zmi_gpu_first_of_warps(worker, workers); t < tiles; t += workers * (ZMI_GPU_THREADS / 32)) zmi_gpu_write_head(&w, t);
+  for (int t = zmi_gpu_first_of_warps(worker, workers, (w.keys ? 1 : 3) * w.kv_heads); t < tiles; t += step) zmi_gpu_write_head(&w, t);
 }

@@ -528,11 +528,28 @@ ZMI_INLINE float zmi_gpu_join_weights(float own, int n, bool any, float before, 
   return all;
 }
 
-// Values [first, first + 8) of a thread's element, ranges `step` floats apart; those that are not there are zeros.
-enum { ZMI_GPU_JOINED = 8 };
+// A thread's element of ranges that stand `step` floats apart; those that are not there are zeros.
+enum { ZMI_GPU_JOINED = 16 };
 ZMI_INLINE void zmi_gpu_join_load(const float *from, long long step, int n, float v[ZMI_GPU_JOINED]) {
 #pragma unroll
   for (int j = 0; j < ZMI_GPU_JOINED; j++) v[j] = j < n ? from[j * step] : 0.0f;
+}
+
+// Joins ranges [first, first + n) of an element, n > 0, from the left; v: the first of them. While they are joined the next are on their
+// way.
+ZMI_INLINE float zmi_gpu_join_values(const float *from, long long step, int first, int n, const float *wa, const float *wb, float value,
+                                     float v[ZMI_GPU_JOINED]) {
+  for (int i = 0; i < n; i += ZMI_GPU_JOINED) {
+    float next[ZMI_GPU_JOINED];
+    zmi_gpu_join_load(from + (i + ZMI_GPU_JOINED) * step, step, n - i - ZMI_GPU_JOINED, next);
+#pragma unroll
+    for (int j = 0; j < ZMI_GPU_JOINED; j++) {
+      if (i + j < n) value = first + i + j == 0 ? v[j] : zk_fma(wb[i + j], v[j], value * wa[i + j]);
+    }
+#pragma unroll
+    for (int j = 0; j < ZMI_GPU_JOINED; j++) v[j] = next[j];
+  }
+  return value;
 }
 
 // Ranges beyond the row's have room, but nothing in it: they may be asked for before it is known how far the row sees.
@@ -545,33 +562,26 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_join_head(const zmi_gpu_attention *
   float *wa = shared, *wb = wa + ZMI_GPU_THREADS, *sums = wb + ZMI_GPU_THREADS, *tops = sums + ZMI_GPU_THREADS;
   float value[MOST] = {0, 0, 0, 0}, v[ZMI_GPU_JOINED], sum = partial[1], before = 0.0f;
   zmi_gpu_join_load(mine, step, t < a->dim ? a->ranges : 0, v);
-  float own = t < a->ranges ? partial[t * step] : 0.0f, beside = t < a->ranges ? partial[t * step + 1] : 0.0f;
+  float own = t < a->ranges ? partial[t * step] : 0.0f, own_sum = t < a->ranges ? partial[t * step + 1] : 0.0f;
   const int seen = zmi_gpu_seen(a, position, sequence), ranges = (seen + ZMI_GPU_KEYS - 1) / ZMI_GPU_KEYS;
   for (int first = 0; first < ranges && ranges > 1; first += ZMI_GPU_THREADS) {
     const int n = ranges - first < ZMI_GPU_THREADS ? ranges - first : ZMI_GPU_THREADS;
     if (first > 0 && t < n) {
       own = partial[(first + t) * step];
-      beside = partial[(first + t) * step + 1];
+      own_sum = partial[(first + t) * step + 1];
     }
     zmi_sync(); // what was there has been read
-    sums[t] = beside;
+    sums[t] = own_sum;
     before = zmi_gpu_join_weights(own, n, first > 0, before, wa, wb, tops);
-    for (int i = 0; i < n; i += ZMI_GPU_JOINED) {
 #pragma unroll
-      for (int j = 0; j < ZMI_GPU_JOINED; j++) {
-        if (i + j < n && first + i + j > 0) sum = zk_fma(wb[i + j], sums[i + j], wa[i + j] * sum);
-      }
-#pragma unroll
-      for (int e = 0; e < MOST; e++) {
-        if (e * ZMI_GPU_THREADS >= a->dim) break;
-        if (first + i + e > 0)
-          zmi_gpu_join_load(mine + e * ZMI_GPU_THREADS + (first + i) * step, step, e * ZMI_GPU_THREADS + t < a->dim ? n - i : 0, v);
-#pragma unroll
-        for (int j = 0; j < ZMI_GPU_JOINED; j++) {
-          if (i + j < n) value[e] = first + i + j == 0 ? v[j] : zk_fma(wb[i + j], v[j], value[e] * wa[i + j]);
-        }
-      }
+    for (int e = 0; e < MOST; e++) {
+      if (e * ZMI_GPU_THREADS + t >= a->dim) break;
+      const float *from = mine + first * step + e * ZMI_GPU_THREADS;
+      if (first + e > 0) zmi_gpu_join_load(from, step, n, v);
+      value[e] = zmi_gpu_join_values(from, step, first, n, wa, wb, value[e], v);
     }
+#pragma unroll 8
+    for (int i = first ? 0 : 1; i < n; i++) sum = zk_fma(wb[i], sums[i], wa[i] * sum);
   }
 #pragma unroll
   for (int e = 0; e < MOST; e++) {

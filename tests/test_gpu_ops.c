@@ -443,11 +443,12 @@ static void convolve(zm_dtype dtype, int rows, int sequences, const int32_t *pos
 
 static void conv(void **state) {
   (void)state;
-  // One text from its beginning and in its middle; single rows; runs that come back; rows that are nobody's.
-  static const int32_t position[][9] = {
-      {0, 1, 2, 3, 4, 5, 6, 7, 8}, {7, 8, 9, 10, 11, 12, 13, 14, 15}, {1, 0, 5, 2, 9, 9, 9, 9, 9}, {3, 4, 8, 5, 6, -1, 9, 10, 7}};
-  static const int32_t sequence[][9] = {
-      {2, 2, 2, 2, 2, 2, 2, 2, 2}, {0, 0, 0, 0, 0, 1, 1, 1, 1}, {0, 1, 2, 3, 4, -1, 7, -1, 9}, {1, 1, 0, 1, 1, 2, 0, 0, 1}};
+  // One text from its beginning and in its middle; single rows; runs that come back; rows that are nobody's; one text with rows that stand
+  // nowhere; a text of no sequence.
+  static const int32_t position[][9] = {{0, 1, 2, 3, 4, 5, 6, 7, 8},   {7, 8, 9, 10, 11, 12, 13, 14, 15}, {1, 0, 5, 2, 9, 9, 9, 9, 9},
+                                        {3, 4, 8, 5, 6, -1, 9, 10, 7}, {4, 1, -1, 0, 6, 7, 2, 9, 1},      {4, 1, -1, 0, 6, 7, 2, 9, 1}};
+  static const int32_t sequence[][9] = {{2, 2, 2, 2, 2, 2, 2, 2, 2}, {0, 0, 0, 0, 0, 1, 1, 1, 1}, {0, 1, 2, 3, 4, -1, 7, -1, 9},
+                                        {1, 1, 0, 1, 1, 2, 0, 0, 1}, {3, 3, 3, 3, 3, 3, 3, 3, 3}, {4, 4, 4, 4, 4, 4, 4, 4, 4}};
   static const int taps[] = {1, 2, 3, 4, 9}, rows[] = {1, 3, 5, 9};
   for (size_t c = 0; c < ZMI_COUNT(position); c++) {
     for (size_t t = 0; t < ZMI_COUNT(taps); t++) {

@@ -63,6 +63,98 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_one(const zmi_gpu_conv *v, int
   }
 }
 
+// ---- rows of one sequence ----
+
+// Whether all rows are of one sequence. For all threads of the block.
+ZMI_INLINE bool zmi_gpu_conv_same(const zmi_gpu_conv *v, int *shared) {
+  const int sequence = zmi_gpu_conv_sequence(v, 0);
+  unsigned other = 0;
+  for (int r = zmi_thread(); r < v->rows; r += ZMI_GPU_THREADS) other |= zmi_gpu_conv_sequence(v, r) != sequence;
+  other = zmi_most(other);
+  zmi_sync(); // what was there has been read
+  if (zmi_thread() % 32 == 0) shared[zmi_thread() / 32] = (int)other;
+  zmi_sync();
+  for (int w = 0; w < ZMI_GPU_THREADS / 32; w++) other |= (unsigned)shared[w];
+  return !other;
+}
+
+// An input of the convolution in the step's rows.
+template <int DTYPE> ZMI_INLINE float zmi_gpu_conv_x(const zmi_gpu_conv *v, int row, int channel) {
+  const long long at = row * v->x_stride + channel;
+  if (!v->parts) return zmi_gpu_load(v->x, DTYPE, at);
+  const float a = zmi_gpu_load(v->x, DTYPE, at + (long long)v->first * v->channels);
+  return zmi_gpu_round(a * zmi_gpu_load(v->x, DTYPE, at + (long long)v->second * v->channels), DTYPE);
+}
+
+// Bits of what rows [row, row + 4) take; of rows from `end` on zeros.
+typedef struct zmi_gpu_conv_rows {
+  unsigned a[4], b[4], gate[4];
+  int position[4];
+} zmi_gpu_conv_rows;
+
+template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_load(const zmi_gpu_conv *v, int row, int end, int channel, zmi_gpu_conv_rows *to) {
+  const long long channels = v->parts ? v->channels : 0;
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    const bool there = row + j < end;
+    const long long at = (row + j) * v->x_stride + channel;
+    to->a[j] = there ? zmi_gpu_bits(v->x, DTYPE, at + v->first * channels) : 0u;
+    to->b[j] = there ? zmi_gpu_bits(v->x, DTYPE, at + v->second * channels) : 0u;
+    to->gate[j] = there ? zmi_gpu_bits(v->x, DTYPE, at + v->gate * channels) : 0u;
+    to->position[j] = there ? zmi_gpu_at<const int>(v->position)[row + j] : -1;
+  }
+}
+
+// A thread takes a quarter of the rows of a channel: what a row takes of those before it stays in registers. The threads that have the last
+// row write the state when all have read it.
+template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_quarter(const zmi_gpu_conv *v, int channel, int part, bool mine) {
+  enum { TAPS = ZMI_GPU_CONV_TAPS, PARTS = ZMI_GPU_THREADS / ZMI_GPU_CHANNELS };
+  const int sequence = zmi_gpu_conv_sequence(v, 0), end = mine ? (int)((long long)v->rows * (part + 1) / PARTS) : 0;
+  const int begin = mine ? (int)((long long)v->rows * part / PARTS) : 0;
+  const bool known = sequence >= 0 && sequence < v->sequences;
+  float past[TAPS], weight[TAPS]; // by how many rows before the row at hand
+  const float bias = mine && v->bias ? zmi_gpu_load(v->bias, v->bias_dtype, channel) : 0.0f;
+#pragma unroll
+  for (int lag = 0; lag < TAPS; lag++) {
+    const int row = begin - lag;
+    past[lag] = weight[lag] = 0.0f;
+    if (!mine || lag >= v->taps) continue;
+    weight[lag] = zmi_gpu_load(v->weight, v->weight_dtype, (long long)channel * v->taps + v->taps - 1 - lag);
+    if (lag == 0) continue;
+    if (row >= 0)
+      past[lag] = zmi_gpu_conv_x<DTYPE>(v, row, channel);
+    else if (known)
+      past[lag] = zmi_gpu_load(v->state, DTYPE, zmi_gpu_conv_state(v, sequence, v->taps - 1 + row, channel));
+  }
+  int position = -1; // of the last row
+  for (int r = begin; r < end; r += 4) {
+    zmi_gpu_conv_rows now;
+    zmi_gpu_conv_load<DTYPE>(v, r, end, channel, &now);
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      if (r + j >= end) break;
+      const float a = zmi_gpu_value(now.a[j], DTYPE), gate = zmi_gpu_value(now.gate[j], DTYPE);
+      position = now.position[j];
+      past[0] = v->parts ? zmi_gpu_round(a * zmi_gpu_value(now.b[j], DTYPE), DTYPE) : a;
+      float y = known && position >= 0 ? bias : 0.0f;
+#pragma unroll
+      for (int lag = TAPS - 1; lag >= 0; lag--) {
+        if (known && lag < v->taps && position >= lag) y = zk_fma(weight[lag], past[lag], y);
+      }
+      zmi_gpu_store(v->y, DTYPE, (long long)(r + j) * v->channels + channel, v->parts ? gate * zmi_gpu_round(y, DTYPE) : y);
+#pragma unroll
+      for (int lag = TAPS - 1; lag > 0; lag--) past[lag] = past[lag - 1];
+    }
+  }
+  zmi_sync();
+  if (!mine || end < v->rows || !known || position < 0) return;
+#pragma unroll
+  for (int lag = 1; lag < TAPS; lag++) { // the row at hand would be the next one: the last one is one before it
+    if (lag < v->taps)
+      zmi_gpu_store(v->state, DTYPE, zmi_gpu_conv_state(v, sequence, v->taps - 1 - lag, channel), position < lag - 1 ? 0.0f : past[lag]);
+  }
+}
+
 // ---- rows of any sequences ----
 
 // Rows depend on inputs only, so all results come first and the states after them. That holds while every sequence has one run of rows:
@@ -72,14 +164,6 @@ typedef struct zmi_gpu_wave {
   const zmi_gpu_conv *v;
   int first, last; // rows
 } zmi_gpu_wave;
-
-// An input of the convolution in the step's rows.
-template <int DTYPE> ZMI_INLINE float zmi_gpu_conv_x(const zmi_gpu_conv *v, int row, int channel) {
-  const long long at = row * v->x_stride + channel;
-  if (!v->parts) return zmi_gpu_load(v->x, DTYPE, at);
-  const float a = zmi_gpu_load(v->x, DTYPE, at + (long long)v->first * v->channels);
-  return zmi_gpu_round(a * zmi_gpu_load(v->x, DTYPE, at + (long long)v->second * v->channels), DTYPE);
-}
 
 // Rows of the row's sequence that stand right before it, `most` at most.
 ZMI_INLINE int zmi_gpu_conv_before(const zmi_gpu_wave *w, int row, int most) {
@@ -165,6 +249,10 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_tile(const zmi_gpu_conv *v, in
   zmi_gpu_wave w = {v, 0, 0};
   if (v->rows <= ZMI_GPU_CONV_FEW && v->taps <= ZMI_GPU_CONV_TAPS && zmi_gpu_conv_apart(v)) {
     for (int r = part; mine && r < v->rows; r += TOGETHER) zmi_gpu_conv_one<DTYPE>(v, r, channel);
+    return;
+  }
+  if (v->taps <= ZMI_GPU_CONV_TAPS && zmi_gpu_conv_same(v, shared)) {
+    zmi_gpu_conv_quarter<DTYPE>(v, channel, part, mine);
     return;
   }
   for (; w.first < v->rows; w.first = w.last) {

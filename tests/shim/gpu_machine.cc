@@ -84,7 +84,7 @@ enum { STACK = 64 * 1024 };
 #endif
 
 enum gpu_state { READY, PAUSED, AT_BLOCK, AT_WARP, ENDED };
-enum { COPIES = 64 }; // most that a thread has on their way
+enum { BULKS = 64, COPIES = 64 }; // most that a thread has on their way
 
 // Threads that wait together: all at one line and for one thing.
 struct gpu_barrier {
@@ -115,8 +115,18 @@ struct gpu_fiber {
   unsigned groups;
 };
 
+// A copy by a gate of its own.
+struct gpu_bulk {
+  char *to;
+  const char *from;
+  int bytes;
+  unsigned long long *gate;
+};
+
 struct gpu_block {
   gpu_fiber fiber[THREADS];
+  gpu_bulk bulk[BULKS];
+  int bulks;
   gpu_warp warp[WARPS];
   gpu_barrier barrier;
   int ended;
@@ -268,6 +278,46 @@ void gpu_copy_wait(unsigned most) {
   memmove(f->copy, f->copy + done, (size_t)f->copies * sizeof f->copy[0]);
 }
 
+// A gate is the number of copies that have come through it; the highest bit: another one is on its way.
+static const unsigned long long COMING = 1ull << 63;
+
+void gpu_bulk_open(unsigned long long *gate) {
+  *gate = 0;
+}
+
+void gpu_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
+  gpu_block *b = gpu.block;
+  if (gpu_here->thread % WARP != 0) return;
+  if (((uintptr_t)to | (uintptr_t)from | (uintptr_t)bytes) % 16) snprintf(gpu.wrong, sizeof gpu.wrong, "a copy is not aligned to 16 bytes");
+  if (*gate & COMING || b->bulks == BULKS) {
+    snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d asks for a copy while another one of its gate is on its way", gpu_here->thread);
+    return;
+  }
+  memset(to, 0x5e, (size_t)bytes);
+  *gate |= COMING;
+  b->bulk[b->bulks++] = {to, from, bytes, gate};
+}
+
+static bool gpu_bulk_come(unsigned long long *gate) {
+  gpu_block *b = gpu.block;
+  for (int i = 0; i < b->bulks; i++) {
+    const gpu_bulk x = b->bulk[i];
+    if (x.gate != gate) continue;
+    memcpy(x.to, x.from, (size_t)x.bytes);
+    *gate = (*gate & ~COMING) + 1;
+    b->bulk[i] = b->bulk[--b->bulks];
+    gpu.moved = true;
+    return true;
+  }
+  return false;
+}
+
+void gpu_bulk_wait(unsigned long long *gate, unsigned turn) {
+  while ((*gate & ~COMING) % 2 == turn) {
+    if (!gpu_bulk_come(gate)) gpu_give_way(); // the thread that asks for it has not done so yet
+  }
+}
+
 unsigned gpu_exchange(unsigned x, int lane, int line) {
   gpu_warp *w = &gpu.block->warp[gpu_here->thread / WARP];
   unsigned *values = w->exchanged[w->turn & 1u];
@@ -341,6 +391,7 @@ static void gpu_start_block(gpu_block *b, int block, int blocks, size_t shared) 
     f->place.shared = b->memory;
     f->state = READY;
     f->fake = NULL;
+    b->bulks = 0;
     f->copies = 0;
     f->groups = 0;
 #if defined(GPU_ASAN)

@@ -27,6 +27,9 @@ unsigned long long gpu_ticks(); // another number each time, rising
 void gpu_copy(char *to, const char *from, int bytes);
 void gpu_copy_commit();
 void gpu_copy_wait(unsigned most);
+void gpu_bulk_open(unsigned long long *gate);
+void gpu_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate);
+void gpu_bulk_wait(unsigned long long *gate, unsigned turn);
 
 ZMI_INLINE char *zmi_shared() {
   return gpu_here->shared;
@@ -63,6 +66,17 @@ ZMI_INLINE void zmi_copy_commit() {
 }
 ZMI_INLINE void zmi_copy_wait(unsigned n) {
   gpu_copy_wait(n);
+}
+ZMI_INLINE void zmi_bulk_open(unsigned long long *gate) {
+  gpu_bulk_open(gate);
+}
+ZMI_INLINE void zmi_bulk_opened() {
+}
+ZMI_INLINE void zmi_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
+  gpu_bulk_copy(to, from, bytes, gate);
+}
+ZMI_INLINE void zmi_bulk_wait(unsigned long long *gate, unsigned turn) {
+  gpu_bulk_wait(gate, turn);
 }
 ZMI_INLINE void zmi_arrive(unsigned *p) {
   *p += 1;

@@ -25,7 +25,11 @@
 //   zmi_copy_async(to, from)  16 bytes of memory that nobody writes on their way to shared memory; zmi_copy_commit() ends a group of them,
 //   zmi_copy_word_async(to, from)  the same of 4 bytes
 //   zmi_copy_wait(n)     waits until at most n groups (0 .. 3) of this thread are on their way
-//   zmi_sync_half()      the same of the 16 threads of a half-warp
+//   zmi_bulk_open(gate)  one thread: a gate, 8 bytes of shared memory, before its first use; zmi_bulk_opened() after it
+//   zmi_bulk_copy(to, from, bytes, gate)  all 32 threads of a warp: a multiple of 16 bytes of memory that nobody writes on their way to
+//                        shared memory, without holding up the warp; one copy of a gate at a time
+//   zmi_bulk_wait(gate, turn)  waits until a copy has come: the gate's first, third, ... (turn 0) or second, fourth, ... (1)
+//   zmi_sync_half()      as zmi_sync_warp() of the 16 threads of a half-warp
 //   zmi_clock()          cycles of this multiprocessor
 //   zmi_cache_load(p)    a 32-bit word that another block may have written during this launch (past the first-level cache)
 #ifndef ZMI_GPU_MACHINE_H
@@ -117,6 +121,52 @@ ZMI_INLINE void zmi_copy_wait(unsigned n) {
     asm volatile("cp.async.wait_group 2;" ::: "memory");
   else
     asm volatile("cp.async.wait_group 3;" ::: "memory");
+}
+#if __CUDA_ARCH__ >= 900
+// One thread asks the copy engine for all.
+ZMI_INLINE void zmi_bulk_open(unsigned long long *gate) {
+  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
+}
+ZMI_INLINE void zmi_bulk_opened() {
+  asm volatile("fence.mbarrier_init.release.cluster;\n\tfence.proxy.async.shared::cta;" ::: "memory");
+}
+ZMI_INLINE void zmi_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
+  const unsigned at = (unsigned)__cvta_generic_to_shared(gate);
+  if (threadIdx.x % 32 != 0) return;
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   (unsigned)__cvta_generic_to_shared(to)),
+               "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(at)
+               : "memory");
+}
+#else
+// Each thread asks for 16 bytes at a time and arrives when they have come.
+ZMI_INLINE void zmi_bulk_open(unsigned long long *gate) {
+  asm volatile("mbarrier.init.shared.b64 [%0], 32;" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
+}
+ZMI_INLINE void zmi_bulk_opened() {
+}
+ZMI_INLINE void zmi_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
+  for (int i = (int)threadIdx.x % 32 * 16; i < bytes; i += 512) zmi_copy_async(to + i, from + i);
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
+}
+#endif
+ZMI_INLINE void zmi_bulk_wait(unsigned long long *gate, unsigned turn) {
+  const unsigned at = (unsigned)__cvta_generic_to_shared(gate);
+  unsigned there;
+  do {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+                 : "=r"(there)
+                 : "r"(at), "r"(turn)
+                 : "memory");
+#else
+    asm volatile("{.reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+                 : "=r"(there)
+                 : "r"(at), "r"(turn)
+                 : "memory");
+#endif
+  } while (!there);
 }
 ZMI_INLINE void zmi_arrive(unsigned *p) {
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p) : "memory");

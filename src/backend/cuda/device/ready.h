@@ -255,6 +255,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_ready_rows(const zmi_gpu_rows *w, i
 
 // The rows that a worker needs of a product whose tiles it takes in one piece.
 ZMI_INLINE int zmi_gpu_first_tile(int tiles, int worker, int workers) {
+  if (tiles < 1 << 20 && workers < 1 << 11) return (int)((unsigned)tiles * (unsigned)worker / (unsigned)workers); // much faster
   return (int)((long long)tiles * worker / workers);
 }
 

@@ -104,8 +104,21 @@ ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, int fir
   ring.slot = zmi_shared() + play->ring_at + warp * ring.slots * ZMI_GPU_SLOT;
   ring.in = (zmi_gpu_instruction *)(void *)(zmi_shared() + ZMI_GPU_OWN_RING) + warp;
   ring.chosen = (const int *)(const void *)zmi_shared();
+  if (zmi_thread() % 32 == 0) {
+    for (int i = 0; i < ring.slots; i++) zmi_bulk_open(zmi_gpu_gate(i));
+    zmi_bulk_opened();
+  }
   zmi_gpu_ring_open(&ring, first);
   zmi_gpu_ring_keep(&ring);
+}
+
+// A play that was given up: what is on its way to shared memory has to come before the block ends.
+ZMI_INLINE void zmi_gpu_drain() {
+  zmi_gpu_ring ring = *zmi_gpu_ring_here();
+  while (ring.asked != ring.taken) {
+    zmi_gpu_ring_take(&ring);
+    zmi_gpu_ring_next(&ring);
+  }
 }
 
 // in: instruction `now`.
@@ -142,7 +155,7 @@ ZMI_KERNEL zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first
   zmi_sync();
   for (int i = 0; i < count; i++) {
     const unsigned word = i + 1 < count && t < WORDS ? ((const unsigned *)(const void *)&all[i + 1])[t] : 0u;
-    if (i > 0 && zmi_gpu_code(i)->barrier && !zmi_gpu_meet()) return;
+    if (i > 0 && zmi_gpu_code(i)->barrier && !zmi_gpu_meet()) return zmi_gpu_drain();
     zmi_gpu_stamp(2 * i);
     zmi_gpu_play_one(zmi_gpu_code(i), i);
     if (t < WORDS) ((unsigned *)(void *)zmi_gpu_code(i + 1))[t] = word;

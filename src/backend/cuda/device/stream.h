@@ -20,7 +20,7 @@ typedef struct zmi_gpu_ring {
   char *slot;              // of this warp
   zmi_gpu_instruction *in; // the cursor's product, in shared memory
   int slots, put, get;
-  unsigned asked, taken; // steps
+  unsigned asked, taken, turn; // steps; turn: of the gate of slot `get`
   // The cursor: the product, the end of its tiles, the unit, and what is left of that.
   int at, last, left;
   zmi_gpu_spot spot;
@@ -28,7 +28,15 @@ typedef struct zmi_gpu_ring {
   int route;         // one more than the number of the last ROUTE whose choice is known
   const int *chosen; // by it
 } zmi_gpu_ring;
-static_assert(sizeof(zmi_gpu_ring) <= ZMI_GPU_CURSOR, "a cursor fits into its place");
+static_assert(sizeof(zmi_gpu_ring) <= ZMI_GPU_GATES, "a cursor fits into its place");
+static_assert(ZMI_GPU_GATES + 8 * ZMI_GPU_SLOTS <= ZMI_GPU_CURSOR, "gates fit into their place");
+
+ZMI_INLINE char *zmi_gpu_cursor() {
+  return zmi_shared() + ZMI_GPU_OWN_CURSOR + zmi_thread() / 32 * ZMI_GPU_CURSOR;
+}
+ZMI_INLINE unsigned long long *zmi_gpu_gate(int slot) {
+  return (unsigned long long *)(void *)(zmi_gpu_cursor() + ZMI_GPU_GATES) + slot;
+}
 
 ZMI_INLINE int zmi_gpu_ranges(const zmi_gpu_dot *d) {
   return (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE;
@@ -94,7 +102,6 @@ ZMI_INLINE void zmi_gpu_ring_find(zmi_gpu_ring *r, const zmi_gpu_dot *d, int ran
 
 // Asks for steps until the ring is full or what comes next is not known. now: the instruction at hand.
 ZMI_INLINE void zmi_gpu_ring_ask(zmi_gpu_ring *r, int now) {
-  const int lane = zmi_thread() % 32;
   while (r->at < r->count && r->asked - r->taken < (unsigned)r->slots) {
     const zmi_gpu_dot *d = &zmi_near(r->in)->as.dot;
     if (r->left <= 0) {
@@ -107,12 +114,7 @@ ZMI_INLINE void zmi_gpu_ring_ask(zmi_gpu_ring *r, int now) {
     }
     const int k = r->left < d->step ? r->left : d->step;
     const int bytes = k == d->step ? d->step_bytes : k / d->matrix.group * zmi_gpu_group_bytes(&d->matrix);
-    char *to = r->slot + r->put * ZMI_GPU_SLOT;
-#pragma unroll
-    for (int i = 0; i < ZMI_GPU_SLOT; i += 16 * 32) {
-      if (i + lane * 16 < bytes) zmi_copy_async(to + i + lane * 16, r->from + i + lane * 16);
-    }
-    zmi_copy_commit();
+    zmi_bulk_copy(zmi_near(r->slot) + r->put * ZMI_GPU_SLOT, r->from, bytes, zmi_gpu_gate(r->put));
     r->from += bytes;
     r->left -= k;
     if (r->left <= 0) zmi_gpu_spot_move(&r->spot, d, ZMI_GPU_WARPS);
@@ -123,14 +125,18 @@ ZMI_INLINE void zmi_gpu_ring_ask(zmi_gpu_ring *r, int now) {
 
 // Where the next step lies, once it has come. zmi_gpu_ring_done gives its slot back.
 ZMI_INLINE const char *zmi_gpu_ring_take(zmi_gpu_ring *r) {
-  zmi_copy_wait(r->asked - r->taken - 1);
-  zmi_sync_warp();
+  zmi_bulk_wait(zmi_gpu_gate(r->get), r->turn);
   return zmi_near(r->slot + r->get * ZMI_GPU_SLOT);
 }
-ZMI_INLINE void zmi_gpu_ring_done(zmi_gpu_ring *r, int now) {
+ZMI_INLINE void zmi_gpu_ring_next(zmi_gpu_ring *r) {
   zmi_sync_warp();
-  r->get = r->get + 1 < r->slots ? r->get + 1 : 0;
   r->taken++;
+  if (++r->get < r->slots) return;
+  r->get = 0;
+  r->turn ^= 1u;
+}
+ZMI_INLINE void zmi_gpu_ring_done(zmi_gpu_ring *r, int now) {
+  zmi_gpu_ring_next(r);
   zmi_gpu_ring_ask(r, now);
 }
 
@@ -299,7 +305,7 @@ ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d
 }
 
 ZMI_INLINE zmi_gpu_ring *zmi_gpu_ring_here() {
-  return (zmi_gpu_ring *)(void *)(zmi_shared() + ZMI_GPU_OWN_CURSOR + zmi_thread() / 32 * ZMI_GPU_CURSOR);
+  return (zmi_gpu_ring *)(void *)zmi_gpu_cursor();
 }
 // Back from registers.
 ZMI_INLINE void zmi_gpu_ring_keep(const zmi_gpu_ring *ring) {

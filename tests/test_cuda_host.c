@@ -201,6 +201,18 @@ static void imitate(const char *options) {
     unsetenv("ZMLX_FAKE_CUDA");
 }
 
+// A GPU whose blocks have less shared memory plays products of many rows in another way.
+static void less_shared_memory(void **state) {
+  (void)state;
+  way w = {.path = "checkpoints/storyteller-4bit", .dtype = ZM_BF16, .executor = ZM_EXECUTOR_STREAM, .chunk = 40, .patched = true};
+  float *plain = play(&w, w.chunk);
+  imitate("shared=101376");
+  w.device = ZM_MODEL_CUDA;
+  compare(plain, &w, w.chunk);
+  imitate(NULL);
+  free(plain);
+}
+
 static const way lfm2 = {
     .path = "checkpoints/tiny-lfm2_moe", .dtype = ZM_BF16, .device = ZM_MODEL_CUDA, .executor = ZM_EXECUTOR_STREAM, .patched = true};
 
@@ -500,6 +512,7 @@ int main(void) {
       cmocka_unit_test(faults_on_the_gpu),
       cmocka_unit_test(logits_have_the_bits_of_the_cpu),
       cmocka_unit_test(larger_models_and_prompts),
+      cmocka_unit_test(less_shared_memory),
   };
   return cmocka_run_group_tests(tests, enter, leave);
 }

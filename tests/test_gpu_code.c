@@ -346,7 +346,7 @@ static void many_product(const zmi_gpu_instruction *dot, const char *what, const
                               .as.sort = {d->chosen, at(order), at(pieces), d->pairs, m->experts, ZMI_GPU_MANY_COLUMNS, 0}};
   zmi_gpu_instruction in = {.kind = ZMI_GPU_MANY, .tiles = most * ((d->blocks + ZMI_GPU_MANY_BLOCKS - 1) / ZMI_GPU_MANY_BLOCKS)};
   in.as.many = (zmi_gpu_many){.dot = *d, .most = most, .stages = 2 + d->pairs % 2};
-  in.shared = ZMI_GPU_MANY_SHARED(in.as.many.stages, ZMI_GPU_MANY_STAGE(m->bits, m->group, m->digits, ZMI_GPU_MANY_SCALES(m->group)));
+  in.shared = zmi_gpu_many_shared(&in.as.many);
   if (d->chosen) {
     const char *wrong = gpu_step(&sort, 2, 1);
     if (wrong) fail_msg("%s, sort: %s", what, wrong);
@@ -383,7 +383,7 @@ static void product(const zmi_format *f, shape s, int turn, int *streamed) {
                                   .tiles = pairs * (int)blocks,
                                   .shared = ZMI_GPU_DOT_SHARED,
                                   .as.dot = {m.g, at(m.g.digits ? ready : x), s.experts == 1 ? 0 : at(chosen), at(out), 0, (long long)row,
-                                             s.n, x_dtype, pairs, s.share, (int)blocks, dtype, 0, 0, 0}};
+                                             s.n, x_dtype, pairs, s.share, (int)blocks, dtype, 0, 0, 0, 0, 0, 0, 0}};
   snprintf(what, sizeof what, "%s, %d digits, n %d, k %d, %d pairs, nature %d", zmi_format_text(f, name), m.g.digits, s.n, s.k, pairs,
            s.nature);
   if (streamed) expect(&in, what, out, expected, bytes, dtype == ZMI_GPU_F32);
@@ -417,8 +417,8 @@ static void products(void **state) {
 static void products_of_many_rows(void **state) {
   (void)state;
   static const shape shapes[] = {
-      {37, 128, 9, 1, 1, PLAIN}, {16, 640, 33, 1, 1, WIDE},   {129, 384, 7, 4, 5, PLAIN},
-      {5, 1152, 8, 1, 1, TINY},  {48, 896, 33, 2, 3, BROKEN}, {20, 256, 1, 8, 40, PLAIN},
+      {37, 128, 9, 1, 1, PLAIN},   {16, 640, 33, 1, 1, WIDE},  {129, 384, 7, 4, 5, PLAIN},  {5, 1152, 8, 1, 1, TINY},
+      {48, 896, 33, 2, 3, BROKEN}, {20, 256, 1, 8, 40, PLAIN}, {277, 128, 17, 2, 2, PLAIN},
   };
   zmi_format all[64];
   const size_t count = formats(all);

@@ -190,6 +190,7 @@ void zmi_device_add(zmi_device_code *code, const zmi_gpu_instruction *in, int fl
 zmi_gpu_address zmi_device_scratch(zmi_device_code *code, size_t bytes); // until the op's last instruction is done; 256-byte aligned
 // Where a SORT of this op puts its pairs; true if the last one had the same choice, so that they are there.
 bool zmi_device_sorted(zmi_device_code *code, zmi_gpu_sort *s);
+int zmi_gpu_many_shared(const zmi_gpu_many *many); // bytes of shared memory, by its stages
 static inline zmi_gpu_address zmi_gpu_at(const void *p) {
   return (zmi_gpu_address)(uintptr_t)p;
 }

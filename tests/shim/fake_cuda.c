@@ -15,7 +15,7 @@
 ZMI_CUDA_FUNCTIONS(DECLARE)
 
 enum { INVALID_VALUE = 1, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NOT_FOUND = 500, TOO_MUCH = 304, CAPTURING = 900 };
-enum { BLOCKS = 1 << 16, SHARED = 101376, PINNED = 1, DEVICE = 2 };
+enum { BLOCKS = 1 << 16, SHARED = 232448, PINNED = 1, DEVICE = 2 };
 
 typedef enum work_kind { UPLOAD, DOWNLOAD, COPY, CLEAR, LAUNCH, RESIDENT, RECORD } work_kind;
 typedef struct work {
@@ -426,7 +426,7 @@ cu_result fake_module_function(cu_function *function, cu_module module, const ch
 }
 
 cu_result fake_function_set(cu_function function, int attribute, int value) {
-  if (attribute != CU_FUNCTION_SHARED || value < 0 || value > SHARED)
+  if (attribute != CU_FUNCTION_SHARED || value < 0 || value > (int)fake_option("shared", SHARED))
     return misused(INVALID_VALUE, "attribute %d of a function: %d", attribute, value);
   function->most_shared = (unsigned)value;
   return ready("cuFuncSetAttribute");
@@ -558,7 +558,7 @@ cu_result fake_device_attribute(int *value, int attribute, cu_device device) {
   const int known[][2] = {{CU_ATTRIBUTE_PROCESSORS, 2},
                           {CU_ATTRIBUTE_MAJOR, capability / 10},
                           {CU_ATTRIBUTE_MINOR, capability % 10},
-                          {CU_ATTRIBUTE_SHARED, SHARED},
+                          {CU_ATTRIBUTE_SHARED, (int)fake_option("shared", SHARED)},
                           {CU_ATTRIBUTE_L2, 1 << 20},
                           {CU_ATTRIBUTE_CLOCK, 1000000},
                           {CU_ATTRIBUTE_MODE, 0},

@@ -7,6 +7,7 @@
 #define ZMI_INLINE static inline __attribute__((unused))
 #define ZMI_APART static __attribute__((unused))
 #define ZMI_KERNEL extern "C" void
+#define ZMI_KERNEL_ALONE extern "C" void
 
 // Of the fiber that runs now.
 struct gpu_place {

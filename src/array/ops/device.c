@@ -30,8 +30,9 @@ static const unsigned short bytes_of[ZMI_GPU_KINDS] = {
     [ZMI_GPU_CONV] = sizeof(zmi_gpu_conv),      [ZMI_GPU_TAKE] = sizeof(zmi_gpu_take),         [ZMI_GPU_COPY] = sizeof(zmi_gpu_copy),
     [ZMI_GPU_SORT] = sizeof(zmi_gpu_sort),      [ZMI_GPU_MANY] = sizeof(zmi_gpu_many)};
 
-static int many_stage(const zmi_gpu_matrix *m) {
-  return ZMI_GPU_MANY_STAGE(m->bits, m->group, m->digits, ZMI_GPU_MANY_SCALES(m->group));
+int zmi_gpu_many_shared(const zmi_gpu_many *many) {
+  const zmi_gpu_matrix *m = &many->dot.matrix;
+  return ZMI_GPU_MANY_SHARED(many->stages, ZMI_GPU_MANY_STAGE(m->bits, m->group, m->digits));
 }
 
 // Bytes of shared memory that a block needs.
@@ -48,7 +49,7 @@ static int shared_of(const zmi_gpu_instruction *in) {
   case ZMI_GPU_SORT:
     return in->as.sort.experts > INT_MAX / 16 ? INT_MAX : ZMI_GPU_SORT_SHARED(in->as.sort.experts);
   case ZMI_GPU_MANY:
-    return ZMI_GPU_MANY_SHARED(in->as.many.stages, many_stage(&in->as.many.dot.matrix));
+    return zmi_gpu_many_shared(&in->as.many);
   default:
     return in->shared;
   }
@@ -125,7 +126,6 @@ static bool is_many(const zmi_gpu_dot *d) {
 }
 
 static zm_status many(zmi_device_code *code, const zmi_gpu_dot *d, int flags) {
-  enum { THREE_STAGES = 96 << 10 }; // bytes that every GPU has
   const zmi_gpu_matrix *m = &d->matrix;
   zmi_gpu_instruction in = {.as.many = {.dot = *d, .most = (int)pieces(d->pairs, ZMI_GPU_MANY_COLUMNS)}};
   if (d->chosen) {
@@ -139,7 +139,7 @@ static zm_status many(zmi_device_code *code, const zmi_gpu_dot *d, int flags) {
     if (status != ZM_OK) return status;
     flags = there ? flags : 0;
   }
-  in.as.many.stages = many_stage(m) * 3 <= THREE_STAGES ? 3 : 2;
+  in.as.many.stages = ZMI_GPU_MANY_STAGES;
   return zmi_device_instruction(code, &in, ZMI_GPU_MANY, in.as.many.most, pieces(d->blocks, ZMI_GPU_MANY_BLOCKS), flags);
 }
 

@@ -2,6 +2,7 @@
 // the same launches captured once (graph), or one launch of a kernel that goes through them all (persistent). No bit depends on which.
 #include "backend/cuda/flow.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -109,6 +110,20 @@ static bool computes(const zmi_instr *in, const zmi_tape *t) {
   return false;
 }
 
+// Products of many rows take the shared memory that there is: fewer steps ahead, or, if there is no room for two, weights once a row.
+static void fit_many(zmi_gpu_instruction *in, size_t shared) {
+  zmi_gpu_many *m = &in->as.many;
+  if (in->kind != ZMI_GPU_MANY) return;
+  for (; m->stages > 2 && (size_t)in->shared > shared; in->shared = zmi_gpu_many_shared(m)) m->stages--;
+  const zmi_gpu_dot d = m->dot;
+  if ((size_t)in->shared <= shared || d.pairs > INT_MAX / d.blocks) return;
+  memset(&in->as, 0, sizeof in->as);
+  in->as.dot = d;
+  in->kind = ZMI_GPU_DOT;
+  in->tiles = d.pairs * d.blocks;
+  in->shared = ZMI_GPU_DOT_SHARED;
+}
+
 // All instructions, with scratch at p->scratch (at first 0: to find out how much is needed).
 static zm_status make_code(zmi_device_player *p) {
   zmi_device_code *code = &p->code;
@@ -132,6 +147,7 @@ static zm_status make_code(zmi_device_player *p) {
     if (status != ZM_OK) return zmi_fail_within("%s", in->label ? in->label : in->op->name);
   }
   for (size_t i = 0; i < code->count; i++) {
+    fit_many(&code->all[i], p->device->shared);
     if ((size_t)code->all[i].shared > p->device->shared)
       return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: an instruction needs %d bytes of shared memory, this GPU has %zu",
                       code->all[i].shared, p->device->shared);

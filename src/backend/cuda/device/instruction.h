@@ -134,7 +134,7 @@ typedef struct zmi_gpu_sort {
 typedef struct zmi_gpu_many {
   zmi_gpu_dot dot; // `blocks`: of 16 rows, of the matrix
   zmi_gpu_address order, pieces;
-  int most, stages; // stages: steps of k in shared memory, 2 or 3
+  int most, stages; // stages: steps of k in shared memory
 } zmi_gpu_many;
 
 // What products take, made by every block for itself in its shared memory: rows of x, with something added first, normalized, as digits (or

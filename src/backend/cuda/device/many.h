@@ -1,8 +1,8 @@
-// Products of many rows: a block takes 128 rows of weights and up to 32 rows of x, in steps of 128 k that come to shared memory while the
-// steps before are multiplied, and integer tensor cores make the sums of each group. Those are exact in any order; what is done with them
-// is done for each result as docs/numerics.md has it.
+// Products of many rows: a block takes 256 rows of weights and up to 32 rows of x, in steps of 128 or 256 k that come to shared memory
+// while the steps before are multiplied, and integer tensor cores make the sums of each group. Those are exact in any order; what is done
+// with them is done for each result as docs/numerics.md has it.
 //
-// A warp takes two blocks of 16 rows of weights and two tiles of 8 rows of x: eight warps are four by two. In fragments, row r of
+// A warp takes four blocks of 16 rows of weights and two tiles of 8 rows of x: eight warps are four by two. In fragments, row r of
 // weights is row r / 2 of the first half of a tile, or (odd ones) of the second, so that a lane has two neighbours; and lane l has k
 // 8 (l % 4) .. + 7 of each 32, as it finds them in the words of packed codes: with the same k of weights and of x any order will do.
 
@@ -15,9 +15,10 @@ template <int M, int B, int D, int UNITS_OF_GROUP> struct zmi_gpu_form {
     DIGITS = D,
     UNITS = UNITS_OF_GROUP,
     GROUP = NV ? 16 : 32 * UNITS_OF_GROUP,
-    GROUPS = ZMI_GPU_MANY_STEP / GROUP,
-    ROW = ZMI_GPU_MANY_ROW(D),
-    CODES = ZMI_GPU_MANY_CODES(B),
+    STEP = ZMI_GPU_MANY_STEP(B, GROUP),
+    GROUPS = STEP / GROUP,
+    ROW = ZMI_GPU_MANY_ROW(STEP, D),
+    CODES = STEP * 2 * B,
     SCALES = ZMI_GPU_MANY_SCALES(GROUP),
     // Where the parts of a stage begin.
     SCALES_AT = ZMI_GPU_MANY_BLOCKS * CODES,
@@ -29,7 +30,14 @@ template <int M, int B, int D, int UNITS_OF_GROUP> struct zmi_gpu_form {
   };
 };
 
-enum { ZMI_GPU_MANY_HIGH = 2, ZMI_GPU_MANY_WIDE = 2, ZMI_GPU_MANY_UP = ZMI_GPU_MANY_BLOCKS / ZMI_GPU_MANY_HIGH };
+// Of a warp: blocks of 16 rows of weights, tiles of 8 rows of x. Of a tile of the instruction: warps above one another.
+// OUT: from one row of results to the next in shared memory: four of them lie in different banks.
+enum {
+  ZMI_GPU_MANY_HIGH = 4,
+  ZMI_GPU_MANY_WIDE = 2,
+  ZMI_GPU_MANY_UP = ZMI_GPU_MANY_BLOCKS / ZMI_GPU_MANY_HIGH,
+  ZMI_GPU_MANY_OUT = ZMI_GPU_MANY_BLOCKS * ZMI_GPU_LANES + 4
+};
 
 // A tile of the instruction, as a thread sees it: in registers, as what lies in memory would be read again after every copy.
 typedef struct zmi_gpu_many_tile {
@@ -38,6 +46,8 @@ typedef struct zmi_gpu_many_tile {
   const char *weights, *code_scales, *x;
   unsigned weights_to, x_to, factors; // factors: from x to the first scale or sum
   unsigned group_bytes;               // of weights
+  unsigned long long eight;           // bytes of eight blocks: a warp brings every eighth
+  int mine;                           // how many
   int k, first, count, dtype;         // first: block of 16 rows; count: rows of x; dtype: of scales
 } zmi_gpu_many_tile;
 
@@ -69,48 +79,63 @@ template <typename F> ZMI_INLINE unsigned zmi_gpu_many_to(unsigned j) {
   return j / F::CHUNKS * (64 * F::BITS) + zmi_gpu_many_place<F::BITS>(j % F::CHUNKS / 4, j % 4);
 }
 
-// n: k of the step. A warp brings a block of weights.
-template <typename F> ZMI_INLINE void zmi_gpu_many_ask_weights(const zmi_gpu_many_tile *w, int k, int n, char *stage) {
-  enum { ALL = 4 * F::CHUNKS, CODES = F::UNITS * 64 * F::BITS };
+// A warp brings a block of weights, from its thread's place `from`, to `to`. n: k of the step.
+template <typename F> ZMI_INLINE void zmi_gpu_many_ask_codes(unsigned group_bytes, const char *from, int n, char *to) {
+  enum { ALL = F::STEP / 32 * F::CHUNKS, EACH = F::AT_A_TIME };
   const unsigned lane = zmi_gpu_many_lane();
-  const char *from = w->weights + (unsigned long long)((unsigned)k / (32 * F::UNITS)) * w->group_bytes;
-  char *to = stage + w->weights_to;
 #pragma unroll
   for (int i = 0; i < (ALL + 31) / 32; i++) {
     const unsigned j = lane + 32u * (unsigned)i, unit = j / F::CHUNKS;
     if ((ALL % 32 != 0 && j >= ALL) || (int)(unit * 32 + (F::NV ? j % F::CHUNKS / 4 * 8 : 0)) >= n) continue;
-    if (F::AT_A_TIME > 0) {
-      enum { EACH = F::AT_A_TIME };
-      zmi_copy_async(to + i * EACH * 64 * F::BITS, from + i * EACH / F::UNITS * w->group_bytes + i * EACH % F::UNITS * 64 * F::BITS);
-    } else {
-      zmi_copy_async(to + zmi_gpu_many_to<F>(j), from + zmi_gpu_many_from<F>(j, w->group_bytes));
-    }
+    if (EACH > 0)
+      zmi_copy_async(to + i * EACH * 64 * F::BITS, from + i * EACH / F::UNITS * group_bytes + i * EACH % F::UNITS * 64 * F::BITS);
+    else
+      zmi_copy_async(to + zmi_gpu_many_to<F>(j), from + zmi_gpu_many_from<F>(j, group_bytes));
   }
-  char *scales = stage + F::SCALES_AT + zmi_gpu_many_warp() * (F::GROUPS * F::SCALES);
+}
+
+// Its scales and biases, or scales of one byte. half: pieces of 16 bytes that 16 of them take.
+template <typename F> ZMI_INLINE void zmi_gpu_many_ask_scales(unsigned group_bytes, unsigned half, const char *from, int n, char *to) {
+  const unsigned lane = zmi_gpu_many_lane();
   if (!F::AFFINE) {
-    if ((int)lane * F::GROUP < n) zmi_copy_async(scales + lane * F::SCALES, w->code_scales + ((unsigned)k / F::GROUP + lane) * 16);
+    if ((int)lane * F::GROUP < n) zmi_copy_async(to + lane * F::SCALES, from + lane * 16);
     return;
   }
-  const unsigned half = w->dtype == ZMI_GPU_F32 ? 4u : 2u; // pieces of 16 scales; as many of 16 biases follow
   if (lane >= 2 * half) return;
-  scales += lane * 16 + (lane >= half ? 64 - half * 16 : 0);
-  from += CODES + (F::AT_A_TIME > 0 ? 0 : lane * 16);
+  to += lane * 16 + (lane >= half ? 64 - half * 16 : 0);
 #pragma unroll
   for (int g = 0; g < F::GROUPS; g++) {
-    if (g * F::GROUP < n) zmi_copy_async(scales + g * F::SCALES, from + (unsigned)g * w->group_bytes);
+    if (g * F::GROUP < n) zmi_copy_async(to + g * F::SCALES, from + (unsigned)g * group_bytes);
+  }
+}
+
+template <typename F> ZMI_INLINE void zmi_gpu_many_ask_weights(const zmi_gpu_many_tile *w, int k, int n, char *stage) {
+  enum { CODES = F::UNITS * 64 * F::BITS };
+  const unsigned half = w->dtype == ZMI_GPU_F32 ? 4u : 2u;
+  const unsigned long long step = (unsigned long long)((unsigned)k / (32 * F::UNITS)) * w->group_bytes;
+  const char *from = w->weights + step;
+  char *scales = stage + F::SCALES_AT + zmi_gpu_many_warp() * (F::GROUPS * F::SCALES);
+#pragma unroll
+  for (int b = 0; b < ZMI_GPU_MANY_BLOCKS / 8; b++) {
+    if (b && b >= w->mine) break;
+    zmi_gpu_many_ask_codes<F>(w->group_bytes, from, n, stage + w->weights_to + b * 8 * F::CODES);
+    const char *at = F::AFFINE ? from + CODES + (F::AT_A_TIME > 0 ? 0 : zmi_gpu_many_lane() * 16)
+                               : w->code_scales + b * w->eight + (unsigned)k / F::GROUP * 16;
+    zmi_gpu_many_ask_scales<F>(w->group_bytes, half, at, n, scales + b * 8 * F::GROUPS * F::SCALES);
+    from += w->eight;
   }
 }
 
 // Eight threads bring a row of digits.
 template <typename F> ZMI_INLINE void zmi_gpu_many_ask(const zmi_gpu_many_tile *w, int k, char *stage) {
-  const int left = w->k - k, n = left < ZMI_GPU_MANY_STEP ? left : ZMI_GPU_MANY_STEP;
+  const int left = w->k - k, n = left < F::STEP ? left : F::STEP;
   const unsigned part = (unsigned)zmi_thread() % 8u;
   if (w->weights) zmi_gpu_many_ask_weights<F>(w, k, n, stage);
   if (!w->x) return;
   const char *from = w->x + (unsigned)k * F::DIGITS;
   char *to = stage + w->x_to;
 #pragma unroll
-  for (int i = 0; i < F::DIGITS; i++) {
+  for (int i = 0; i < F::DIGITS * F::STEP / 128; i++) {
     if ((int)part * 16 + i * 128 < n * F::DIGITS) zmi_copy_async(to + i * 128, from + i * 128);
   }
   // Scales and sums of the row's groups: thread 2 g the one, thread 2 g + 1 the other.
@@ -244,12 +269,14 @@ template <typename F> ZMI_INLINE void zmi_gpu_many_group(int dtype, const char *
   zmi_gpu_many_rows rows[ZMI_GPU_MANY_HIGH];
   for (int r = 0; r < ZMI_GPU_MANY_HIGH; r++)
     zmi_gpu_many_rows_of<F>(dtype, stage + F::SCALES_AT + ((block + r) * F::GROUPS + g) * F::SCALES, &rows[r]);
+#pragma unroll
   for (int c = 0; c < ZMI_GPU_MANY_WIDE; c++) {
     if (c >= tiles) break;
     int D[ZMI_GPU_MANY_HIGH][F::DIGITS][4] = {};
     for (int r = 0; r < ZMI_GPU_MANY_HIGH; r++) {
       for (int i = 0; i < 4; i++) D[r][F::DIGITS - 1][i] = ZMI_GPU_MANY_ZERO;
     }
+#pragma unroll
     for (int u = 0; u < F::UNITS; u++) {
       zmi_gpu_two x[F::DIGITS];
       for (int p = 0; p < F::DIGITS; p++) x[p] = zmi_gpu_many_x<F>(digits + c * 8 * F::ROW, g, u, p);
@@ -274,8 +301,11 @@ template <typename F> ZMI_INLINE void zmi_gpu_many_group(int dtype, const char *
 
 // The end of a range.
 template <typename F> ZMI_INLINE void zmi_gpu_many_part(zmi_gpu_many_sums *s) {
+#pragma unroll
   for (int c = 0; c < ZMI_GPU_MANY_WIDE; c++) {
+#pragma unroll
     for (int r = 0; r < ZMI_GPU_MANY_HIGH; r++) {
+#pragma unroll
       for (int i = 0; i < 4; i++) {
         const bool one = F::AFFINE && F::DIGITS == 1;
         s->y[c][r][i] = s->y[c][r][i] + (one ? s->hi[c][r][i] : s->hi[c][r][i] + s->lo[c][r][i]);
@@ -285,42 +315,43 @@ template <typename F> ZMI_INLINE void zmi_gpu_many_part(zmi_gpu_many_sums *s) {
   }
 }
 
-// Two neighbouring results; `left`: how many rows there are from the first one on. Of bfloat16 they are one word.
-ZMI_APART void zmi_gpu_many_put_each(zmi_gpu_address out, int dtype, long long at, int left, float a, float b) {
-  if (left >= 1) zmi_gpu_store(out, dtype, at, a);
-  if (left >= 2) zmi_gpu_store(out, dtype, at + 1, b);
-}
-ZMI_INLINE void zmi_gpu_many_put(zmi_gpu_address out, int dtype, long long at, int left, float a, float b) {
-  const zmi_gpu_address here = out + 2 * (zmi_gpu_address)at;
-  if (dtype == ZMI_GPU_BF16 && left >= 2 && here % 4 == 0)
-    *zmi_gpu_at<unsigned>(here) = (unsigned)zk_store_bfloat16_float(a) | (unsigned)zk_store_bfloat16_float(b) << 16;
-  else
-    zmi_gpu_many_put_each(out, dtype, at, left, a, b);
-}
-
-// pair: of the rows of x, in shared memory.
-ZMI_INLINE void zmi_gpu_many_store(const zmi_gpu_dot *d, const zmi_gpu_many_tile *w, int expert, const int *pair,
-                                   const zmi_gpu_many_sums *sums) {
-  const int lane = zmi_thread() & 31, warp = zmi_thread() / 32, n = d->matrix.n, dtype = d->dtype;
-  const zmi_gpu_address out = d->out; // in registers: what is stored could lie where the instruction does
-  const long long stride = d->out_stride;
-  const int row = (w->first + warp % ZMI_GPU_MANY_UP * ZMI_GPU_MANY_HIGH) * ZMI_GPU_LANES + lane / 4 * 2;
-  const bool biased = expert >= 0 && d->matrix.bias;
+// Results go through shared memory, where they take the place of the steps: whole rows of them are stored side by side.
+ZMI_INLINE void zmi_gpu_many_lay(const zmi_gpu_many_sums *sums, char *shared) {
+  const unsigned lane = zmi_gpu_many_lane(), warp = zmi_gpu_many_warp();
+  const unsigned column = warp / ZMI_GPU_MANY_UP * ZMI_GPU_MANY_WIDE * 8 + lane % 4 * 2;
+  float *to =
+      (float *)(void *)shared + column * ZMI_GPU_MANY_OUT + warp % ZMI_GPU_MANY_UP * ZMI_GPU_MANY_HIGH * ZMI_GPU_LANES + lane / 4 * 2;
 #pragma unroll
   for (int c = 0; c < 2 * ZMI_GPU_MANY_WIDE; c++) {
-    const int column = (warp / ZMI_GPU_MANY_UP * ZMI_GPU_MANY_WIDE + c / 2) * 8 + lane % 4 * 2 + c % 2;
-    if (column >= w->count) continue;
-    const long long at = pair[column] * stride + row;
 #pragma unroll
     for (int r = 0; r < ZMI_GPU_MANY_HIGH; r++) {
-      float y[2];
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const int here = row + r * ZMI_GPU_LANES + i;
-        y[i] = expert < 0 ? 0.0f : sums->y[c / 2][r][i * 2 + c % 2];
-        if (biased && here < n) y[i] = y[i] + zmi_gpu_load(d->matrix.bias, d->matrix.bias_dtype, (long long)expert * n + here);
+      const float *y = sums->y[c / 2][r] + c % 2;
+      const zmi_gpu_two rows = {{zk_bits(y[0]), zk_bits(y[2])}};
+      *(zmi_gpu_two *)(void *)(to + (c / 2 * 8 + c % 2) * ZMI_GPU_MANY_OUT + r * ZMI_GPU_LANES) = rows;
+    }
+  }
+}
+
+// A warp stores a row of results at a time, a lane two neighbours. pair_at: in shared memory, which pairs they are of.
+ZMI_APART void zmi_gpu_many_store(const zmi_gpu_dot *d, int first, int count, int expert, int pair_at) {
+  const int n = d->matrix.n, left = n - first * ZMI_GPU_LANES, rows = ZMI_GPU_MANY_BLOCKS * ZMI_GPU_LANES, dtype = d->dtype;
+  const int *pair = (const int *)(const void *)(zmi_shared() + pair_at);
+  for (int column = zmi_thread() / 32; column < count; column += ZMI_GPU_THREADS / 32) {
+    const float *y = (const float *)(const void *)zmi_shared() + column * ZMI_GPU_MANY_OUT;
+    const long long at = pair[column] * d->out_stride + first * ZMI_GPU_LANES;
+    for (int row = (zmi_thread() & 31) * 2; row < left && row < rows; row += 64) {
+      const zmi_gpu_address here = d->out + 2 * (zmi_gpu_address)(at + row);
+      float v[2] = {0.0f, 0.0f};
+      for (int i = 0; i < 2 && expert >= 0; i++) {
+        const long long of = (long long)expert * n + first * ZMI_GPU_LANES + row + i;
+        v[i] = y[row + i];
+        if (d->matrix.bias && row + i < left) v[i] = v[i] + zmi_gpu_load(d->matrix.bias, d->matrix.bias_dtype, of);
       }
-      zmi_gpu_many_put(out, dtype, at + r * ZMI_GPU_LANES, n - row - r * ZMI_GPU_LANES, y[0], y[1]);
+      if (dtype == ZMI_GPU_BF16 && row + 1 < left && here % 4 == 0) {
+        *zmi_gpu_at<unsigned>(here) = (unsigned)zk_store_bfloat16_float(v[0]) | (unsigned)zk_store_bfloat16_float(v[1]) << 16;
+        continue;
+      }
+      for (int i = 0; i < 2 && row + i < left; i++) zmi_gpu_store(d->out, dtype, at + row + i, v[i]);
     }
   }
 }
@@ -328,16 +359,16 @@ ZMI_INLINE void zmi_gpu_many_store(const zmi_gpu_dot *d, const zmi_gpu_many_tile
 // The steps of a tile, whose stages are `bytes` apart.
 template <typename F>
 ZMI_INLINE void zmi_gpu_many_steps(const zmi_gpu_many_tile *w, int blocks, int stages, int bytes, char *shared, zmi_gpu_many_sums *sums) {
-  const int k = w->k, warp = zmi_thread() / 32, ahead = (stages - 1) * ZMI_GPU_MANY_STEP;
+  const int k = w->k, warp = zmi_thread() / 32, ahead = (stages - 1) * F::STEP;
   const int left = (w->count + 7) / 8 - warp / ZMI_GPU_MANY_UP * ZMI_GPU_MANY_WIDE;
   const int tiles = w->first + warp % ZMI_GPU_MANY_UP * ZMI_GPU_MANY_HIGH < blocks ? left : 0;
   int get = 0, put = 0;
-  for (int at = 0; at < ahead; at += ZMI_GPU_MANY_STEP) {
+  for (int at = 0; at < ahead; at += F::STEP) {
     if (at < k) zmi_gpu_many_ask<F>(w, at, shared + put);
     zmi_copy_commit();
     put += bytes;
   }
-  for (int at = 0; at < k; at += ZMI_GPU_MANY_STEP) {
+  for (int at = 0; at < k; at += F::STEP) {
     zmi_copy_wait((unsigned)stages - 2);
     zmi_sync();
     if (at + ahead < k) zmi_gpu_many_ask<F>(w, at + ahead, shared + put);
@@ -346,7 +377,7 @@ ZMI_INLINE void zmi_gpu_many_steps(const zmi_gpu_many_tile *w, int blocks, int s
     for (int g = 0; g < F::GROUPS; g++) {
       if (tiles > 0 && at + g * F::GROUP < k) zmi_gpu_many_group<F>(w->dtype, shared + get, g, tiles, sums);
     }
-    if ((at + ZMI_GPU_MANY_STEP) % ZMI_GPU_RANGE == 0 || at + ZMI_GPU_MANY_STEP >= k) zmi_gpu_many_part<F>(sums);
+    if ((at + F::STEP) % ZMI_GPU_RANGE == 0 || at + F::STEP >= k) zmi_gpu_many_part<F>(sums);
     get = get + bytes < stages * bytes ? get + bytes : 0;
     put = put + bytes < stages * bytes ? put + bytes : 0;
   }
@@ -366,7 +397,7 @@ template <typename F> ZMI_APART void zmi_gpu_many_of(const zmi_gpu_instruction *
   const zmi_gpu_many *m = &in->as.many;
   const zmi_gpu_dot *d = &m->dot;
   const int high = (d->blocks + ZMI_GPU_MANY_BLOCKS - 1) / ZMI_GPU_MANY_BLOCKS, t = zmi_thread();
-  const int bytes = ZMI_GPU_MANY_STAGE(F::BITS, F::GROUP, F::DIGITS, F::SCALES);
+  const int bytes = ZMI_GPU_MANY_STAGE(F::BITS, F::GROUP, F::DIGITS);
   int *pair = (int *)(void *)(shared + m->stages * bytes);
   for (int tile = worker; tile < in->tiles; tile += workers) {
     const zmi_gpu_piece p = zmi_gpu_many_piece(m, tile / high);
@@ -387,15 +418,19 @@ template <typename F> ZMI_APART void zmi_gpu_many_of(const zmi_gpu_instruction *
     if (p.expert >= 0 && first + t / 32 < d->blocks) {
       w.weights = zmi_gpu_block_of(&d->matrix, p.expert, first + t / 32);
       w.code_scales = w.weights + d->matrix.code_bytes;
+      w.eight = 8ull * d->matrix.block_bytes;
+      w.mine = (d->blocks - first - t / 32 + 7) / 8;
       if (F::AT_A_TIME > 0) w.weights += zmi_gpu_many_from<F>(zmi_gpu_many_lane(), w.group_bytes);
     }
     if (p.expert >= 0 && column < p.count) w.x = zmi_gpu_at<const char>(d->x) + mine / d->share * d->x_bytes + t % 8 * 16;
     zmi_gpu_many_sums sums = {};
-    if (p.expert >= 0)
+    if (p.expert >= 0) {
       zmi_gpu_many_steps<F>(&w, d->blocks, m->stages, bytes, shared, &sums);
-    else
-      zmi_sync();
-    zmi_gpu_many_store(d, &w, p.expert, pair, &sums);
+      zmi_sync(); // the results overwrite the steps
+      zmi_gpu_many_lay(&sums, shared);
+    }
+    zmi_sync();
+    zmi_gpu_many_store(d, first, p.count, p.expert, m->stages * bytes);
     zmi_sync(); // the next tile's steps overwrite these
   }
 }

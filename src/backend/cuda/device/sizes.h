@@ -48,15 +48,15 @@ enum {
 #define ZMI_GPU_READY_SHARED(k) (((int)(k) + ZMI_GPU_LANES) * 4)
 
 // Products of many rows: blocks of 16 rows of weights and rows of x of a tile; k of a step. A stage of shared memory holds a step: codes,
-// scales (`scales` bytes a block and group) and digits, whose rows lie so that four of them are in different banks, and the scale and the
-// sum of each row and group.
-enum { ZMI_GPU_MANY_BLOCKS = 8, ZMI_GPU_MANY_COLUMNS = 32, ZMI_GPU_MANY_STEP = 128 };
-#define ZMI_GPU_MANY_ROW(digits) (ZMI_GPU_MANY_STEP * (digits) + 32)
-#define ZMI_GPU_MANY_CODES(bits) (ZMI_GPU_MANY_STEP * 2 * (bits))
+// scales and digits, whose rows lie so that four of them are in different banks, and the scale and the sum of each row and group.
+enum { ZMI_GPU_MANY_BLOCKS = 16, ZMI_GPU_MANY_COLUMNS = 32, ZMI_GPU_MANY_STAGES = 3 }; // stages: at most, and at least 2
+#define ZMI_GPU_MANY_STEP(bits, group) ((bits) <= 4 && (group) >= 64 ? 256 : 128)
+#define ZMI_GPU_MANY_ROW(step, digits) ((step) * (digits) + 32)
 #define ZMI_GPU_MANY_SCALES(group) ((group) == 16 ? 16 : 128) // bytes a block and group: 16 numbers of 4 bytes, twice, or of 1
-#define ZMI_GPU_MANY_STAGE(bits, group, digits, scales)                                                                                    \
-  (ZMI_GPU_MANY_BLOCKS * (ZMI_GPU_MANY_CODES(bits) + ZMI_GPU_MANY_STEP / (group) * (scales)) +                                             \
-   ZMI_GPU_MANY_COLUMNS * (ZMI_GPU_MANY_ROW(digits) + ZMI_GPU_MANY_STEP / (group)*8))
+#define ZMI_GPU_MANY_STAGE_OF(step, bits, group, digits)                                                                                   \
+  (ZMI_GPU_MANY_BLOCKS * ((step)*2 * (bits) + (step) / (group)*ZMI_GPU_MANY_SCALES(group)) +                                               \
+   ZMI_GPU_MANY_COLUMNS * (ZMI_GPU_MANY_ROW(step, digits) + (step) / (group)*8))
+#define ZMI_GPU_MANY_STAGE(bits, group, digits) ZMI_GPU_MANY_STAGE_OF(ZMI_GPU_MANY_STEP(bits, group), bits, group, digits)
 #define ZMI_GPU_MANY_SHARED(stages, stage) ((stages) * (stage) + ZMI_GPU_MANY_COLUMNS * 4) // behind the stages: which pairs the rows are of
 #define ZMI_GPU_PIECES(pairs, experts) ((pairs) / ZMI_GPU_MANY_COLUMNS + ((pairs) < (experts) + 1 ? (pairs) : (experts) + 1))
 #define ZMI_GPU_SORT_SHARED(experts) (((experts) + 1) * 8)

@@ -6,7 +6,12 @@
     zmi_gpu_##name##_run(in, zmi_block(), zmi_blocks(), zmi_shared());                                                                     \
   }
 ZMI_GPU_STEPS(ZMI_GPU_ENTRY)
-ZMI_GPU_LAUNCHED(ZMI_GPU_ENTRY)
+
+#define ZMI_GPU_ENTRY_ALONE(name, kind)                                                                                                    \
+  ZMI_KERNEL_ALONE zmi_gpu_step_##name(const zmi_gpu_instruction *in) {                                                                    \
+    zmi_gpu_##name##_run(in, zmi_block(), zmi_blocks(), zmi_shared());                                                                     \
+  }
+ZMI_GPU_LAUNCHED(ZMI_GPU_ENTRY_ALONE)
 
 #define ZMI_GPU_CASE(name, kind)                                                                                                           \
   case kind:                                                                                                                               \

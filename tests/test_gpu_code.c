@@ -344,7 +344,8 @@ static void many_product(const zmi_gpu_instruction *dot, const char *what, const
                               .tiles = 1,
                               .shared = ZMI_GPU_SORT_SHARED(m->experts),
                               .as.sort = {d->chosen, at(order), at(pieces), d->pairs, m->experts, ZMI_GPU_MANY_COLUMNS, 0}};
-  zmi_gpu_instruction in = {.kind = ZMI_GPU_MANY, .tiles = most * ((d->blocks + ZMI_GPU_MANY_BLOCKS - 1) / ZMI_GPU_MANY_BLOCKS)};
+  const int high = ZMI_GPU_MANY_BLOCKS / (1 + d->pairs / 2 % 2);
+  zmi_gpu_instruction in = {.kind = ZMI_GPU_MANY, .tiles = most * ((d->blocks + high - 1) / high)};
   in.as.many = (zmi_gpu_many){.dot = *d, .most = most, .stages = 2 + d->pairs % 2};
   in.shared = zmi_gpu_many_shared(&in.as.many);
   if (d->chosen) {

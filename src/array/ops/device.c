@@ -126,6 +126,7 @@ static bool is_many(const zmi_gpu_dot *d) {
 }
 
 static zm_status many(zmi_device_code *code, const zmi_gpu_dot *d, int flags) {
+  enum { FEW = 128 }; // tiles that leave multiprocessors empty
   const zmi_gpu_matrix *m = &d->matrix;
   zmi_gpu_instruction in = {.as.many = {.dot = *d, .most = (int)pieces(d->pairs, ZMI_GPU_MANY_COLUMNS)}};
   if (d->chosen) {
@@ -140,7 +141,8 @@ static zm_status many(zmi_device_code *code, const zmi_gpu_dot *d, int flags) {
     flags = there ? flags : 0;
   }
   in.as.many.stages = ZMI_GPU_MANY_STAGES;
-  return zmi_device_instruction(code, &in, ZMI_GPU_MANY, in.as.many.most, pieces(d->blocks, ZMI_GPU_MANY_BLOCKS), flags);
+  const int64_t whole = pieces(d->blocks, ZMI_GPU_MANY_BLOCKS), halves = pieces(d->blocks, ZMI_GPU_MANY_BLOCKS / 2);
+  return zmi_device_instruction(code, &in, ZMI_GPU_MANY, in.as.many.most, whole * in.as.many.most < FEW ? halves : whole, flags);
 }
 
 zm_status zmi_device_dot(zmi_device_code *code, const zmi_gpu_matrix *m, const zmi_device_rows *rows, zmi_gpu_address chosen, int64_t share,

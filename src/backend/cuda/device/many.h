@@ -2,9 +2,10 @@
 // while the steps before are multiplied, and integer tensor cores make the sums of each group. Those are exact in any order; what is done
 // with them is done for each result as docs/numerics.md has it.
 //
-// A warp takes four blocks of 16 rows of weights and two tiles of 8 rows of x: eight warps are four by two. In fragments, row r of
-// weights is row r / 2 of the first half of a tile, or (odd ones) of the second, so that a lane has two neighbours; and lane l has k
-// 8 (l % 4) .. + 7 of each 32, as it finds them in the words of packed codes: with the same k of weights and of x any order will do.
+// A warp takes four blocks of 16 rows of weights and two tiles of 8 rows of x: eight warps are four by two. Where an instruction would have
+// few tiles they take half as many rows of weights: two by four warps, a tile of x each. In fragments, row r of weights is row r / 2 of the
+// first half of a tile, or (odd ones) of the second, so that a lane has two neighbours; and lane l has k 8 (l % 4) .. + 7 of each 32, as it
+// finds them in the words of packed codes: with the same k of weights and of x any order will do.
 
 // M: zmi_gpu_mode; UNITS: of 32 k in a group. SCALES: bytes of shared memory for those of a block and group.
 template <int M, int B, int D, int UNITS_OF_GROUP> struct zmi_gpu_form {
@@ -30,14 +31,9 @@ template <int M, int B, int D, int UNITS_OF_GROUP> struct zmi_gpu_form {
   };
 };
 
-// Of a warp: blocks of 16 rows of weights, tiles of 8 rows of x. Of a tile of the instruction: warps above one another.
+// Of a warp: blocks of 16 rows of weights, tiles of 8 rows of x.
 // OUT: from one row of results to the next in shared memory: four of them lie in different banks.
-enum {
-  ZMI_GPU_MANY_HIGH = 4,
-  ZMI_GPU_MANY_WIDE = 2,
-  ZMI_GPU_MANY_UP = ZMI_GPU_MANY_BLOCKS / ZMI_GPU_MANY_HIGH,
-  ZMI_GPU_MANY_OUT = ZMI_GPU_MANY_BLOCKS * ZMI_GPU_LANES + 4
-};
+enum { ZMI_GPU_MANY_HIGH = 4, ZMI_GPU_MANY_WIDE = 2, ZMI_GPU_MANY_OUT = ZMI_GPU_MANY_BLOCKS * ZMI_GPU_LANES + 4 };
 
 // A tile of the instruction, as a thread sees it: in registers, as what lies in memory would be read again after every copy.
 typedef struct zmi_gpu_many_tile {
@@ -49,6 +45,8 @@ typedef struct zmi_gpu_many_tile {
   unsigned long long eight;           // bytes of eight blocks: a warp brings every eighth
   int mine;                           // how many
   int k, first, count, dtype;         // first: block of 16 rows; count: rows of x; dtype: of scales
+  // Warps above one another: four, or two, whose neighbours take the other tiles of x. The first block and row of x that this one takes.
+  int up, block, column;
 } zmi_gpu_many_tile;
 
 ZMI_INLINE unsigned zmi_gpu_many_lane() {
@@ -261,9 +259,10 @@ template <typename F> ZMI_INLINE zmi_gpu_two zmi_gpu_many_x(const char *row, int
 }
 
 // Group g of a step. tiles: of 8 rows of x.
-template <typename F> ZMI_INLINE void zmi_gpu_many_group(int dtype, const char *stage, int g, int tiles, zmi_gpu_many_sums *sums) {
-  const unsigned lane = zmi_gpu_many_lane(), warp = zmi_gpu_many_warp(), column = warp / ZMI_GPU_MANY_UP * ZMI_GPU_MANY_WIDE * 8;
-  const int block = (int)(warp % ZMI_GPU_MANY_UP * ZMI_GPU_MANY_HIGH);
+template <typename F>
+ZMI_INLINE void zmi_gpu_many_group(const zmi_gpu_many_tile *w, const char *stage, int g, int tiles, zmi_gpu_many_sums *sums) {
+  const unsigned lane = zmi_gpu_many_lane(), column = (unsigned)w->column;
+  const int block = w->block, dtype = w->dtype;
   const char *digits = stage + F::DIGITS_AT + (column + lane / 4) * F::ROW;
   const float *factors = (const float *)(const void *)(stage + F::FACTORS_AT + (column + lane % 4 * 2) * 4) + g * 2 * ZMI_GPU_MANY_COLUMNS;
   zmi_gpu_many_rows rows[ZMI_GPU_MANY_HIGH];
@@ -316,13 +315,12 @@ template <typename F> ZMI_INLINE void zmi_gpu_many_part(zmi_gpu_many_sums *s) {
 }
 
 // Results go through shared memory, where they take the place of the steps: whole rows of them are stored side by side.
-ZMI_INLINE void zmi_gpu_many_lay(const zmi_gpu_many_sums *sums, char *shared) {
-  const unsigned lane = zmi_gpu_many_lane(), warp = zmi_gpu_many_warp();
-  const unsigned column = warp / ZMI_GPU_MANY_UP * ZMI_GPU_MANY_WIDE * 8 + lane % 4 * 2;
-  float *to =
-      (float *)(void *)shared + column * ZMI_GPU_MANY_OUT + warp % ZMI_GPU_MANY_UP * ZMI_GPU_MANY_HIGH * ZMI_GPU_LANES + lane / 4 * 2;
+ZMI_INLINE void zmi_gpu_many_lay(const zmi_gpu_many_tile *w, const zmi_gpu_many_sums *sums, char *shared) {
+  const unsigned lane = zmi_gpu_many_lane(), column = (unsigned)w->column + lane % 4 * 2;
+  float *to = (float *)(void *)shared + column * ZMI_GPU_MANY_OUT + w->block * ZMI_GPU_LANES + lane / 4 * 2;
 #pragma unroll
   for (int c = 0; c < 2 * ZMI_GPU_MANY_WIDE; c++) {
+    if (c >= w->up) break; // the next warp's
 #pragma unroll
     for (int r = 0; r < ZMI_GPU_MANY_HIGH; r++) {
       const float *y = sums->y[c / 2][r] + c % 2;
@@ -333,8 +331,8 @@ ZMI_INLINE void zmi_gpu_many_lay(const zmi_gpu_many_sums *sums, char *shared) {
 }
 
 // A warp stores a row of results at a time, a lane two neighbours. pair_at: in shared memory, which pairs they are of.
-ZMI_APART void zmi_gpu_many_store(const zmi_gpu_dot *d, int first, int count, int expert, int pair_at) {
-  const int n = d->matrix.n, left = n - first * ZMI_GPU_LANES, rows = ZMI_GPU_MANY_BLOCKS * ZMI_GPU_LANES, dtype = d->dtype;
+ZMI_APART void zmi_gpu_many_store(const zmi_gpu_dot *d, int first, int rows, int count, int expert, int pair_at) {
+  const int n = d->matrix.n, left = n - first * ZMI_GPU_LANES, dtype = d->dtype;
   const int *pair = (const int *)(const void *)(zmi_shared() + pair_at);
   for (int column = zmi_thread() / 32; column < count; column += ZMI_GPU_THREADS / 32) {
     const float *y = (const float *)(const void *)zmi_shared() + column * ZMI_GPU_MANY_OUT;
@@ -359,9 +357,8 @@ ZMI_APART void zmi_gpu_many_store(const zmi_gpu_dot *d, int first, int count, in
 // The steps of a tile, whose stages are `bytes` apart.
 template <typename F>
 ZMI_INLINE void zmi_gpu_many_steps(const zmi_gpu_many_tile *w, int blocks, int stages, int bytes, char *shared, zmi_gpu_many_sums *sums) {
-  const int k = w->k, warp = zmi_thread() / 32, ahead = (stages - 1) * F::STEP;
-  const int left = (w->count + 7) / 8 - warp / ZMI_GPU_MANY_UP * ZMI_GPU_MANY_WIDE;
-  const int tiles = w->first + warp % ZMI_GPU_MANY_UP * ZMI_GPU_MANY_HIGH < blocks ? left : 0;
+  const int k = w->k, ahead = (stages - 1) * F::STEP;
+  const int left = w->first + w->block < blocks ? (w->count - w->column + 7) / 8 : 0, tiles = left < w->up / 2 ? left : w->up / 2;
   int get = 0, put = 0;
   for (int at = 0; at < ahead; at += F::STEP) {
     if (at < k) zmi_gpu_many_ask<F>(w, at, shared + put);
@@ -375,7 +372,7 @@ ZMI_INLINE void zmi_gpu_many_steps(const zmi_gpu_many_tile *w, int blocks, int s
     zmi_copy_commit();
 #pragma unroll 2
     for (int g = 0; g < F::GROUPS; g++) {
-      if (tiles > 0 && at + g * F::GROUP < k) zmi_gpu_many_group<F>(w->dtype, shared + get, g, tiles, sums);
+      if (tiles > 0 && at + g * F::GROUP < k) zmi_gpu_many_group<F>(w, shared + get, g, tiles, sums);
     }
     if ((at + F::STEP) % ZMI_GPU_RANGE == 0 || at + F::STEP >= k) zmi_gpu_many_part<F>(sums);
     get = get + bytes < stages * bytes ? get + bytes : 0;
@@ -396,13 +393,15 @@ template <typename F> ZMI_APART void zmi_gpu_many_of(const zmi_gpu_instruction *
   char *shared = zmi_shared();
   const zmi_gpu_many *m = &in->as.many;
   const zmi_gpu_dot *d = &m->dot;
-  const int high = (d->blocks + ZMI_GPU_MANY_BLOCKS - 1) / ZMI_GPU_MANY_BLOCKS, t = zmi_thread();
+  // Blocks of a tile: half as many if there would be few tiles. Their number says it.
+  const int groups = in->tiles / m->most, whole = (d->blocks + ZMI_GPU_MANY_BLOCKS - 1) / ZMI_GPU_MANY_BLOCKS, t = zmi_thread();
+  const int high = groups == whole ? ZMI_GPU_MANY_BLOCKS : ZMI_GPU_MANY_BLOCKS / 2;
   const int bytes = ZMI_GPU_MANY_STAGE(F::BITS, F::GROUP, F::DIGITS);
   int *pair = (int *)(void *)(shared + m->stages * bytes);
   for (int tile = worker; tile < in->tiles; tile += workers) {
-    const zmi_gpu_piece p = zmi_gpu_many_piece(m, tile / high);
+    const zmi_gpu_piece p = zmi_gpu_many_piece(m, tile / groups);
     if (p.count <= 0) return; // and so are all that follow
-    const int column = t / 8, first = tile % high * ZMI_GPU_MANY_BLOCKS;
+    const int column = t / 8, first = tile % groups * high, last = first + high < d->blocks ? first + high : d->blocks;
     int mine = 0;
     if (column < p.count) mine = m->order ? zmi_gpu_at<const int>(m->order)[p.first + column] : p.first + column;
     if (t % 8 == 0) pair[column] = mine;
@@ -411,15 +410,18 @@ template <typename F> ZMI_APART void zmi_gpu_many_of(const zmi_gpu_instruction *
     w.first = first;
     w.count = p.count;
     w.dtype = d->matrix.dtype;
+    w.up = high / ZMI_GPU_MANY_HIGH;
+    w.block = t / 32 % w.up * ZMI_GPU_MANY_HIGH;
+    w.column = t / 32 / w.up * w.up * 4;
     w.group_bytes = F::UNITS * 64 * F::BITS + (F::AFFINE ? 2 * ZMI_GPU_LANES * (unsigned)zmi_gpu_size(w.dtype) : 0);
     w.weights_to = zmi_gpu_many_warp() * F::CODES + (F::AT_A_TIME > 0 ? zmi_gpu_many_to<F>(zmi_gpu_many_lane()) : 0);
     w.x_to = F::DIGITS_AT + (unsigned)column * F::ROW + (unsigned)t % 8 * 16;
     w.factors = (unsigned)w.k * F::DIGITS + ((unsigned)t % 2 * ((unsigned)w.k / F::GROUP) + (unsigned)t % 8 / 2) * 4 - (unsigned)t % 8 * 16;
-    if (p.expert >= 0 && first + t / 32 < d->blocks) {
+    if (p.expert >= 0 && first + t / 32 < last) {
       w.weights = zmi_gpu_block_of(&d->matrix, p.expert, first + t / 32);
       w.code_scales = w.weights + d->matrix.code_bytes;
       w.eight = 8ull * d->matrix.block_bytes;
-      w.mine = (d->blocks - first - t / 32 + 7) / 8;
+      w.mine = (last - first - t / 32 + 7) / 8;
       if (F::AT_A_TIME > 0) w.weights += zmi_gpu_many_from<F>(zmi_gpu_many_lane(), w.group_bytes);
     }
     if (p.expert >= 0 && column < p.count) w.x = zmi_gpu_at<const char>(d->x) + mine / d->share * d->x_bytes + t % 8 * 16;
@@ -427,10 +429,10 @@ template <typename F> ZMI_APART void zmi_gpu_many_of(const zmi_gpu_instruction *
     if (p.expert >= 0) {
       zmi_gpu_many_steps<F>(&w, d->blocks, m->stages, bytes, shared, &sums);
       zmi_sync(); // the results overwrite the steps
-      zmi_gpu_many_lay(&sums, shared);
+      zmi_gpu_many_lay(&w, &sums, shared);
     }
     zmi_sync();
-    zmi_gpu_many_store(d, first, p.count, p.expert, m->stages * bytes);
+    zmi_gpu_many_store(d, first, high * ZMI_GPU_LANES, p.count, p.expert, m->stages * bytes);
     zmi_sync(); // the next tile's steps overwrite these
   }
 }

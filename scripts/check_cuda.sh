@@ -11,7 +11,7 @@ zmlx=$folder/zmlx
 [ $# -gt 0 ] || set -- checkpoints/*/
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-jobs=$(nproc 2>/dev/null || echo 4)
+jobs=$((2 * $(nproc 2>/dev/null || echo 4)))
 
 if ! "$zmlx" doctor --json >"$work/doctor" 2>&1; then
   cat "$work/doctor"
@@ -30,7 +30,8 @@ head -n 3 "$work/short" >"$work/few"
 
 # Each job has a folder for its files; "found" gets a line for each case: "ok NAME" or "not ok NAME: WHY".
 note() { # folder, name, 0 if it passed, what went wrong
-  if [ "$3" -eq 0 ]; then echo "ok $2"; else echo "not ok $2: $4"; fi >>"$1/found"
+  if [ "$3" -eq 0 ]; then line="ok $2"; else line="not ok $2: $4"; fi
+  echo "$line" | tee -a "$1/found"
 }
 
 logits() { # folder, out, model, file of tokens, options
@@ -106,9 +107,6 @@ start() { # function, its arguments without the folder
 }
 
 sanitizer=$(command -v compute-sanitizer || find /usr/local -name compute-sanitizer -type f -perm -1 2>/dev/null | head -n 1)
-for model in "$@"; do
-  if [ -f "$model/config.json" ]; then start check_model "$model"; fi
-done
 if [ -n "$sanitizer" ]; then
   for tool in memcheck racecheck synccheck; do
     for model in checkpoints/tiny-lfm2_moe checkpoints/tiny-qwen3_moe; do
@@ -120,10 +118,12 @@ if [ -n "$sanitizer" ]; then
 else
   echo "skipped: compute-sanitizer is not installed"
 fi
+for model in "$@"; do
+  if [ -f "$model/config.json" ]; then start check_model "$model"; fi
+done
 wait
 
 cat "$work"/[0-9]*/found >"$work/all"
-cat "$work/all"
 passed=$(grep -c '^ok ' "$work/all")
 failed=$(grep -c '^not ok ' "$work/all")
 {

@@ -55,8 +55,9 @@ static json_t *devices_json(void) {
   char note[400];
   zmi_device_look(&gpu);
   if (gpu.usable)
-    snprintf(note, sizeof note, "%s (sm_%d%d, %d processors, %.1f GB), driver for CUDA %d.%d: models; executor graph", gpu.name, gpu.major,
-             gpu.minor, gpu.processors, (double)gpu.memory / 1e9, gpu.driver / 1000, gpu.driver % 1000 / 10);
+    snprintf(note, sizeof note,
+             "%s (sm_%d%d, %d processors, %.1f GB), driver for CUDA %d.%d: models; executor persistent for tokens, graph for prompts",
+             gpu.name, gpu.major, gpu.minor, gpu.processors, (double)gpu.memory / 1e9, gpu.driver / 1000, gpu.driver % 1000 / 10);
   else
     snprintf(note, sizeof note, "%s", gpu.why);
   return json_pack("[{s:s, s:b, s:s}, {s:s, s:b, s:s}]", "name", "cpu", "usable", 1, "note", "all commands", "name", "cuda", "usable",

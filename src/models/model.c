@@ -222,6 +222,14 @@ zmi_cuda *zmi_model_gpu(const zm_model *m) {
   return m->gpu;
 }
 
+const char *zmi_model_executor(const zm_model *m) {
+  static const char *const names[] = {[ZMI_EXECUTOR_AUTO] = "auto",
+                                      [ZMI_EXECUTOR_STREAM] = "stream",
+                                      [ZMI_EXECUTOR_GRAPH] = "graph",
+                                      [ZMI_EXECUTOR_PERSISTENT] = "persistent"};
+  return names[m->executor];
+}
+
 zm_dtype zmi_model_dtype(const zm_model *m) {
   return m->dtype;
 }

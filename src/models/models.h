@@ -57,8 +57,9 @@ void zmi_model_unlock(zm_model *m);
 
 zmi_pool *zmi_model_pool(const zm_model *m);
 const zmi_kernels *zmi_model_kernels(const zm_model *m);
-zmi_cuda *zmi_model_gpu(const zm_model *m);  // NULL: the CPU plays
-zm_dtype zmi_model_dtype(const zm_model *m); // of activations, caches and logits
+zmi_cuda *zmi_model_gpu(const zm_model *m);        // NULL: the CPU plays
+const char *zmi_model_executor(const zm_model *m); // as it was asked for: "auto", "stream", "graph", "persistent"
+zm_dtype zmi_model_dtype(const zm_model *m);       // of activations, caches and logits
 int32_t zmi_model_vocab(const zm_model *m);
 int32_t zmi_model_context(const zm_model *m); // the longest that the checkpoint was made for
 const char *zmi_model_path(const zm_model *m);

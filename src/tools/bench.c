@@ -282,6 +282,15 @@ static json_t *list(const double *values, size_t n) {
   return array;
 }
 
+static json_t *gpu_json(const zm_model *m) {
+  zmi_device_facts gpu;
+  char capability[32];
+  zmi_device_look(&gpu);
+  snprintf(capability, sizeof capability, "%d.%d", gpu.major, gpu.minor);
+  return json_pack("{s:s, s:s, s:i, s:i, s:I, s:s}", "name", gpu.name, "capability", capability, "processors", gpu.processors, "driver",
+                   gpu.driver, "memory", (json_int_t)gpu.memory, "executor", zmi_model_executor(m));
+}
+
 json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m) {
   json_t *j = json_pack(
       "{s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:i, s:[f, f], s:[f, f], s:o, s:o, s:o, s:f, s:I, s:o}",
@@ -293,5 +302,6 @@ json_t *zmi_bench_json(const zmi_bench *b, const zm_model *m) {
       list(b->decode_runs, b->runs), "prefill_runs", list(b->prefill_runs, b->runs), "bandwidth_runs", list(b->bandwidth_runs, b->runs),
       "load_seconds", b->load_seconds, "peak_memory", (json_int_t)b->peak_memory, "model", zmi_model_json(m));
   if (j && b->op_count) zmi_bench_profile_json(b, j);
+  if (j && zmi_model_gpu(m)) json_object_set_new(j, "gpu", gpu_json(m));
   return j;
 }

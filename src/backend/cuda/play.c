@@ -324,15 +324,20 @@ static zm_status make_resident(zmi_device_player *p) {
   return status;
 }
 
+// Left to choose: the resident kernel, where weights come through its ring, else the graph.
 zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_executor executor) {
+  const bool chooses = executor == ZMI_EXECUTOR_AUTO;
   zmi_device_player *p = zmi_calloc(1, sizeof *p);
   if (!p) return NULL;
   p->device = d;
   p->tape = tape;
-  p->executor = executor == ZMI_EXECUTOR_AUTO ? ZMI_EXECUTOR_GRAPH : executor;
-  if (make_player(p) == ZM_OK && (p->executor != ZMI_EXECUTOR_PERSISTENT || make_resident(p) == ZM_OK)) return p;
+  p->executor = chooses ? ZMI_EXECUTOR_PERSISTENT : executor;
+  zm_status status = make_player(p);
+  const bool resident = status == ZM_OK && p->executor == ZMI_EXECUTOR_PERSISTENT;
+  if (resident) status = make_resident(p);
+  if (status == ZM_OK && !(chooses && resident && (size_t)p->first >= p->fused_count)) return p;
   zmi_device_player_free(p);
-  return NULL;
+  return chooses && resident && !d->broken ? zmi_device_player_new(d, tape, ZMI_EXECUTOR_GRAPH) : NULL;
 }
 
 void zmi_device_player_free(zmi_device_player *p) {

@@ -552,7 +552,8 @@ ZMI_INLINE float zmi_gpu_join_values(const float *from, long long step, int firs
   return value;
 }
 
-// Ranges beyond the row's have room, but nothing in it: they may be asked for before it is known how far the row sees.
+// Ranges beyond the row's have room, but nothing in it: they may be asked for before it is known how far the row sees. (The sum of the
+// first one as a choice, too: then the compiler asks for it with the others, and not when it is known that it is needed.)
 template <int DTYPE> ZMI_INLINE void zmi_gpu_join_head(const zmi_gpu_attention *a, int tile, float *shared) {
   enum { MOST = 4 }; // elements of a thread: heads have at most 1024
   const int row = zmi_gpu_row_of(tile, a->rows, a->heads), t = zmi_thread();
@@ -560,7 +561,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_join_head(const zmi_gpu_attention *
   const long long step = ZMI_GPU_HEAD + a->dim;
   const float *partial = zmi_gpu_at<const float>(a->partial) + (long long)tile * a->ranges * step, *mine = partial + ZMI_GPU_HEAD + t;
   float *wa = shared, *wb = wa + ZMI_GPU_THREADS, *sums = wb + ZMI_GPU_THREADS, *tops = sums + ZMI_GPU_THREADS;
-  float value[MOST] = {0, 0, 0, 0}, v[ZMI_GPU_JOINED], sum = partial[1], before = 0.0f;
+  float value[MOST] = {0, 0, 0, 0}, v[ZMI_GPU_JOINED], sum = a->ranges > 0 ? partial[1] : 0.0f, before = 0.0f;
   zmi_gpu_join_load(mine, step, t < a->dim ? a->ranges : 0, v);
   float own = t < a->ranges ? partial[t * step] : 0.0f, own_sum = t < a->ranges ? partial[t * step + 1] : 0.0f;
   const int seen = zmi_gpu_seen(a, position, sequence), ranges = (seen + ZMI_GPU_KEYS - 1) / ZMI_GPU_KEYS;

@@ -177,10 +177,10 @@ typedef struct zmi_gpu_write {
   int rows, kv_heads, dim, context, sequences, dtype, keys, unused;
 } zmi_gpu_write;
 
-// Attention. ATTEND: with `split`, tile (row, kv head, range) as (row * kv_heads + kv) * ranges + range: partial results of all query
-// heads of the kv head, partial [rows][heads][ranges][ZMI_GPU_HEAD + dim] floats; tiles of ranges that the row does not reach do
-// nothing. Without: tile (row, kv head) goes through all its ranges and writes out [rows, heads, dim]. JOIN: tile (row, head): joins the
-// ranges from left to right and writes out. A row that sees nothing gives zeros.
+// Attention. ATTEND: with `split`, for at most 32 rows, a tile for each (row, kv head, range): partial results of the query heads of the kv
+// head, partial [rows][heads][ranges][ZMI_GPU_HEAD + dim] floats. Workers share the ranges that rows reach among themselves, not the tiles,
+// and the heads if there are more workers. Without: tile (row, kv head) goes through all its ranges and writes out [rows, heads, dim].
+// JOIN: tile (row, head): joins the ranges from left to right and writes out. A row that sees nothing gives zeros.
 typedef struct zmi_gpu_attention {
   zmi_gpu_address q, keys, values, position, sequence, partial, out;
   int rows, heads, kv_heads, dim, context, sequences, dtype, ranges, split;

@@ -102,7 +102,8 @@ typedef struct zmi_gpu_rows {
 // Eight elements of row `row` from i on as digits: all lanes of a warp take part, also those of rows' ends (i >= k). Eight times the lanes
 // that stand side by side make a group.
 ZMI_INLINE void zmi_gpu_ready_digits(const zmi_gpu_ready *r, const float x[8], char *row, int i) {
-  const int lanes = r->group / 8, lane = zmi_thread() & 31, g = i / r->group, at = i & (r->group - 1);
+  const int shift = r->group == 64 ? 6 : r->group == 32 ? 5 : r->group == 128 ? 7 : 4; // a quotient takes longer
+  const int lanes = r->group / 8, lane = zmi_thread() & 31, g = i >> shift, at = i & (r->group - 1);
   unsigned most = 0u;
 #pragma unroll
   for (int j = 0; j < 8; j++) {
@@ -130,7 +131,7 @@ ZMI_INLINE void zmi_gpu_ready_digits(const zmi_gpu_ready *r, const float x[8], c
   }
   for (int step = 1; step < lanes; step *= 2) total += (int)zmi_shuffle((unsigned)total, lane ^ step);
   if (i >= r->k) return;
-  zmi_gpu_two *out = (zmi_gpu_two *)(void *)(row + (long long)g * r->group * r->digits + at);
+  zmi_gpu_two *out = (zmi_gpu_two *)(void *)(row + g * r->group * r->digits + at);
   const int plane = r->group / 8;
   if (r->digits == 1) {
     out[0] = {{low[0], low[1]}};
@@ -140,9 +141,9 @@ ZMI_INLINE void zmi_gpu_ready_digits(const zmi_gpu_ready *r, const float x[8], c
     out[2 * plane] = {{low[0], low[1]}};
   }
   if (at > 0) return;
-  float *scales = (float *)(void *)(row + (long long)r->k * r->digits);
+  float *scales = (float *)(void *)(row + r->k * r->digits);
   scales[g] = broken ? zkp_nan() : scale;
-  scales[r->k / r->group + g] = broken ? zkp_nan() : (float)total * scale;
+  scales[(r->k >> shift) + g] = broken ? zkp_nan() : (float)total * scale;
 }
 
 // The weighted sum of the slots' elements from i on.

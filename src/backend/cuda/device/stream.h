@@ -281,14 +281,16 @@ ZMI_INLINE void zmi_gpu_stream_unit(zmi_gpu_ring *r, const zmi_gpu_dot *d, int n
 
 ZMI_INLINE float zmi_gpu_stream_sum(const float *parts, int ranges) {
   float y = 0.0f;
+#pragma unroll 8
   for (int i = 0; i < ranges; i++) y = y + parts[i * ZMI_GPU_LANES];
   return y;
 }
 
-// Thread t stores row t % 16 of tile t / 16 of a round.
-ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d, int tile, const float *parts) {
-  const int lane = zmi_thread() % ZMI_GPU_LANES, ranges = d->up ? d->units / 2 : d->units, row = tile % d->blocks * ZMI_GPU_LANES + lane;
-  const int pair = tile / d->blocks;
+// Thread t stores row t % 16 of tile t / 16 of a round, whose first tile is block `block` of pair `pair`.
+ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d, int block, int pair, const float *parts) {
+  const int lane = zmi_thread() % ZMI_GPU_LANES, ranges = d->up ? d->units / 2 : d->units;
+  for (block += zmi_thread() / ZMI_GPU_LANES; block >= d->blocks; block -= d->blocks) pair++;
+  const int row = block * ZMI_GPU_LANES + lane;
   if (row >= d->matrix.n) return;
   int expert = 0;
   if (d->chosen) expert = d->route ? zmi_near(r->chosen)[pair] : zmi_gpu_at<const int>(d->chosen)[pair];
@@ -322,7 +324,7 @@ ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int now, char *
   made = zmi_near(made);
   const zmi_gpu_dot *d = &in->as.dot;
   const int last = zmi_gpu_first_tile(in->tiles, r->worker + 1, r->workers), t = zmi_thread(), ranges = d->up ? d->units / 2 : d->units;
-  int tile = zmi_gpu_first_tile(in->tiles, r->worker, r->workers);
+  int tile = zmi_gpu_first_tile(in->tiles, r->worker, r->workers), block = tile % d->blocks, pair = tile / d->blocks;
   float *parts = (float *)(void *)shared;
   zmi_gpu_ring_ask(r, now);
   zmi_gpu_spot s = zmi_gpu_spot_first(d, tile);
@@ -334,8 +336,8 @@ ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int now, char *
       zmi_gpu_stream_unit(r, d, now, range * ZMI_GPU_RANGE, made + s.pair / d->share * (int)d->x_bytes, part);
     }
     zmi_sync();
-    if (t < tiles * ZMI_GPU_LANES)
-      zmi_gpu_stream_store(r, d, tile + t / ZMI_GPU_LANES, parts + t / ZMI_GPU_LANES * d->units * ZMI_GPU_LANES);
+    if (t < tiles * ZMI_GPU_LANES) zmi_gpu_stream_store(r, d, block, pair, parts + t / ZMI_GPU_LANES * d->units * ZMI_GPU_LANES);
+    for (block += tiles; block >= d->blocks; block -= d->blocks) pair++;
     if (tile + tiles < last) zmi_sync(); // before the next round overwrites the parts
   }
   zmi_gpu_ring_keep(&here);

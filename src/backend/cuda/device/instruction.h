@@ -223,10 +223,10 @@ typedef struct zmi_gpu_copy {
   int rank, bytes;
 } zmi_gpu_copy;
 
-// A resident play, in device memory. The first two are zero before it. Where the parts of a block's shared memory begin (what a block keeps
-// stands first, then scratch of instructions; sizes.h): what READY makes, and the ring of weights with `slots` slots a warp. each: blocks of
-// a multiprocessor. stamps: absent, or [blocks][count][2] clocks: when a block began an instruction, behind its barrier, and when it was
-// done with it.
+// A resident play, in device memory. The first two are zero before it. Where the parts of a block's shared memory begin (what a block
+// keeps stands first, then scratch of instructions; sizes.h): what READY makes, and the ring of weights with `slots` slots a warp. each:
+// blocks of a multiprocessor. stamps: absent, or [blocks][count][2] clocks: when a block began an instruction, behind its barrier, and when
+// it was done with it.
 typedef struct zmi_gpu_play {
   unsigned arrived, given_up;
   int ready_at, ring_at, slots, each;

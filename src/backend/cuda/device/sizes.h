@@ -37,9 +37,9 @@ enum {
 #define ZMI_GPU_WARPS (ZMI_GPU_THREADS / 32)
 #define ZMI_GPU_RING_SHARED(slots) (ZMI_GPU_WARPS * (slots)*ZMI_GPU_SLOT)
 
-// What a block keeps, at the beginning of its shared memory: chosen experts, their weights, what it has to know of the play; the instruction
-// at hand and the next one; of each warp the product that its ring is at, where in it, and from ZMI_GPU_GATES on the gates of its slots.
-// Scratch of instructions follows.
+// What a block keeps, at the beginning of its shared memory: chosen experts, their weights, what it has to know of the play; the
+// instruction at hand and the next one; of each warp the product that its ring is at, where in it, and from ZMI_GPU_GATES on the gates of
+// its slots. Scratch of instructions follows.
 #define ZMI_GPU_OWN_SITE (ZMI_GPU_OWN * 8)
 #define ZMI_GPU_OWN_CODE (ZMI_GPU_OWN_SITE + 64)
 #define ZMI_GPU_OWN_RING (ZMI_GPU_OWN_CODE + 2 * (int)sizeof(zmi_gpu_instruction))

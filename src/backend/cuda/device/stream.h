@@ -2,11 +2,11 @@
 // steps of the instructions to come in the order in which this warp will take them, and copies on their way fill the slots: also across
 // barriers, as weights depend on nothing but, for experts, on the router. So the memory works while blocks wait for each other.
 //
-// A worker takes its tiles in one piece, in rounds of a few tiles. A unit is a range of 256 k of a tile; all units of a worker's tiles go to
-// its warps in turn. A step is what a slot holds: `step` k of a unit.
+// A worker takes its tiles in one piece, in rounds of a few tiles. A unit is a range of 256 k of a tile; all units of a worker's tiles go
+// to its warps in turn. A step is what a slot holds: `step` k of a unit.
 //
-// Sums of products of codes and digits are whole numbers, so tensor cores take them: 16 rows of weights by 32 k by 8 columns, of which three
-// are the digits of the row. What follows (scales, biases) is a chain of multiply-adds of floats in the written order.
+// Sums of products of codes and digits are whole numbers, so tensor cores take them: 16 rows of weights by 32 k by 8 columns, of which
+// three are the digits of the row. What follows (scales, biases) is a chain of multiply-adds of floats in the written order.
 
 // Which unit: range `which` of a tile, which is block `block` of pair `pair`.
 typedef struct zmi_gpu_spot {

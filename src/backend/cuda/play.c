@@ -324,7 +324,19 @@ static zm_status make_resident(zmi_device_player *p) {
   return status;
 }
 
-// Left to choose: the resident kernel, where weights come through its ring, else the graph.
+// Whether the resident kernel is the faster one: where weights come through its ring, for a row or two (measured; of more rows launches
+// share weights).
+static bool resident_pays(const zmi_device_player *p) {
+  enum { MOST_ROWS = 2 };
+  int rows = 0;
+  for (size_t i = 0; i < p->fused_count; i++) {
+    const zmi_gpu_instruction *in = &p->fused[i];
+    if (in->kind == ZMI_GPU_READY && in->as.ready.norm) rows = ZMI_MAX(rows, in->as.ready.rows);
+  }
+  return (size_t)p->first < p->fused_count && rows <= MOST_ROWS;
+}
+
+// Left to choose: the resident kernel where that pays, else the graph.
 zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_executor executor) {
   const bool chooses = executor == ZMI_EXECUTOR_AUTO;
   zmi_device_player *p = zmi_calloc(1, sizeof *p);
@@ -335,7 +347,7 @@ zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_execut
   zm_status status = make_player(p);
   const bool resident = status == ZM_OK && p->executor == ZMI_EXECUTOR_PERSISTENT;
   if (resident) status = make_resident(p);
-  if (status == ZM_OK && !(chooses && resident && (size_t)p->first >= p->fused_count)) return p;
+  if (status == ZM_OK && !(chooses && resident && !resident_pays(p))) return p;
   zmi_device_player_free(p);
   return chooses && resident && !d->broken ? zmi_device_player_new(d, tape, ZMI_EXECUTOR_GRAPH) : NULL;
 }

@@ -29,12 +29,13 @@ ZMI_INLINE bool zmi_gpu_conv_apart(const zmi_gpu_conv *v) {
 
 // A channel of a row: everything is asked for before anything is used. A state of the only sequence does not wait for the row to say whose
 // it is.
-template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_one(const zmi_gpu_conv *v, int row, int channel) {
-  const int position = zmi_gpu_at<const int>(v->position)[row], sequence = zmi_gpu_conv_sequence(v, row), parts = v->parts;
+// PARTS is no condition inside: a compiler makes a * (parts ? b : 1) of parts ? a * b : a, and a product by one is not a denormal number.
+template <int DTYPE, bool PARTS> ZMI_INLINE void zmi_gpu_conv_one(const zmi_gpu_conv *v, int row, int channel) {
+  const int position = zmi_gpu_at<const int>(v->position)[row], sequence = zmi_gpu_conv_sequence(v, row);
   int owner = 0;
   if (v->sequences > 1) owner = (int)zmi_cache_load(zmi_gpu_at<const unsigned>(v->sequence) + row);
   const bool known = owner >= 0 && owner < v->sequences, valid = sequence >= 0 && sequence < v->sequences && position >= 0;
-  const long long at = row * v->x_stride + channel, channels = parts ? v->channels : 0, tap = (long long)channel * v->taps;
+  const long long at = row * v->x_stride + channel, channels = PARTS ? v->channels : 0, tap = (long long)channel * v->taps;
   const float a = zmi_gpu_load(v->x, DTYPE, at + v->first * channels), b = zmi_gpu_load(v->x, DTYPE, at + v->second * channels);
   const float gate = zmi_gpu_load(v->x, DTYPE, at + v->gate * channels);
   const unsigned bias = v->bias ? zmi_gpu_word(v->bias, v->bias_dtype, channel) : 0u;
@@ -46,7 +47,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_one(const zmi_gpu_conv *v, int
     state[t] = t < v->taps - 1 && known ? zmi_gpu_bits(v->state, DTYPE, zmi_gpu_conv_state(v, owner, t, channel)) : 0u;
   }
   float input[ZMI_GPU_CONV_TAPS]; // of the taps; those behind the last stay unused
-  const float x = parts ? zmi_gpu_round(a * b, DTYPE) : a;
+  const float x = PARTS ? zmi_gpu_round(a * b, DTYPE) : a;
   float y = v->bias && valid ? zmi_gpu_of_word(bias, v->bias, v->bias_dtype, channel) : 0.0f;
 #pragma unroll
   for (int t = 0; t < ZMI_GPU_CONV_TAPS; t++) {
@@ -55,7 +56,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_one(const zmi_gpu_conv *v, int
     if (!valid || lag < 0 || position < lag) continue; // before the text: adds nothing
     y = zk_fma(zmi_gpu_of_word(weight[t], v->weight, v->weight_dtype, tap + t), input[t], y);
   }
-  zmi_gpu_store(v->y, DTYPE, (long long)row * v->channels + channel, parts ? gate * zmi_gpu_round(y, DTYPE) : y);
+  zmi_gpu_store(v->y, DTYPE, (long long)row * v->channels + channel, PARTS ? gate * zmi_gpu_round(y, DTYPE) : y);
 #pragma unroll
   for (int i = 0; i < ZMI_GPU_CONV_TAPS - 1; i++) {
     if (valid && i < v->taps - 1)
@@ -92,8 +93,9 @@ typedef struct zmi_gpu_conv_rows {
   int position[4];
 } zmi_gpu_conv_rows;
 
-template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_load(const zmi_gpu_conv *v, int row, int end, int channel, zmi_gpu_conv_rows *to) {
-  const long long channels = v->parts ? v->channels : 0;
+template <int DTYPE, bool PARTS>
+ZMI_INLINE void zmi_gpu_conv_load(const zmi_gpu_conv *v, int row, int end, int channel, zmi_gpu_conv_rows *to) {
+  const long long channels = PARTS ? v->channels : 0;
 #pragma unroll
   for (int j = 0; j < 4; j++) {
     const bool there = row + j < end;
@@ -107,10 +109,10 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_load(const zmi_gpu_conv *v, in
 
 // A thread takes a quarter of the rows of a channel: what a row takes of those before it stays in registers. The threads that have the last
 // row write the state when all have read it.
-template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_quarter(const zmi_gpu_conv *v, int channel, int part, bool mine) {
-  enum { TAPS = ZMI_GPU_CONV_TAPS, PARTS = ZMI_GPU_THREADS / ZMI_GPU_CHANNELS };
-  const int sequence = zmi_gpu_conv_sequence(v, 0), end = mine ? (int)((long long)v->rows * (part + 1) / PARTS) : 0;
-  const int begin = mine ? (int)((long long)v->rows * part / PARTS) : 0;
+template <int DTYPE, bool PARTS> ZMI_INLINE void zmi_gpu_conv_quarter(const zmi_gpu_conv *v, int channel, int part, bool mine) {
+  enum { TAPS = ZMI_GPU_CONV_TAPS, QUARTERS = ZMI_GPU_THREADS / ZMI_GPU_CHANNELS };
+  const int sequence = zmi_gpu_conv_sequence(v, 0), end = mine ? (int)((long long)v->rows * (part + 1) / QUARTERS) : 0;
+  const int begin = mine ? (int)((long long)v->rows * part / QUARTERS) : 0;
   const bool known = sequence >= 0 && sequence < v->sequences;
   float past[TAPS], weight[TAPS]; // by how many rows before the row at hand
   const float bias = mine && v->bias ? zmi_gpu_load(v->bias, v->bias_dtype, channel) : 0.0f;
@@ -129,19 +131,19 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_quarter(const zmi_gpu_conv *v,
   int position = -1; // of the last row
   for (int r = begin; r < end; r += 4) {
     zmi_gpu_conv_rows now;
-    zmi_gpu_conv_load<DTYPE>(v, r, end, channel, &now);
+    zmi_gpu_conv_load<DTYPE, PARTS>(v, r, end, channel, &now);
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       if (r + j >= end) break;
       const float a = zmi_gpu_value(now.a[j], DTYPE), gate = zmi_gpu_value(now.gate[j], DTYPE);
       position = now.position[j];
-      past[0] = v->parts ? zmi_gpu_round(a * zmi_gpu_value(now.b[j], DTYPE), DTYPE) : a;
+      past[0] = PARTS ? zmi_gpu_round(a * zmi_gpu_value(now.b[j], DTYPE), DTYPE) : a;
       float y = known && position >= 0 ? bias : 0.0f;
 #pragma unroll
       for (int lag = TAPS - 1; lag >= 0; lag--) {
         if (known && lag < v->taps && position >= lag) y = zk_fma(weight[lag], past[lag], y);
       }
-      zmi_gpu_store(v->y, DTYPE, (long long)(r + j) * v->channels + channel, v->parts ? gate * zmi_gpu_round(y, DTYPE) : y);
+      zmi_gpu_store(v->y, DTYPE, (long long)(r + j) * v->channels + channel, PARTS ? gate * zmi_gpu_round(y, DTYPE) : y);
 #pragma unroll
       for (int lag = TAPS - 1; lag > 0; lag--) past[lag] = past[lag - 1];
     }
@@ -242,17 +244,17 @@ ZMI_DEVICE int zmi_gpu_conv_wave_end(const zmi_gpu_conv *v, int first, int *shar
   return end;
 }
 
-template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_tile(const zmi_gpu_conv *v, int tile, int *shared) {
+template <int DTYPE, bool PARTS> ZMI_INLINE void zmi_gpu_conv_tile(const zmi_gpu_conv *v, int tile, int *shared) {
   enum { TOGETHER = ZMI_GPU_THREADS / ZMI_GPU_CHANNELS };
   const int channel = tile * ZMI_GPU_CHANNELS + zmi_thread() % ZMI_GPU_CHANNELS, part = zmi_thread() / ZMI_GPU_CHANNELS;
   const bool mine = channel < v->channels;
   zmi_gpu_wave w = {v, 0, 0};
   if (v->rows <= ZMI_GPU_CONV_FEW && v->taps <= ZMI_GPU_CONV_TAPS && zmi_gpu_conv_apart(v)) {
-    for (int r = part; mine && r < v->rows; r += TOGETHER) zmi_gpu_conv_one<DTYPE>(v, r, channel);
+    for (int r = part; mine && r < v->rows; r += TOGETHER) zmi_gpu_conv_one<DTYPE, PARTS>(v, r, channel);
     return;
   }
   if (v->taps <= ZMI_GPU_CONV_TAPS && zmi_gpu_conv_same(v, shared)) {
-    zmi_gpu_conv_quarter<DTYPE>(v, channel, part, mine);
+    zmi_gpu_conv_quarter<DTYPE, PARTS>(v, channel, part, mine);
     return;
   }
   for (; w.first < v->rows; w.first = w.last) {
@@ -267,7 +269,11 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_tile(const zmi_gpu_conv *v, in
 }
 
 template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_tiles(const zmi_gpu_conv *v, int tiles, int worker, int workers, int *shared) {
-  for (int t = worker; t < tiles; t += workers) zmi_gpu_conv_tile<DTYPE>(v, t, shared);
+  if (v->parts) {
+    for (int t = worker; t < tiles; t += workers) zmi_gpu_conv_tile<DTYPE, true>(v, t, shared);
+  } else {
+    for (int t = worker; t < tiles; t += workers) zmi_gpu_conv_tile<DTYPE, false>(v, t, shared);
+  }
 }
 
 ZMI_APART void zmi_gpu_conv_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {

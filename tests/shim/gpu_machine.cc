@@ -92,9 +92,9 @@ struct gpu_barrier {
 };
 
 struct gpu_warp {
-  gpu_barrier barrier, half[2];
+  gpu_barrier barrier;
   unsigned exchanged[2][WARP]; // of this exchange and of the next one, which a thread may reach before others have read
-  unsigned tile[2][WARP][6];        // fragments of A and B, likewise
+  unsigned tile[2][WARP][6];   // fragments of A and B, likewise
   unsigned turn;
 };
 
@@ -233,15 +233,6 @@ static void gpu_join_warp(int what, int line) {
 
 void gpu_wait_warp(int line) {
   gpu_join_warp(FOR_OTHERS, line);
-}
-
-void gpu_wait_half(int line) {
-  const int first = gpu_here->thread / (WARP / 2) * (WARP / 2);
-  gpu.fiber->state = AT_WARP;
-  if (gpu_arrive(&gpu.block->warp[first / WARP].half[first / (WARP / 2) % 2], WARP / 2, FOR_OTHERS, line, "half-warp")) {
-    for (int i = 0; i < WARP / 2; i++) gpu.block->fiber[first + i].state = READY;
-  }
-  gpu_to_scheduler(false);
 }
 
 unsigned long long gpu_ticks() {

@@ -21,7 +21,6 @@ void gpu_wait_block(int line);
 void gpu_wait_warp(int line);
 unsigned gpu_exchange(unsigned x, int lane, int line);
 void gpu_tile(int d[4], const unsigned a[4], const unsigned b[2], bool is_signed, int line);
-void gpu_wait_half(int line);
 void gpu_give_way();
 unsigned long long gpu_ticks(); // another number each time, rising
 // Copies happen as late as they may: when a thread waits for them. Until then garbage lies there.
@@ -52,9 +51,6 @@ ZMI_INLINE void zmi_sync(int line = __builtin_LINE()) {
 }
 ZMI_INLINE void zmi_sync_warp(int line = __builtin_LINE()) {
   gpu_wait_warp(line);
-}
-ZMI_INLINE void zmi_sync_half(int line = __builtin_LINE()) {
-  gpu_wait_half(line);
 }
 ZMI_INLINE void zmi_copy_async(char *to, const char *from) {
   gpu_copy(to, from, 16);

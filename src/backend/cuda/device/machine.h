@@ -30,7 +30,6 @@
 //   zmi_bulk_copy(to, from, bytes, gate)  all 32 threads of a warp: a multiple of 16 bytes of memory that nobody writes on their way to
 //                        shared memory, without holding up the warp; one copy of a gate at a time
 //   zmi_bulk_wait(gate, turn)  waits until a copy has come: the gate's first, third, ... (turn 0) or second, fourth, ... (1)
-//   zmi_sync_half()      as zmi_sync_warp() of the 16 threads of a half-warp
 //   zmi_clock()          cycles of this multiprocessor
 //   zmi_cache_load(p)    a 32-bit word that another block may have written during this launch (past the first-level cache)
 #ifndef ZMI_GPU_MACHINE_H
@@ -102,9 +101,6 @@ ZMI_INLINE unsigned zmi_cache_load(const unsigned *p) {
   return __ldcg(p);
 }
 
-ZMI_INLINE void zmi_sync_half() {
-  __syncwarp(0xffffu << (threadIdx.x & 16u));
-}
 ZMI_INLINE void zmi_copy_async(char *to, const char *from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
 }

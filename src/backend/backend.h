@@ -38,7 +38,6 @@ typedef struct zmi_query {
   float *max, *sum, *acc;
 } zmi_query;
 
-// One CPU tier. Every function gives the same bits in every tier; the scalar tier (scalar.c) is the readable definition.
 // One side of a matrix product in panels of ZMI_GEMM_ROWS rows of a or of ZMI_GEMM_COLS columns of b: packed one after another, each [k]
 // [ZMI_GEMM_ROWS] or [k][ZMI_GEMM_COLS], or where they lie. Steps in floats; by_line of b is 1.
 typedef struct zmi_panels {
@@ -46,6 +45,14 @@ typedef struct zmi_panels {
   int64_t by_line, by_k, by_panel;
 } zmi_panels;
 
+// What a running sum knows of the places before: the result of their block, and of the row at the end of the block before.
+typedef struct zmi_running {
+  float chain, carry;
+  bool begun, carried; // whether there are such
+} zmi_running;
+enum { ZMI_RUNNING_SUB = 64, ZMI_RUNNING_SIDE = 16 }; // places of a stretch; stretches that stand side by side
+
+// One CPU tier. Every function gives the same bits in every tier; the scalar tier (scalar.c) is the readable definition.
 typedef struct zmi_kernels {
   const char *name; // "scalar", "avx2", "avx2vnni", "avx512", "avx512vnni"; of 64-bit ARM "scalar", "neon", "neondot"
 
@@ -103,6 +110,9 @@ typedef struct zmi_kernels {
   // row-major. `more`: the caller will come for the range that follows in memory. A query's results do not depend on the others.
   void (*attend)(const zmi_query *query, int queries, const void *keys, const void *values, zm_dtype dtype, int64_t dim, int64_t count,
                  float scale, bool more);
+  // Running sums of whole stretches of ZMI_RUNNING_SUB places of a row, in the order of array/ops/cumulative.c; y may be x. past: y is
+  // written past the caches where its place allows that; who tells others of it orders the stores (zmi_copied_past).
+  void (*running_sums)(const float *x, int64_t stretches, zmi_running *r, float *y, bool past);
   const zmi_lanes *lanes; // loops of the kernel language's instructions
 } zmi_kernels;
 

@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { SUB = 64, PIECE = 1024, BLOCK = 16384, WIDTH = 1024, LEAST = 512, NARROW = 16, ROWS = 64, AHEAD = 6, LINES = 4, PAST = 8 * SUB };
+enum { SUB = ZMI_RUNNING_SUB, PIECE = 1024, BLOCK = 16384, WIDTH = 1024, LEAST = 512, NARROW = 16, ROWS = 64, AHEAD = 6, LINES = 4 };
 
 typedef enum scan_kind { SUM, PROD, MAX, MIN, LOG, KIND_COUNT } scan_kind;
 
@@ -30,6 +30,7 @@ typedef struct state {
   value chain; // the block's result so far
   value carry; // the row's result at the end of the block before
   bool begun, carried;
+  bool past; // sums of floats: results go past the caches
   const zmi_kernels *kernels;
 } state;
 
@@ -200,54 +201,25 @@ INTEGER_SCANS(int32_t)
 INTEGER_SCANS(int64_t)
 SCALAR_SCAN(float, prod, FLOAT_MULTIPLY)
 
-// Sums of floats: one vector has a place of four stretches. Eight stretches are two chains of vectors.
-typedef float four __attribute__((vector_size(16)));
-typedef float four_in_memory __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t places __attribute__((vector_size(16)));
-#if defined(__clang__)
-#define MIX(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
-#else
-#define MIX(a, b, i, j, k, l) __builtin_shuffle(a, b, (places){i, j, k, l})
-#endif
-
-static inline void transpose(four r[4]) {
-  const four a = MIX(r[0], r[1], 0, 4, 1, 5), b = MIX(r[2], r[3], 0, 4, 1, 5);
-  const four c = MIX(r[0], r[1], 2, 6, 3, 7), d = MIX(r[2], r[3], 2, 6, 3, 7);
-  r[0] = MIX(a, b, 0, 1, 4, 5);
-  r[1] = MIX(a, b, 2, 3, 6, 7);
-  r[2] = MIX(c, d, 0, 1, 4, 5);
-  r[3] = MIX(c, d, 2, 3, 6, 7);
-}
-
-static inline void load_four(four r[4], const float *x) {
-  for (int j = 0; j < 4; j++) r[j] = *(const four_in_memory *)(const void *)(x + j * SUB);
-  transpose(r);
-}
-
-static inline void store_four(four r[4], float *y) {
-  transpose(r);
-  for (int j = 0; j < 4; j++) *(four_in_memory *)(void *)(y + j * SUB) = r[j];
-}
-
-static int64_t sum_stretches_float(const float *x, float *y, int64_t n) {
-  int64_t at = 0;
-  for (; at + 8 * SUB <= n; at += 8 * SUB) {
-    four p = {0}, q = {0};
-    for (int i = 0; i < SUB; i += 4) {
-      four r[4], s[4];
-      load_four(r, x + at + i);
-      load_four(s, x + at + i + 4 * SUB);
-      for (int j = 0; j < 4; j++) { // a stretch starts from its first element as it is
-        p = r[j] = i + j ? p + r[j] : r[j];
-        q = s[j] = i + j ? q + s[j] : s[j];
-      }
-      store_four(r, y + at + i);
-      store_four(s, y + at + i + 4 * SUB);
-    }
+// Sums of floats: whole stretches by the tier's kernel, which has many of them side by side.
+static void sum_row_float(const void *from, void *to, int64_t n, state *s) {
+  const float *x = from;
+  float *y = to;
+  const int64_t stretches = n / SUB, rest = stretches * SUB;
+  zmi_running r = {.chain = s->chain.f[0], .carry = s->carry.f[0], .begun = s->begun, .carried = s->carried};
+  s->kernels->running_sums(x, stretches, &r, y, s->past);
+  float p = 0, q = r.chain;
+  for (int64_t i = rest; i < n; i++) {
+    p = i > rest ? p + x[i] : x[i];
+    q = r.begun ? r.chain + p : p;
+    y[i] = r.carried ? r.carry + q : q;
   }
-  return at;
+  s->chain.f[0] = q;
+  s->begun = n > 0 || r.begun;
 }
-SCAN(float, sum, FLOAT_ADD)
+SCAN_TOTAL(float, sum, FLOAT_ADD, AS_IT_IS)
+SCAN_LINE(float, sum, FLOAT_ADD, AS_IT_IS)
+SCAN_JOIN(float, sum, FLOAT_ADD)
 
 // Most rows have no NaN: for them a comparison is enough, which is one instruction.
 #define FLOAT_SCAN_ROW(name, JOIN) SCAN_STRETCHES(float, name, JOIN) SCAN_ROW(float, name, JOIN)
@@ -441,7 +413,7 @@ typedef struct plan {
   int64_t width, strips, lines; // columns side by side (1: rows, even if they stride), strips of them, outer * strips
   bool reverse, inclusive, converts;
   bool side;     // short rows, of which groups are turned to columns (turn.c)
-  bool past;     // rows beside each other: results go past the caches, PAST at a time
+  bool past;     // rows beside each other: results go past the caches, PIECE at a time
   value *totals; // [outer * inner][blocks]: of each block; then the carry into the block after it
 } plan;
 
@@ -555,7 +527,7 @@ static void store_row(const plan *p, int64_t outer, int64_t position, int64_t co
     memcpy(dst, x, (size_t)n * p->size);
   }
   if (step == -1 && p->past) {
-    uint64_t turned[PAST];
+    uint64_t turned[PIECE];
     turn[p->size]((const char *)x + (size_t)(n - 1) * p->size, n, turned);
     zmi_copy_past(dst - (size_t)(n - 1) * p->size, turned, (size_t)n * p->size);
   } else if (step == -1)
@@ -585,22 +557,22 @@ static void row_block(const plan *p, int64_t line, int64_t block, bool total) {
   if (s.carried) s.carry = totals[block - 1];
   // Rows without steps are read and written where they are.
   const bool direct = !p->converts && step_of(p) == 1, gives = direct && p->inclusive && !total;
-  const int64_t most = p->past ? PAST : PIECE;
-  for (int64_t at = block * BLOCK; at < last; at += most) {
-    const int64_t n = ZMI_MIN(most, last - at);
+  s.past = gives && p->past && p->kind == SUM && p->dtype == ZM_F32;
+  for (int64_t at = block * BLOCK; at < last; at += PIECE) {
+    const int64_t n = ZMI_MIN(PIECE, last - at);
     if (p->past) { // the row goes on behind or in front of here
       const size_t bytes = (size_t)n * p->size;
       const char *first = source(p, outer, p->reverse ? at + n - 1 : at, col);
-      zmi_ask_ahead(first, bytes, p->reverse ? (size_t)0 - 2 * bytes : 2 * bytes);
+      zmi_ask_ahead(first, bytes, p->reverse ? (size_t)0 - bytes : bytes);
     }
     if (!direct) load_row(p, outer, at, col, n, x);
     if (total && p->scan->total) {
       p->scan->total(direct ? (const void *)source(p, outer, at, col) : x, n, &s);
       continue;
     }
-    const bool there = gives && !p->past;
+    const bool there = gives && (!p->past || s.past);
     p->scan->row(direct ? (const void *)source(p, outer, at, col) : x, there ? (void *)target(p, outer, at, col) : x, n, &s);
-    if (gives && p->past)
+    if (gives && !there)
       zmi_copy_past(target(p, outer, at, col), x, (size_t)n * p->size);
     else if (!total && !gives)
       give_row(p, outer, at, col, n, x);

@@ -180,6 +180,28 @@ ZMI_INLINE void turn4(const void *const line[4], vf word[4]) {
   word[3] = vreinterpretq_f32_f64(vtrn2q_f64(b, d));
 }
 
+// A vector has ZMI_WIDE / 4 parts of four numbers; part p is at p * step.
+ZMI_INLINE vf vf_load_parts(const float *p, int64_t step) {
+  (void)step;
+  return vf_load(p);
+}
+
+ZMI_INLINE void vf_store_parts(float *p, int64_t step, vf v) {
+  (void)step;
+  vf_store(p, v);
+}
+
+// Four vectors, of each part the rows and columns.
+ZMI_INLINE void vf_turn_parts(vf v[4]) {
+  const void *const line[4] = {&v[0], &v[1], &v[2], &v[3]};
+  turn4(line, v);
+}
+
+// Past the caches, where there are such stores; p is aligned to the vector.
+ZMI_INLINE void vf_stream(float *p, vf v) {
+  vf_store(p, v);
+}
+
 // Eight lanes.
 typedef struct v8 {
   vf low, high;

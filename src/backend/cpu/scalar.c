@@ -300,6 +300,20 @@ static void scalar_few_lines(const float *x, int64_t rows, const void *b, zm_dty
   }
 }
 
+static void scalar_running_sums(const float *x, int64_t stretches, zmi_running *r, float *y, bool past) {
+  (void)past;
+  for (int64_t s = 0; s < stretches; s++, x += ZMI_RUNNING_SUB, y += ZMI_RUNNING_SUB) {
+    float p = 0;
+    for (int i = 0; i < ZMI_RUNNING_SUB; i++) {
+      p = i ? p + x[i] : x[i]; // a stretch starts from its first element as it is
+      const float q = r->begun ? r->chain + p : p;
+      y[i] = r->carried ? r->carry + q : q;
+    }
+    r->chain = r->begun ? r->chain + p : p;
+    r->begun = true;
+  }
+}
+
 const zmi_kernels zmi_kernels_scalar = {
     .name = "scalar",
     .dot = {[ZMI_QUANT_NONE] = scalar_dot_float,
@@ -316,5 +330,6 @@ const zmi_kernels zmi_kernels_scalar = {
     .gemm_across = scalar_gemm_across,
     .few_rows = scalar_few_rows,
     .few_lines = scalar_few_lines,
+    .running_sums = scalar_running_sums,
     .lanes = &zmi_lanes_scalar,
 };

@@ -145,6 +145,46 @@ ZMI_INLINE pair pair_interleave(pair v) {
   return p;
 }
 
+// ---- parts of four lanes ----
+
+// A vector has ZMI_WIDE / 4 parts of four numbers; part p is at p * step.
+ZMI_INLINE vf vf_load_parts(const float *p, int64_t step) {
+  const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + step), 1);
+#if defined(__AVX512F__)
+  const __m512 three = _mm512_insertf32x4(_mm512_castps256_ps512(low), _mm_loadu_ps(p + 2 * step), 2);
+  return _mm512_insertf32x4(three, _mm_loadu_ps(p + 3 * step), 3);
+#else
+  return low;
+#endif
+}
+
+ZMI_INLINE void vf_store_parts(float *p, int64_t step, vf v) {
+#if defined(__AVX512F__)
+  _mm_storeu_ps(p, _mm512_castps512_ps128(v));
+  _mm_storeu_ps(p + step, _mm512_extractf32x4_ps(v, 1));
+  _mm_storeu_ps(p + 2 * step, _mm512_extractf32x4_ps(v, 2));
+  _mm_storeu_ps(p + 3 * step, _mm512_extractf32x4_ps(v, 3));
+#else
+  _mm_storeu_ps(p, _mm256_castps256_ps128(v));
+  _mm_storeu_ps(p + step, _mm256_extractf128_ps(v, 1));
+#endif
+}
+
+// Four vectors, of each part the rows and columns.
+ZMI_INLINE void vf_turn_parts(vf v[4]) {
+  const vf a = ZMI_SIMD(unpacklo_ps)(v[0], v[1]), b = ZMI_SIMD(unpacklo_ps)(v[2], v[3]);
+  const vf c = ZMI_SIMD(unpackhi_ps)(v[0], v[1]), d = ZMI_SIMD(unpackhi_ps)(v[2], v[3]);
+  v[0] = ZMI_SIMD(shuffle_ps)(a, b, 0x44);
+  v[1] = ZMI_SIMD(shuffle_ps)(a, b, 0xee);
+  v[2] = ZMI_SIMD(shuffle_ps)(c, d, 0x44);
+  v[3] = ZMI_SIMD(shuffle_ps)(c, d, 0xee);
+}
+
+// Past the caches, where there are such stores; p is aligned to the vector.
+ZMI_INLINE void vf_stream(float *p, vf v) {
+  ZMI_SIMD(stream_ps)(p, v);
+}
+
 // ---- scales that are bytes ----
 
 // ZMI_WIDE bytes of e8m0 as 2^(v - 127 + up); 0 for 2^-127, infinity above the largest float32.

@@ -3,6 +3,7 @@
 #include "backend/cpu/few.h"
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/rows.h"
+#include "backend/cpu/scan.h"
 #include "backend/cpu/simd.h"
 
 // How far ahead of its reads a kernel asks for memory: far enough for the latency under load, near enough to stay in the second-level
@@ -172,6 +173,7 @@ const zmi_kernels JOIN(zmi_kernels_, ZMI_TIER) = {
     .gemm_across = vector_gemm_across,
     .few_rows = vector_few_rows,
     .few_lines = vector_few_lines,
+    .running_sums = vector_running_sums,
 #if defined(__aarch64__)
     .lanes = &zmi_lanes_neon,
 #elif defined(__AVX512F__)

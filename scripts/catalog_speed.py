@@ -118,11 +118,10 @@ def memory_section(path, c, why):
     counted = {kind: sum(r["kind"] == kind and "share" in r for r in c["rows"]) for kind in below}
     lines += [
         "; ".join(f"{counted[k] - len(below[k])} of {counted[k]} {word} reach {ENOUGH:.0%} or more" for k, word in WORDS.items()) + ".",
-        f"Below it: {', '.join(below['chain'] + below['row']) or 'none'}.",
-        "All are fused chains or kernels of rows, like the others; why is in the last column, in cycles or instructions of arithmetic.",
-        "A row below without a reason fails the page's test.",
-        "",
     ]
+    if below["chain"] + below["row"]:
+        lines += [f"Below it: {', '.join(below['chain'] + below['row'])}; why is in the last column, in cycles or instructions of arithmetic."]
+    lines += ["A row below without a reason fails the page's test.", ""]
     low = [r["name"] for r in c["rows"] if r.get("share", 1) < ENOUGH and not is_computing(r)]
     low = [n for n in low if "memory " + n not in why]
     return "\n".join(lines[:-1]), ["memory " + n for n in low]

@@ -120,7 +120,8 @@ def memory_section(path, c, why):
         "; ".join(f"{counted[k] - len(below[k])} of {counted[k]} {word} reach {ENOUGH:.0%} or more" for k, word in WORDS.items()) + ".",
     ]
     if below["chain"] + below["row"]:
-        lines += [f"Below it: {', '.join(below['chain'] + below['row'])}; why is in the last column, in cycles or instructions of arithmetic."]
+        names = ", ".join(below["chain"] + below["row"])
+        lines += [f"Below it: {names}; why is in the last column, in cycles or instructions of arithmetic."]
     lines += ["A row below without a reason fails the page's test.", ""]
     low = [r["name"] for r in c["rows"] if r.get("share", 1) < ENOUGH and not is_computing(r)]
     low = [n for n in low if "memory " + n not in why]

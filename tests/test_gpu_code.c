@@ -430,6 +430,96 @@ static void products_of_many_rows(void **state) {
   }
 }
 
+// ---- rows that every block makes for itself ----
+
+// What stands in front of a product: nothing but a norm, something that is added, or the weighted sum of experts' results.
+enum { ALONE, ADDED, COMBINED, FRONTS };
+
+typedef struct front {
+  int dtype, nature, what, digits, shift; // shift: elements by which rows do not lie where they could come eight at a time
+} front;
+
+static void check_front(front f) {
+  enum { ROWS = 2, SLOTS = 5, N = 21 };
+  char what[96];
+  const zmi_format format = f.digits < 0 ? (zmi_format){.dtype = ZM_BF16} : (zmi_format){ZMI_QUANT_AFFINE, 4, 64, ZM_BF16, f.digits};
+  const int k = f.digits < 0 ? 301 : 2240, size = f.dtype == ZMI_GPU_F32 ? 4 : 2, weight_dtype = (f.dtype + f.nature) % 3;
+  matrix m = matrix_make(format, N, k, 1, -1, PLAIN);
+  const size_t bytes = (size_t)(ROWS * k * size), row = m.g.digits ? zmi_digits_bytes(k, 64, m.g.digits) : (size_t)(k * size);
+  char *x = floats(f.dtype, ROWS * k + 8, f.nature, NULL), *y = floats(f.dtype, ROWS * SLOTS * k, f.nature, NULL);
+  void *weights = floats(f.dtype, ROWS * SLOTS, PLAIN, NULL), *norm = floats(weight_dtype, k, PLAIN, NULL);
+  void *combined = f.what == COMBINED ? make(bytes) : floats(f.dtype, ROWS * k, f.nature, NULL);
+  char *sum = make(bytes), *normed = make(bytes), *rows = make(row * ROWS), *out = make(ROWS * N * 4), *before = make(bytes),
+       *expected = make(ROWS * N * 4);
+  const zmi_gpu_address from = at(x + f.shift * size);
+  zmi_gpu_instruction all[4] = {{.kind = ZMI_GPU_COMBINE, .tiles = ROWS * ((k + ZMI_GPU_PIECE - 1) / ZMI_GPU_PIECE)},
+                                {.kind = ZMI_GPU_NORM, .tiles = ROWS, .shared = ZMI_GPU_NORM_SHARED},
+                                {.kind = ZMI_GPU_DIGITS, .tiles = ROWS * ((k + ZMI_GPU_PIECE - 1) / ZMI_GPU_PIECE)},
+                                {.kind = ZMI_GPU_DOT, .tiles = ROWS * ((N + 15) / 16), .shared = ZMI_GPU_DOT_SHARED}};
+  all[0].as.combine = (zmi_gpu_combine){at(y), at(weights), at(combined), ROWS, SLOTS, k, f.dtype, f.dtype, f.dtype};
+  all[1].as.norm = (zmi_gpu_norm){
+      from, f.what == ALONE ? 0 : at(combined), at(norm), f.what == ALONE ? 0 : at(sum), at(normed), ROWS, k, f.dtype, weight_dtype, 1e-5f,
+      0};
+  all[2].as.digits = (zmi_gpu_digits){at(normed), at(rows), k, (long long)row, ROWS, k, 64, m.g.digits, f.dtype, 0};
+  all[3].as.dot = (zmi_gpu_dot){.matrix = m.g,
+                                .x = m.g.digits ? at(rows) : at(normed),
+                                .out = at(out),
+                                .x_bytes = (long long)row,
+                                .out_stride = N,
+                                .x_dtype = f.dtype,
+                                .pairs = ROWS,
+                                .share = 1,
+                                .blocks = (N + 15) / 16,
+                                .dtype = ZMI_GPU_BF16};
+  zmi_gpu_instruction used[4], *made = NULL;
+  size_t count = 0, made_count = 0;
+  for (int i = f.what == COMBINED ? 0 : 1; i < 4; i++) {
+    if (i != 2 || m.g.digits) used[count++] = all[i];
+  }
+  snprintf(what, sizeof what, "front %d of dtype %d, nature %d, %d digits, shift %d", f.what, f.dtype, f.nature, f.digits, f.shift);
+  memset(sum, 0x5a, bytes);
+  for (size_t i = 0; i < count; i++) {
+    const char *wrong = gpu_step(&used[i], 3, i);
+    if (wrong) fail_msg("%s: %s", what, wrong);
+  }
+  memcpy(before, sum, bytes);
+  memcpy(expected, out, ROWS * N * 4);
+  const zmi_gpu_range outputs[2] = {{at(out), ROWS * N * 4}, {at(sum), bytes}};
+  int first = 0;
+  assert_int_equal(zmi_device_fuse(used, count, outputs, 2, true, &made, &made_count, &first), ZM_OK);
+  assert_int_equal(made_count, 2);
+  assert_int_equal(made[0].kind, ZMI_GPU_READY);
+  const int scratch = ZMI_GPU_OWN_SHARED + (ZMI_MAX(ZMI_GPU_READY_SHARED(k), ZMI_GPU_DOT_SHARED) + 127) / 128 * 128;
+  zmi_gpu_play play = {.ready_at = scratch, .slots = 2, .each = 1};
+  play.ring_at = scratch + (ROWS * (int)made[0].as.ready.bytes + 127) / 128 * 128;
+  for (int turn = 0; turn < 2; turn++) {
+    play.arrived = play.given_up = 0;
+    memset(out, 0x5a, ROWS * N * 4), memset(sum, 0x5a, bytes);
+    memcpy(out + ROWS * N * 2, expected + ROWS * N * 2, ROWS * N * 2);
+    const size_t shared = (size_t)(play.ring_at + ZMI_GPU_RING_SHARED(2));
+    const char *wrong = gpu_resident(made, (int)made_count, first, &play, 1 + 2 * turn, shared, (uint64_t)turn);
+    if (wrong) fail_msg("%s: %s", what, wrong);
+    if (memcmp(out, expected, ROWS * N * 4) != 0) fail_msg("%s: the product has other bits", what);
+    for (int i = 0; i < ROWS * k; i++) {
+      float a = 0, b = 0;
+      if (memcmp(sum + i * size, before + i * size, (size_t)size) == 0) continue;
+      memcpy(&a, sum + i * size, (size_t)size), memcpy(&b, before + i * size, (size_t)size);
+      if (size == 2 || !isnan(a) || !isnan(b)) fail_msg("%s: sum %d has other bits", what, i);
+    }
+  }
+  zmi_free(made);
+  matrix_drop(&m);
+  free(x), free(y), free(weights), free(norm), free(combined), free(sum), free(normed), free(rows), free(out), free(before), free(expected);
+}
+
+static void rows_of_every_block(void **state) {
+  (void)state;
+  for (int dtype = 0; dtype < 3; dtype++)
+    for (int nature = 0; nature < NATURES; nature++)
+      for (int what = 0; what < FRONTS; what++)
+        for (int digits = -1; digits < 2; digits++) check_front((front){dtype, nature, what, digits, (nature + what + digits) % 3 == 0});
+}
+
 // ---- the text ----
 
 static void text_compiles(void **state) {
@@ -456,6 +546,7 @@ int main(void) {
       cmocka_unit_test(embeddings),
       cmocka_unit_test(products),
       cmocka_unit_test(products_of_many_rows),
+      cmocka_unit_test(rows_of_every_block),
       cmocka_unit_test(text_compiles),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

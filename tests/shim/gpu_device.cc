@@ -2,8 +2,6 @@
 #include "gpu.h"
 #include "gpu_machine.h"
 
-#include "backend/prelude/numbers.h"
-
 #include "backend/prelude/functions.h"
 
 #include "backend/cuda/device/instruction.h"
@@ -12,18 +10,9 @@
 
 #include "backend/cuda/device/common.h"
 
-#include "backend/cuda/device/elements.h"
-
-#include "backend/cuda/device/heads.h"
-
-#include "backend/cuda/device/route.h"
-
-#include "backend/cuda/device/conv.h"
-
-#include "backend/cuda/device/move.h"
-
-#include "backend/cuda/device/attention.h"
 #include "backend/cuda/device/matrix.h"
+
+#include "backend/cuda/device/eight.h"
 
 #include "backend/cuda/device/digits.h"
 
@@ -37,8 +26,20 @@
 
 #include "backend/cuda/device/norm.h"
 
+#include "backend/cuda/device/elements.h"
+
+#include "backend/cuda/device/heads.h"
+
+#include "backend/cuda/device/route.h"
+
+#include "backend/cuda/device/conv.h"
+
+#include "backend/cuda/device/move.h"
+
+#include "backend/cuda/device/attention.h"
+
 #include "backend/cuda/device/steps.h"
-//
+
 #include "backend/cuda/device/ready.h"
 
 #include "backend/cuda/device/stream.h"

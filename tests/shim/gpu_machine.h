@@ -3,6 +3,8 @@
 #ifndef ZMLX_TEST_GPU_MACHINE_H
 #define ZMLX_TEST_GPU_MACHINE_H
 
+#include "backend/prelude/numbers.h"
+
 #define ZMI_DEVICE static __attribute__((unused))
 #define ZMI_INLINE static inline __attribute__((unused))
 #define ZMI_APART static __attribute__((unused))
@@ -111,6 +113,24 @@ ZMI_INLINE void zmi_tile_us(int d[4], const unsigned a[4], const unsigned b[2], 
 }
 ZMI_INLINE void zmi_tile_ss(int d[4], const unsigned a[4], const unsigned b[2], int line = __builtin_LINE()) {
   gpu_tile(d, a, b, true, line);
+}
+ZMI_INLINE int zmi_nearest(float x) {
+  const float a = x < 0 ? -x : x, whole = a < 0x1p23f ? (a + 0x1p23f) - 0x1p23f : a;
+  return x != x ? 0 : (int)(x < 0 ? -whole : whole);
+}
+ZMI_INLINE float zmi_larger(float a, float b) {
+  const float x = zk_abs_float(a), y = zk_abs_float(b);
+  return x != x || y != y ? __builtin_nanf("") : x > y ? x : y;
+}
+ZMI_INLINE unsigned zmi_pair_bf16(float low, float high) { // with the NaN of the hardware, which no result may have
+  const unsigned l = low == low ? zk_store_bfloat16_float(low) : 0x7fffu, h = high == high ? zk_store_bfloat16_float(high) : 0x7fffu;
+  return h << 16 | l;
+}
+ZMI_INLINE unsigned zmi_bytes(unsigned a, unsigned b, unsigned which) {
+  const unsigned long long both = (unsigned long long)b << 32 | a;
+  unsigned out = 0;
+  for (int i = 0; i < 4; i++) out |= (unsigned)(both >> (which >> 4 * i & 7u) * 8 & 255u) << 8 * i;
+  return out;
 }
 ZMI_INLINE double zmi_add_double(double a, double b) {
   return a + b;

@@ -1,17 +1,9 @@
-// Activations as integers (docs/numerics.md). A warp takes a group.
+// Activations as integers (docs/numerics.md): a lane makes eight elements of a row, group / 8 lanes that stand side by side make a group.
 
-ZMI_INLINE unsigned zmi_gpu_warp_most(unsigned x) {
-  for (int step = 16; step > 0; step /= 2) {
-    const unsigned other = zmi_shuffle(x, (zmi_thread() & 31) ^ step);
-    x = other > x ? other : x;
-  }
-  return x;
-}
-
-ZMI_INLINE int zmi_gpu_warp_sum(int x) {
-  for (int step = 16; step > 0; step /= 2) x += (int)zmi_shuffle((unsigned)x, (zmi_thread() & 31) ^ step);
-  return x;
-}
+// How rows of digits lie.
+typedef struct zmi_gpu_digit_form {
+  int k, group, digits;
+} zmi_gpu_digit_form;
 
 // What scales a group's elements to integers, and its scale.
 ZMI_INLINE void zmi_gpu_digit_scale(unsigned most, int digits, float *to_integer, float *scale) {
@@ -25,68 +17,95 @@ ZMI_INLINE void zmi_gpu_digit_scale(unsigned most, int digits, float *to_integer
   *scale = zk_of_bits(exponent << 23);
 }
 
-// How rows of digits lie.
-typedef struct zmi_gpu_digit_form {
-  int k, group, digits;
-} zmi_gpu_digit_form;
+// The digits of four integers X, a byte each: one that is 127 at most in magnitude, or the upper, the middle and the lowest of three. All
+// three of X + 0x808080 are bytes without a sign, each too large by 128.
+ZMI_INLINE unsigned zmi_gpu_digit_one(const int x[4]) {
+  return zmi_bytes(zmi_bytes((unsigned)x[0], (unsigned)x[1], 0x0040u), zmi_bytes((unsigned)x[2], (unsigned)x[3], 0x0040u), 0x5410u);
+}
+ZMI_INLINE void zmi_gpu_digit_three(const int x[4], unsigned plane[3]) {
+  unsigned u[4];
+  for (int j = 0; j < 4; j++) u[j] = (unsigned)x[j] + 0x808080u;
+  const unsigned low = zmi_bytes(u[0], u[1], 0x5140u), more_low = zmi_bytes(u[2], u[3], 0x5140u);
+  plane[0] = zmi_bytes(zmi_bytes(u[0], u[1], 0x0062u), zmi_bytes(u[2], u[3], 0x0062u), 0x5410u) ^ 0x80808080u;
+  plane[1] = zmi_bytes(low, more_low, 0x7632u) ^ 0x80808080u;
+  plane[2] = zmi_bytes(low, more_low, 0x5410u) ^ 0x80808080u;
+}
 
-// Group g of a row. x: of this lane elements lane, lane + 32, ... of the group; 0 behind its end.
-ZMI_INLINE void zmi_gpu_digit_group(const zmi_gpu_digit_form *d, const float x[4], char *row, int g) {
-  const int lane = zmi_thread() & 31, groups = d->k / d->group;
-  signed char *out = (signed char *)row + (long long)g * d->group * d->digits;
-  float to_integer = 0.0f, scale = 0.0f;
-  unsigned most = 0u;
-  for (int j = 0; j < 4; j++) {
-    const unsigned u = zk_bits(x[j]) & 0x7fffffffu;
-    most = u > most ? u : most;
+ZMI_INLINE int zmi_gpu_lanes_sum(int x, int lanes) {
+  for (int step = 1; step < lanes; step *= 2) x += (int)zmi_shuffle((unsigned)x, (zmi_thread() & 31) ^ step);
+  return x;
+}
+
+// Elements i .. i + 7 of a row. All lanes of a warp take part, also those behind the row's end (i >= k): theirs are zeros. PARTS: the sums
+// of the digits, too, which products without tensor cores do not need.
+template <bool PARTS> ZMI_INLINE void zmi_gpu_digit_eight(const zmi_gpu_digit_form *d, const float x[8], char *row, int i) {
+  const int shift = d->group == 64 ? 6 : d->group == 32 ? 5 : d->group == 128 ? 7 : 4; // a quotient takes longer
+  const int lanes = d->group / 8, g = i >> shift, at = i & (d->group - 1);
+  float half[4];
+  for (int j = 0; j < 4; j++) half[j] = zmi_larger(x[j], x[j + 4]);
+  unsigned most = zk_bits(zmi_larger(zmi_larger(half[0], half[1]), zmi_larger(half[2], half[3])));
+  for (int step = 1; step < lanes; step *= 2) {
+    const unsigned other = zmi_shuffle(most, (zmi_thread() & 31) ^ step);
+    most = other > most ? other : most;
   }
-  most = zmi_gpu_warp_most(most);
+  // Without a scale all digits are 0: finite elements by 0, and others are NaN by 0.
   const bool none = most < (d->digits == 1 ? 0x0d800000u : 0x00800000u), broken = most >= 0x7f800000u;
+  float to_integer = 0.0f, scale = 0.0f;
   if (!none && !broken) zmi_gpu_digit_scale(most, d->digits, &to_integer, &scale);
-  int total = 0, upper = 0, top = 0; // sums of X = 256 (256 d0 + d1) + d2, of 256 d0 + d1 and of d0
-  for (int j = 0; j < 4 && lane + 32 * j < d->group; j++) {
-    const float v = x[j] * to_integer, big = zkp_signed(0x1p23f, v);
-    int q = none || broken ? 0 : (int)((v + big) - big);
-    const int i = lane + 32 * j;
-    total += q;
-    if (d->digits == 1) {
-      out[i] = (signed char)q;
-      continue;
-    }
-    out[2 * d->group + i] = (signed char)(unsigned char)(q & 255);
-    q = (q + 128) >> 8;
-    upper += q;
-    out[d->group + i] = (signed char)(unsigned char)(q & 255);
-    q = (q + 128) >> 8;
-    top += q;
-    out[i] = (signed char)q;
+  int q[8], total = 0;
+  for (int j = 0; j < 8; j++) {
+    q[j] = zmi_nearest(x[j] * to_integer);
+    total += q[j];
   }
-  total = zmi_gpu_warp_sum(total);
-  upper = zmi_gpu_warp_sum(upper);
-  top = zmi_gpu_warp_sum(top);
-  if (lane > 0) return;
-  float *scales = (float *)(row + (long long)d->k * d->digits), *sums = scales + groups;
-  int *part = (int *)(sums + groups) + g * d->digits;
+  zmi_gpu_two plane[3] = {};
+  if (d->digits == 1) {
+    for (int h = 0; h < 2; h++) plane[0].a[h] = zmi_gpu_digit_one(q + 4 * h);
+  } else {
+    for (int h = 0; h < 2; h++) {
+      unsigned word[3];
+      zmi_gpu_digit_three(q + 4 * h, word);
+      for (int p = 0; p < 3; p++) plane[p].a[h] = word[p];
+    }
+  }
+  total = zmi_gpu_lanes_sum(total, lanes);
+  int part[3];
+  for (int p = 0; p < 3 && PARTS; p++) {
+    part[p] = zmi_dot_ss((int)plane[p].a[0], 0x01010101, zmi_dot_ss((int)plane[p].a[1], 0x01010101, 0));
+    part[p] = zmi_gpu_lanes_sum(part[p], lanes);
+  }
+  if (i >= d->k) return;
+  zmi_gpu_two *out = (zmi_gpu_two *)(void *)(row + g * d->group * d->digits + at);
+  for (int p = 0; p < 3; p++) {
+    if (p < d->digits) out[p * (d->group / 8)] = plane[p];
+  }
+  if (at > 0) return;
+  const int groups = d->k >> shift;
+  float *scales = (float *)(void *)(row + d->k * d->digits);
   scales[g] = broken ? zkp_nan() : scale;
-  sums[g] = broken ? zkp_nan() : (float)total * scale;
-  part[0] = d->digits == 1 ? total : top;
-  if (d->digits == 1) return;
-  part[1] = upper - 256 * top;
-  part[2] = total - 256 * upper;
+  scales[groups + g] = broken ? zkp_nan() : (float)total * scale;
+  for (int p = 0; p < 3 && PARTS; p++) {
+    if (p < d->digits) ((int *)(void *)(scales + 2 * groups))[g * d->digits + p] = part[p];
+  }
+}
+
+// A block takes as many tiles together as it has threads for.
+template <int DTYPE, bool WIDE> ZMI_INLINE void zmi_gpu_digits_tiles(const zmi_gpu_digits *d, int tiles, int worker, int workers) {
+  enum { EACH = ZMI_GPU_PIECE / 8, TOGETHER = ZMI_GPU_THREADS / EACH };
+  const int pieces = (d->k + ZMI_GPU_PIECE - 1) / ZMI_GPU_PIECE;
+  const zmi_gpu_digit_form form = {d->k, d->group, d->digits};
+  for (int first = worker * TOGETHER; first < tiles; first += workers * TOGETHER) {
+    const int tile = first + zmi_thread() / EACH, row = tile / pieces;
+    const int i = tile < tiles ? tile % pieces * ZMI_GPU_PIECE + zmi_thread() % EACH * 8 : d->k;
+    const zmi_gpu_eight e = zmi_gpu_ask<DTYPE, WIDE>(d->x, d->dtype, row * d->stride + i, d->k - i);
+    float x[8];
+    zmi_gpu_given<DTYPE, WIDE>(&e, d->dtype, x);
+    zmi_gpu_digit_eight<true>(&form, x, zmi_gpu_at<char>(d->out) + row * d->bytes, i);
+  }
 }
 
 ZMI_DEVICE void zmi_gpu_digits_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
-  const zmi_gpu_digits *d = &in->as.digits;
-  const int pieces = (d->k + ZMI_GPU_PIECE - 1) / ZMI_GPU_PIECE, each = ZMI_GPU_PIECE / d->group, groups = d->k / d->group;
-  const zmi_gpu_digit_form form = {d->k, d->group, d->digits};
+  const zmi_gpu_digits d = in->as.digits;
   (void)shared;
-  for (int tile = worker; tile < in->tiles; tile += workers) {
-    const int row = tile / pieces, first = tile % pieces * each;
-    for (int g = first + zmi_thread() / 32; g < first + each && g < groups; g += ZMI_GPU_THREADS / 32) {
-      const long long at = row * d->stride + (long long)g * d->group;
-      float x[4];
-      for (int j = 0, i = zmi_thread() & 31; j < 4; j++, i += 32) x[j] = i < d->group ? zmi_gpu_load(d->x, d->dtype, at + i) : 0.0f;
-      zmi_gpu_digit_group(&form, x, zmi_gpu_at<char>(d->out) + row * d->bytes, g);
-    }
-  }
+  if (!zmi_gpu_is_wide(d.x, d.stride)) return zmi_gpu_digits_tiles<0, false>(&d, in->tiles, worker, workers);
+  ZMI_GPU_BY_DTYPE(d.dtype, (zmi_gpu_digits_tiles<DTYPE, true>(&d, in->tiles, worker, workers)));
 }

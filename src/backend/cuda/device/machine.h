@@ -16,6 +16,10 @@
 //   zmi_tile_us, zmi_tile_ss(d, a, b)  all 32 threads: d += A B, A 16 x 32 bytes, unsigned or signed, B 32 x 8 signed bytes. Lane l has
 //                        of A rows l / 4 (words 0, 2) and l / 4 + 8 (1, 3), bytes 4 (l % 4) .. and 16 more; of B column l / 4, the same
 //                        bytes; of d rows l / 4 (0, 1) and l / 4 + 8 (2, 3), columns 2 (l % 4) and the next
+//   zmi_nearest(x)       the whole number that is nearest, of two the even one; |x| < 2^31. Of a NaN 0
+//   zmi_larger(a, b)     the larger of |a| and |b|, NaN if one is; of denormals perhaps 0
+//   zmi_pair_bf16(low, high)  both as bfloat16 in a word, to nearest even; a NaN is any of them
+//   zmi_bytes(a, b, which)  a word of four bytes of a (0 .. 3) and b (4 .. 7), the lowest first: four bits of `which` for each
 //   zmi_add_double, zmi_multiply_double, zmi_fma_double   rounded once, never contracted
 //   zmi_pause()          a moment, while waiting for another block
 //   zmi_add_atomic(p, n) the word at p before n was added, seen by all blocks
@@ -87,6 +91,22 @@ ZMI_INLINE void zmi_tile_ss(int d[4], const unsigned a[4], const unsigned b[2]) 
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+ZMI_INLINE int zmi_nearest(float x) {
+  return __float2int_rn(x);
+}
+ZMI_INLINE float zmi_larger(float a, float b) {
+  float c;
+  asm("max.NaN.ftz.f32 %0, %1, %2;" : "=f"(c) : "f"(fabsf(a)), "f"(fabsf(b)));
+  return c;
+}
+ZMI_INLINE unsigned zmi_pair_bf16(float low, float high) {
+  unsigned both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+ZMI_INLINE unsigned zmi_bytes(unsigned a, unsigned b, unsigned which) {
+  return __byte_perm(a, b, which);
 }
 ZMI_INLINE double zmi_add_double(double a, double b) {
   return __dadd_rn(a, b);

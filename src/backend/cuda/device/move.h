@@ -8,10 +8,6 @@ template <typename T> ZMI_INLINE void zmi_gpu_move(zmi_gpu_address from, zmi_gpu
     zmi_gpu_at<T>(to)[i] = there ? zmi_gpu_at<const T>(from)[i] : zero;
 }
 
-typedef struct alignas(16) zmi_gpu_words {
-  unsigned w[4];
-} zmi_gpu_words;
-
 ZMI_DEVICE void zmi_gpu_take_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_take *k = &in->as.take;
   (void)shared;

@@ -3,18 +3,17 @@
 // AHEAD: elements of a thread that are asked for before the first is used. Stores stand behind all of them, as a load cannot pass a store.
 enum { ZMI_GPU_NORM_PART = ZMI_GPU_NORM_SHARED / 4 - ZMI_GPU_LANES, ZMI_GPU_AHEAD = 8 };
 
-// Of thread t < 16: the squares of elements t, t + 16, ... of n in shared memory, added to acc.
+// Of lane t % 16: the squares of elements t, t + 16, ... of n in shared memory, added to acc. A chain of multiply-adds is what takes time:
+// the next elements come while it goes on.
 ZMI_INLINE float zmi_gpu_lane_squares(const float *part, int n, float acc) {
-  enum { EACH = 16 }; // the next ones come while these are added: a chain of multiply-adds is what takes time
-  float now[EACH], next[EACH];
-  int i = zmi_thread();
-  for (int j = 0; j < EACH; j++) now[j] = i + j * ZMI_GPU_LANES < n ? part[i + j * ZMI_GPU_LANES] : 0.0f;
-  for (; i + (EACH - 1) * ZMI_GPU_LANES < n; i += EACH * ZMI_GPU_LANES) {
-    const float *from = part + i + EACH * ZMI_GPU_LANES;
-    const int left = n - i - EACH * ZMI_GPU_LANES;
-    for (int j = 0; j < EACH; j++) next[j] = j * ZMI_GPU_LANES < left ? from[j * ZMI_GPU_LANES] : 0.0f;
-    for (int j = 0; j < EACH; j++) acc = zk_fma(now[j], now[j], acc);
-    for (int j = 0; j < EACH; j++) now[j] = next[j];
+  enum { EACH = 16, STEP = EACH * ZMI_GPU_LANES };
+  int i = zmi_thread() % ZMI_GPU_LANES;
+#pragma unroll 4
+  for (int steps = n / STEP; steps > 0; steps--) {
+    float v[EACH];
+    for (int j = 0; j < EACH; j++) v[j] = part[i + j * ZMI_GPU_LANES];
+    for (int j = 0; j < EACH; j++) acc = zk_fma(v[j], v[j], acc);
+    i += STEP;
   }
   for (; i < n; i += ZMI_GPU_LANES) acc = zk_fma(part[i], part[i], acc);
   return acc;

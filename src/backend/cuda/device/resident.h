@@ -7,7 +7,7 @@ typedef struct zmi_gpu_site {
   unsigned long long deadline, *stamps;
   char *made;                // rows of READY
   int worker, workers, gone; // gone: the play was given up
-  unsigned met;              // barriers so far
+  unsigned met, by;          // barriers so far; zmi_gpu_by(workers)
 } zmi_gpu_site;
 static_assert(sizeof(zmi_gpu_site) <= 64, "it fits into its place");
 
@@ -39,10 +39,11 @@ ZMI_INLINE void zmi_gpu_wait(zmi_gpu_site *s) {
 // A block that waits asks for weights. False if the play was given up.
 ZMI_APART bool zmi_gpu_meet() {
   zmi_gpu_site *s = zmi_gpu_here();
+  zmi_gpu_ring ring = *zmi_gpu_ring_here();
+  const zmi_gpu_words_of soon = zmi_gpu_fetch(&ring, ring.at < ring.count ? zmi_near(ring.in)->next : ring.count);
   zmi_sync();
   if (zmi_thread() == 0) zmi_arrive(&s->play->arrived);
-  zmi_gpu_ring ring = *zmi_gpu_ring_here();
-  zmi_gpu_ring_ask(&ring, -1);
+  zmi_gpu_ring_ask(&ring, -1, &soon);
   zmi_gpu_ring_keep(&ring);
   if (zmi_thread() == 0) zmi_gpu_wait(s);
   zmi_sync();
@@ -91,6 +92,7 @@ ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, int fir
     s->made = zmi_shared() + play->ready_at;
     s->worker = zmi_gpu_worker(play->each);
     s->workers = zmi_blocks();
+    s->by = zmi_gpu_by(zmi_blocks());
     s->gone = 0;
     s->met = 0;
     s->stamps = play->stamps ? zmi_gpu_at<unsigned long long>(play->stamps) + (long long)s->worker * count * 2 : 0;
@@ -100,6 +102,7 @@ ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, int fir
   ring.count = count;
   ring.worker = zmi_gpu_worker(play->each);
   ring.workers = zmi_blocks();
+  ring.by = zmi_gpu_by(zmi_blocks());
   ring.slots = play->slots;
   ring.slot = zmi_shared() + play->ring_at + warp * ring.slots * ZMI_GPU_SLOT;
   ring.in = (zmi_gpu_instruction *)(void *)(zmi_shared() + ZMI_GPU_OWN_RING) + warp;
@@ -108,7 +111,8 @@ ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, int fir
     for (int i = 0; i < ring.slots; i++) zmi_bulk_open(zmi_gpu_gate(i));
     zmi_bulk_opened();
   }
-  zmi_gpu_ring_open(&ring, first);
+  const zmi_gpu_words_of none = {-1, {}};
+  zmi_gpu_ring_open(&ring, first, &none);
   zmi_gpu_ring_keep(&ring);
 }
 
@@ -126,7 +130,7 @@ ZMI_INLINE void zmi_gpu_play_one(const zmi_gpu_instruction *in, int now) {
   const zmi_gpu_site *s = zmi_gpu_here();
   char *scratch = zmi_gpu_scratch(), *made = zmi_near(s->made);
   if (in->kind == ZMI_GPU_READY) {
-    zmi_gpu_ready_run(in, s->worker, s->workers, scratch, made);
+    zmi_gpu_ready_run(in, s->worker, s->workers, s->by, scratch, made);
   } else if (in->kind == ZMI_GPU_ROUTE && in->own) {
     zmi_gpu_route_own(in, s->worker, scratch, zmi_shared());
     if (zmi_thread() % 32 == 0) zmi_gpu_ring_here()->route = now + 1;

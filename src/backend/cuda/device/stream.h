@@ -25,6 +25,7 @@ typedef struct zmi_gpu_ring {
   int at, last, left;
   zmi_gpu_spot spot;
   const char *from;
+  unsigned by;       // zmi_gpu_by(workers)
   int route;         // one more than the number of the last ROUTE whose choice is known
   const int *chosen; // by it
 } zmi_gpu_ring;
@@ -40,6 +41,11 @@ ZMI_INLINE unsigned long long *zmi_gpu_gate(int slot) {
 
 ZMI_INLINE int zmi_gpu_ranges(const zmi_gpu_dot *d) {
   return (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE;
+}
+
+// Groups are powers of two; a quotient takes longer.
+ZMI_INLINE int zmi_gpu_group_shift(int group) {
+  return group == 64 ? 6 : group == 32 ? 5 : group == 128 ? 7 : 4;
 }
 
 ZMI_INLINE int zmi_gpu_group_bytes(const zmi_gpu_matrix *m) {
@@ -60,26 +66,45 @@ ZMI_INLINE void zmi_gpu_spot_move(zmi_gpu_spot *s, const zmi_gpu_dot *d, int uni
 
 // The first unit of this warp.
 ZMI_INLINE zmi_gpu_spot zmi_gpu_spot_first(const zmi_gpu_dot *d, int tile) {
-  zmi_gpu_spot s = {tile, 0, tile % d->blocks, tile / d->blocks};
+  const int pair = tile < d->blocks ? 0 : tile / d->blocks; // most products have one, and a quotient takes long
+  zmi_gpu_spot s = {tile, 0, tile - pair * d->blocks, pair};
   zmi_gpu_spot_move(&s, d, zmi_thread() / 32);
   return s;
 }
 
-// The words of an instruction, by the threads of a warp.
-ZMI_INLINE void zmi_gpu_fetch(const zmi_gpu_instruction *from, zmi_gpu_instruction *to) {
-  zmi_sync_warp(); // what lies there has been read
-  for (int i = zmi_thread() % 32; i < (int)(sizeof *to / 4); i += 32)
-    ((unsigned *)(void *)to)[i] = ((const unsigned *)(const void *)from)[i];
-  zmi_sync_warp();
+// The words of an instruction in the registers of a warp. at: which one; less than 0: none.
+typedef struct zmi_gpu_words_of {
+  int at;
+  unsigned word[(sizeof(zmi_gpu_instruction) / 4 + 31) / 32];
+} zmi_gpu_words_of;
+
+ZMI_INLINE zmi_gpu_words_of zmi_gpu_fetch(const zmi_gpu_ring *r, int at) {
+  enum { WORDS = sizeof(zmi_gpu_instruction) / 4 };
+  zmi_gpu_words_of w = {at < r->count ? at : -1, {}};
+#pragma unroll
+  for (int i = 0; i < (WORDS + 31) / 32; i++) {
+    const int word = zmi_thread() % 32 + 32 * i;
+    w.word[i] = w.at >= 0 && word < WORDS ? ((const unsigned *)(const void *)&r->all[at])[word] : 0u;
+  }
+  return w;
 }
 
-ZMI_INLINE void zmi_gpu_ring_open(zmi_gpu_ring *r, int at) {
+// soon: words that were asked for before; of another instruction they are of no use.
+ZMI_INLINE void zmi_gpu_ring_open(zmi_gpu_ring *r, int at, const zmi_gpu_words_of *soon) {
+  enum { WORDS = sizeof(zmi_gpu_instruction) / 4 };
   r->at = at;
   if (at >= r->count) return;
-  zmi_gpu_fetch(&r->all[at], zmi_near(r->in));
-  const int tiles = r->in->tiles;
-  r->last = zmi_gpu_first_tile(tiles, r->worker + 1, r->workers);
-  r->spot = zmi_gpu_spot_first(&r->in->as.dot, zmi_gpu_first_tile(tiles, r->worker, r->workers));
+  const zmi_gpu_words_of w = soon->at == at ? *soon : zmi_gpu_fetch(r, at);
+  zmi_sync_warp(); // what lies there has been read
+#pragma unroll
+  for (int i = 0; i < (WORDS + 31) / 32; i++) {
+    const int word = zmi_thread() % 32 + 32 * i;
+    if (word < WORDS) ((unsigned *)(void *)zmi_near(r->in))[word] = w.word[i];
+  }
+  zmi_sync_warp();
+  const zmi_gpu_instruction *in = zmi_near(r->in);
+  r->last = zmi_gpu_first_tile(in->tiles, r->worker + 1, r->workers, r->by);
+  r->spot = zmi_gpu_spot_first(&in->as.dot, zmi_gpu_first_tile(in->tiles, r->worker, r->workers, r->by));
   r->left = 0;
 }
 
@@ -100,20 +125,24 @@ ZMI_INLINE void zmi_gpu_ring_find(zmi_gpu_ring *r, const zmi_gpu_dot *d, int ran
   r->left = k < ZMI_GPU_RANGE ? k : ZMI_GPU_RANGE;
 }
 
-// Asks for steps until the ring is full or what comes next is not known. now: the instruction at hand.
-ZMI_INLINE void zmi_gpu_ring_ask(zmi_gpu_ring *r, int now) {
+// Asks for steps until the ring is full or what comes next is not known. now: the product at hand, behind which nothing is asked for
+// then: to turn to the next one takes a while, which a block has when it waits for the others (now < 0).
+ZMI_INLINE void zmi_gpu_ring_ask(zmi_gpu_ring *r, int now, const zmi_gpu_words_of *soon) {
+  if (now >= 0 && r->at > now) return;
   while (r->at < r->count && r->asked - r->taken < (unsigned)r->slots) {
     const zmi_gpu_dot *d = &zmi_near(r->in)->as.dot;
     if (r->left <= 0) {
       if (d->chosen && r->at != now && (!d->route || d->route != r->route)) return;
       if (r->spot.tile >= r->last) {
-        zmi_gpu_ring_open(r, r->in->next);
+        if (r->at == now) return;
+        zmi_gpu_ring_open(r, zmi_near(r->in)->next, soon);
         continue;
       }
       zmi_gpu_ring_find(r, d, d->up ? d->units / 2 : d->units);
     }
     const int k = r->left < d->step ? r->left : d->step;
-    const int bytes = k == d->step ? d->step_bytes : k / d->matrix.group * zmi_gpu_group_bytes(&d->matrix);
+    const int groups = k >> zmi_gpu_group_shift(d->matrix.group);
+    const int bytes = k == d->step ? d->step_bytes : groups * zmi_gpu_group_bytes(&d->matrix);
     zmi_bulk_copy(zmi_near(r->slot) + r->put * ZMI_GPU_SLOT, r->from, bytes, zmi_gpu_gate(r->put));
     r->from += bytes;
     r->left -= k;
@@ -136,8 +165,9 @@ ZMI_INLINE void zmi_gpu_ring_next(zmi_gpu_ring *r) {
   r->turn ^= 1u;
 }
 ZMI_INLINE void zmi_gpu_ring_done(zmi_gpu_ring *r, int now) {
+  const zmi_gpu_words_of none = {-1, {}};
   zmi_gpu_ring_next(r);
-  zmi_gpu_ring_ask(r, now);
+  zmi_gpu_ring_ask(r, now, &none);
 }
 
 // ---- a step ----
@@ -228,7 +258,7 @@ ZMI_INLINE void zmi_gpu_stream_groups(const char *slot, int group, int first, in
 
 // All formats; those that most models have are made for themselves.
 template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_step(const zmi_gpu_matrix *m, const char *slot, int k, int n, zmi_gpu_column *u) {
-  const int group = m->group, first = k / group, groups = n / group;
+  const int group = m->group, shift = zmi_gpu_group_shift(group), first = k >> shift, groups = n >> shift;
   if (m->dtype == ZMI_GPU_F32) {
     switch (m->bits) {
       ZMI_GPU_BITS(2, true)
@@ -263,7 +293,7 @@ ZMI_INLINE void zmi_gpu_stream_unit(zmi_gpu_ring *r, const zmi_gpu_dot *d, int n
   const int lane = zmi_thread() % 32, plane = lane / 4 % 4 < m->digits ? lane / 4 % 4 : 0;
   const int end = begin + ZMI_GPU_RANGE < m->k ? begin + ZMI_GPU_RANGE : m->k;
   zmi_gpu_column u = {row + plane * m->group + lane % 4 * 8, (const float *)(const void *)(row + m->digits * m->k), 0, {0, 0}};
-  u.sum = u.scale + m->k / m->group;
+  u.sum = u.scale + (m->k >> zmi_gpu_group_shift(m->group));
   for (int k = begin; k < end; k += d->step) {
     const int n = end - k < d->step ? end - k : d->step;
     const char *slot = zmi_gpu_ring_take(r);
@@ -323,17 +353,21 @@ ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int now, char *
   shared = zmi_near(shared);
   made = zmi_near(made);
   const zmi_gpu_dot *d = &in->as.dot;
-  const int last = zmi_gpu_first_tile(in->tiles, r->worker + 1, r->workers), t = zmi_thread(), ranges = d->up ? d->units / 2 : d->units;
-  int tile = zmi_gpu_first_tile(in->tiles, r->worker, r->workers), block = tile % d->blocks, pair = tile / d->blocks;
+  const int last = zmi_gpu_first_tile(in->tiles, r->worker + 1, r->workers, r->by), t = zmi_thread(),
+            ranges = d->up ? d->units / 2 : d->units;
+  const zmi_gpu_words_of none = {-1, {}};
+  int tile = zmi_gpu_first_tile(in->tiles, r->worker, r->workers, r->by), pair = tile < d->blocks ? 0 : tile / d->blocks;
+  int block = tile - pair * d->blocks;
   float *parts = (float *)(void *)shared;
-  zmi_gpu_ring_ask(r, now);
+  zmi_gpu_ring_ask(r, now, &none);
   zmi_gpu_spot s = zmi_gpu_spot_first(d, tile);
   for (; tile < last; tile += d->together) {
     const int tiles = last - tile < d->together ? last - tile : d->together;
     for (; s.tile < tile + tiles; zmi_gpu_spot_move(&s, d, ZMI_GPU_WARPS)) {
       float *part = parts + ((s.tile - tile) * d->units + s.which) * ZMI_GPU_LANES;
       const int range = s.which < ranges ? s.which : s.which - ranges;
-      zmi_gpu_stream_unit(r, d, now, range * ZMI_GPU_RANGE, made + s.pair / d->share * (int)d->x_bytes, part);
+      const int row = s.pair < d->share ? 0 : s.pair / d->share; // one row alone needs no quotient
+      zmi_gpu_stream_unit(r, d, now, range * ZMI_GPU_RANGE, made + row * (int)d->x_bytes, part);
     }
     zmi_sync();
     if (t < tiles * ZMI_GPU_LANES) zmi_gpu_stream_store(r, d, block, pair, parts + t / ZMI_GPU_LANES * d->units * ZMI_GPU_LANES);

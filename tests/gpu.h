@@ -25,6 +25,9 @@ struct zmi_gpu_play;
 const char *gpu_resident(const struct zmi_gpu_instruction *all, int count, int first, struct zmi_gpu_play *play, int blocks, size_t shared,
                          uint64_t seed);
 
+// The first of a product's tiles that a worker of the resident kernel takes.
+int gpu_first_tile(int tiles, int worker, int workers);
+
 #ifdef __cplusplus
 }
 #endif

@@ -520,6 +520,22 @@ static void rows_of_every_block(void **state) {
         for (int digits = -1; digits < 2; digits++) check_front((front){dtype, nature, what, digits, (nature + what + digits) % 3 == 0});
 }
 
+// ---- shares ----
+
+// As many workers as there are on any card, around the numbers from which on a quotient is not a product.
+static void shares_of_workers(void **state) {
+  static const int tiles[] = {1, 2, 127, 128, 129, 9496, (1 << 19) - 1, 1 << 19, 1 << 25};
+  (void)state;
+  for (int workers = 1; workers <= 400; workers++) {
+    for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++) {
+      for (int worker = 0; worker <= workers; worker += worker < 3 || worker > workers - 4 ? 1 : 7) {
+        const int64_t want = (int64_t)tiles[i] * worker / workers;
+        if (gpu_first_tile(tiles[i], worker, workers) != want) fail_msg("tiles %d, worker %d of %d", tiles[i], worker, workers);
+      }
+    }
+  }
+}
+
 // ---- the text ----
 
 static void text_compiles(void **state) {
@@ -547,6 +563,7 @@ int main(void) {
       cmocka_unit_test(products),
       cmocka_unit_test(products_of_many_rows),
       cmocka_unit_test(rows_of_every_block),
+      cmocka_unit_test(shares_of_workers),
       cmocka_unit_test(text_compiles),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

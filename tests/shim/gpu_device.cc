@@ -96,6 +96,10 @@ extern "C" const char *gpu_resident(const zmi_gpu_instruction *all, int count, i
 
 // ---- probes ----
 
+extern "C" int gpu_first_tile(int tiles, int worker, int workers) {
+  return zmi_gpu_first_tile(tiles, worker, workers, zmi_gpu_by(workers));
+}
+
 // out[block] = the sum of i over the threads' numbers, through shared memory and shuffles.
 extern "C" void gpu_probe_sum(void *out) {
   unsigned *shared = (unsigned *)(void *)zmi_shared(), sum = (unsigned)zmi_thread();

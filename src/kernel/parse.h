@@ -154,6 +154,7 @@ typedef struct zmi_parser {
   bool jump_ends;   // ... with "return", else "continue" and "break"
   bool jump_braces; // ... and that have braces
   bool jumped;      // a jump was read: nothing may stand behind it
+  bool once;        // loop_depth is that of "do { } while (0)", which "break" leaves without a word
   int32_t over;     // the variable that says that the innermost loop is left by "break", or -1
   int barriers;     // so far
   size_t scope;     // first symbol of the innermost scope

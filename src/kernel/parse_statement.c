@@ -403,6 +403,79 @@ static bool loop_step(zmi_parser *p, zmi_token name, int32_t symbol, int *op, in
   return known && !p->failed;
 }
 
+// The counter of a loop may be a variable of outside, which has its last value afterwards, as in "for (; place > 0; --place)". It counts
+// beside one that nobody sees.
+typedef struct loop_counter {
+  int type;
+  zmi_token name;
+  int32_t variable, symbol;     // of outside, or -1; the counter
+  int32_t first, before, after; // its first value; statements in front of the loop and behind each round
+} loop_counter;
+
+static bool counts_outside(zmi_parser *p, loop_counter *c, bool assigned) {
+  c->variable = -1;
+  const int32_t found = zmi_symbol_find(p, p->source + c->name.begin, c->name.end - c->name.begin);
+  const bool local = found >= 0 && p->k->symbols[found].kind == ZMI_Y_LOCAL;
+  if (assigned && !local) return true; // a counter of its own
+  if (found < 0) {
+    zmi_unknown_name(p, c->name.begin, c->name.end, false);
+    return false;
+  }
+  c->variable = found;
+  c->type = p->k->symbols[found].type;
+  if (local && (c->type == ZMI_C_INT || c->type == ZMI_C_UINT)) return true;
+  zmi_parse_fail(p, c->name.begin, c->name.end, "a loop's counter is declared as int or uint");
+  return false;
+}
+
+static int32_t counter_symbol(zmi_parser *p, const loop_counter *c) {
+  zmi_symbol s = {.name = p->source + c->name.begin, .size = c->name.end - c->name.begin, .kind = ZMI_Y_LOCAL, .fixed = true};
+  s.type = (uint8_t)c->type;
+  s.level = p->k->facts.form == ZMI_FORM_ROWS && p->within && !p->joining;
+  s.known_after = -1;
+  if (c->variable >= 0) s.name = "", s.size = 0, s.hidden = true;
+  return zmi_symbol_add(p, s);
+}
+
+static bool loop_counter_read(zmi_parser *p, loop_counter *c) { // after "(", up to the first ";"
+  *c = (loop_counter){.type = ZMI_C_INT, .variable = -1, .symbol = -1, .first = -1, .before = -1, .after = -1};
+  bool declared = zmi_take(p, "let") || zmi_take(p, "auto");
+  const bool without = !declared && zmi_take(p, ";");
+  const int written =
+      declared || without || p->token.kind != ZMI_T_NAME ? -1 : zmi_type_find(p->source + p->token.begin, p->token.end - p->token.begin);
+  if (written >= 0) {
+    if (written != ZMI_C_INT && written != ZMI_C_UINT) zmi_parse_fail(p, p->token.begin, p->token.end, "a loop's counter is int or uint");
+    c->type = written;
+    declared = true;
+    zmi_lex(p);
+  }
+  c->name = p->token;
+  if (c->name.kind != ZMI_T_NAME) zmi_parse_fail(p, c->name.begin, c->name.end, "the name of a counter is expected");
+  if (p->failed || (!declared && !counts_outside(p, c, !without))) return false;
+  if (!without) {
+    zmi_lex(p);
+    if (!zmi_expect(p, "=", "the counter")) return false;
+    c->first = zmi_parse_expression(p);
+    zmi_mark_whole(p, c->first);
+    if (c->first >= 0 && c->variable >= 0) c->before = assign(p, c->variable, c->name, c->first);
+    if (c->first >= 0 && zmi_take(p, ",")) c->before = chained(p, c->before, declarations(p, c->type));
+    if (p->failed || !zmi_expect(p, ";", "the first value")) return false;
+  }
+  if (c->variable >= 0) c->first = name_node(p, c->variable, c->name);
+  c->symbol = counter_symbol(p, c);
+  return c->symbol >= 0 && !p->failed;
+}
+
+static void count_outside(zmi_parser *p, loop_counter *c, int op, int32_t by) { // the variable, behind each round
+  if (c->variable < 0) return;
+  if (at(p, by)->kind != ZMI_N_NUMBER || at(p, by)->whole < 1) {
+    zmi_parse_fail(p, at(p, by)->begin, p->last_end, "the step of a counter of outside is a positive number");
+    return;
+  }
+  const int32_t old = name_node(p, c->variable, c->name);
+  c->after = old < 0 ? -1 : assign(p, c->variable, c->name, zmi_binary(p, op, old, by));
+}
+
 // "break": a variable says that the loop is over, and what is left of its rounds does nothing.
 static int32_t leave_loop(zmi_parser *p, uint32_t begin) {
   if (p->over < 0) {
@@ -460,35 +533,12 @@ static void check_fixed(zmi_parser *p, int32_t e, size_t from) {
 
 static int32_t loop(zmi_parser *p, uint32_t begin) { // after "for"
   size_t scope = zmi_scope_open(p);
-  if (!zmi_expect(p, "(", "for")) return -1;
-  int type = ZMI_C_INT;
-  if (!zmi_take(p, "let") && !zmi_take(p, "auto") && p->token.kind == ZMI_T_NAME) {
-    int written = zmi_type_find(p->source + p->token.begin, p->token.end - p->token.begin);
-    if (written >= 0) {
-      if (written != ZMI_C_INT && written != ZMI_C_UINT) {
-        zmi_parse_fail(p, p->token.begin, p->token.end, "a loop's counter is int or uint");
-      }
-      type = written;
-      zmi_lex(p);
-    }
-  }
-  zmi_token name = p->token;
-  if (name.kind != ZMI_T_NAME) zmi_parse_fail(p, name.begin, name.end, "the name of a counter is expected");
-  zmi_lex(p);
-  if (!zmi_expect(p, "=", "the counter")) return -1;
-  int32_t first = zmi_parse_expression(p);
-  zmi_mark_whole(p, first);
-  int32_t more = -1; // variables beside the counter
-  if (first >= 0 && zmi_take(p, ",")) more = declarations(p, type);
-  if (p->failed || !zmi_expect(p, ";", "the first value")) return -1;
-  bool element = p->k->facts.form == ZMI_FORM_ROWS && p->within && !p->joining;
-  zmi_symbol s = {.name = p->source + name.begin, .size = name.end - name.begin, .kind = ZMI_Y_LOCAL, .type = (uint8_t)type, .fixed = true};
-  s.level = element;
-  s.known_after = -1;
-  int32_t symbol = zmi_symbol_add(p, s), condition = symbol < 0 ? -1 : zmi_parse_expression(p);
+  loop_counter counter;
+  if (!zmi_expect(p, "(", "for") || !loop_counter_read(p, &counter)) return -1;
+  const int32_t counts = counter.variable >= 0 ? counter.variable : counter.symbol, condition = zmi_parse_expression(p);
   if (condition < 0) return -1;
   const zmi_node *c = at(p, condition);
-  bool compares = c->kind == ZMI_N_BINARY && at(p, c->a)->kind == ZMI_N_NAME && at(p, c->a)->symbol == symbol &&
+  bool compares = c->kind == ZMI_N_BINARY && at(p, c->a)->kind == ZMI_N_NAME && at(p, c->a)->symbol == counts &&
                   (c->op == '<' || c->op == '>' || c->op == ('<' | '=' << 8) || c->op == ('>' | '=' << 8));
   int comparison = c->op, op = 0;
   int32_t bound = c->b, by = -1;
@@ -497,21 +547,26 @@ static int32_t loop(zmi_parser *p, uint32_t begin) { // after "for"
     return -1;
   }
   zmi_mark_whole(p, bound);
-  if (!zmi_expect(p, ";", "the condition") || !loop_step(p, name, symbol, &op, &by)) return -1;
+  if (!zmi_expect(p, ";", "the condition") || !loop_step(p, counter.name, counts, &op, &by)) return -1;
   const size_t from = p->k->assigned_count;
-  int32_t steps = -1; // of the others
+  count_outside(p, &counter, op, by);
+  int32_t steps = counter.after; // of the others too
   while (!p->failed && zmi_take(p, ",")) steps = chained(p, steps, step_of_another(p));
   int32_t n = !zmi_expect(p, ")", "the step") ? -1 : zmi_node_new(p, ZMI_S_FOR, begin);
   if (n < 0) return -1;
   const zmi_parser around = *p;
   p->loop_depth = zmi_token_is(p, "{") ? p->depth + 1 : 0;
   p->over = -1;
+  p->once = false;
   p->nested++;
   p->effects++;
   const int effects = p->effects;
+  if (counter.variable >= 0) p->k->symbols[counter.variable].fixed = true;
   int32_t body = block(p);
+  if (counter.variable >= 0) p->k->symbols[counter.variable].fixed = false;
   p->nested--;
   p->loop_depth = around.loop_depth;
+  p->once = around.once;
   const int32_t over = p->over;
   p->over = around.over;
   zmi_scope_close(p, scope);
@@ -523,24 +578,24 @@ static int32_t loop(zmi_parser *p, uint32_t begin) { // after "for"
   check_fixed(p, bound, from), check_fixed(p, by, from);
   if (p->failed) return -1;
   zmi_node *f = at(p, n);
-  f->symbol = symbol;
-  f->a = first, f->b = bound, f->c = by;
+  f->symbol = counter.symbol;
+  f->a = counter.first, f->b = bound, f->c = by;
   f->op = comparison, f->op2 = op & 0xff;
   f->first = body;
-  f->type = (uint8_t)type;
+  f->type = (uint8_t)counter.type;
   f->assigned_from = (int32_t)from, f->assigned_to = (int32_t)p->k->assigned_count;
-  return chained(p, more, over < 0 ? n : flag_before(p, over, n));
+  return chained(p, counter.before, over < 0 ? n : flag_before(p, over, n));
 }
 
 // A jump at the end of a branch: what follows the branch is its other side. "return;" in tiles, where the branch stands outermost;
-// "continue;" and "break;" where it stands directly in the braces of a loop; each in the braces of such a branch too, if that ends with
-// a jump as well. Whether there is one; it is taken.
+// "continue;" and "break;" where it stands directly in the braces of a loop or of "do { } while (0)"; each in the braces of such a branch
+// too, if that ends with a jump as well. Whether there is one; it is taken.
 static bool jump(zmi_parser *p, int32_t *n) {
   *n = -1;
   if (p->depth != p->jump_depth) return false;
   const uint32_t begin = p->token.begin;
   if (!p->jump_ends && zmi_take(p, "break")) {
-    *n = leave_loop(p, begin);
+    *n = p->once ? -1 : leave_loop(p, begin);
   } else if (!zmi_take(p, p->jump_ends ? "return" : "continue")) {
     return false;
   }
@@ -708,7 +763,11 @@ static int32_t once(zmi_parser *p) { // "do { } while (0)", as macros have it
   zmi_parser before = *p;
   zmi_lex(p);
   const bool braces = zmi_token_is(p, "{");
+  p->loop_depth = p->depth + 1;
+  p->once = true;
   int32_t n = braces ? block(p) : -1;
+  p->loop_depth = before.loop_depth;
+  p->once = before.once;
   if (braces && zmi_take(p, "while") && zmi_take(p, "(") && p->token.kind == ZMI_T_NUMBER && p->token.type == ZMI_C_INT &&
       !p->token.whole) {
     zmi_lex(p);

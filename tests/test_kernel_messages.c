@@ -239,24 +239,40 @@ static void options_that_nothing_reads(void **state) {
 static void pieces_of_reductions(void **state) {
   (void)state;
 #define REDUCE(...) zm_reduce(&(zm_reduce_options){.name = "k", __VA_ARGS__})
+  nothing_is_dropped(REDUCE(.update = "max(acc, v)"), "kernel k: init is not given: 0 is not where \"max(a, b)\" begins");
+  nothing_is_dropped(REDUCE(.update = "v * acc"), "kernel k: init is not given: 0 is not where \"a * b\" begins");
   nothing_is_dropped(REDUCE(.update = "acc + v", .combine = "nonsense((("), "kernel k: combine:1:");
   nothing_is_dropped(REDUCE(.update = "acc + v", .combine = "a + c"), "kernel k: combine:1:5: unknown name 'c'");
   nothing_is_dropped(REDUCE(.update = "acc + v", .combine = "a * b"),
                      "kernel k: combine is \"a * b\", but an update of this form is joined by \"a + b\": give that, or nothing");
   nothing_is_dropped(REDUCE(.update = "acc + v", .combine = "b + D"), "is joined by \"a + b\"");
-  nothing_is_dropped(REDUCE(.update = "max(acc, v)", .combine = "a + b"), "is joined by \"max(a, b)\"");
+  nothing_is_dropped(REDUCE(.init = "1", .update = "max(acc, v)", .combine = "a + b"), "is joined by \"max(a, b)\"");
   static const char *const good[][2] = {
       {"acc + v", "b + a"}, {"v * acc", "a * b"}, {"max(acc, v)", "fmax(b, a)"}, {"acc * 0.5f + v", "a + b * 2"}, {"min(v, acc)", NULL}};
   for (size_t i = 0; i < ZMI_COUNT(good); i++) {
-    zm_op *op = REDUCE(.update = good[i][0], .combine = good[i][1]);
+    zm_op *op = REDUCE(.init = "1", .update = good[i][0], .combine = good[i][1]);
     if (!op) fail_msg("%s", zm_last_error());
     zm_op_free(op);
   }
+  // what is said of a piece counts its own lines, also where names are looked up in the whole
+  nothing_is_dropped(REDUCE(.update = "acc +\n  vv * 2"), "kernel k: update:2:3: unknown name 'vv'; did you mean 'v'?\n    vv * 2\n    ^~");
+  nothing_is_dropped(REDUCE(.init = "1 + zz", .update = "acc + v"), "kernel k: init:1:5: unknown name 'zz'\n  1 + zz\n      ^~");
+  nothing_is_dropped(REDUCE(.update = "max(acc, v)", .init = "zz"), "kernel k: init:1:1: unknown name 'zz'");
+  nothing_is_dropped(REDUCE(.update = "acc + v", .finalize = "sqrt(acc) +\n q"), "kernel k: finalize:2:2: unknown name 'q'");
+  nothing_is_dropped(REDUCE(.update = "acc * 0.5f + v", .init = "zz"), "kernel k: init:1:1: unknown name 'zz'");
+  nothing_is_dropped(REDUCE(.update = "acc * 0.5f + vv"), "kernel k: update:1:14: unknown name 'vv'");
+  nothing_is_dropped(REDUCE(.update = "acc + v", .gradient = {"g * qq"}), "kernel k_gradient_v:1:5: unknown name 'qq'");
+  nothing_is_dropped(REDUCE(.update = "acc + v", .gradient = {"let a = 1;\nelements { gradient = g * qq; }"}),
+                     "kernel k_gradient_v:2:27: unknown name 'qq'");
 #define MAP(...) zm_map_reduce(&(zm_map_reduce_options){.name = "k", .pass1 = {.update = "acc + x"}, .write = "x * s1", __VA_ARGS__})
   nothing_is_dropped(MAP(.pass2 = {.init = "1"}), "kernel k: pass2.init is given, but pass2.update is not");
   nothing_is_dropped(MAP(.pass2 = {.reduce = "a + b"}), "kernel k: pass2.reduce is given, but pass2.update is not");
   nothing_is_dropped(MAP(.pass2 = {.finalize = "acc"}), "kernel k: pass2.finalize is given, but pass2.update is not");
   nothing_is_dropped(MAP(.pass2 = {.update = "acc + x", .reduce = "a +"}), "kernel k: pass2.reduce:1:4: a value is expected");
+  nothing_is_dropped(MAP(.pass2 = {.update = "acc + x", .finalize = "acc / E"}), "kernel k: pass2.finalize:1:7: unknown name 'E'");
+  nothing_is_dropped(MAP(.pass2 = {.update = "acc + q"}), "kernel k: pass2.update:1:7: unknown name 'q'");
+  nothing_is_dropped(zm_map_reduce(&(zm_map_reduce_options){.name = "k", .pass1 = {.update = "acc + x"}, .write = "x /\n\ns2"}),
+                     "kernel k: write:3:1: unknown name 's2'; did you mean 's1'?");
 }
 
 int main(void) {

@@ -48,7 +48,7 @@ ZM_API zm_op *zm_elementwise(const char *source, const zm_elementwise_options *o
 typedef struct zm_reduce_options {
   const char *name;
   const char *inputs;   // NULL: "v"
-  const char *init;     // "0"
+  const char *init;     // "0"; NULL: that, but for updates by *, max or min, which must say where they begin
   const char *update;   // "acc + v * v"
   const char *combine;  // "a + b"; may be NULL
   const char *finalize; // "sqrt(acc)"; NULL: "acc"
@@ -65,7 +65,7 @@ ZM_API zm_op *zm_reduce(const zm_reduce_options *options);
 //   pass2: sees x, i, D, s1            -> s2
 //   write: sees x, i, D, s1, s2        -> the result
 typedef struct zm_pass {
-  const char *init, *update, *reduce, *finalize; // update sees acc; reduce joins a and b (NULL: from the form of update); finalize sees acc
+  const char *init, *update, *reduce, *finalize; // as init, update, combine and finalize above; update sees acc, reduce a and b
 } zm_pass;
 typedef struct zm_map_reduce_options {
   const char *name;

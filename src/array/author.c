@@ -123,9 +123,9 @@ static zm_op *define_gradient(const zmi_kernel_facts *f, int i, const char *name
   if (!before)
     zmi_text_add(&source, "%s", gradient);
   else if (strchr(gradient, ';'))
-    zmi_text_add(&source, "%s\n%s", before, gradient);
+    zmi_text_add(&source, "%s\n" ZMI_TEXT_PIECE "\n%s", before, gradient);
   else
-    zmi_text_add(&source, "%s\nelements { gradient =\n%s\n; }", before, gradient);
+    zmi_text_add(&source, "%s\nelements { gradient =\n" ZMI_TEXT_PIECE "\n%s\n; }", before, gradient);
   const zmi_kernel_text text = {.name = zmi_text_str(&name),
                                 .form = before ? ZMI_FORM_ROWS : ZMI_FORM_ELEMENTS,
                                 .inputs = names,

@@ -55,6 +55,9 @@ const char *zmi_kernel_raw(const zmi_kernel *k, int target); // RAW: the source 
 typedef struct zmi_pass_text {
   const char *init, *update, *combine, *finalize; // combine and finalize may be NULL
 } zmi_pass_text;
+// A line of the source that begins with ZMI_TEXT_PIECE names what follows, up to the next one: the piece of an author, whose lines are
+// counted by themselves, or, without a name, text around such pieces.
+#define ZMI_TEXT_PIECE "//\x01"
 // Result `y`, one value a row, from the inputs at places i of D.
 zm_status zmi_reduce_source(const char *name, const zmi_pass_text *pass, zmi_text *source);
 // Result `y` per element: write sees s1 and s2; NULL: only these are computed. Pass 2 is left out if its update is NULL.

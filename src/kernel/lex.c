@@ -25,12 +25,30 @@ static char peek(const zmi_parser *p, uint32_t ahead) {
 // ---- messages ----
 enum { SHOWN = 100 }; // columns of a line that are shown
 
+static uint32_t line_of(const char *source, uint32_t first, const char **piece, int *length) { // first: where the line begins
+  const uint32_t mark = sizeof ZMI_TEXT_PIECE - 1;
+  uint32_t line = 1;
+  for (uint32_t i = 0, begins = 0; i < first; i++) {
+    if (source[i] != '\n') continue;
+    line++;
+    if (i - begins >= mark && memcmp(source + begins, ZMI_TEXT_PIECE, mark) == 0) {
+      *piece = source + begins + mark;
+      *length = (int)(i - begins - mark);
+      line = 1;
+    }
+    begins = i + 1;
+  }
+  return line;
+}
+
 void zmi_show_place(const char *name, const char *source, uint32_t size, uint32_t begin, uint32_t end, const char *message) {
   if (begin > size) begin = size;
-  uint32_t first = begin, last = begin, line = 1;
+  uint32_t first = begin, last = begin;
   while (first > 0 && source[first - 1] != '\n') first--;
   while (last < size && source[last] != '\n') last++;
-  for (uint32_t i = 0; i < first; i++) line += source[i] == '\n';
+  const char *piece = "";
+  int length = 0;
+  const uint32_t line = line_of(source, first, &piece, &length);
   uint32_t column = begin - first, from = column > SHOWN - 20 ? column - (SHOWN - 20) : 0, shown = last - first - from;
   if (shown > SHOWN) shown = SHOWN;
   char text[SHOWN + 1], caret[SHOWN + 2];
@@ -46,7 +64,8 @@ void zmi_show_place(const char *name, const char *source, uint32_t size, uint32_
   caret[at] = '^';
   memset(caret + at + 1, '~', width - 1);
   caret[at + width] = 0;
-  zmi_fail(ZM_ERROR_ARGUMENT, "kernel %.64s:%u:%u: %s\n  %s\n  %s", name, line, column + 1, message, text, caret);
+  zmi_fail(ZM_ERROR_ARGUMENT, "kernel %.64s%s%.*s:%u:%u: %s\n  %s\n  %s", name, length ? ": " : "", length, piece, line, column + 1,
+           message, text, caret);
 }
 
 void zmi_parse_fail(zmi_parser *p, uint32_t begin, uint32_t end, const char *format, ...) {

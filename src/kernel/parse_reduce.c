@@ -75,6 +75,9 @@ static zm_status check_combine(const char *name, const char *what, const char *t
                   name, what, text, form->join);
 }
 
+// The author's text on lines of its own: its name, then the text.
+#define PIECE "\n" ZMI_TEXT_PIECE "%s\n%s\n" ZMI_TEXT_PIECE "\n"
+
 static zm_status add_pass(const char *name, const zmi_pass_text *pass, int number, zmi_text *out) {
   char other[8], parts[3][24];
   snprintf(other, sizeof other, "acc%d", number);
@@ -88,18 +91,21 @@ static zm_status add_pass(const char *name, const zmi_pass_text *pass, int numbe
   joining form = serial;
   if (read_piece(name, parts[1], pass->update, NULL, acc, &form) != ZM_OK) return zm_last_status();
   if (pass->combine && check_combine(name, parts[2], pass->combine, number, &form) != ZM_OK) return zm_last_status();
+  if (!pass->init && form.reduction && strcmp(form.reduction, "sum") != 0)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: %s is not given: 0 is not where \"%s\" begins", name, parts[0], form.join);
   const char *init = pass->init ? pass->init : "0";
   if (form.reduction && form.sign) {
-    zmi_text_add(out, "elements {\nlet acc = %s; let %s = acc;\nreduced_%d = %s(\n%s\n);\n}\n", form.neutral, other, number, form.reduction,
-                 pass->update);
-    zmi_text_add(out, "let acc = (\n%s\n) %s reduced_%d;\n", init, form.sign, number);
+    zmi_text_add(out, "elements {\nlet acc = %s; let %s = acc;\nreduced_%d = %s(" PIECE ");\n}\n", form.neutral, other, number,
+                 form.reduction, parts[1], pass->update);
+    zmi_text_add(out, "let acc = (" PIECE ") %s reduced_%d;\n", parts[0], init, form.sign, number);
   } else if (form.reduction) {
-    zmi_text_add(out, "let first_%d = (\n%s\n);\nelements {\nlet acc = first_%d; let %s = acc;\n", number, init, number, other);
-    zmi_text_add(out, "reduced_%d = %s(\n%s\n);\n}\n", number, form.reduction, pass->update);
+    zmi_text_add(out, "let first_%d = (" PIECE ");\nelements {\nlet acc = first_%d; let %s = acc;\n", number, parts[0], init, number,
+                 other);
+    zmi_text_add(out, "reduced_%d = %s(" PIECE ");\n}\n", number, form.reduction, parts[1], pass->update);
     zmi_text_add(out, "let acc = %s(first_%d, reduced_%d);\n", form.reduction, number, number);
   } else {
-    zmi_text_add(out, "let acc =\n%s\n;\nelements {\nlet %s = acc; acc =\n%s\n;\n}\n", init, other, pass->update);
-    if (pass->combine) zmi_text_add(out, "join {\nlet a = acc; let b = right.acc; acc =\n%s\n;\n}\n", pass->combine);
+    zmi_text_add(out, "let acc =" PIECE ";\nelements {\nlet %s = acc; acc =" PIECE ";\n}\n", parts[0], init, other, parts[1], pass->update);
+    if (pass->combine) zmi_text_add(out, "join {\nlet a = acc; let b = right.acc; acc =" PIECE ";\n}\n", parts[2], pass->combine);
   }
   zmi_text_add(out, "let %s = acc;\n", other);
   return ZM_OK;
@@ -112,7 +118,7 @@ static zm_status finished(const char *name, const zmi_text *out) {
 zm_status zmi_reduce_source(const char *name, const zmi_pass_text *pass, zmi_text *source) {
   if (!name) name = "reduce";
   if (add_pass(name, pass, 0, source) != ZM_OK) return zm_last_status();
-  zmi_text_add(source, "y =\n%s\n;\n", pass->finalize ? pass->finalize : "acc");
+  zmi_text_add(source, "y =" PIECE ";\n", "finalize", pass->finalize ? pass->finalize : "acc");
   return finished(name, source);
 }
 
@@ -128,8 +134,9 @@ zm_status zmi_map_reduce_source(const char *name, const zmi_pass_text pass[2], c
   for (int i = 0; i < 2; i++) {
     if (i == 1 && !second->update) break;
     if (add_pass(name, &pass[i], i + 1, source) != ZM_OK) return zm_last_status();
-    zmi_text_add(source, "let s%d =\n%s\n;\n", i + 1, pass[i].finalize ? pass[i].finalize : "acc");
+    zmi_text_add(source, "let s%d =" PIECE ";\n", i + 1, i ? "pass2.finalize" : "pass1.finalize",
+                 pass[i].finalize ? pass[i].finalize : "acc");
   }
-  if (write) zmi_text_add(source, "elements {\ny =\n%s\n;\n}\n", write);
+  if (write) zmi_text_add(source, "elements {\ny =" PIECE ";\n}\n", "write", write);
   return finished(name, source);
 }

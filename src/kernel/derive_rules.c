@@ -82,17 +82,39 @@ int zmi_derive_copy(zmi_derive *d, int i) {
   return d->map[i] = zmi_code_emit(d->to, &y);
 }
 
-int zmi_derive_sum(zmi_derive *d, int total, int part) {
-  return part < 0 ? total : total < 0 ? part : zmi_code_op(d->to, ZMI_K_ADD, total, part, -1);
+static bool is_number(const zmi_derive *d, int v, float number) {
+  const zmi_inst *x = &d->to->insts[v];
+  return x->op == ZMI_K_CONST && x->type == ZMI_C_FLOAT && x->imm.f == number;
 }
 
-static bool is_one(const zmi_derive *d, int v) {
+// What passes a choice is the change of the side that was chosen, and zero for the other. Factors act inside, on the side that there is:
+// the slope of what was not chosen may be infinite, and zero times infinity is NaN.
+static bool is_half(const zmi_derive *d, int v) {
   const zmi_inst *x = &d->to->insts[v];
-  return x->op == ZMI_K_CONST && x->type == ZMI_C_FLOAT && x->imm.f == 1;
+  return x->op == ZMI_K_SELECT && x->type == ZMI_C_FLOAT && (is_number(d, x->b, 0) || is_number(d, x->c, 0));
+}
+
+static int side_sum(zmi_derive *d, int a, int b) {
+  return is_number(d, a, 0) ? b : is_number(d, b, 0) ? a : zmi_code_op(d->to, ZMI_K_ADD, a, b, -1);
+}
+
+int zmi_derive_sum(zmi_derive *d, int total, int part) {
+  if (part < 0 || total < 0) return part < 0 ? total : part;
+  zmi_inst a = d->to->insts[total], b = d->to->insts[part];
+  if (is_half(d, total) && is_half(d, part) && a.a == b.a)
+    return zmi_code_op(d->to, ZMI_K_SELECT, a.a, side_sum(d, a.b, b.b), side_sum(d, a.c, b.c));
+  return zmi_code_op(d->to, ZMI_K_ADD, total, part, -1);
 }
 
 int zmi_derive_apply(zmi_derive *d, zmi_factor f, int t) {
   if (t < 0) return -1;
+  bool acts = f.kind == ZMI_F_MINUS || f.kind == ZMI_F_TIMES || f.kind == ZMI_F_DIVIDE;
+  if (acts && is_half(d, t)) {
+    zmi_inst x = d->to->insts[t];
+    bool first = is_number(d, x.c, 0);
+    int side = zmi_derive_apply(d, f, first ? x.b : x.c);
+    return zmi_code_op(d->to, ZMI_K_SELECT, x.a, first ? side : x.b, first ? x.c : side);
+  }
   switch (f.kind) {
   case ZMI_F_NONE:
     return -1;
@@ -101,7 +123,7 @@ int zmi_derive_apply(zmi_derive *d, zmi_factor f, int t) {
   case ZMI_F_MINUS:
     return zmi_code_op(d->to, ZMI_K_NEG, t, -1, -1);
   case ZMI_F_TIMES:
-    return is_one(d, t) ? f.value : f.value >= 0 && is_one(d, f.value) ? t : zmi_code_op(d->to, ZMI_K_MUL, t, f.value, -1);
+    return is_number(d, t, 1) ? f.value : f.value >= 0 && is_number(d, f.value, 1) ? t : zmi_code_op(d->to, ZMI_K_MUL, t, f.value, -1);
   case ZMI_F_DIVIDE:
     return zmi_code_op(d->to, ZMI_K_DIV, t, f.value, -1);
   case ZMI_F_MASK:

@@ -210,6 +210,56 @@ static void an_expert_of_a_masked_group_is_never_chosen(void) {
   }
 }
 
+// Indices of 64 bits that would be good ones in their low 32.
+static void an_index_beyond_32_bits_is_out_of_range(void) {
+  static const int64_t far[] = {((int64_t)1 << 32) + 1, 0};
+  static const uint64_t top[] = {UINT64_MAX, 1};
+  zm_array *index = zm_array_from_data(far, ZM_I64, SHAPE(2)), *most = zm_array_from_data(top, ZM_U64, SHAPE(2)), *x = noise(SHAPE(2, 4));
+  const float *y = floats(zm_fused_scatter_add(index, x, SHAPE(3, 4)));
+  for (int i = 0; i < 12; i++) assert_true(y[i] == (i < 4 ? floats(x)[4 + i] : 0));
+  zm_dispatch d;
+  MUST(zm_moe_dispatch(x, zm_reshape(index, SHAPE(2, 1)), 2, &d));
+  static const uint32_t first_alone[] = {0, 1, 1};
+  assert_memory_equal(data_of(d.offsets), first_alone, sizeof first_alone);
+  const float *loss = floats(zm_softmax_cross_entropy(x, index, -1));
+  assert_true(isnan(loss[0]) && !isnan(loss[1])); // a target that is no class
+  assert_true(isnan(floats(zm_softmax_cross_entropy(x, most, -1))[0]));
+  zm_array *cache = noise(SHAPE(2, 1, 1, 4)), *q = noise(SHAPE(2, 1, 4));
+  const float *seen = floats(zm_paged_attention(q, cache, cache, zm_reshape(index, SHAPE(2, 1)), most, 0));
+  assert_true(seen[0] == 0 && seen[4] == floats(cache)[0]); // no block, then the one position of block 0
+}
+
+static zm_affine some_codes(int64_t experts, int64_t n) {
+  return (zm_affine){.words = zm_full(3, ZM_U32, SHAPE(experts, n, 8)),
+                     .scales = zm_full(1, ZM_F32, SHAPE(experts, n, 1)),
+                     .biases = zm_full(0, ZM_F32, SHAPE(experts, n, 1))};
+}
+
+static void a_gate_without_what_it_gates_is_refused(void) {
+  zm_affine w = some_codes(2, 3);
+  const int32_t chosen[] = {1};
+  zm_array *x = noise(SHAPE(1, 64)), *e = whole(chosen, SHAPE(1, 1)), *row = zm_reshape(x, SHAPE(1, 1, 64));
+  assert_non_null(zm_fused_swiglu_gather_qmv(x, &w, &w, e));
+#define REFUSED(call, says)                                                                                                                \
+  do {                                                                                                                                     \
+    zm_clear_error();                                                                                                                      \
+    assert_null(call);                                                                                                                     \
+    assert_string_equal(zm_last_error(), says);                                                                                            \
+  } while (0)
+  REFUSED(zm_fused_swiglu_gather_qmv(x, &w, NULL, e), "fused_swiglu_gather_qmv: up is NULL");
+  REFUSED(zm_fused_swiglu_gather_qmv(x, NULL, &w, e), "fused_swiglu_gather_qmv: gate is NULL");
+  REFUSED(zm_gather_qmm_swiglu(row, &w, NULL, NULL, NULL), "gather_qmm_swiglu: up is NULL");
+  REFUSED(zm_fused_quantized_swiglu_gemv(x, NULL, &w), "fused_quantized_swiglu_gemv: gate is NULL");
+  // What names experts, blocks or positions is whole.
+  zm_array *half = zm_full(0.5, ZM_F32, SHAPE(1, 1)), *line = zm_reshape(half, SHAPE(1));
+  REFUSED(zm_fused_swiglu_gather_qmv(x, &w, &w, half), "fused_swiglu_gather_qmv: experts: expected integers, found float32");
+  REFUSED(zm_gather_qmm_swiglu(row, &w, &w, half, NULL), "gather_qmm_swiglu: lhs_indices: expected integers, found float32");
+  REFUSED(zm_fused_scatter_add(line, x, SHAPE(3, 64)), "fused_scatter_add: indices: expected integers, found float32");
+  zm_array *cache = noise(SHAPE(2, 1, 1, 4)), *q = noise(SHAPE(1, 1, 4));
+  REFUSED(zm_paged_attention(q, cache, cache, e, line, 0), "paged_attention: context_lens: expected integers, found float32");
+#undef REFUSED
+}
+
 // ---- caches and attention ----
 
 static void an_update_of_a_cache_keeps_what_was_there(void) {
@@ -422,6 +472,64 @@ static void the_cotangents_of_all_results_count(void) {
   }
 }
 
+typedef struct chosen {
+  zm_op *op; // NULL: the function
+  zm_array *(*function)(zm_array *);
+} chosen;
+
+static zm_array *elu(zm_array *x) {
+  return zm_elu(x, 0.5);
+}
+
+static zm_array *elu_gradient(zm_array *x) {
+  return zm_elu_grad(x, zm_ones_like(x), 0.5);
+}
+
+static zm_status of_chosen(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  const chosen *c = user;
+  (void)nin, (void)nout;
+  out[0] = c->op ? zm_op_apply1(c->op, in[0], NULL) : c->function(in[0]);
+  return out[0] ? ZM_OK : zm_last_status();
+}
+
+static zm_status slope_of_chosen(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  zm_array *y;
+  (void)nout;
+  return zm_vjp(of_chosen, user, in, nin, NULL, &y, 1, out);
+}
+
+// Where the side that was not chosen has an infinite slope: times the zero that passes the choice it would be NaN.
+static void the_slope_of_what_was_not_chosen_stays_out(void) {
+  static const struct {
+    const char *source;
+    zm_array *(*function)(zm_array *);
+    float x;
+    double first, second;
+  } cases[] = {
+      {"x > 0 ? x : exp(x) - 1", NULL, 200, 1, 0},
+      {"x > 0 ? x : exp(x) * exp(x)", NULL, 200, 1, 0},
+      {"x > 0 ? log(x) : 2 * x", NULL, 0, 2, 0},
+      {"x > 0 ? x * sqrt(x) : 0", NULL, 0, 0, 0},
+      {"x > 0 ? (x > 1 ? 3 * x : sqrt(x)) : x * x", NULL, 0, 0, 2},
+      {"x > 0 ? x * x : exp(-1 / x)", NULL, 3, 6, 2},
+      {"min(x, exp(x))", NULL, 200, 1, 0},
+      {NULL, elu, 200, 1, 0},
+      {NULL, elu, -1, 0.5 * 0.36787944117144233, 0.5 * 0.36787944117144233},
+      {NULL, elu_gradient, 200, 0, 0},
+      {NULL, zm_relu2, 3, 6, 2},
+  };
+  for (size_t i = 0; i < ZMI_COUNT(cases); i++) {
+    chosen c = {cases[i].source ? zm_elementwise(cases[i].source, NULL) : NULL, cases[i].function};
+    if (!c.op && !c.function) fail_msg("%s", zm_last_error());
+    zm_array *x = filled(&cases[i].x, ZM_F32, NULL, 0), *y, *first, *second;
+    MUST(slope_of_chosen(&c, &x, 1, &first, 1));
+    MUST(zm_vjp(slope_of_chosen, &c, &x, 1, NULL, &y, 1, &second));
+    near(cases[i].source ? cases[i].source : "first derivative", (int64_t)i, (double)floats(first)[0], cases[i].first, 1e-5);
+    near(cases[i].source ? cases[i].source : "second derivative", (int64_t)i, (double)floats(second)[0], cases[i].second, 1e-5);
+    zm_op_free(c.op);
+  }
+}
+
 // ---- comparisons ----
 
 static zm_status off_by(void *user, zm_array *const *in, int nin, zm_array **out, int nout) { // at one place of the whole
@@ -484,6 +592,8 @@ static void one_bound_of_both_tolerances_must_hold(void) {
   X(dispatch_follows_the_indices)                                                                                                          \
   X(gating_of_ten_thousand_rows_is_that_of_a_plain_loop)                                                                                   \
   X(an_expert_of_a_masked_group_is_never_chosen)                                                                                           \
+  X(an_index_beyond_32_bits_is_out_of_range)                                                                                               \
+  X(a_gate_without_what_it_gates_is_refused)                                                                                               \
   X(an_update_of_a_cache_keeps_what_was_there)                                                                                             \
   X(attention_sees_more_than_4096_positions)                                                                                               \
   X(the_gate_of_quantized_numbers_has_no_factor_of_its_own)                                                                                \
@@ -498,6 +608,7 @@ static void one_bound_of_both_tolerances_must_hold(void) {
   X(the_weight_of_a_norm_has_a_gradient)                                                                                                   \
   X(a_bias_has_the_gradient_of_what_it_is_added_to)                                                                                        \
   X(the_cotangents_of_all_results_count)                                                                                                   \
+  X(the_slope_of_what_was_not_chosen_stays_out)                                                                                            \
   X(nan_never_matches)                                                                                                                     \
   X(one_bound_of_both_tolerances_must_hold)
 EACH(RUN)

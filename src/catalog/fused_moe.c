@@ -282,7 +282,7 @@ static bool matrices_of(const char *name, const zm_affine *m, int64_t k, zm_arra
 
 zm_array *zmi_cat_gather(const char *name, zm_array *x, zm_array *rows, zm_array *experts, const zm_affine *gate, const zm_affine *up,
                          zm_dtype result) {
-  zm_array *in[OPERANDS] = {x, zm_astype(rows, ZM_I32), zm_astype(experts, ZM_I32)};
+  zm_array *in[OPERANDS] = {x, rows, zmi_cat_indices(name, "experts", experts)};
   if (!in[1] || !in[2] || !matrices_of(name, gate, zmi_cat_last(x), in + WORDS)) return NULL;
   if (up && !matrices_of(name, up, zmi_cat_last(x), in + UP_WORDS)) return NULL;
   gather_attrs a = {gate->bits ? gate->bits : 4, gate->group ? gate->group : 64, result};
@@ -301,20 +301,25 @@ bool zm_has_gather_qmm_swiglu(void) {
   return true;
 }
 
+static bool gate_and_up(const char *name, const zm_affine *gate, const zm_affine *up) {
+  if (gate && up) return zmi_cat_want_rank(name, "gate words", gate->words, 2) && zmi_cat_want_rank(name, "up words", up->words, 2);
+  zmi_fail(ZM_ERROR_ARGUMENT, "%s: %s is NULL", name, gate ? "up" : "gate");
+  return false;
+}
+
 // indices NULL: 0, 1, ... in the shape of the batch dimensions.
-static zm_array *indices_or_all(zm_array *indices, const zm_array *of) {
-  if (indices) return zm_astype(indices, ZM_I32);
+static zm_array *indices_or_all(const char *name, const char *operand, zm_array *indices, const zm_array *of) {
+  if (indices) return zmi_cat_indices(name, operand, indices);
   zm_array *all = zm_arange(0, (double)zmi_cat_leading(of, 2), 1, ZM_I32);
   return all ? zm_reshape(all, of->type.shape, of->type.rank - 2) : NULL;
 }
 
 zm_array *zm_gather_qmm_swiglu(zm_array *x, const zm_affine *gate, const zm_affine *up, zm_array *lhs_indices, zm_array *rhs_indices) {
   const char *name = "gather_qmm_swiglu";
-  if (!zmi_cat_want_float(name, "x", x) || !zmi_cat_want_rank(name, "x", x, 2) || !gate ||
-      !zmi_cat_want_rank(name, "gate words", gate->words, 2))
-    return gate ? NULL : (zmi_fail(ZM_ERROR_ARGUMENT, "%s: gate is NULL", name), (zm_array *)NULL);
+  if (!zmi_cat_want_float(name, "x", x) || !zmi_cat_want_rank(name, "x", x, 2) || !gate_and_up(name, gate, up)) return NULL;
   int64_t m = x->type.shape[x->type.rank - 2], k = zmi_cat_last(x), n = gate->words->type.shape[gate->words->type.rank - 2];
-  zm_array *lhs = indices_or_all(lhs_indices, x), *rhs = indices_or_all(rhs_indices, gate->words);
+  zm_array *lhs = indices_or_all(name, "lhs_indices", lhs_indices, x);
+  zm_array *rhs = indices_or_all(name, "rhs_indices", rhs_indices, gate->words);
   if (!lhs || !rhs) return NULL;
   // Both to one shape I, then one pair for each of the M rows of an x: row lhs M + i.
   zm_array *zero = zm_full(0, ZM_I32, NULL, 0);
@@ -337,7 +342,7 @@ zm_array *zm_fused_swiglu_gather_qmv(zm_array *x, const zm_affine *gate, const z
   const char *name = "fused_swiglu_gather_qmv";
   if (!zmi_cat_want_float(name, "x", x) || !zmi_cat_want_rank(name, "x", x, 1) || !zmi_cat_want_rank(name, "experts", experts, 1))
     return NULL;
-  if (!gate || !zmi_cat_want_rank(name, "gate words", gate->words, 2)) return NULL;
+  if (!gate_and_up(name, gate, up)) return NULL;
   int64_t rows = zmi_cat_leading(x, 1), slots = zmi_cat_last(experts), n = gate->words->type.shape[gate->words->type.rank - 2];
   if (zmi_cat_leading(experts, 1) != rows || experts->type.rank != x->type.rank) {
     zmi_fail(ZM_ERROR_ARGUMENT, "%s: experts: expected [..., S] for the %lld rows of x", name, (long long)rows);
@@ -352,8 +357,8 @@ zm_array *zm_fused_swiglu_gather_qmv(zm_array *x, const zm_affine *gate, const z
 zm_array *zm_fused_quantized_swiglu_gemv(zm_array *x, const zm_affine *gate, const zm_affine *up) {
   const char *name = "fused_quantized_swiglu_gemv";
   if (!zmi_cat_want_float(name, "x", x) || !zmi_cat_want_rank(name, "x", x, 1)) return NULL;
-  if (!gate || !zmi_cat_want(name, "gate words", gate->words, 2, (int64_t)-1, (int64_t)-1)) return NULL;
-  if (!up || !zmi_cat_want(name, "up words", up->words, 2, gate->words->type.shape[0], (int64_t)-1)) return NULL;
+  if (!gate_and_up(name, gate, up) || !zmi_cat_want(name, "gate words", gate->words, 2, (int64_t)-1, (int64_t)-1)) return NULL;
+  if (!zmi_cat_want(name, "up words", up->words, 2, gate->words->type.shape[0], (int64_t)-1)) return NULL;
   int64_t rows = zmi_cat_leading(x, 1);
   zm_array *zeros = zm_full(0, ZM_I32, &rows, 1);
   zm_array *y = zmi_cat_gather(name, zmi_cat_rows(x), zm_arange(0, (double)rows, 1, ZM_I32), zeros, gate, up, ZM_F32);

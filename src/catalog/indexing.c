@@ -90,7 +90,7 @@ zm_array *zm_fused_scatter_add(zm_array *indices, zm_array *updates, const int64
   scatter_attrs a = {shape[0]};
   int64_t count = updates->type.shape[0], width = 1;
   for (int i = 1; i < rank; i++) width *= shape[i];
-  zm_array *in[] = {zm_astype(indices, ZM_I32), zmi_cat_reshape(updates, 2, count, width)};
+  zm_array *in[] = {zmi_cat_indices(name, "indices", indices), zmi_cat_reshape(updates, 2, count, width)};
   zm_array *y = zmi_cat_apply1(&zmi_op_scatter_add_rows, &a, sizeof a, 2, in);
   return y ? zm_reshape(y, shape, rank) : NULL;
 }

@@ -16,7 +16,7 @@ zm_status zm_moe_dispatch(zm_array *x, zm_array *indices, int64_t experts, zm_di
   if (zmi_cat_leading(indices, 1) != rows) {
     return zmi_fail(ZM_ERROR_ARGUMENT, "%s: indices: expected [..., K] for the %lld rows of x", name, (long long)rows);
   }
-  zm_array *in[] = {zmi_cat_rows(x), zmi_cat_reshape(zm_astype(indices, ZM_I32), 2, rows, slots)};
+  zm_array *in[] = {zmi_cat_rows(x), zmi_cat_reshape(zmi_cat_indices(name, "indices", indices), 2, rows, slots)};
   zm_status status = zmi_cat_apply(&zmi_op_moe_dispatch, &a, sizeof a, 2, in, made);
   if (status != ZM_OK) return status;
   made[1] = zmi_cat_like(made[1], indices, 0, 0);

@@ -62,6 +62,18 @@ int64_t zmi_cat_integer(const void *src, zm_dtype dtype, int64_t i) {
   }
 }
 
+zm_array *zmi_cat_indices(const char *name, const char *operand, zm_array *indices) {
+  if (!zmi_cat_want_rank(name, operand, indices, 0)) return NULL;
+  zm_dtype dtype = indices->type.dtype;
+  if (!zmi_cat_is_integer(dtype)) {
+    zmi_fail(ZM_ERROR_ARGUMENT, "%s: %s: expected integers, found %s", name, operand, zm_dtype_name(dtype));
+    return NULL;
+  }
+  if (dtype == ZM_U32 || dtype == ZM_U64 || dtype == ZM_I64) indices = zm_minimum(indices, zm_full(INT32_MAX, dtype, NULL, 0));
+  if (dtype == ZM_I64) indices = zm_maximum(indices, zm_full(INT32_MIN, dtype, NULL, 0));
+  return zm_astype(indices, ZM_I32);
+}
+
 ZMI_ROWS(pick, "x place", "y", NULL, "elements { s = sum(i == place ? x : 0.0f); }\ny = s;")
 
 zm_array *zmi_cat_pick(zm_array *x, zm_array *places) {

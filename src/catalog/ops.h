@@ -22,6 +22,8 @@ zm_status zmi_cat_apply(const zmi_op *op, const void *attrs, size_t attrs_size, 
 // Element `i` of integer memory as int64.
 int64_t zmi_cat_integer(const void *src, zm_dtype dtype, int64_t i);
 bool zmi_cat_is_integer(zm_dtype dtype);
+// Indices as int32. Those beyond its range become its ends, so that they are out of range of every array. NULL if they are no integers.
+zm_array *zmi_cat_indices(const char *name, const char *operand, zm_array *indices);
 
 // Words uint32 [..., W] to codes uint8 [..., W 32 / bits] and back.
 zm_array *zmi_cat_unpack(zm_array *words, int bits);

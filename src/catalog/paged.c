@@ -243,10 +243,11 @@ const zmi_op zmi_op_paged_attention = {
 
 zm_array *zm_paged_attention(zm_array *q, zm_array *k_cache, zm_array *v_cache, zm_array *block_table, zm_array *context_lens,
                              double scale) {
-  if (!zmi_cat_want_float("paged_attention", "q", q)) return NULL;
+  const char *name = "paged_attention";
+  if (!zmi_cat_want_float(name, "q", q)) return NULL;
   paged_attrs a = {scale};
   if (scale == 0) a.scale = 1 / zmi_pow((double)ZMI_MAX(zmi_cat_last(q), 1), 0.5);
-  zm_array *in[] = {q, k_cache, v_cache, block_table ? zm_astype(block_table, ZM_I32) : NULL,
-                    context_lens ? zm_astype(context_lens, ZM_I32) : NULL};
+  zm_array *in[] = {q, k_cache, v_cache, zmi_cat_indices(name, "block_table", block_table),
+                    zmi_cat_indices(name, "context_lens", context_lens)};
   return zmi_cat_apply1(&zmi_op_paged_attention, &a, sizeof a, 5, in);
 }

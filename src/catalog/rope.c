@@ -257,8 +257,7 @@ static bool decode_fits(const char *name, const zm_rope_cache *a, int64_t batch)
          cache_fits(name, "v_cache", a->v_cache, a->v, batch < 0 ? -1 : b) && zmi_cat_want(name, "offset", a->offset, 1, b);
 }
 
-static zm_status update(const zm_rope_cache *a, zm_array *places, zm_array **q, zm_array **k_cache, zm_array **v_cache) {
-  zm_array *offset = zm_astype(a->offset, ZM_I32);
+static zm_status update(const zm_rope_cache *a, zm_array *offset, zm_array *places, zm_array **q, zm_array **k_cache, zm_array **v_cache) {
   zm_array *made[3] = {at_offsets(a->q, a->cosine, a->sine, offset)};
   made[1] = written(a->k_cache, at_offsets(a->k, a->cosine, a->sine, offset), places);
   made[2] = written(a->v_cache, a->v, places);
@@ -268,13 +267,14 @@ static zm_status update(const zm_rope_cache *a, zm_array *places, zm_array **q, 
 }
 
 zm_status zm_rope_and_cache_update(const zm_rope_cache *a, zm_array **q, zm_array **k_cache, zm_array **v_cache) {
+  const char *name = "rope_and_cache_update";
   zm_array *places;
-  if (!decode_fits("rope_and_cache_update", a, 0)) return zm_last_status();
+  if (!decode_fits(name, a, 0)) return zm_last_status();
   int64_t batch = a->q->type.shape[0], most = a->k_cache->type.shape[1];
-  zm_array *in[] = {zm_astype(a->offset, ZM_I32), zm_multiply(zm_arange(0, (double)batch, 1, ZM_I32), number(most)), number(1),
-                    number(most)};
+  zm_array *offset = zmi_cat_indices(name, "offset", a->offset);
+  zm_array *in[] = {offset, zm_multiply(zm_arange(0, (double)batch, 1, ZM_I32), number(most)), number(1), number(most)};
   zm_status status = zmi_definition_apply(&place_def, in, 4, NULL, 0, &places, 1);
-  return status == ZM_OK ? update(a, places, q, k_cache, v_cache) : status;
+  return status == ZM_OK ? update(a, offset, places, q, k_cache, v_cache) : status;
 }
 
 zm_status zm_paged_rope_and_cache_update(const zm_rope_cache *a, zm_array **q, zm_array **k_cache, zm_array **v_cache) {
@@ -284,16 +284,16 @@ zm_status zm_paged_rope_and_cache_update(const zm_rope_cache *a, zm_array **q, z
   int64_t batch = a->q->type.shape[0], size = a->k_cache->type.shape[1];
   if (!zmi_cat_want(name, "block_table", a->block_table, 2, batch, (int64_t)-1)) return zm_last_status();
   int64_t table = a->block_table->type.shape[1];
-  zm_array *offset = zm_astype(a->offset, ZM_I32);
+  zm_array *offset = zmi_cat_indices(name, "offset", a->offset), *blocks = zmi_cat_indices(name, "block_table", a->block_table);
   zm_array *in[] = {offset, zm_multiply(zm_arange(0, (double)batch, 1, ZM_I32), number(table)), number(size), number(table * size)};
   zm_status status = zmi_definition_apply(&place_def, in, 4, NULL, 0, &entry, 1);
   if (status != ZM_OK) return status;
   // Places without an entry are -1: take gives 0 there, and the offset is made invalid.
-  zm_array *block = zm_take(zmi_cat_reshape(zm_astype(a->block_table, ZM_I32), 1, batch * table), entry);
+  zm_array *block = zm_take(zmi_cat_reshape(blocks, 1, batch * table), entry);
   zm_array *valid = zm_where(zm_less(entry, number(0)), number(-1), offset);
   zm_array *in2[] = {valid, block, number(size), number(a->k_cache->type.shape[0])};
   status = zmi_definition_apply(&paged_place_def, in2, 4, NULL, 0, &places, 1);
-  return status == ZM_OK ? update(a, places, q, k_cache, v_cache) : status;
+  return status == ZM_OK ? update(a, offset, places, q, k_cache, v_cache) : status;
 }
 
 // ---- multi-head latent attention, one new position: rotated parts behind those that are not ----

@@ -24,6 +24,7 @@ LAYOUTS = "tsr"
 LEFT = {
     "take": ("first 1",),  # places that there are not: MLX gives what is in memory there
     "gather_qmm_swiglu": ("first 1",),  # the same
+    "fused_gather_add": ("first 1",),
     "take_add": ("first 1",),  # as many places as rows
     "attention_tile_proto": ("first 1", "first 0"),  # 16 rows
     "dequantize_blockwise": ("first 1", "first 0"),  # as many scales as blocks
@@ -147,7 +148,7 @@ def work(first):
     for name, row, word, operands, params, f in record_all()[first:]:
         made.OWN[row] = f
         made.cases.clear()
-        signal.alarm(5)
+        signal.alarm(30)
         try:
             made.case(row, operands, params, large=True)
             for spec in made.cases[0]["in"]:
@@ -165,9 +166,10 @@ def main():
         return work(int(sys.argv[1]))
     total, lines = [f"{row}, {word}" for _, row, word, *_ in record_all()], []
     while len(lines) < len(total):  # with some dims of 0 MLX ends, or does not
-        done = subprocess.run([sys.executable, __file__, str(len(lines))], stdout=subprocess.PIPE, text=True)
+        first = len(lines)
+        done = subprocess.run([sys.executable, __file__, str(first)], stdout=subprocess.PIPE, text=True)
         lines += done.stdout.splitlines()
-        if len(lines) < len(total):
+        if len(lines) == first:  # not even alone
             lines.append(f"- {total[len(lines)]}: it ends with {done.returncode}")
     for name in ("op_mlx_shapes.json", "catalog_mlx_shapes.json"):
         text = "[\n" + ",\n".join(line.split(" ", 1)[1] for line in lines if line.startswith(name)) + "\n]\n"

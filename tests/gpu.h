@@ -16,6 +16,11 @@ extern "C" {
 enum { GPU_RESIDENT_BLOCKS = 8 };
 const char *gpu_simulate(void (*kernel)(void *), void *argument, int blocks, size_t shared, uint64_t seed);
 
+// Nanoseconds that pass from look to look at the clock; 0: it stands still.
+extern unsigned long long gpu_clock_step;
+// At this look of the device at a word of the host, counted from 1, the host has just set it to 1; 0: never.
+extern long long gpu_stop_in;
+
 struct zmi_gpu_instruction;
 // One instruction as its own launch of `workers` blocks, or through the function that dispatches on its kind. `shared` bytes are
 // those that the instruction says.

@@ -119,7 +119,7 @@ typedef enum zm_stop_reason {
 typedef struct zm_token_event {
   int32_t token;
   size_t index;     // 0 for the first new token
-  float logprob;    // natural log probability of the token before any penalty, temperature or cut
+  float logprob;    // natural log probability of the token before any penalty, temperature or cut; NaN with skip_logprobs
   const char *text; // complete UTF-8 that this token finished, possibly empty; not zero-terminated
   size_t text_size;
 } zm_token_event;
@@ -150,6 +150,7 @@ typedef struct zm_generate_options {
   size_t stop_token_count;
   bool ignore_eos;
   bool keep_special;        // show special tokens in the text
+  bool skip_logprobs;       // events need none: greedy tokens may then be chosen where steps are played, several before the host is asked
   zm_token_fn on_token;     // may be NULL
   zm_progress_fn on_prompt; // progress of the prompt, in tokens; may be NULL; return false to cancel
   void *user;               // for both callbacks

@@ -288,7 +288,6 @@ typedef struct zmi_device_rows {
   zm_dtype dtype;          // of floats
   int group, digits;       // 0: floats
 } zmi_device_rows;
-int zmi_gpu_dtype_of(zm_dtype dtype);
 zmi_gpu_matrix zmi_device_matrix(const zmi_call *c, const zmi_matrix_attrs *m, int weight, int bias); // operands; bias -1: none
 zmi_device_rows zmi_device_rows_of(zmi_gpu_address x, int64_t rows, int64_t k, zm_dtype dtype);       // contiguous
 // Each adds an instruction or two; flags: ZMI_GPU_TOGETHER. ready: rows become what the matrix takes. dot: row r serves pairs r * share and

@@ -188,9 +188,13 @@ zmi_cuda *zmi_device_open(zm_progress_fn progress, void *user);
 void zmi_device_close(zmi_cuda *d);
 zm_status zmi_device_alloc(zmi_cuda *d, size_t bytes, const char *what, zmi_gpu_address *at); // zeros; what: for the message
 void zmi_device_free(zmi_cuda *d, zmi_gpu_address at);
+zm_status zmi_device_copy(zmi_cuda *d, zmi_gpu_address to, zmi_gpu_address from, size_t bytes); // when its turn comes; nobody waits
+// Fails if the device has no room for so many more bytes; what: for the message, "the weights".
+zm_status zmi_device_fits(zmi_cuda *d, uint64_t bytes, const char *what);
 zm_status zmi_device_upload(zmi_cuda *d, zmi_gpu_address to, const void *from, size_t bytes);
 zm_status zmi_device_download(zmi_cuda *d, void *to, zmi_gpu_address from, size_t bytes);
-// The address of host memory that never changes and outlives the device's use of it, uploaded when it is first asked for.
+// The address of host memory that never changes and outlives the device's use of it, uploaded when it is first asked for. What lies within
+// memory that was asked for before is there already, so that the host need not keep what it holds.
 zm_status zmi_device_resident(zmi_cuda *d, const void *host, size_t bytes, zmi_gpu_address *at);
 
 // What an op of a tape is on a device (zmi_op.device): instructions, added one after another. src and dst of the call are device addresses.
@@ -205,11 +209,30 @@ static inline zmi_gpu_address zmi_gpu_at(const void *p) {
   return (zmi_gpu_address)(uintptr_t)p;
 }
 
+// Where states live: in memory of the host (d: NULL) or of a device. An address of the one means nothing to the other.
+typedef struct zmi_home {
+  zm_status (*get)(zmi_cuda *d, size_t bytes, const char *what, void **at); // zeros; what: for the message
+  void (*give_back)(zmi_cuda *d, void *at, size_t bytes);                   // NULL is ignored
+  zm_status (*copy)(zmi_cuda *d, void *to, const void *from, size_t bytes); // within the place, behind all that was played before
+  uint64_t (*available)(void);                                              // 0: not known before it is asked for
+  bool may_fail; // a step that has begun may fail, with states half of the step before
+} zmi_home;
+const zmi_home *zmi_home_of(const zmi_cuda *d);
+
+int zmi_gpu_dtype_of(zm_dtype dtype);       // ZMI_GPU_BF16, ...
 const char *zmi_device_kind_name(int kind); // "dot"
 // What copying within its memory reaches, bytes read and written, GB/s: the best of a few copies. 0 with a message.
 double zmi_device_bandwidth(zmi_cuda *d);
 
-typedef enum zmi_executor { ZMI_EXECUTOR_AUTO, ZMI_EXECUTOR_STREAM, ZMI_EXECUTOR_GRAPH, ZMI_EXECUTOR_PERSISTENT } zmi_executor;
+// How a GPU plays: FIRST(constant, name), then NEXT(constant, name) of each other one, in the order of the public list.
+#define ZMI_EXECUTORS(FIRST, NEXT) FIRST(AUTO, "auto") NEXT(STREAM, "stream") NEXT(GRAPH, "graph") NEXT(PERSISTENT, "persistent")
+#define ZMI_EXECUTOR_CONSTANT(constant, name) ZMI_EXECUTOR_##constant,
+typedef enum zmi_executor { ZMI_EXECUTORS(ZMI_EXECUTOR_CONSTANT, ZMI_EXECUTOR_CONSTANT) ZMI_EXECUTOR_COUNT } zmi_executor;
+#define ZMI_EXECUTOR_WORD(constant, name) name
+#define ZMI_EXECUTOR_NEXT_WORD(constant, name) "|" name
+#define ZMI_EXECUTOR_NAMES ZMI_EXECUTORS(ZMI_EXECUTOR_WORD, ZMI_EXECUTOR_NEXT_WORD) // "auto|stream|..."
+const char *zmi_executor_name(zmi_executor executor);
+zmi_executor zmi_executor_find(const char *name); // ZMI_EXECUTOR_COUNT if there is none of that name
 
 // A tape ready to play on a device. Slots: WEIGHT: data on the host, made resident; STATE: data is a device address; INPUT: data on the
 // host, taken at each play; OUTPUT: data on the host, written by each play. Borrows the tape and that memory.
@@ -217,6 +240,25 @@ typedef struct zmi_device_player zmi_device_player;
 zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_executor executor);
 void zmi_device_player_free(zmi_device_player *p);
 zm_status zmi_device_player_play(zmi_device_player *p);
+// Several steps of one row without the host in between, where `runs` says so: each step chooses the first of the largest logits (NaN counts
+// as -infinity), and the next one takes it for the token and comes one position later. start begins at most `most` of them (and at most
+// ZMI_GPU_SAID); next waits for the next token, -1 where no logit is finite, and is false if no more come; stop asks for an end with the
+// token at hand; finish waits for the end. played: how many steps there were, which may be more than were asked of next. Behind start
+// always comes finish, and nothing else is played in between.
+typedef struct zmi_device_run {
+  const char *token, *position, *logits; // names of slots
+  int most;
+  const int32_t *end; // ids after which it ends; it may go on after some of many
+  size_t ends;
+} zmi_device_run;
+bool zmi_device_player_runs(const zmi_device_player *p);
+zm_status zmi_device_player_start(zmi_device_player *p, const zmi_device_run *run);
+bool zmi_device_player_next(zmi_device_player *p, int32_t *token);
+void zmi_device_player_stop(zmi_device_player *p);
+zm_status zmi_device_player_finish(zmi_device_player *p, int *played);
+// From any thread: whatever is played on a GPU by a resident kernel ends within a step, and nothing more is played: ZM_ERROR_CANCELLED.
+// false: it may be again.
+void zmi_device_stop(bool stop);
 zmi_executor zmi_device_player_executor(const zmi_device_player *p);                          // the one in use
 const zmi_gpu_instruction *zmi_device_player_code(const zmi_device_player *p, size_t *count); // as they are played
 // Plays with clocks: around each launch, or inside the resident kernel. Adds to worked, waited and idle of steps[i] of instruction i (means

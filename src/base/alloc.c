@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 enum { HUGE_PAGE = 2 << 20, MAP_ROUND = 64 << 10 /* a multiple of every page size in use */, SMALL_ALIGN = 64 };
 
@@ -108,6 +109,12 @@ void zmi_block_free(void *p, size_t size) {
   if (!p) return;
   if (size >= HUGE_PAGE && round_up(size, MAP_ROUND, &length)) munmap(p, length);
   else free(p);
+}
+
+void zmi_block_forget(void *p, size_t size) {
+  const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)p + page - 1) / page * page;
+  const uintptr_t to = ((uintptr_t)p + size) / page * page;
+  if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
 bool zmi_grow(void **p, size_t *capacity, size_t needed, size_t element_size) {

@@ -26,6 +26,7 @@ char *zmi_strdup(const char *s);
 // Large blocks for weights, caches and arenas: 2 MiB aligned when size is that large (else 64 bytes), huge pages advised, zero-filled.
 void *zmi_block_alloc(size_t size);
 void zmi_block_free(void *p, size_t size);
+void zmi_block_forget(void *p, size_t size); // of a block or a part of one: what is there is lost and takes no memory until it is written
 // Memory of arrays (buffers.c): 64-byte aligned, contents undefined; what is given back is kept for the next ones (zmlx/memory.h). `size`:
 // what was asked for.
 void *zmi_buffer_alloc(size_t size);

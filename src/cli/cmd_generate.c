@@ -208,8 +208,9 @@ static int generate(run *r, zm_model *m, prompt *p, const zm_generate_options *o
   if (cli_interrupted() && !cli_interrupt_claim()) status = CLI_INTERRUPTED; // the other thread has said it
   else {
     if (failed && !cli_interrupted()) status = cli_failed();
-    if (cli_flag(r->args, "json") && !failed) print_json(r, &g);
-    else if (cli_flag(r->args, "print-tokens") && !failed) print_tokens(&g);
+    const bool shows = !failed || (cli_interrupted() && g.count > 0);
+    if (cli_flag(r->args, "json") && shows) print_json(r, &g);
+    else if (cli_flag(r->args, "print-tokens") && shows) print_tokens(&g);
     else if (r->stream && r->count && r->last != '\n') {
       cli_write("\n", 1);
       stats.text_open = false;
@@ -236,6 +237,7 @@ static int run_generate(const cli_args *args) {
     .seed = (uint64_t)cli_int(args, "seed"),
     .ignore_eos = cli_flag(args, "ignore-eos"),
     .on_token = on_token,
+    .skip_logprobs = !cli_flag(args, "json"), // only there they are shown
     .on_prompt = on_prompt,
     .user = &r,
   };

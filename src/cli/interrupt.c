@@ -39,6 +39,7 @@ static void *watch(void *user) {
   int sig = 0;
   while (sigwait(set, &sig)) {}
   atomic_store(&interrupted, sig);
+  zmi_device_stop(true); // a resident kernel ends with the step at hand
   sleep_or_signal(set, atomic_load(&grace));
   void (*words)(void) = atomic_load(&last_words);
   if (!cli_interrupt_claim()) sleep_or_signal(set, 2); // the main thread is ending in order just now

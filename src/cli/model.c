@@ -9,7 +9,7 @@ const cli_option cli_model_options[] = {
   {"patch", 0, CLI_STRING, "P", 0, 0, "all", "none, all, smart, names joined by commas"},
   {"threads", 't', CLI_INT, "N", 1, 1024, "one for each CPU", "worker threads"},
   {"device", 0, CLI_CHOICE, "cpu|cuda", 0, 0, "cpu", "what plays: same bits on both"},
-  {"executor", 0, CLI_CHOICE, "auto|stream|graph|persistent", 0, 0, "auto", "how a GPU plays"},
+  {"executor", 0, CLI_CHOICE, ZMI_EXECUTOR_NAMES, 0, 0, "auto", "how a GPU plays"},
   {"isa", 0, CLI_STRING, "TIER", 0, 0, "the best", "highest CPU tier: scalar, avx2, ..."},
   {"dtype", 0, CLI_CHOICE, "bfloat16|float32", 0, 0, NULL, "compute in it (default: as stored)"},
   {"activations", 0, CLI_CHOICE, "exact|int8", 0, 0, "exact", "int8: faster prompts, other numbers"},
@@ -23,10 +23,7 @@ zm_model *cli_open_stock_model(const cli_args *args, int *status) {
     .threads = (int)cli_int(args, "threads"),
     .activations = strcmp(cli_text(args, "activations"), "int8") == 0 ? ZM_ACTIVATIONS_INT8 : ZM_ACTIVATIONS_EXACT,
     .device = strcmp(cli_text(args, "device"), "cuda") == 0 ? ZM_MODEL_CUDA : ZM_MODEL_CPU,
-    .executor = strcmp(cli_text(args, "executor"), "stream") == 0  ? ZM_EXECUTOR_STREAM
-                : strcmp(cli_text(args, "executor"), "graph") == 0      ? ZM_EXECUTOR_GRAPH
-                : strcmp(cli_text(args, "executor"), "persistent") == 0 ? ZM_EXECUTOR_PERSISTENT
-                                                                        : ZM_EXECUTOR_AUTO,
+    .executor = (zm_executor)zmi_executor_find(cli_text(args, "executor")), // one list: models/model.c
     .isa = cli_given(args, "isa") ? cli_text(args, "isa") : NULL,
     .memory_limit = (uint64_t)(cli_float(args, "memory-limit") * 1e9),
     .context = cli_given(args, "context") ? (int32_t)cli_int(args, "context") : 0, // not every command has this option

@@ -2,6 +2,7 @@
 // reasons that the options give. Sampling is in sampling.c, stop strings are in stop.c.
 #include "lm/lm.h"
 
+#include <math.h> // NAN
 #include <string.h>
 
 typedef struct generation {
@@ -14,6 +15,9 @@ typedef struct generation {
   zmi_text text;
   float *logits; // [vocab]
   int32_t vocab;
+  int32_t *end; // tokens that end the text
+  size_t ends;
+  zm_status failed; // in a token that was made elsewhere
   int32_t *tokens;
   size_t count, capacity;
   double start, prompt_end, first_token;
@@ -45,6 +49,19 @@ static zm_status open_text(generation *g) {
   return g->detokenizer ? ZM_OK : zm_last_status();
 }
 
+// All of them in one list.
+static zm_status list_ends(generation *g) {
+  const zm_generate_options *o = g->options;
+  const int32_t *eos = NULL;
+  const size_t count = o->ignore_eos ? 0 : zm_model_eos(zmi_session_model(g->session), &eos);
+  g->end = zmi_calloc(o->stop_token_count + count + 1, sizeof *g->end);
+  if (!g->end) return ZM_ERROR_MEMORY;
+  for (size_t i = 0; i < o->stop_token_count; i++) g->end[g->ends++] = o->stop_tokens[i];
+  for (size_t i = 0; i < count; i++) g->end[g->ends++] = eos[i];
+  if (!o->ignore_eos && g->tokenizer) g->end[g->ends++] = zm_tokenizer_eos(g->tokenizer);
+  return ZM_OK;
+}
+
 static zm_status begin(generation *g, const int32_t *prompt, size_t count) {
   const zm_generate_options *o = g->options;
   zm_model *m = zmi_session_model(g->session);
@@ -57,7 +74,8 @@ static zm_status begin(generation *g, const int32_t *prompt, size_t count) {
   if (!g->sampler) return zm_last_status();
   g->logits = zmi_malloc((size_t)g->vocab * sizeof *g->logits);
   if (!g->logits) return ZM_ERROR_MEMORY;
-  return open_text(g);
+  status = open_text(g);
+  return status ? status : list_ends(g);
 }
 
 static void end(generation *g) {
@@ -67,6 +85,7 @@ static void end(generation *g) {
   zmi_text_release(&g->text);
   zmi_free(g->logits);
   zmi_free(g->tokens);
+  zmi_free(g->end);
 }
 
 // ---- one token ----
@@ -78,13 +97,8 @@ static bool contains(const int32_t *ids, size_t count, int32_t id) {
 }
 
 static zm_stop_reason ends_text(const generation *g, int32_t token) {
-  const zm_generate_options *o = g->options;
-  if (contains(o->stop_tokens, o->stop_token_count, token)) return ZM_STOP_TOKEN;
-  if (o->ignore_eos) return ZM_STOP_NONE;
-  const int32_t *eos;
-  size_t count = zm_model_eos(zmi_session_model(g->session), &eos);
-  bool is_eos = contains(eos, count, token) || (g->tokenizer && token == zm_tokenizer_eos(g->tokenizer));
-  return is_eos ? ZM_STOP_EOS : ZM_STOP_NONE;
+  if (!contains(g->end, g->ends, token)) return ZM_STOP_NONE;
+  return contains(g->options->stop_tokens, g->options->stop_token_count, token) ? ZM_STOP_TOKEN : ZM_STOP_EOS;
 }
 
 // Text of one token through the detokenizer and the stop strings. A model's vocabulary may be padded beyond the tokenizer's: no text there.
@@ -113,27 +127,51 @@ static zm_status flush_text(generation *g) {
   return zmi_stopper_finish(&g->stopper, &g->text);
 }
 
-// Samples a token, makes its text, decides whether it is the last one, and tells the caller.
-static zm_status take_token(generation *g, int32_t *token) {
+// Makes the text of a token, decides whether it is the last one, and tells the caller.
+static zm_status add_token(generation *g, int32_t token, float logprob) {
   const zm_generate_options *o = g->options;
-  int32_t length = zm_session_length(g->session, 0);
-  float logprob;
-  zm_status status = zmi_sampler_next(g->sampler, g->logits, (uint64_t)length, token, &logprob);
-  if (status) return status;
+  zm_status status = ZM_OK;
   if (!ZMI_GROW(g->tokens, g->capacity, g->count + 1)) return ZM_ERROR_MEMORY;
-  g->tokens[g->count++] = *token;
+  g->tokens[g->count++] = token;
   size_t shown = g->text.size;
-  g->stop = ends_text(g, *token);
-  if (!g->stop) status = add_text(g, *token);
+  g->stop = ends_text(g, token);
+  if (!g->stop) status = add_text(g, token);
   if (status) return status;
   if (!g->stop && g->count == (o->max_tokens ? o->max_tokens : 256)) g->stop = ZM_STOP_LENGTH;
-  if (!g->stop && length == zm_session_context(g->session)) g->stop = ZM_STOP_CONTEXT;
+  if (!g->stop && zm_session_length(g->session, 0) == zm_session_context(g->session)) g->stop = ZM_STOP_CONTEXT;
   if (g->stop && g->stop != ZM_STOP_STRING) status = flush_text(g);
   if (status) return status;
   if (g->count == 1) g->first_token = zmi_now();
   if (!o->on_token) return ZM_OK;
-  zm_token_event event = {*token, g->count - 1, logprob, zmi_text_str(&g->text) + shown, g->text.size - shown};
+  zm_token_event event = {token, g->count - 1, logprob, zmi_text_str(&g->text) + shown, g->text.size - shown};
   if (!o->on_token(o->user, &event) && !g->stop) g->stop = ZM_STOP_CALLBACK;
+  return ZM_OK;
+}
+
+static zm_status sample_token(generation *g, int32_t *token) {
+  float logprob = NAN;
+  zm_status status = zmi_sampler_next(g->sampler, g->logits, (uint64_t)zm_session_length(g->session, 0), token,
+                                      g->options->skip_logprobs ? NULL : &logprob);
+  return status ? status : add_token(g, *token, logprob);
+}
+
+static bool on_next(void *user, int32_t token) {
+  generation *g = user;
+  g->failed = add_token(g, token, NAN);
+  return !g->failed && !g->stop;
+}
+
+// Tokens that are chosen where steps are played, as many as may be at a time. *token is the last one; *made is 0 if there are none.
+static zm_status run_ahead(generation *g, int32_t *token, size_t *made) {
+  const size_t most = g->options->max_tokens ? g->options->max_tokens : 256, before = g->count;
+  *made = 0;
+  if (!g->options->skip_logprobs || !zmi_sampler_is_greedy(g->options)) return ZM_OK;
+  const zmi_run run = {.token = *token, .most = most - g->count, .end = g->end, .ends = g->ends, .on_next = on_next, .user = g};
+  zm_status status = zmi_session_run(g->session, &run, g->logits, made);
+  if (!status) status = g->failed;
+  if (status || !*made) return status;
+  if (g->count - before < *made) return sample_token(g, token); // the last one has no finite logit: the sampler says so
+  *token = g->tokens[g->count - 1];
   return ZM_OK;
 }
 
@@ -143,14 +181,17 @@ static zm_status run(generation *g, const int32_t *prompt, size_t count) {
   if (status) return status;
   g->prompt_end = zmi_now();
   for (size_t i = 0; i < count; i++) zmi_sampler_see(g->sampler, prompt[i], false);
-  for (;;) {
-    int32_t token;
-    status = take_token(g, &token);
-    if (status || g->stop) return status;
+  int32_t token;
+  status = sample_token(g, &token);
+  while (!status && !g->stop) {
+    size_t made = 0;
+    status = run_ahead(g, &token, &made);
+    if (status || made) continue;
     zmi_sampler_see(g->sampler, token, true);
     status = zm_session_step(g->session, &(zm_row){0, token}, 1, g->logits, 1);
-    if (status) return status;
+    if (!status) status = sample_token(g, &token);
   }
+  return status;
 }
 
 // ---- the whole ----

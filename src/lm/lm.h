@@ -15,6 +15,21 @@ zm_status zmi_session_rewind(zm_session *s, int32_t sequence, int32_t length);
 // measuring only: states that keep the latest inputs stay as they are.
 zm_status zmi_session_resume(zm_session *s, int32_t sequence, int32_t length);
 
+// Greedy decoding of one sequence where steps are played (a GPU with the resident kernel): reads `token`, then each token that it chooses,
+// until `most` were chosen, one of `end` was, or `on_next` has returned false for one. on_next is told each as it is made, while the
+// sequence is as long as if the tokens before it had been read one by one. Afterwards the session is as if that had been so. *made: tokens
+// that were chosen; 0: steps are not played there, nothing was done. `logits` [vocab]: those behind the last one; if none of them is finite,
+// there is no last token: on_next was not told of it.
+typedef struct zmi_run {
+  int32_t sequence, token;
+  size_t most;
+  const int32_t *end;
+  size_t ends;
+  bool (*on_next)(void *user, int32_t token);
+  void *user;
+} zmi_run;
+zm_status zmi_session_run(zm_session *s, const zmi_run *run, float *logits, size_t *made);
+
 // ---- sampling (sampling.c) ----
 // One row of float32 logits becomes one token. The steps, in this order:
 //   1. NaN logits count as -infinity. If nothing is left above -infinity, that is an error.
@@ -42,11 +57,12 @@ typedef struct zmi_sampler zmi_sampler;
 // The first of the largest logits, the choice of temperature 0. With a NaN among them: some id in range.
 int32_t zmi_best_token(const zmi_kernels *kernels, const float *logits, int32_t vocab);
 zm_status zmi_sampler_check(const zm_generate_options *options, int32_t vocab); // ranges of all sampling options
+bool zmi_sampler_is_greedy(const zm_generate_options *options);                 // the largest logit, as the model said it
 zmi_sampler *zmi_sampler_new(const zm_generate_options *options, int32_t vocab, const zmi_kernels *kernels);
 void zmi_sampler_free(zmi_sampler *s);
 // Remembers a token for the penalties. generated: it is part of the answer, not of the prompt.
 void zmi_sampler_see(zmi_sampler *s, int32_t token, bool generated);
-// Chooses the token at `position`. logits [vocab] are changed.
+// Chooses the token at `position`. logits [vocab] are changed. logprob may be NULL.
 zm_status zmi_sampler_next(zmi_sampler *s, float *logits, uint64_t position, int32_t *token, float *logprob);
 
 void zmi_philox(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t out[4]);

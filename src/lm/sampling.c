@@ -304,13 +304,17 @@ static bool changes_logits(const zm_generate_options *o) {
   return o->logit_bias_count || o->presence_penalty != 0 || (o->repetition_penalty > 0 && o->repetition_penalty != 1.0f);
 }
 
+bool zmi_sampler_is_greedy(const zm_generate_options *o) {
+  return !(o->temperature > 0) && !changes_logits(o);
+}
+
 static zm_status next_token(zmi_sampler *s, float *x, uint64_t position, int32_t *token, float *logprob) {
   for (int32_t i = 0; i < s->vocab; i++) x[i] = isnan(x[i]) ? -INFINITY : x[i];
   int32_t best = zmi_best_token(s->kernels, x, s->vocab);
   float max = x[best];
   if (max == -INFINITY)
     return zmi_fail(ZM_ERROR_FORMAT, "the model gave no finite logit at position %" PRIu64 ": its weights are damaged", position);
-  double sum = fill_weights(s, x, max, 1.0f);
+  const double sum = logprob ? fill_weights(s, x, max, 1.0f) : 0;
   const float *raw = x; // what the model said, for the log probability
   if (changes_logits(&s->options)) {
     memcpy(s->raw, x, (size_t)s->vocab * sizeof *x);
@@ -322,7 +326,7 @@ static zm_status next_token(zmi_sampler *s, float *x, uint64_t position, int32_t
                       position);
   }
   *token = s->options.temperature > 0 ? draw(s, x, best, position) : best;
-  *logprob = log_probability(raw[*token], max, sum);
+  if (logprob) *logprob = log_probability(raw[*token], max, sum);
   return ZM_OK;
 }
 

@@ -18,11 +18,12 @@ typedef struct kept_program {
 struct zm_session {
   zm_model *model;
   zmi_state_set states;
-  uint8_t *memory; // of all states; of a model on a GPU an address there
+  const zmi_home *home; // where they live
+  uint8_t *memory;        // of all states, rolling ones first
   size_t memory_bytes;
   bool *rolling; // for each state: it holds the latest inputs only, not one entry for each position
   size_t rolling_bytes;
-  uint8_t *saved; // rolling states of one sequence
+  uint8_t *saved; // as much: rolling states as they were
   int32_t context, sequences, chunk, vocab;
   int32_t *length; // positions filled, for each sequence
   int32_t *count;  // rows of each sequence in the step at hand
@@ -61,7 +62,7 @@ static zm_status find_rolling(zm_session *s) {
   if (status) return status;
   for (size_t i = 0; i < s->states.count && i < larger.count; i++) {
     s->rolling[i] = zmi_type_equal(&s->states.slots[i].type, &larger.slots[i].type);
-    if (s->rolling[i]) s->rolling_bytes += state_bytes(&s->states.slots[i]) / (size_t)s->sequences;
+    if (s->rolling[i]) s->rolling_bytes += round_up(state_bytes(&s->states.slots[i]));
   }
   zmi_state_set_release(&larger);
   return ZM_OK;
@@ -71,21 +72,23 @@ static zm_status give_memory(zm_session *s) {
   size_t bytes;
   if (!zmi_state_set_bytes(&s->states, &bytes))
     return zmi_fail(ZM_ERROR_MEMORY, "caches of %d sequences of %d positions are larger than the address space", s->sequences, s->context);
-  zmi_cuda *gpu = zmi_model_gpu(s->model);
-  uint64_t available = gpu ? 0 : zmi_memory_available(); // the GPU says so itself
+  uint64_t available = s->home->available();
   if (available && bytes > available)
     return zmi_fail(ZM_ERROR_MEMORY,
                     "caches of %d %s of %d positions need %.2f GB, %.2f GB more than can be had: ask for a smaller context", s->sequences,
                     s->sequences == 1 ? "sequence" : "sequences", s->context, (double)bytes / 1e9, (double)(bytes - available) / 1e9);
   s->memory_bytes = ZMI_MAX(bytes, (size_t)64);
-  zmi_gpu_address at = 0;
-  if (gpu && zmi_device_alloc(gpu, s->memory_bytes, "caches", &at)) return zm_last_status();
-  s->memory = gpu ? (uint8_t *)(uintptr_t)at : zmi_block_alloc(s->memory_bytes);
-  if (!s->memory) return ZM_ERROR_MEMORY;
-  uint8_t *p = s->memory;
+  void *memory = NULL, *saved = NULL;
+  zm_status status = s->home->get(zmi_model_gpu(s->model), s->memory_bytes, "caches", &memory);
+  s->memory = memory;
+  if (status == ZM_OK && s->rolling_bytes) status = s->home->get(zmi_model_gpu(s->model), s->rolling_bytes, "caches", &saved);
+  s->saved = saved;
+  if (status != ZM_OK) return status;
+  uint8_t *first = s->memory, *rest = s->memory + s->rolling_bytes;
   for (size_t i = 0; i < s->states.count; i++) {
-    s->states.slots[i].data = p;
-    p += round_up(state_bytes(&s->states.slots[i]));
+    uint8_t **at = s->rolling[i] ? &first : &rest;
+    s->states.slots[i].data = *at;
+    *at += round_up(state_bytes(&s->states.slots[i]));
   }
   return ZM_OK;
 }
@@ -99,10 +102,7 @@ static zm_status open_session(zm_session *s) {
   s->rows = zmi_calloc((size_t)s->chunk, sizeof *s->rows);
   if (!s->rolling || !s->length || !s->count || !s->rows) return ZM_ERROR_MEMORY;
   status = find_rolling(s);
-  if (status) return status;
-  s->saved = zmi_malloc(s->rolling_bytes + 1);
-  if (!s->saved) return ZM_ERROR_MEMORY;
-  return give_memory(s);
+  return status ? status : give_memory(s);
 }
 
 zm_session *zm_session_open(zm_model *m, const zm_session_options *options) {
@@ -114,6 +114,7 @@ zm_session *zm_session_open(zm_model *m, const zm_session_options *options) {
   zm_session *s = zmi_calloc(1, sizeof *s);
   if (!s) return NULL;
   s->model = m;
+  s->home = zmi_home_of(zmi_model_gpu(m));
   s->context = o->context ? o->context : ZMI_MIN(4096, limit);
   s->sequences = o->sequences ? o->sequences : 1;
   s->chunk = o->chunk ? o->chunk : 128;
@@ -130,14 +131,11 @@ void zm_session_close(zm_session *s) {
   if (!s) return;
   zmi_model_lock(s->model); // programs hold references into the model's graph
   for (int i = 0; i < PROGRAMS; i++) zmi_program_free(s->kept[i].program);
+  s->home->give_back(zmi_model_gpu(s->model), s->memory, s->memory_bytes);
+  s->home->give_back(zmi_model_gpu(s->model), s->saved, s->rolling_bytes);
   zmi_model_unlock(s->model);
-  if (s->memory && zmi_model_gpu(s->model))
-    zmi_device_free(zmi_model_gpu(s->model), zmi_gpu_at(s->memory));
-  else if (s->memory)
-    zmi_block_free(s->memory, s->memory_bytes);
   zmi_state_set_release(&s->states);
   zmi_free(s->rolling);
-  zmi_free(s->saved);
   zmi_free(s->length);
   zmi_free(s->count);
   zmi_free(s->rows);
@@ -199,6 +197,17 @@ zm_status zmi_session_resume(zm_session *s, int32_t sequence, int32_t length) {
 
 // ---- programs ----
 
+// Programs can be made again: their memory is had where a new one finds too little. False if there were none.
+static bool drop_programs(zm_session *s) {
+  bool any = false;
+  for (int i = 0; i < PROGRAMS; i++) {
+    any = any || s->kept[i].program;
+    zmi_program_free(s->kept[i].program);
+    s->kept[i] = (kept_program){0};
+  }
+  return any;
+}
+
 // The program for a step, from those kept or compiled anew in the place of the one unused for longest. NULL on failure.
 static zmi_program *find_program(zm_session *s, int32_t rows, int32_t selected) {
   const zmi_patterns patterns = zmi_model_patterns(s->model);
@@ -213,10 +222,38 @@ static zmi_program *find_program(zm_session *s, int32_t rows, int32_t selected) 
     if (k->used < oldest->used) oldest = k;
   }
   zmi_program *made = zmi_model_compile(s->model, rows, selected, &s->states, NULL);
+  if (!made && zm_last_status() == ZM_ERROR_MEMORY && drop_programs(s))
+    made = zmi_model_compile(s->model, rows, selected, &s->states, NULL);
   if (!made) return NULL;
   zmi_program_free(oldest->program);
   *oldest = (kept_program){made, rows, selected, patterns, own, ++s->clock};
   return made;
+}
+
+// ---- going back ----
+// What a step writes of caches is written again by the next one; rolling states are not, so that they are kept.
+
+// Copies the rolling states of a sequence, or of all of them (-1), to s->saved, or back.
+static zm_status keep_rolling(zm_session *s, int32_t sequence, bool back) {
+  zmi_cuda *gpu = zmi_model_gpu(s->model);
+  if (!s->rolling_bytes) return ZM_OK;
+  if (sequence < 0 || s->sequences == 1)
+    return s->home->copy(gpu, back ? s->memory : s->saved, back ? s->saved : s->memory, s->rolling_bytes);
+  zm_status status = ZM_OK;
+  for (size_t i = 0; i < s->states.count && status == ZM_OK; i++) {
+    if (!s->rolling[i]) continue;
+    const size_t bytes = state_bytes(&s->states.slots[i]) / (size_t)s->sequences;
+    uint8_t *state = (uint8_t *)s->states.slots[i].data + bytes * (size_t)sequence, *saved = s->saved + (state - s->memory);
+    status = s->home->copy(gpu, back ? state : saved, back ? saved : state, bytes);
+  }
+  return status;
+}
+
+// Rolling states as they were before what failed with `status`. A GPU that failed may not do that either: what is said is why.
+static zm_status roll_back(zm_session *s, int32_t sequence, zm_status status) {
+  char why[1024];
+  snprintf(why, sizeof why, "%s", zm_last_error());
+  return keep_rolling(s, sequence, true) == ZM_OK ? status : zmi_fail(status, "%s", why);
 }
 
 // ---- steps ----
@@ -251,9 +288,8 @@ static void fill_inputs(const zm_session *s, zmi_program *p, const zm_row *rows,
   for (size_t i = 0; i < selected; i++) select[i] = (int32_t)(count - selected + i);
 }
 
-// One step of rows that were checked; logits of the last `selected`.
+// One step of rows that were checked; logits of the last `selected`. The caller has the model's lock.
 static zm_status play(zm_session *s, const zm_row *rows, size_t count, float *logits, size_t selected) {
-  zmi_model_lock(s->model);
   zmi_program *p = find_program(s, (int32_t)count, (int32_t)selected);
   zm_status status = p ? ZM_OK : zm_last_status();
   if (p) {
@@ -265,7 +301,6 @@ static zm_status play(zm_session *s, const zm_row *rows, size_t count, float *lo
     if (selected) kernels->load(zmi_program_slot(p, "logits"), zmi_model_dtype(s->model), (int64_t)selected * s->vocab, logits);
     for (size_t i = 0; i < count; i++) s->length[rows[i].sequence]++;
   }
-  zmi_model_unlock(s->model);
   return status;
 }
 
@@ -277,38 +312,87 @@ zm_status zm_session_step(zm_session *s, const zm_row *rows, size_t count, float
                     ZMI_STEP_ROWS);
   if (last > count) return zmi_fail(ZM_ERROR_ARGUMENT, "logits of the last %zu rows were asked of a step of %zu", last, count);
   zm_status status = check_rows(s, rows, count);
-  return status ? status : play(s, rows, count, logits, logits ? last : 0);
-}
-
-// ---- prompts ----
-
-// Copies the rolling states of a sequence to s->saved, or back.
-static zm_status keep_rolling(zm_session *s, int32_t sequence, bool back) {
-  uint8_t *saved = s->saved;
-  zmi_cuda *gpu = zmi_model_gpu(s->model);
-  zm_status status = ZM_OK;
-  if (gpu) zmi_model_lock(s->model); // its transfers are taken in turns
-  for (size_t i = 0; i < s->states.count; i++) {
-    if (!s->rolling[i]) continue;
-    size_t bytes = state_bytes(&s->states.slots[i]) / (size_t)s->sequences;
-    uint8_t *state = (uint8_t *)s->states.slots[i].data + bytes * (size_t)sequence;
-    if (!gpu)
-      memcpy(back ? state : saved, back ? saved : state, bytes);
-    else if (status == ZM_OK)
-      status = back ? zmi_device_upload(gpu, zmi_gpu_at(state), saved, bytes) : zmi_device_download(gpu, saved, zmi_gpu_at(state), bytes);
-    saved += bytes;
+  if (status) return status;
+  zmi_model_lock(s->model);
+  if (s->home->may_fail) status = keep_rolling(s, -1, false);
+  if (!status) {
+    status = play(s, rows, count, logits, logits ? last : 0);
+    if (status && s->home->may_fail) status = roll_back(s, -1, status);
   }
-  if (gpu) zmi_model_unlock(s->model);
+  zmi_model_unlock(s->model);
   return status;
 }
 
-// The sequence as it was before a prompt that failed with `status`. A GPU that failed may not do that either: what is said is why.
-static zm_status roll_back(zm_session *s, int32_t sequence, int32_t before, zm_status status) {
-  char why[1024];
-  snprintf(why, sizeof why, "%s", zm_last_error());
-  s->length[sequence] = before;
-  return keep_rolling(s, sequence, true) == ZM_OK ? status : zmi_fail(status, "%s", why);
+// ---- steps without the host in between ----
+
+static zm_status start_run(zm_session *s, zmi_program *p, const zmi_run *run, size_t most) {
+  const zm_row row = {run->sequence, run->token};
+  fill_inputs(s, p, &row, 1, 1);
+  return zmi_device_player_start(zmi_program_gpu(p), &(zmi_device_run){.token = "tokens",
+                                                                       .position = "position",
+                                                                       .logits = "logits",
+                                                                       .most = (int)ZMI_MIN(most, (size_t)ZMI_GPU_SAID),
+                                                                       .end = run->end,
+                                                                       .ends = run->ends});
 }
+
+// Tokens as they come. The model's lock is not held: what is told may ask for anything but this session.
+static void take_tokens(zm_session *s, zmi_device_player *player, const zmi_run *run, size_t *made) {
+  int32_t token;
+  while (zmi_device_player_next(player, &token)) {
+    ++*made;
+    s->length[run->sequence]++;
+    const bool on = token >= 0 && run->on_next(run->user, token);
+    bool end = !on;
+    for (size_t i = 0; i < run->ends; i++) end = end || token == run->end[i];
+    if (!end) continue;
+    zmi_device_player_stop(player);
+    return;
+  }
+}
+
+// Steps that nobody asked for went on after the last token: from the beginning, as many as were asked for.
+static zm_status play_again(zm_session *s, zmi_program *p, const zmi_run *run, size_t made) {
+  zm_status status = keep_rolling(s, run->sequence, true);
+  s->length[run->sequence] -= (int32_t)made;
+  int played;
+  if (status == ZM_OK) status = start_run(s, p, run, made);
+  if (status == ZM_OK) status = zmi_device_player_finish(zmi_program_gpu(p), &played);
+  s->length[run->sequence] += (int32_t)made;
+  return status;
+}
+
+zm_status zmi_session_run(zm_session *s, const zmi_run *run, float *logits, size_t *made) {
+  const int32_t before = s->length[run->sequence];
+  const zm_row row = {run->sequence, run->token};
+  int played = 0;
+  *made = 0;
+  zm_status status = check_rows(s, &row, 1);
+  if (status != ZM_OK) return status;
+  zmi_model_lock(s->model);
+  zmi_program *p = zmi_model_gpu(s->model) ? find_program(s, 1, 1) : NULL;
+  if (!p || !zmi_device_player_runs(zmi_program_gpu(p))) {
+    zmi_model_unlock(s->model);
+    return zmi_model_gpu(s->model) && !p ? zm_last_status() : ZM_OK;
+  }
+  status = keep_rolling(s, run->sequence, false);
+  if (status == ZM_OK) status = start_run(s, p, run, ZMI_MIN(run->most, (size_t)(s->context - before)));
+  zmi_model_unlock(s->model);
+  if (status == ZM_OK) take_tokens(s, zmi_program_gpu(p), run, made);
+  zmi_model_lock(s->model);
+  if (status == ZM_OK) status = zmi_device_player_finish(zmi_program_gpu(p), &played);
+  if (status == ZM_OK && (size_t)played > *made) status = play_again(s, p, run, *made);
+  if (status == ZM_OK)
+    zmi_model_kernels(s->model)->load(zmi_program_slot(p, "logits"), zmi_model_dtype(s->model), s->vocab, logits);
+  else {
+    s->length[run->sequence] = before;
+    status = roll_back(s, run->sequence, status);
+  }
+  zmi_model_unlock(s->model);
+  return status;
+}
+
+// ---- prompts ----
 
 static zm_status check_feed(const zm_session *s, int32_t sequence, const int32_t *tokens, size_t count, size_t last) {
   if (check_sequence(s, sequence)) return zm_last_status();
@@ -331,22 +415,29 @@ zm_status zm_session_feed(zm_session *s, int32_t sequence, const int32_t *tokens
   zm_status status = check_feed(s, sequence, tokens, count, last);
   if (status) return status;
   if (!logits) last = 0;
-  int32_t before = s->length[sequence];
-  size_t chunk = (size_t)s->chunk;
+  const int32_t before = s->length[sequence];
+  zmi_model_lock(s->model);
   status = keep_rolling(s, sequence, false);
+  zmi_model_unlock(s->model);
   if (status) return status;
-  for (size_t done = 0; done < count;) {
-    size_t n = ZMI_MIN(chunk, count - done), end = done + n;
+  for (size_t done = 0; done < count && !status;) {
+    size_t n = ZMI_MIN((size_t)s->chunk, count - done), end = done + n;
     size_t first = ZMI_MAX(done, count - last); // first token of this chunk whose logits are wanted
     size_t selected = end > first ? end - first : 0;
     for (size_t i = 0; i < n; i++) s->rows[i] = (zm_row){sequence, tokens[done + i]};
+    zmi_model_lock(s->model);
     status = play(s, s->rows, n, selected ? logits + (first - (count - last)) * (size_t)s->vocab : NULL, selected);
+    zmi_model_unlock(s->model);
     if (!status && progress && !progress(user, "reading the prompt", end, count))
       status = zmi_fail(ZM_ERROR_CANCELLED, "reading the prompt was cancelled after %zu of %zu tokens", end, count);
-    if (status) return roll_back(s, sequence, before, status); // as if it had not begun
     done = end;
   }
-  return ZM_OK;
+  if (!status) return ZM_OK;
+  zmi_model_lock(s->model);
+  s->length[sequence] = before; // as if it had not begun
+  status = roll_back(s, sequence, status);
+  zmi_model_unlock(s->model);
+  return status;
 }
 
 // ---- the tokenizer of a model ----

@@ -447,6 +447,13 @@ static zm_status copy_floats(zmi_checkpoint *c, const zmi_tensor *t, zm_dtype dt
   return report(c, t->bytes);
 }
 
+static zm_status give_to_gpu(const zmi_checkpoint *c, const zmi_want *want, const zmi_store_entry *entry) {
+  zmi_gpu_address at;
+  if (zmi_device_resident(c->gpu, entry->packed, entry->held.bytes, &at) != ZM_OK) return zmi_fail_within("%s", want->name);
+  zmi_block_forget(entry->packed, entry->held.bytes);
+  return ZM_OK;
+}
+
 bool zmi_held_bytes(const zmi_want *want, zmi_held *held) {
   size_t one;
   return zmi_packed_bytes(&held->format, want->n, want->k, &one) && !zmi_mul_overflow(one, (size_t)want->experts, &held->bytes) &&
@@ -470,6 +477,7 @@ static zm_status checkpoint_matrix(void *self, const zmi_want *want, zmi_held *h
   if (!entry) return ZM_ERROR_MEMORY;
   entry->held = *held;
   status = pack(c, want, &p, entry);
+  if (status == ZM_OK && c->gpu) status = give_to_gpu(c, want, entry);
   if (status == ZM_OK && p.bias) status = copy_floats(c, p.bias, p.bias->dtype, &entry->bias, &entry->bias_bytes);
   entry->held.bias = entry->bias;
   *held = entry->held;

@@ -41,6 +41,7 @@ typedef struct zmi_checkpoint {
   zm_dtype dtype; // of the embedding's floats: what activations are computed in
   // while loading
   zmi_store *store; // NULL: nothing is loaded, only names, dtypes and shapes are checked
+  zmi_cuda *gpu; // not NULL: matrices go there, and the host keeps their addresses only
   zmi_pool *pool;
   zm_progress_fn progress;
   void *progress_user;

@@ -94,9 +94,12 @@ static zm_status load(zm_model *m, const zm_model_options *o, zmi_checkpoint *c)
   const zmi_model_plan_request request = {.context = o->context};
   zm_status status = zmi_plan(&m->config, &source, c->bytes, m->kernels, &request, m->dtype, &m->plan);
   if (status == ZM_OK) status = zmi_checkpoint_all_used(c);
-  if (status == ZM_OK) status = zmi_model_plan_check(&m->plan, o->memory_limit);
+  // On a GPU weights do not stay in memory of the host.
+  if (status == ZM_OK && m->gpu) status = zmi_device_fits(m->gpu, m->plan.weight_bytes, "the weights");
+  if (status == ZM_OK && (!m->gpu || o->memory_limit)) status = zmi_model_plan_check(&m->plan, o->memory_limit);
   if (status != ZM_OK) return status;
   c->store = &m->store;
+  c->gpu = m->gpu;
   c->pool = m->pool;
   c->progress = o->progress;
   c->progress_user = o->progress_user;
@@ -142,6 +145,13 @@ zm_model *zm_model_open(const char *path, const zm_model_options *options) {
   }
   if (options->device != ZM_MODEL_CPU && options->device != ZM_MODEL_CUDA)
     return zmi_fail(ZM_ERROR_ARGUMENT, "device: %d is neither ZM_MODEL_CPU nor ZM_MODEL_CUDA", (int)options->device), NULL;
+  if ((int)options->executor < 0 || (int)options->executor >= ZMI_EXECUTOR_COUNT)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "executor: %d is none of " ZMI_EXECUTOR_NAMES, (int)options->executor), NULL;
+  if (options->executor != ZM_EXECUTOR_AUTO && options->device == ZM_MODEL_CPU) {
+    return zmi_fail(ZM_ERROR_ARGUMENT, "executor %s plays on a GPU only: ask for the device cuda too, or for no executor",
+                    zmi_executor_name((zmi_executor)options->executor)),
+           NULL;
+  }
   const double start = zmi_now();
   zm_model *m = zmi_calloc(1, sizeof *m);
   if (!m) return NULL;
@@ -223,11 +233,7 @@ zmi_cuda *zmi_model_gpu(const zm_model *m) {
 }
 
 const char *zmi_model_executor(const zm_model *m) {
-  static const char *const names[] = {[ZMI_EXECUTOR_AUTO] = "auto",
-                                      [ZMI_EXECUTOR_STREAM] = "stream",
-                                      [ZMI_EXECUTOR_GRAPH] = "graph",
-                                      [ZMI_EXECUTOR_PERSISTENT] = "persistent"};
-  return names[m->executor];
+  return zmi_executor_name(m->executor);
 }
 
 zm_dtype zmi_model_dtype(const zm_model *m) {

@@ -2,7 +2,7 @@
 // is as late as a driver may be: what is put into a stream happens when somebody waits for it. It minds how it is used: addresses of the
 // host that reach the device, memory that is not pinned, calls without a context are errors, and everything alive is counted.
 #include "fake_cuda.h"
-#include "backend/cuda/cuda.h"
+#include "backend/cuda/flow.h"
 #include "../gpu.h"
 
 #include <stdarg.h>
@@ -14,7 +14,7 @@
 #define DECLARE(member, symbol, arguments) FAKE_API cu_result fake_##member arguments __asm__(symbol);
 ZMI_CUDA_FUNCTIONS(DECLARE)
 
-enum { INVALID_VALUE = 1, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NOT_FOUND = 500, TOO_MUCH = 304, CAPTURING = 900 };
+enum { INVALID_VALUE = 1, INVALID_CONTEXT = 201, NOT_FOUND = 500, TOO_MUCH = 304, CAPTURING = 900 };
 enum { BLOCKS = 1 << 16, SHARED = 232448, PINNED = 1, DEVICE = 2 };
 
 typedef enum work_kind { UPLOAD, DOWNLOAD, COPY, CLEAR, LAUNCH, RESIDENT, RECORD } work_kind;
@@ -60,6 +60,8 @@ typedef struct block {
   char *at;
   size_t bytes;
   int what;
+  bool changes;       // a launch has written there
+  char *before, *now; // of check_flow
 } block;
 
 static fake_cuda_facts facts;
@@ -71,7 +73,7 @@ static struct cu_function_s functions[ZMI_GPU_KINDS];
 static _Thread_local cu_context current;
 static cu_result fatal; // from a fault until the context is given back
 static size_t total = (size_t)256 << 20;
-static long long fault_in, refuse_in, devices; // calls from now; 0: never
+static long long fault_in, refuse_in, devices, loads; // calls from now; 0: never
 static char data_of_program;
 
 FAKE_API fake_cuda_facts *fake_cuda_look(void);
@@ -84,6 +86,9 @@ static void read_options(void) {
   total = (size_t)fake_option("memory", 256 << 20);
   fault_in = fake_option("fault", 0);
   refuse_in = fake_option("refuse", 0);
+  loads = fake_option("loads", 1);
+  gpu_stop_in = fake_option("stop", 0);
+  gpu_clock_step = fake_option("hang", 0) ? 1000000000 : 0;
 }
 
 __attribute__((format(printf, 2, 3))) static cu_result misused(cu_result result, const char *format, ...) {
@@ -113,7 +118,7 @@ static cu_result get_block(void **at, size_t bytes, int what) {
   if (!ZMI_GROW(blocks, block_capacity, block_count + 1)) return CU_OUT_OF_MEMORY;
   *at = aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (!*at) return CU_OUT_OF_MEMORY;
-  blocks[block_count++] = (block){*at, bytes, what};
+  blocks[block_count++] = (block){.at = *at, .bytes = bytes, .what = what};
   return 0;
 }
 
@@ -259,19 +264,89 @@ static void start_resident(void *at) {
 static cu_result run_resident(const work *w) {
   work copy = *w;
   const zmi_gpu_instruction *all = (const void *)w->from;
-  if (fault_in && --fault_in == 0) return CU_ILLEGAL_ADDRESS;
+  if (fault_in && --fault_in == 0) return (cu_result)fake_option("lost", CU_ILLEGAL_ADDRESS);
   if (!block_of(all, (size_t)w->value * sizeof *all, DEVICE) || !block_of(w->to, sizeof(zmi_gpu_play), DEVICE))
     return misused(CU_ILLEGAL_ADDRESS, "instructions are not in device memory");
   cu_result r = 0;
   for (int i = 0; i < w->value && !r; i++) r = check_addresses(&all[i]);
+  const zmi_gpu_play *play = (const void *)w->to;
+  const size_t blocks_best = ((size_t)w->blocks + 1) * 8;
+  if (!r && play->mail && !block_of((void *)(uintptr_t)play->mail, sizeof(zmi_gpu_mail), PINNED))
+    return misused(CU_ILLEGAL_ADDRESS, "the mail of a play is not in memory that both see");
+  if (!r && play->most && !block_of((void *)(uintptr_t)play->best, blocks_best, DEVICE))
+    return misused(CU_ILLEGAL_ADDRESS, "there is no room for the best logits of %u blocks", w->blocks);
+  if (fake_option("hang", 0)) ((zmi_gpu_play *)(void *)w->to)->arrived--;
   const uint64_t seed = facts.launches % 5 == 3 ? facts.launches * 2 : 0;
   const char *wrong = r ? NULL : gpu_simulate(start_resident, &copy, (int)w->blocks, w->shared, seed);
   return wrong ? misused(CU_ILLEGAL_ADDRESS, "the resident kernel: %s", wrong) : r;
 }
 
+// ---- what launches touch ----
+
+// Puts what lies in a range from `from` into `to`; both stand for the block.
+static void take_range(const block *b, char *to, const char *from, zmi_gpu_range r) {
+  const uintptr_t at = (uintptr_t)b->at, begin = ZMI_MAX(at, (uintptr_t)r.at), end = ZMI_MIN(at + b->bytes, (uintptr_t)(r.at + r.bytes));
+  if (r.bytes && begin < end) memcpy(to + (begin - at), from + (begin - at), end - begin);
+}
+
+static void take_ranges(const block *b, char *to, const char *from, const zmi_gpu_range *r, int count) {
+  for (int i = 0; i < count; i++) take_range(b, to, from, r[i]);
+}
+
+// Keeps memory as it is, in `before` or in `now`.
+static void keep_memory(bool before) {
+  for (size_t i = 0; i < block_count; i++) {
+    block *b = &blocks[i];
+    char **to = before ? &b->before : &b->now;
+    if (b->what != DEVICE) continue;
+    *to = realloc(*to, b->bytes + 1);
+    memcpy(*to, b->at, b->bytes);
+  }
+}
+
+// Memory that launches have written is changed wherever this one does not touch it, by what is said of it.
+static void change_the_rest(const zmi_gpu_flow *f) {
+  for (size_t i = 0; i < block_count; i++) {
+    block *b = &blocks[i];
+    if (b->what != DEVICE) continue;
+    memcpy(b->at, b->before, b->bytes);
+    for (size_t k = 0; k < b->bytes && b->changes; k++) b->at[k] ^= 0x5b;
+    take_ranges(b, b->at, b->before, f->reads, ZMI_GPU_READS);
+    take_ranges(b, b->at, b->before, f->writes, ZMI_GPU_WRITES);
+  }
+}
+
+// Plays a launch twice: what it writes lies where flow.c says, and does not depend on what is elsewhere.
+static const char *check_flow(const zmi_gpu_instruction *in, int workers) {
+  const zmi_gpu_flow f = zmi_gpu_flow_of(in);
+  keep_memory(true);
+  const char *wrong = gpu_step(in, workers, 0);
+  keep_memory(false);
+  if (!wrong) change_the_rest(&f);
+  if (!wrong) wrong = gpu_step(in, workers, 0);
+  for (size_t i = 0; i < block_count; i++) {
+    block *b = &blocks[i];
+    if (b->what != DEVICE) continue;
+    char *again = malloc(b->bytes + 1);
+    memcpy(again, b->now, b->bytes);
+    take_ranges(b, again, b->at, f.writes, ZMI_GPU_WRITES);
+    if (!wrong && memcmp(again, b->now, b->bytes) != 0) wrong = "its results depend on memory that flow.c does not name";
+    memcpy(again, b->now, b->bytes);
+    take_ranges(b, again, b->before, f.writes, ZMI_GPU_WRITES);
+    if (!wrong && memcmp(again, b->before, b->bytes) != 0) wrong = "it writes memory that flow.c does not name";
+    b->changes |= memcmp(b->now, b->before, b->bytes) != 0;
+    memcpy(b->at, b->now, b->bytes);
+    free(again);
+    free(b->before);
+    free(b->now);
+    b->before = b->now = NULL;
+  }
+  return wrong;
+}
+
 static cu_result run_launch(const work *w) {
   const zmi_gpu_instruction *in = (const void *)w->from;
-  if (fault_in && --fault_in == 0) return CU_ILLEGAL_ADDRESS;
+  if (fault_in && --fault_in == 0) return (cu_result)fake_option("lost", CU_ILLEGAL_ADDRESS);
   if (!block_of(in, sizeof *in, DEVICE)) return misused(CU_ILLEGAL_ADDRESS, "an instruction is not in device memory");
   if (in->kind != w->value || in->tiles <= 0 || (unsigned)in->shared != w->shared)
     return misused(CU_ILLEGAL_ADDRESS, "instruction of kind %d, %d tiles, %d bytes: launched as kind %d with %u bytes", in->kind, in->tiles,
@@ -279,7 +354,8 @@ static cu_result run_launch(const work *w) {
   cu_result r = check_addresses(in);
   if (r) return r;
   // In order, and now and then shuffled; never through the function that dispatches (gpu.h).
-  const char *wrong = gpu_step(in, (int)w->blocks, facts.launches % 5 == 3 ? facts.launches * 2 : 0);
+  const char *wrong = fake_option("flow", 0) ? check_flow(in, (int)w->blocks)
+                                             : gpu_step(in, (int)w->blocks, facts.launches % 5 == 3 ? facts.launches * 2 : 0);
   return wrong ? misused(CU_ILLEGAL_ADDRESS, "kind %d: %s", in->kind, wrong) : 0;
 }
 
@@ -390,8 +466,9 @@ cu_result fake_event_elapsed(float *milliseconds, cu_event from, cu_event to) {
 
 cu_result fake_module_load(cu_module *module, const void *image) {
   cu_result r = ready("cuModuleLoadData");
+  if (!r && loads-- > 0) r = (cu_result)fake_option("load", 0);
   if (r) return r;
-  if (memcmp(image, "FAKE CUBIN ", 11) != 0) return INVALID_IMAGE;
+  if (memcmp(image, "FAKE CUBIN ", 11) != 0) return CU_INVALID_IMAGE;
   cu_module m = calloc(1, sizeof *m);
   if (!m) return CU_OUT_OF_MEMORY;
   *module = m;
@@ -561,7 +638,7 @@ cu_result fake_device_attribute(int *value, int attribute, cu_device device) {
                           {CU_ATTRIBUTE_SHARED, (int)fake_option("shared", SHARED)},
                           {CU_ATTRIBUTE_L2, 1 << 20},
                           {CU_ATTRIBUTE_CLOCK, 1000000},
-                          {CU_ATTRIBUTE_MODE, 0},
+                          {CU_ATTRIBUTE_MODE, (int)fake_option("mode", 0)},
                           {CU_ATTRIBUTE_COOPERATIVE, 1},
                           {CU_CAN_MAP_HOST, 1}};
   for (size_t i = 0; i < ZMI_COUNT(known); i++) {
@@ -576,7 +653,7 @@ cu_result fake_device_memory(size_t *bytes, cu_device device) {
 }
 
 cu_result fake_context_retain(cu_context *context, cu_device device) {
-  if (device) return CU_INVALID_DEVICE;
+  if (device || fake_option("retain", 0)) return device ? CU_INVALID_DEVICE : (cu_result)fake_option("retain", 0);
   the_context.retained++;
   facts.contexts++;
   facts.opened++;
@@ -604,7 +681,8 @@ static const struct {
              {CU_SYSTEM_NOT_READY, "CUDA_ERROR_SYSTEM_NOT_READY", "system not yet initialized"},
              {CU_ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
              {TOO_MUCH, "CUDA_ERROR_OPERATING_SYSTEM", "OS call failed or operation not supported on this OS"},
-             {INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"}};
+             {CU_UNKNOWN, "CUDA_ERROR_UNKNOWN", "unknown error"},
+             {CU_INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"}};
 
 cu_result fake_error_name(cu_result result, const char **name) {
   for (size_t i = 0; i < ZMI_COUNT(words); i++) {

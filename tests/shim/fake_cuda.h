@@ -5,6 +5,12 @@
 //   devices=0       there is no GPU              driver=11080   the driver's version
 //   init=N          cuInit gives N               capability=75  of the GPU
 //   memory=BYTES    of the GPU                   compile=0      NVRTC refuses the text and says why
+//   retain=N        taking a context gives N     mode=N         the compute mode
+//   load=N          loading code gives N, as long as loads=N is not used up
+//   lost=N          what a fault gives instead of an illegal address
+//   hang=1          a block of resident launches is missing, and the clock runs
+//   flow=1          launches must touch what flow.c says of them, and nothing else
+//   stop=N          at the Nth look of the device at the stop flag the host has set it
 //   fault=N         the Nth launch from here on reads an illegal address, after which the context is of no use
 //   refuse=N        the Nth call to launch is refused, which the context survives
 #ifndef ZMLX_TEST_FAKE_CUDA_H

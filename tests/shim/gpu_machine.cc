@@ -240,6 +240,18 @@ unsigned long long gpu_ticks() {
   return ticks += 10;
 }
 
+unsigned long long gpu_clock_step;
+unsigned long long gpu_nanoseconds() {
+  static unsigned long long now;
+  return now += gpu_clock_step;
+}
+
+long long gpu_stop_in;
+unsigned gpu_look_host(const unsigned *p) {
+  if (gpu_stop_in > 0 && --gpu_stop_in == 0) *const_cast<unsigned *>(p) = 1;
+  return *p;
+}
+
 // ---- copies ----
 
 void gpu_copy(char *to, const char *from, int bytes) {

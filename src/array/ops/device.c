@@ -8,10 +8,6 @@
 
 // ---- pieces ----
 
-int zmi_gpu_dtype_of(zm_dtype dtype) {
-  return dtype == ZM_BF16 ? ZMI_GPU_BF16 : dtype == ZM_F16 ? ZMI_GPU_F16 : ZMI_GPU_F32;
-}
-
 static int64_t pieces(int64_t n, int64_t piece) {
   return (n + piece - 1) / piece;
 }

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { NAME_BYTES = 96, OPTIONS = 7 };
+enum { NAME_BYTES = 96, OPTIONS = 7, NVRTC_NO_BUILTINS = 7 };
 
 // Of arithmetic: denormals are zeros, nothing is contracted, quotients and roots are IEEE (docs/numerics.md).
 static void options_of(const zmi_cuda *d, char card[32], const char *options[OPTIONS]) {
@@ -27,12 +27,15 @@ static void entry_name(const char *const *options, int version, char name[NAME_B
 }
 
 // The first lines of what the compiler says.
-static zm_status compiler_failed(const zmi_nvrtc *n, nvrtc_program program, const char *card) {
+static zm_status compiler_failed(const zmi_nvrtc *n, nvrtc_program program, const char *card, int result) {
   size_t size = 0;
   char *words = n->log_size(program, &size) == 0 && size ? zmi_calloc(1, size + 1) : NULL;
   if (words) n->log_text(program, words);
-  zm_status status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: NVRTC cannot compile the device code with %s: %.400s", card,
-                              words && *words ? words : "it gives no reason");
+  zm_status status =
+      result == NVRTC_NO_BUILTINS
+          ? zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: NVRTC cannot compile: libnvrtc-builtins, which belongs to it, cannot be loaded")
+          : zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: NVRTC cannot compile the device code with %s (error %d): %.400s", card, result,
+                     words && *words ? words : "it gives no reason");
   zmi_free(words);
   return status;
 }
@@ -40,7 +43,8 @@ static zm_status compiler_failed(const zmi_nvrtc *n, nvrtc_program program, cons
 static zm_status build(const zmi_nvrtc *n, const char *const *options, char **image, size_t *size) {
   nvrtc_program program = NULL;
   if (n->create(&program, zmi_gpu_text, "zmlx.cu", 0, NULL, NULL)) return zmi_fail(ZM_ERROR_MEMORY, "device cuda: NVRTC does not start");
-  zm_status status = n->compile(program, OPTIONS, options) ? compiler_failed(n, program, options[0]) : ZM_OK;
+  const int result = n->compile(program, OPTIONS, options);
+  zm_status status = result ? compiler_failed(n, program, options[0], result) : ZM_OK;
   if (status == ZM_OK && (n->binary_size(program, size) || *size == 0))
     status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: NVRTC gives no machine code for %s", options[0]);
   if (status == ZM_OK && !(*image = zmi_malloc(*size))) status = ZM_ERROR_MEMORY;
@@ -49,8 +53,26 @@ static zm_status build(const zmi_nvrtc *n, const char *const *options, char **im
   return status;
 }
 
-zm_status zmi_device_compile(zmi_cuda *d, zm_progress_fn progress, void *user, char **image) {
-  char card[32], name[NAME_BYTES], what[160];
+// Compiles, and keeps what was made. Where that cannot be, it is said: it takes so long each time.
+static zm_status compile_and_keep(const zmi_cuda *d, const zmi_cache *cache, const char *const *options, const char *name,
+                                  zm_progress_fn progress, void *user, char **image) {
+  char what[400];
+  size_t size = 0;
+  if (cache->folder)
+    snprintf(what, sizeof what, "compiling for %.80s (once)", d->name);
+  else
+    snprintf(what, sizeof what, "compiling for %.80s (each time: %.250s)", d->name, cache->why);
+  if (progress && !progress(user, what, 0, 1)) return zmi_fail(ZM_ERROR_CANCELLED, "compiling device code was cancelled");
+  zm_status status = build(zmi_nvrtc_find(), options, image, &size);
+  if (status != ZM_OK) return status;
+  if (!zmi_cache_put(cache, name, *image, size) && cache->folder)
+    snprintf(what, sizeof what, "compiled for %.80s, but not kept: %.250s cannot be written", d->name, cache->folder);
+  if (progress) progress(user, what, 1, 1);
+  return ZM_OK;
+}
+
+zm_status zmi_device_compile(zmi_cuda *d, bool anew, zm_progress_fn progress, void *user, char **image, bool *kept) {
+  char card[32], name[NAME_BYTES];
   const char *options[OPTIONS];
   int major = 0, minor = 0;
   size_t size = 0;
@@ -62,15 +84,9 @@ zm_status zmi_device_compile(zmi_cuda *d, zm_progress_fn progress, void *user, c
   n->version(&major, &minor);
   entry_name(options, major * 1000 + minor, name);
   zmi_cache_open(&cache);
-  *image = zmi_cache_read(&cache, name, &size);
-  zm_status status = ZM_OK;
-  if (!*image) {
-    snprintf(what, sizeof what, "compiling for %.80s (once)", d->name);
-    if (progress && !progress(user, what, 0, 1)) status = zmi_fail(ZM_ERROR_CANCELLED, "compiling device code was cancelled");
-    if (status == ZM_OK) status = build(n, options, image, &size);
-    if (status == ZM_OK) zmi_cache_put(&cache, name, *image, size); // without a folder it is compiled each time
-    if (status == ZM_OK && progress) progress(user, what, 1, 1);
-  }
+  if (!anew) *image = zmi_cache_read(&cache, name, &size);
+  *kept = *image != NULL;
+  const zm_status status = *kept ? ZM_OK : compile_and_keep(d, &cache, options, name, progress, user, image);
   zmi_cache_close(&cache);
   if (status == ZM_OK) return ZM_OK;
   zmi_free(*image);

@@ -35,7 +35,8 @@ struct zmi_cuda {
 
 // ZM_OK, or the failure of a call of the driver as one sentence: "device cuda: reading results: CUDA_ERROR...".
 zm_status zmi_device_check(zmi_cuda *d, cu_result result, const char *doing);
-// The device code compiled for this device, from the disk cache or by NVRTC; *image is freed by the caller.
-zm_status zmi_device_compile(zmi_cuda *d, zm_progress_fn progress, void *user, char **image);
+// The device code compiled for this device, from the disk cache (then it was kept) or by NVRTC; anew: by NVRTC. *image is freed by the
+// caller.
+zm_status zmi_device_compile(zmi_cuda *d, bool anew, zm_progress_fn progress, void *user, char **image, bool *kept);
 
 #endif

@@ -9,17 +9,18 @@ enum { STAGING = 64 << 20 };
 // ---- failures ----
 
 zm_status zmi_device_check(zmi_cuda *d, cu_result result, const char *doing) {
-  char text[160];
+  char text[ZMI_CUDA_WORDS];
   if (result == 0) return ZM_OK;
   zmi_cuda_words(d->cu, result, text);
   if (result == CU_OUT_OF_MEMORY) {
     size_t left = 0, total = 0;
-    d->cu->memory_info(&left, &total);
-    return zmi_fail(ZM_ERROR_MEMORY,
-                    "device cuda: %s: the GPU's memory is full (%.2f of %.2f GB are left): ask for a smaller context, or free it", doing,
-                    (double)left / 1e9, (double)total / 1e9);
+    if (d->cu->memory_info(&left, &total))
+      text[0] = 0; // not even a context fits
+    else
+      snprintf(text, sizeof text, " (%.2f of %.2f GB are left)", (double)left / 1e9, (double)total / 1e9);
+    return zmi_fail(ZM_ERROR_MEMORY, "device cuda: %s: the GPU's memory is full%s: ask for a smaller context, or free it", doing, text);
   }
-  if (result >= CU_ILLEGAL_ADDRESS) d->broken = ZM_ERROR_DEVICE; // the context does not survive these
+  if (zmi_cuda_ends(result)) d->broken = ZM_ERROR_DEVICE;
   return zmi_fail(ZM_ERROR_DEVICE, "device cuda: %s: %s", doing, text);
 }
 
@@ -43,7 +44,14 @@ static zm_status attributes(zmi_cuda *d) {
     status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: %s is of compute capability %d.%d; 8.0 or newer is needed, or --device cpu",
                       d->name, d->major, d->minor);
   }
+  if (status == ZM_OK && mode == CU_MODE_CLOSED)
+    status = zmi_fail(ZM_ERROR_UNSUPPORTED,
+                      "device cuda: %s is closed to all programs (its compute mode is \"prohibited\"); use --device cpu", d->name);
   return status;
+}
+
+int zmi_gpu_dtype_of(zm_dtype dtype) {
+  return dtype == ZM_BF16 ? ZMI_GPU_BF16 : dtype == ZM_F16 ? ZMI_GPU_F16 : ZMI_GPU_F32;
 }
 
 #define NAME(name, kind) [kind] = #name,
@@ -53,11 +61,21 @@ const char *zmi_device_kind_name(int kind) {
 }
 #undef NAME
 
+// What the cache kept for this device may be of no use to this driver: it is compiled once more.
+static zm_status load_module(zmi_cuda *d, zm_progress_fn progress, void *user) {
+  for (bool anew = false;; anew = true) {
+    char *image = NULL;
+    bool kept = false;
+    zm_status status = zmi_device_compile(d, anew, progress, user, &image, &kept);
+    if (status != ZM_OK) return status;
+    const cu_result r = d->cu->module_load(&d->module, image);
+    zmi_free(image);
+    if (r == 0 || !kept || r == CU_OUT_OF_MEMORY) return zmi_device_check(d, r, "loading device code");
+  }
+}
+
 static zm_status load_code(zmi_cuda *d, zm_progress_fn progress, void *user) {
-  char *image = NULL;
-  zm_status status = zmi_device_compile(d, progress, user, &image);
-  if (status == ZM_OK) status = zmi_device_check(d, d->cu->module_load(&d->module, image), "loading device code");
-  zmi_free(image);
+  zm_status status = load_module(d, progress, user);
   for (int i = 1; i < ZMI_GPU_KINDS && status == ZM_OK; i++) {
     char name[64];
     if (i == ZMI_GPU_READY) continue; // of the resident kernel only
@@ -79,8 +97,7 @@ static zm_status open_device(zmi_cuda *d, zm_progress_fn progress, void *user) {
     status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: the NVIDIA driver finds no GPU; use --device cpu");
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->device_get(&d->index, 0), "taking GPU 0");
   if (status == ZM_OK) status = attributes(d);
-  if (status == ZM_OK)
-    status = zmi_device_check(d, d->cu->context_retain(&d->context, d->index), "taking GPU 0 (is it in use by somebody?)");
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->context_retain(&d->context, d->index), "taking GPU 0");
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->context_set(d->context), "taking GPU 0");
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->stream_create(&d->stream, CU_STREAM_NON_BLOCKING), "making a stream");
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->host_alloc(&d->staging, STAGING, 0), "getting memory for transfers");
@@ -164,6 +181,21 @@ void zmi_device_free(zmi_cuda *d, zmi_gpu_address at) {
   d->cu->memory_free(at);
 }
 
+zm_status zmi_device_copy(zmi_cuda *d, zmi_gpu_address to, zmi_gpu_address from, size_t bytes) {
+  zm_status status = ready(d);
+  return status == ZM_OK ? zmi_device_check(d, d->cu->copy(to, from, bytes, d->stream), "copying on the GPU") : status;
+}
+
+zm_status zmi_device_fits(zmi_cuda *d, uint64_t bytes, const char *what) {
+  size_t left = 0, total = 0;
+  zm_status status = ready(d);
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->memory_info(&left, &total), "asking for free memory");
+  if (status != ZM_OK || bytes <= left) return status;
+  return zmi_fail(ZM_ERROR_MEMORY,
+                  "device cuda: %s need %.2f GB, and %.2f of the %.2f GB of %s are left: free its memory, or use --device cpu", what,
+                  (double)bytes / 1e9, (double)left / 1e9, (double)total / 1e9, d->name);
+}
+
 zm_status zmi_device_upload(zmi_cuda *d, zmi_gpu_address to, const void *from, size_t bytes) {
   zm_status status = ready(d);
   // Two halves of the pinned memory in turn: one is filled while the other travels.
@@ -197,13 +229,15 @@ zm_status zmi_device_resident(zmi_cuda *d, const void *host, size_t bytes, zmi_g
   size_t first = 0, last = d->resident_count;
   while (first < last) {
     size_t middle = (first + last) / 2;
-    if ((uintptr_t)d->residents[middle].host < (uintptr_t)host)
+    if ((uintptr_t)d->residents[middle].host <= (uintptr_t)host)
       first = middle + 1;
     else
       last = middle;
   }
-  if (first < d->resident_count && d->residents[first].host == host && d->residents[first].bytes >= bytes) {
-    *at = d->residents[first].at;
+  const zmi_resident *before = first ? &d->residents[first - 1] : NULL; // the last one that begins there or before
+  const size_t offset = before ? (uintptr_t)host - (uintptr_t)before->host : 0;
+  if (before && offset <= before->bytes && bytes <= before->bytes - offset) {
+    *at = before->at + offset;
     return ZM_OK;
   }
   if (!ZMI_GROW(d->residents, d->resident_capacity, d->resident_count + 1)) return ZM_ERROR_MEMORY;

@@ -62,7 +62,7 @@ static zm_status open_driver(void) {
     return zmi_fail(ZM_ERROR_UNSUPPORTED,
                     "device cuda: the NVIDIA driver is too old (it has no %s): CUDA 12.0 or newer is needed, or --device cpu", missing);
   }
-  char text[160];
+  char text[ZMI_CUDA_WORDS];
   int version = 0;
   cu_result r = driver.init(0);
   if (r == CU_NO_DEVICE) return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: the NVIDIA driver finds no GPU; use --device cpu");
@@ -102,10 +102,40 @@ const zmi_nvrtc *zmi_nvrtc_find(void) {
   return nvrtc_ready ? &nvrtc : NULL;
 }
 
-const char *zmi_cuda_words(const zmi_cuda_driver *d, cu_result result, char text[160]) {
-  const char *name = NULL, *words = NULL;
+// Results that say something of the machine: whether the context ends with them, and what to do.
+static const struct {
+  cu_result result;
+  bool ends;
+  const char *advice;
+} known[] = {
+    {CU_DEVICE_UNAVAILABLE, false, "another process has the GPU for itself, or it is reserved: wait for that one, or use --device cpu"},
+    {CU_NO_DEVICE, true, "the GPU is gone: see the system's log (NVRM: Xid)"},
+    {CU_INVALID_DEVICE, true, "the GPU is gone: see the system's log (NVRM: Xid)"},
+    {CU_INVALID_IMAGE, false, "the driver does not take what NVRTC compiles: it is older than NVRTC"},
+    {CU_NO_BINARY, false, "the driver does not take what NVRTC compiles: it is older than NVRTC"},
+    {CU_UNSUPPORTED_CODE, false, "the driver does not take what NVRTC compiles: it is older than NVRTC"},
+    {CU_ECC_ERROR, true, "the GPU's memory is defective: see nvidia-smi -q -d ECC"},
+    {CU_TOOK_TOO_LONG, true, "the system ended a kernel, as the GPU drives a display: try --executor graph"},
+    {CU_TOO_MANY_BLOCKS, false, "another process keeps multiprocessors from it: try --executor graph"},
+    {CU_SYSTEM_NOT_READY, false, "the services of the machine's GPUs (nvidia-fabricmanager) are not running"},
+    {CU_DRIVER_MISMATCH, false, "the driver was updated while it was loaded: start the machine anew"},
+    {CU_UNKNOWN, true, "the GPU does not answer any more: see the system's log (NVRM: Xid)"},
+};
+
+bool zmi_cuda_ends(cu_result result) {
+  for (size_t i = 0; i < ZMI_COUNT(known); i++) {
+    if (known[i].result == result) return known[i].ends;
+  }
+  return result >= CU_ILLEGAL_ADDRESS && result < CU_TOO_MANY_BLOCKS; // what kernels do
+}
+
+const char *zmi_cuda_words(const zmi_cuda_driver *d, cu_result result, char text[ZMI_CUDA_WORDS]) {
+  const char *name = NULL, *words = NULL, *advice = "";
   if (d->error_name(result, &name) || !name) name = "unknown error";
   if (d->error_text(result, &words) || !words) words = "";
-  snprintf(text, 160, "%.60s (%d)%s%.80s", name, result, *words ? ": " : "", words);
+  for (size_t i = 0; i < ZMI_COUNT(known); i++) {
+    if (known[i].result == result) advice = known[i].advice;
+  }
+  snprintf(text, ZMI_CUDA_WORDS, "%.60s (%d)%s%.80s%s%s", name, result, *words ? ": " : "", words, *advice ? "; " : "", advice);
   return text;
 }

@@ -18,15 +18,21 @@ typedef struct nvrtc_program_s *nvrtc_program;
 
 // Numbers of the driver's interface that are used here.
 enum {
+  CU_OUT_OF_MEMORY = 2,
+  CU_DEVICE_UNAVAILABLE = 46,
   CU_NO_DEVICE = 100,
   CU_INVALID_DEVICE = 101,
-  CU_OUT_OF_MEMORY = 2,
-  CU_NOT_READY = 600,
-  CU_DEVICE_UNAVAILABLE = 46,
-  CU_DRIVER_MISMATCH = 803,
-  CU_SYSTEM_NOT_READY = 802,
+  CU_INVALID_IMAGE = 200,
   CU_NO_BINARY = 209,
+  CU_ECC_ERROR = 214,
+  CU_UNSUPPORTED_CODE = 222,
+  CU_NOT_READY = 600,
   CU_ILLEGAL_ADDRESS = 700,
+  CU_TOOK_TOO_LONG = 702,
+  CU_TOO_MANY_BLOCKS = 720,
+  CU_SYSTEM_NOT_READY = 802,
+  CU_DRIVER_MISMATCH = 803,
+  CU_UNKNOWN = 999,
   CU_ATTRIBUTE_PROCESSORS = 16,
   CU_ATTRIBUTE_MAJOR = 75,
   CU_ATTRIBUTE_MINOR = 76,
@@ -35,6 +41,7 @@ enum {
   CU_ATTRIBUTE_CLOCK = 13,
   CU_ATTRIBUTE_MODE = 20,
   CU_ATTRIBUTE_COOPERATIVE = 95,
+  CU_MODE_CLOSED = 2,     // of CU_ATTRIBUTE_MODE
   CU_FUNCTION_SHARED = 8, // most dynamic shared memory of a function
   CU_STREAM_NON_BLOCKING = 1,
   CU_EVENT_NO_TIMING = 2,
@@ -119,7 +126,10 @@ typedef struct zmi_nvrtc {
 const zmi_cuda_driver *zmi_cuda_driver_find(void);
 const zmi_nvrtc *zmi_nvrtc_find(void);
 
-// What the driver says of a result: "CUDA_ERROR_OUT_OF_MEMORY: out of memory".
-const char *zmi_cuda_words(const zmi_cuda_driver *d, cu_result result, char text[160]);
+// What the driver says of a result, and what is to be done: "CUDA_ERROR_OUT_OF_MEMORY (2): out of memory".
+enum { ZMI_CUDA_WORDS = 400 };
+const char *zmi_cuda_words(const zmi_cuda_driver *d, cu_result result, char text[ZMI_CUDA_WORDS]);
+// Whether the context is of no use after it.
+bool zmi_cuda_ends(cu_result result);
 
 #endif

@@ -3,8 +3,10 @@
 #include "backend/cuda/flow.h"
 
 #include <limits.h>
-#include <stdio.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 // Scratch of neighbouring ops of a tape lies apart, so that ops that do not depend on each other do not meet there either, and what the
 // resident kernel reads one or two ops later is still there.
@@ -25,6 +27,12 @@ typedef struct transfer {
   zmi_gpu_address at;
   size_t bytes, place; // place: in the pinned memory
 } transfer;
+
+// Of the resident kernel, in memory that both see: what a play begins with, how it was afterwards, and what is told while it goes on.
+typedef struct post {
+  zmi_gpu_play start, ended;
+  zmi_gpu_mail mail;
+} post;
 
 static size_t aligned(size_t bytes) {
   return (bytes + ALIGN - 1) / ALIGN * ALIGN;
@@ -47,10 +55,17 @@ struct zmi_device_player {
   zmi_gpu_instruction *fused;
   size_t fused_count;
   int first;
-  zmi_gpu_address play;
+  zmi_gpu_address play, best;
   int blocks, shared;
-  const zmi_gpu_play *ended; // pinned: what `play` was after a play
+  post *post;
+  int taken;               // tokens of the run at hand that were handed out
+  bool over, asked;        // the run has ended; it was asked to
+  zmi_device_player *next; // of those that zmi_device_stop reaches
 };
+
+static pthread_mutex_t stop_lock = PTHREAD_MUTEX_INITIALIZER;
+static zmi_device_player *residents;
+static atomic_bool stopped;
 
 // ---- making instructions ----
 
@@ -298,6 +313,30 @@ static zmi_gpu_play share_out(zmi_device_player *p) {
   return play;
 }
 
+static zm_status open_post(zmi_device_player *p, zmi_gpu_play *play) {
+  const zmi_cuda_driver *cu = p->device->cu;
+  cu_result r = cu->host_alloc((void **)&p->post, sizeof *p->post, CU_HOST_MAPPED);
+  if (!r) r = cu->host_address(&play->mail, &p->post->mail, 0);
+  if (r) return zmi_device_check(p->device, r, "getting memory that host and GPU share");
+  *p->post = (post){.start = *play};
+  pthread_mutex_lock(&stop_lock);
+  p->next = residents;
+  residents = p;
+  pthread_mutex_unlock(&stop_lock);
+  return ZM_OK;
+}
+
+static void close_post(zmi_device_player *p) {
+  pthread_mutex_lock(&stop_lock);
+  for (zmi_device_player **at = &residents; *at; at = &(*at)->next) {
+    if (*at != p) continue;
+    *at = p->next;
+    break;
+  }
+  pthread_mutex_unlock(&stop_lock);
+  if (p->post) p->device->cu->host_free(p->post);
+}
+
 static zm_status make_resident(zmi_device_player *p) {
   zmi_cuda *d = p->device;
   zm_status status = fuse(p, true);
@@ -312,16 +351,15 @@ static zm_status make_resident(zmi_device_player *p) {
                       p->shared, d->shared);
   if (status == ZM_OK) status = upload_code(p, p->fused, p->fused_count);
   if (status == ZM_OK) status = zmi_device_alloc(d, sizeof play, "barriers", &p->play);
-  if (status == ZM_OK)
-    status = zmi_device_check(d, d->cu->host_alloc((void **)&p->ended, sizeof(zmi_gpu_play), 0), "getting memory for transfers");
   if (status == ZM_OK) {
     cu_result r = d->cu->function_blocks(&p->blocks, d->resident, ZMI_GPU_THREADS, (size_t)p->shared);
     status = zmi_device_check(d, r, "asking how many blocks fit");
   }
   play.each = ZMI_MAX(p->blocks, 1);
-  if (status == ZM_OK) status = zmi_device_upload(d, p->play, &play, sizeof play);
   p->blocks *= d->processors;
-  return status;
+  if (status == ZM_OK) status = zmi_device_alloc(d, ((size_t)p->blocks + 1) * 8, "choosing tokens", &p->best);
+  play.best = p->best;
+  return status == ZM_OK ? open_post(p, &play) : status;
 }
 
 // Whether the resident kernel is the faster one: where weights come through its ring, for a row or two (measured; of more rows launches
@@ -358,8 +396,9 @@ void zmi_device_player_free(zmi_device_player *p) {
   cu->context_set(p->device->context);
   if (p->graph) cu->graph_exec_destroy(p->graph);
   if (p->pinned) cu->host_free(p->pinned);
-  if (p->ended) cu->host_free((void *)(uintptr_t)p->ended);
+  close_post(p);
   zmi_device_free(p->device, p->play);
+  zmi_device_free(p->device, p->best);
   zmi_device_free(p->device, p->arena);
   zmi_device_free(p->device, p->inputs);
   zmi_device_free(p->device, p->scratch);
@@ -412,11 +451,11 @@ static cu_result launch_resident(zmi_device_player *p) {
   int count = (int)p->fused_count;
   unsigned long long allowed = 20000000000ull; // nanoseconds: far more than any step takes
   void *arguments[] = {&p->instructions, &count, &p->first, &p->play, &allowed};
-  cu_result r = d->cu->clear(p->play, 0, offsetof(zmi_gpu_play, ready_at), d->stream);
+  cu_result r = d->cu->upload(p->play, &p->post->start, sizeof p->post->start, d->stream);
   if (!r) {
     r = d->cu->launch_together(d->resident, (unsigned)p->blocks, 1, 1, ZMI_GPU_THREADS, 1, 1, (unsigned)p->shared, d->stream, arguments);
   }
-  return r ? r : d->cu->download((void *)(uintptr_t)p->ended, p->play, sizeof(zmi_gpu_play), d->stream);
+  return r ? r : d->cu->download(&p->post->ended, p->play, sizeof p->post->ended, d->stream);
 }
 
 static cu_result queue(zmi_device_player *p) {
@@ -449,12 +488,46 @@ static void take_outputs(zmi_device_player *p) {
   for (size_t i = 0; i < p->out_count; i++) memcpy(p->out[i].host, p->pinned + p->out[i].place, p->out[i].bytes);
 }
 
+// ---- stopping ----
+
+static zm_status was_stopped(void) {
+  return zmi_fail(ZM_ERROR_CANCELLED, "device cuda: playing was stopped");
+}
+
+void zmi_device_stop(bool stop) {
+  pthread_mutex_lock(&stop_lock);
+  atomic_store(&stopped, stop);
+  for (zmi_device_player *p = residents; p && stop; p = p->next) __atomic_store_n(&p->post->mail.stop, 1u, __ATOMIC_RELAXED);
+  pthread_mutex_unlock(&stop_lock);
+}
+
+// Empties what is told during a play.
+static void write_mail(zmi_device_player *p) {
+  p->taken = 0;
+  p->over = p->asked = false;
+  pthread_mutex_lock(&stop_lock);
+  p->post->mail = (zmi_gpu_mail){.stop = atomic_load(&stopped)};
+  pthread_mutex_unlock(&stop_lock);
+}
+
+// ---- steps ----
+
 static zm_status begin(zmi_device_player *p) {
   zmi_cuda *d = p->device;
   if (d->broken) return zmi_fail(d->broken, "device cuda: an earlier failure made the GPU's context useless: open the model again");
+  if (p->post) write_mail(p);
+  if (atomic_load(&stopped)) return was_stopped();
   zm_status status = zmi_device_check(d, d->cu->context_set(d->context), "taking the GPU");
   if (status == ZM_OK) give_inputs(p);
   return status;
+}
+
+// What became of a play that is over.
+static zm_status look_back(zmi_device_player *p) {
+  if (p->executor != ZMI_EXECUTOR_PERSISTENT) return ZM_OK;
+  if (__atomic_load_n(&p->post->mail.stop, __ATOMIC_RELAXED) && !p->asked) return was_stopped();
+  if (!p->post->ended.given_up) return ZM_OK;
+  return zmi_fail(ZM_ERROR_DEVICE, "device cuda: the resident kernel gave up after 20 seconds: try --executor graph");
 }
 
 zm_status zmi_device_player_play(zmi_device_player *p) {
@@ -464,10 +537,80 @@ zm_status zmi_device_player_play(zmi_device_player *p) {
   if (status != ZM_OK) return status;
   status = zmi_device_check(d, p->graph ? d->cu->graph_launch(p->graph, d->stream) : queue(p), "starting a step");
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->stream_wait(d->stream), "playing a step");
-  if (status == ZM_OK && p->executor == ZMI_EXECUTOR_PERSISTENT && p->ended->given_up)
-    status = zmi_fail(ZM_ERROR_DEVICE, "device cuda: the resident kernel gave up after 20 seconds: try --executor graph");
+  if (status == ZM_OK) status = look_back(p);
   if (status == ZM_OK) take_outputs(p);
   return status;
+}
+
+// ---- several steps ----
+
+bool zmi_device_player_runs(const zmi_device_player *p) {
+  return p->executor == ZMI_EXECUTOR_PERSISTENT;
+}
+
+static const zmi_slot *slot_of(const zmi_device_player *p, const char *name, zmi_gpu_address *at) {
+  for (size_t i = 0; i < p->tape->slot_count; i++) {
+    const zmi_slot *s = &p->tape->slots[i];
+    if (!s->name || s->kind == ZMI_SLOT_WEIGHT || strcmp(s->name, name) != 0) continue;
+    *at = p->slots[i];
+    return s;
+  }
+  return NULL;
+}
+
+zm_status zmi_device_player_start(zmi_device_player *p, const zmi_device_run *run) {
+  zmi_cuda *d = p->device;
+  zmi_gpu_play *start = &p->post->start;
+  const zmi_slot *logits = slot_of(p, run->logits, &start->logits);
+  if (!logits || !slot_of(p, run->token, &start->token) || !slot_of(p, run->position, &start->position))
+    return zmi_fail(ZM_ERROR_ARGUMENT, "device cuda: the step has no %s, %s or %s", run->token, run->position, run->logits);
+  zm_status status = begin(p);
+  if (status != ZM_OK) return status;
+  start->most = ZMI_MIN(run->most, (int)ZMI_GPU_SAID);
+  start->vocab = (int)zmi_type_count(&logits->type);
+  start->dtype = zmi_gpu_dtype_of(logits->type.dtype);
+  start->ends = (int)ZMI_MIN(run->ends, (size_t)ZMI_GPU_ENDS); // of the others the host finds out
+  for (int i = 0; i < start->ends; i++) start->end[i] = run->end[i];
+  cu_result r = queue(p);
+  if (r) start->most = 0;
+  return zmi_device_check(d, r, "starting steps");
+}
+
+bool zmi_device_player_next(zmi_device_player *p, int32_t *token) {
+  enum { LOOKS = 16 }; // from one question to the driver to the next, which takes longer than a look
+  const struct timespec moment = {0, 20000};
+  if (p->taken >= p->post->start.most) return false;
+  for (int looks = 1;; looks++) {
+    const unsigned long long said = __atomic_load_n(&p->post->mail.said[p->taken], __ATOMIC_ACQUIRE);
+    if (said >> 32 == (unsigned long long)p->taken + 1) {
+      *token = (int32_t)(uint32_t)said;
+      p->taken++;
+      return true;
+    }
+    if (p->over) return false;
+    if (looks % LOOKS == 0)
+      p->over = p->device->cu->stream_query(p->device->stream) != CU_NOT_READY;
+    else
+      nanosleep(&moment, NULL);
+  }
+}
+
+void zmi_device_player_stop(zmi_device_player *p) {
+  p->asked = true;
+  __atomic_store_n(&p->post->mail.stop, 1u, __ATOMIC_RELAXED);
+}
+
+zm_status zmi_device_player_finish(zmi_device_player *p, int *played) {
+  zmi_cuda *d = p->device;
+  *played = 0;
+  zm_status status = zmi_device_check(d, d->cu->context_set(d->context), "taking the GPU");
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->stream_wait(d->stream), "playing steps");
+  p->post->start.most = 0; // the device has taken it
+  if (status == ZM_OK) status = look_back(p);
+  if (status != ZM_OK) return status;
+  while (*played < ZMI_GPU_SAID && p->post->mail.said[*played] >> 32 != 0) ++*played;
+  take_outputs(p);
+  return ZM_OK;
 }
 
 // ---- profiles ----
@@ -497,13 +640,12 @@ static void add_stamps(const zmi_device_player *p, const unsigned long long *sta
 static zm_status resident_profile(zmi_device_player *p, zmi_step_time *steps) {
   zmi_cuda *d = p->device;
   const size_t bytes = p->fused_count * (size_t)p->blocks * 2 * sizeof(unsigned long long);
-  const zmi_gpu_address pointer = p->play + offsetof(zmi_gpu_play, stamps), none = 0;
   zmi_gpu_address at = 0;
   cu_event events[2] = {NULL, NULL};
   float milliseconds = 0;
   unsigned long long *stamps = zmi_calloc(1, bytes + 1);
   zm_status status = stamps ? zmi_device_alloc(d, bytes + 1, "clocks", &at) : ZM_ERROR_MEMORY;
-  if (status == ZM_OK) status = zmi_device_upload(d, pointer, &at, sizeof at);
+  p->post->start.stamps = at;
   if (status == ZM_OK) status = begin(p);
   cu_result r = 0;
   for (int i = 0; i < 2 && status == ZM_OK && !r; i++) r = d->cu->event_create(&events[i], 0);
@@ -513,16 +655,14 @@ static zm_status resident_profile(zmi_device_player *p, zmi_step_time *steps) {
   if (status == ZM_OK && !r) r = d->cu->stream_wait(d->stream);
   if (status == ZM_OK && !r) r = d->cu->event_elapsed(&milliseconds, events[0], events[1]);
   if (status == ZM_OK) status = zmi_device_check(d, r, "measuring a step");
+  if (status == ZM_OK) status = look_back(p);
   if (status == ZM_OK) status = zmi_device_download(d, stamps, at, bytes);
   if (status == ZM_OK) take_outputs(p);
   if (status == ZM_OK) add_stamps(p, stamps, milliseconds * 1e-3, steps);
   for (int i = 0; i < 2; i++) {
     if (events[i]) d->cu->event_destroy(events[i]);
   }
-  if (at && !d->broken) {
-    const zm_status reset = zmi_device_upload(d, pointer, &none, sizeof none);
-    status = status == ZM_OK ? reset : status;
-  }
+  p->post->start.stamps = 0;
   zmi_device_free(d, at);
   zmi_free(stamps);
   return status;

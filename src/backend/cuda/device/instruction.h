@@ -19,6 +19,8 @@ enum {
   ZMI_GPU_CHANNELS = 64, // of a tile of the short convolution
   ZMI_GPU_PIECE = 512,   // elements of a tile of digits, of element-wise work and of weighted sums
   ZMI_GPU_RANK = 8,
+  ZMI_GPU_SAID = 32, // most tokens of a play
+  ZMI_GPU_ENDS = 8,  // most ids after which it ends
   // Shared memory of a block, in bytes.
   ZMI_GPU_NORM_SHARED = (2048 + 16) * 4,
   ZMI_GPU_DOT_SHARED = 64 * 16 * 4
@@ -223,14 +225,28 @@ typedef struct zmi_gpu_copy {
   int rank, bytes;
 } zmi_gpu_copy;
 
+// What the host and a play that is going on tell each other, in memory of the host. stop: not 0: the play is to end, with the token at hand
+// or, if blocks wait for each other, at once. said: of each token its number, from 1 on, in the upper 32 bits, and its id; -1: no logit is
+// finite, so that there is none.
+typedef struct zmi_gpu_mail {
+  unsigned stop, unused;
+  unsigned long long said[ZMI_GPU_SAID];
+} zmi_gpu_mail;
+
 // A resident play, in device memory. The first two are zero before it. Where the parts of a block's shared memory begin (what a block
 // keeps stands first, then scratch of instructions; sizes.h): what READY makes, and the ring of weights with `slots` slots a warp. each:
 // blocks of a multiprocessor. stamps: absent, or [blocks][count][2] clocks: when a block began an instruction, behind its barrier, and when
-// it was done with it.
+// it was done with it. mail: absent, or that of the host.
+// most: 0, or how many steps it plays at most, one after another. Behind each the first of the largest of the logits is chosen; the next
+// step takes it for the token and comes one position later. It ends behind one of the `ends` ids of `end`. best: 8 bytes for each block and
+// 8 more.
 typedef struct zmi_gpu_play {
   unsigned arrived, given_up;
   int ready_at, ring_at, slots, each;
-  zmi_gpu_address stamps;
+  zmi_gpu_address stamps, mail;
+  int most, vocab, dtype, ends;
+  int end[ZMI_GPU_ENDS];
+  zmi_gpu_address token, position, logits, best;
 } zmi_gpu_play;
 
 typedef struct zmi_gpu_instruction {

@@ -27,6 +27,7 @@
 //   zmi_nanoseconds()    of a clock that all blocks share
 //   zmi_arrive(p)        adds 1 to the word at p; what the block wrote before is seen by those who look at p later
 //   zmi_look(p)          the word at p; what others wrote before they arrived is seen after it
+//   zmi_look_host(p)     the word at p, in memory of the host, as it is now; zmi_tell_host(p, x) writes eight bytes there, at once
 //   zmi_copy_async(to, from)  16 bytes of memory that nobody writes on their way to shared memory; zmi_copy_commit() ends a group of them,
 //   zmi_copy_word_async(to, from)  the same of 4 bytes
 //   zmi_copy_wait(n)     waits until at most n groups (0 .. 3) of this thread are on their way
@@ -193,6 +194,14 @@ ZMI_INLINE unsigned zmi_look(const unsigned *p) {
   unsigned v;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
   return v;
+}
+ZMI_INLINE unsigned zmi_look_host(const unsigned *p) {
+  unsigned v;
+  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+ZMI_INLINE void zmi_tell_host(unsigned long long *p, unsigned long long x) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(x) : "memory");
 }
 ZMI_INLINE unsigned long long zmi_clock() {
   return (unsigned long long)clock64();

@@ -4,12 +4,15 @@
 // What a block has to know of the play, in shared memory: registers are few where all kinds of instructions are one kernel.
 typedef struct zmi_gpu_site {
   zmi_gpu_play *play;
-  unsigned long long deadline, *stamps;
-  char *made;                // rows of READY
-  int worker, workers, gone; // gone: the play was given up
-  unsigned met, by;          // barriers so far; zmi_gpu_by(workers)
+  const zmi_gpu_instruction *all;
+  unsigned long long deadline, allowed, *stamps; // allowed: nanoseconds of a step
+  const unsigned *stop;                          // of the host; or 0
+  char *made;                                    // rows of READY
+  int worker, workers, gone;                     // gone: the play was given up
+  unsigned met, by;                              // barriers so far; zmi_gpu_by(workers)
+  int count, first, step;                        // of all; the first DOT whose weights come through the ring; steps played
 } zmi_gpu_site;
-static_assert(sizeof(zmi_gpu_site) <= 64, "it fits into its place");
+static_assert(sizeof(zmi_gpu_site) <= 96, "it fits into its place");
 
 ZMI_INLINE zmi_gpu_site *zmi_gpu_here() {
   return (zmi_gpu_site *)(void *)(zmi_shared() + ZMI_GPU_OWN_SITE);
@@ -29,7 +32,7 @@ ZMI_INLINE void zmi_gpu_wait(zmi_gpu_site *s) {
   for (int looks = 1; !all_there; looks++) {
     all_there = zmi_look(&play->arrived) >= all;
     if (all_there || looks % 64 != 0) continue;
-    if (zmi_nanoseconds() > s->deadline) zmi_add_atomic(&play->given_up, 1);
+    if (zmi_nanoseconds() > s->deadline || (s->stop && zmi_look_host(s->stop))) zmi_add_atomic(&play->given_up, 1);
     if (zmi_look(&play->given_up)) break;
     zmi_pause();
   }
@@ -88,7 +91,13 @@ ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, int fir
   zmi_gpu_site *s = zmi_gpu_here();
   if (zmi_thread() == 0) {
     s->play = play;
+    s->all = all;
+    s->count = count;
+    s->first = first;
+    s->step = 0;
+    s->allowed = allowed;
     s->deadline = zmi_nanoseconds() + allowed;
+    s->stop = play->mail ? &zmi_gpu_at<zmi_gpu_mail>(play->mail)->stop : 0;
     s->made = zmi_shared() + play->ready_at;
     s->worker = zmi_gpu_worker(play->each);
     s->workers = zmi_blocks();
@@ -149,21 +158,115 @@ ZMI_INLINE void zmi_gpu_stamp(int i) {
   if (at && zmi_thread() == 0) at[i] = zmi_clock();
 }
 
-// first: the first DOT whose weights come through the ring. An instruction is copied to shared memory while the one before it is played:
-// what is in memory has to be asked for anew after each barrier.
-ZMI_KERNEL zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed) {
+// An instruction is copied to shared memory while the one before it is played: what is in memory has to be asked for anew after each
+// barrier. What a step needs is read from there, too: registers that live across instructions would be kept in local memory.
+// False if the play was given up.
+ZMI_INLINE bool zmi_gpu_play_step() {
   enum { WORDS = sizeof(zmi_gpu_instruction) / 4 };
   const int t = zmi_thread();
-  zmi_gpu_begin(all, count, first, play, allowed);
-  if (t < WORDS) ((unsigned *)(void *)zmi_gpu_code(0))[t] = ((const unsigned *)(const void *)all)[t];
+  if (t < WORDS) ((unsigned *)(void *)zmi_gpu_code(0))[t] = ((const unsigned *)(const void *)zmi_gpu_here()->all)[t];
   zmi_sync();
-  for (int i = 0; i < count; i++) {
-    const unsigned word = i + 1 < count && t < WORDS ? ((const unsigned *)(const void *)&all[i + 1])[t] : 0u;
-    if (i > 0 && zmi_gpu_code(i)->barrier && !zmi_gpu_meet()) return zmi_gpu_drain();
+  for (int i = 0; i < zmi_gpu_here()->count; i++) {
+    const bool more = i + 1 < zmi_gpu_here()->count && t < WORDS;
+    const unsigned word = more ? ((const unsigned *)(const void *)&zmi_gpu_here()->all[i + 1])[t] : 0u;
+    if (i > 0 && zmi_gpu_code(i)->barrier && !zmi_gpu_meet()) return false;
     zmi_gpu_stamp(2 * i);
     zmi_gpu_play_one(zmi_gpu_code(i), i);
     if (t < WORDS) ((unsigned *)(void *)zmi_gpu_code(i + 1))[t] = word;
     zmi_sync();
     zmi_gpu_stamp(2 * i + 1);
   }
+  return true;
+}
+
+// ---- several tokens ----
+
+// Logits as whole numbers in their order. NaN counts as -infinity, and what is too small to be a normal number as zero.
+enum { ZMI_GPU_NO_RANK = 0x007fffff }; // of -infinity
+ZMI_INLINE unsigned zmi_gpu_rank(float x) {
+  unsigned bits = zk_bits(x);
+  const unsigned size = bits & 0x7fffffffu;
+  if (size > 0x7f800000u) bits = 0xff800000u;
+  if (size < 0x00800000u) bits = 0u;
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+ZMI_INLINE unsigned long long zmi_gpu_greater(unsigned long long a, unsigned long long b) {
+  return a > b ? a : b;
+}
+
+// The greatest of the block's, for all threads. parts: a number for each warp, in shared memory.
+ZMI_INLINE unsigned long long zmi_gpu_greatest(unsigned long long x, unsigned long long *parts) {
+  const int lane = zmi_thread() % 32;
+  for (int step = 16; step > 0; step /= 2) {
+    const unsigned low = zmi_shuffle((unsigned)x, lane ^ step), high = zmi_shuffle((unsigned)(x >> 32), lane ^ step);
+    x = zmi_gpu_greater(x, (unsigned long long)high << 32 | low);
+  }
+  zmi_sync(); // what lies there has been read
+  if (lane == 0) parts[zmi_thread() / 32] = x;
+  zmi_sync();
+  for (int i = 0; i < ZMI_GPU_WARPS; i++) x = zmi_gpu_greater(x, parts[i]);
+  return x;
+}
+
+// The cursor of weights begins anew, so that those of the next step are asked for while its token is chosen. No expert of that step is
+// chosen yet.
+ZMI_INLINE void zmi_gpu_begin_again(int first) {
+  const zmi_gpu_words_of none = {-1, {}};
+  zmi_gpu_ring ring = *zmi_gpu_ring_here();
+  ring.route = 0;
+  zmi_gpu_ring_open(&ring, first, &none);
+  zmi_gpu_ring_keep(&ring);
+}
+
+// Of this worker's share of the logits the greatest rank, and how far from the end of all numbers its index is: the first of equals counts.
+ZMI_INLINE unsigned long long zmi_gpu_best_logit(const zmi_gpu_play *p, int worker, int workers, unsigned by) {
+  const int first = zmi_gpu_first_tile(p->vocab, worker, workers, by), last = zmi_gpu_first_tile(p->vocab, worker + 1, workers, by);
+  unsigned long long best = 0;
+  for (int i = first + zmi_thread(); i < last; i += ZMI_GPU_THREADS)
+    best = zmi_gpu_greater(best, (unsigned long long)zmi_gpu_rank(zmi_gpu_load(p->logits, p->dtype, i)) << 32 | ~(unsigned)i);
+  return best;
+}
+
+// Behind a step: chooses the token, if that is asked for. True if one more step follows; all blocks find the same.
+ZMI_APART bool zmi_gpu_choose() {
+  zmi_gpu_site *s = zmi_gpu_here();
+  const zmi_gpu_play *p = s->play;
+  const int t = zmi_thread(), worker = s->worker, workers = s->workers, made = s->step;
+  unsigned long long *parts = (unsigned long long *)(void *)zmi_shared(), *all = zmi_gpu_at<unsigned long long>(p->best);
+  zmi_gpu_mail *mail = zmi_gpu_at<zmi_gpu_mail>(p->mail);
+  if (p->most == 0) return false;
+  if (made + 1 < p->most) zmi_gpu_begin_again(s->first);
+  if (!zmi_gpu_meet()) return false;
+  const unsigned stop = worker == 0 && t == 0 && mail ? zmi_look_host(&mail->stop) : 0u;
+  const int position = *zmi_gpu_at<const int>(p->position); // before a block that is faster has written the next one
+  unsigned long long best = zmi_gpu_greatest(zmi_gpu_best_logit(p, worker, workers, s->by), parts);
+  if (t == 0) all[worker] = best;
+  if (t == 0 && worker == 0) all[workers] = stop;
+  if (!zmi_gpu_meet()) return false;
+  best = 0;
+  for (int i = t; i < workers; i += ZMI_GPU_THREADS) best = zmi_gpu_greater(best, all[i]);
+  best = zmi_gpu_greatest(best, parts);
+  const int id = (unsigned)(best >> 32) > (unsigned)ZMI_GPU_NO_RANK ? (int)~(unsigned)best : -1;
+  bool on = made + 1 < p->most && all[workers] == 0 && id >= 0;
+  for (int i = 0; i < p->ends; i++) on = on && id != p->end[i];
+  if (t == 0 && worker == 0 && mail) zmi_tell_host(&mail->said[made], (unsigned long long)(made + 1) << 32 | (unsigned)id);
+  // Every block writes what it reads itself: all of them write the same.
+  if (t == 0 && on) {
+    *zmi_gpu_at<int>(p->token) = id;
+    *zmi_gpu_at<int>(p->position) = position + 1;
+    s->step = made + 1;
+    s->deadline = zmi_nanoseconds() + s->allowed;
+  }
+  zmi_sync();
+  return on;
+}
+
+ZMI_KERNEL zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed) {
+  zmi_gpu_begin(all, count, first, play, allowed);
+  zmi_sync();
+  do {
+    if (!zmi_gpu_play_step()) break;
+  } while (zmi_gpu_choose());
+  zmi_gpu_drain();
 }

@@ -5,6 +5,7 @@ FUZZ_SECONDS ?= 60
 ifneq ($(origin CC),default)
 export CC
 endif
+export STRESS
 
 .PHONY: all demo check check-cuda install docs fuzz sanitize clean help
 all:
@@ -15,8 +16,9 @@ demo: ## builds what is missing, then writes English with the shipped checkpoint
 	@scripts/demo.sh $(BUILD)/zmlx
 check: ## the whole test suite; one test: make check TESTS=tape
 	@scripts/check.sh $(BUILD) $(TESTS)
-check-cuda: ## the GPU suite, where there is an NVIDIA GPU: $(BUILD)/check-cuda.json has the result
+check-cuda: ## the GPU suite, where there is an NVIDIA GPU: $(BUILD)/check-cuda.json has the result; STRESS: seconds of tokens (10)
 	@scripts/build.sh $(BUILD)
+	@ninja -C $(BUILD) tests/stress_cuda >/dev/null
 	@scripts/check_cuda.sh $(BUILD) $(BUILD)/check-cuda.json
 install: ## command, library and headers to PREFIX (and DESTDIR)
 	@scripts/build.sh $(BUILD)

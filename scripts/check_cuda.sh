@@ -1,6 +1,7 @@
 #!/bin/sh
 # The GPU suite, for a machine that has an NVIDIA GPU: logits of checkpoints by every executor, patched and stock, in chunks, byte by byte
 # those of the CPU; tiny models under compute-sanitizer, where that is installed. Checkpoints are tried side by side.
+# In the end tokens for STRESS seconds (10), by the resident kernel, each checked (tests/stress_cuda.c): 3600 for an hour of them.
 # Ends with "N passed, N failed"; writes what it found as JSON.
 #   scripts/check_cuda.sh FOLDER OUT.json [MODEL...]
 set -u
@@ -78,6 +79,31 @@ check_model() { # folder, model
   done
 }
 
+choose() { # folder, out, model, options: ids of new tokens
+  # shellcheck disable=SC2086 # several options
+  "$zmlx" generate "$3" --tokens-file "$work/short" --max-tokens 80 --ignore-eos --print-tokens --quiet $4 >"$1/$2" 2>"$1/said"
+}
+
+# Tokens that the GPU chooses, many a launch.
+check_tokens() { # folder, model
+  for dtype in bfloat16 float32; do
+    choose "$1" cpu "$2" "--dtype $dtype" && choose "$1" gpu "$2" "--dtype $dtype --device cuda --executor persistent" &&
+      cmp -s "$1/cpu" "$1/gpu"
+    note "$1" "$(basename "$2") $dtype tokens chosen on the GPU" $? "not those of the CPU; $(tail -n 1 "$1/said")"
+  done
+}
+
+# Ctrl-C while tokens are made.
+check_stop() { # folder
+  begin=$(date +%s%N)
+  timeout --preserve-status -s INT 4 "$zmlx" generate checkpoints/storyteller-4bit --tokens-file "$work/few" --max-tokens 30000 \
+    --ignore-eos --device cuda >"$1/text" 2>"$1/said"
+  status=$?
+  took=$((($(date +%s%N) - begin) / 1000000))
+  [ $status -eq 130 ] && [ $took -lt 5000 ]
+  note "$1" "Ctrl-C ends a resident kernel" $? "status $status after $took ms; $(tail -n 1 "$1/said")"
+}
+
 # Kernels of all kinds under the tools that find wrong addresses, races and barriers that not all reach.
 check_tool() { # folder, tool, model, executor
   "$sanitizer" --tool "$2" --error-exitcode 9 "$zmlx" logits "$3" --tokens-file "$work/few" --device cuda --executor "$4" \
@@ -121,9 +147,20 @@ else
   echo "skipped: compute-sanitizer is not installed"
 fi
 for model in "$@"; do
-  if [ -f "$model/config.json" ]; then start check_model "$model"; fi
+  if [ -f "$model/config.json" ]; then
+    start check_model "$model"
+    start check_tokens "$model"
+  fi
 done
 wait
+
+# Last, as they want the GPU for themselves.
+mkdir "$work/0"
+check_stop "$work/0"
+"$folder/tests/stress_cuda" "${STRESS:-10}" "$@" >"$work/0/said" 2>&1
+note "$work/0" "stress" $? "$(tail -n 1 "$work/0/said")"
+stress=$(tail -n 1 "$work/0/said")
+echo "stress: $stress"
 
 cat "$work"/[0-9]*/found >"$work/all"
 passed=$(grep -c '^ok ' "$work/all")
@@ -132,6 +169,7 @@ failed=$(grep -c '^not ok ' "$work/all")
   echo "{"
   echo "  \"schema\": 1, \"kind\": \"check\", \"created\": \"$(date -u +%Y-%m-%dT%H:%M:%SZ)\","
   echo "  \"doctor\": $(cat "$work/doctor"),"
+  echo "  \"stress\": \"$stress\","
   echo "  \"passed\": $passed, \"failed\": $failed, \"sanitizer\": $([ -n "$sanitizer" ] && echo true || echo false),"
   echo "  \"cases\": ["
   sed -e 's/"/\\"/g' -e 's/^ok \(.*\)$/    {"name": "\1", "passed": true},/' \

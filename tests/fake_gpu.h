@@ -69,8 +69,11 @@ typedef struct way {
 } way;
 
 static inline zm_model *open_model(const way *w) {
-  return zm_model_open(
-      w->path, &(zm_model_options){.dtype = w->dtype, .threads = 1, .context = MOST_ROWS, .device = w->device, .executor = w->executor});
+  return zm_model_open(w->path, &(zm_model_options){.dtype = w->dtype,
+                                                    .threads = 1,
+                                                    .context = MOST_ROWS,
+                                                    .device = w->device,
+                                                    .executor = w->device == ZM_MODEL_CUDA ? w->executor : ZM_EXECUTOR_AUTO});
 }
 
 static inline zm_session *open_session(zm_model *m, const way *w) {

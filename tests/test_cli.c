@@ -326,6 +326,8 @@ static void failures(void **state) {
   assert_fails(run("logits", MODEL, "--tokens-file", ids, "--device", "cuda", "--out", in_scratch("x"), NULL), CLI_FAILURE,
                "no NVIDIA driver is installed here");
   unsetenv("ZMLX_CUDA_PATH");
+  assert_fails(run("logits", MODEL, "--tokens-file", ids, "--executor", "graph", "--out", in_scratch("x"), NULL), CLI_FAILURE,
+               "executor graph plays on a GPU only: ask for the device cuda too");
   assert_int_equal(access(in_scratch("x"), F_OK), -1);
   assert_fails(run("inspect", "no/such/file", NULL), CLI_FAILURE, "no/such/file");
   assert_fails(run("tokenize", "no/such/model", "--text", "x", NULL), CLI_FAILURE, "no/such/model");

@@ -251,6 +251,35 @@ static void tokens_that_are_stopped(void **state) {
   free(expected);
 }
 
+// A run that is asked to end while blocks wait for each other leaves a step half done, and says so.
+static void runs_that_are_asked_to_end(void **state) {
+  (void)state;
+  zm_model *m;
+  zm_session *s = open_run(&resident, 32, &m);
+  int32_t token;
+  int played = 0;
+  zmi_program *p = zmi_model_compile(m, 1, 1, zmi_session_states(s), NULL);
+  if (!p) fail_msg("%s", zm_last_error());
+  zmi_device_player *player = zmi_program_gpu(p);
+  const zmi_device_run run = {.token = "tokens", .position = "position", .logits = "logits", .most = 5};
+  zmi_program_set_row(p, 0, 3, 0, 0);
+  assert_true(zmi_device_player_runs(player));
+  must(zmi_device_player_start(player, &run));
+  zmi_device_player_stop(player); // before the imitated GPU has begun
+  must(zmi_device_player_finish(player, &played));
+  assert_int_equal(played, 1);
+  assert_false(zmi_device_player_next(player, &token));
+  must(zmi_device_player_start(player, &run));
+  while (zmi_device_player_next(player, &token)) played++;
+  assert_int_equal(played, 6);
+  must(zmi_device_player_finish(player, &played));
+  assert_int_equal(played, 5);
+  zmi_program_free(p);
+  zm_session_close(s);
+  zm_model_close(m);
+  nothing_is_left();
+}
+
 // A launch that is refused in the middle of a step, whose first launches have changed the convolutions' states.
 static void steps_whose_launches_are_refused(void **state) {
   (void)state;
@@ -373,13 +402,12 @@ static void executors_are_for_gpus(void **state) {
   assert_int_equal(zmi_executor_find("graph"), ZMI_EXECUTOR_GRAPH);
   assert_int_equal(zmi_executor_find("none"), ZMI_EXECUTOR_COUNT);
   assert_string_equal(ZMI_EXECUTOR_NAMES, "auto|stream|graph|persistent");
-  way w = resident;
-  w.device = ZM_MODEL_CPU;
-  assert_null(open_model(&w));
+  zm_model_options o = {.executor = ZM_EXECUTOR_PERSISTENT};
+  assert_null(zm_model_open(resident.path, &o));
   assert_int_equal(zm_last_status(), ZM_ERROR_ARGUMENT);
   assert_string_equal(zm_last_error(), "executor persistent plays on a GPU only: ask for the device cuda too, or for no executor");
-  w.executor = (zm_executor)ZMI_EXECUTOR_COUNT;
-  assert_null(open_model(&w));
+  o.executor = (zm_executor)ZMI_EXECUTOR_COUNT;
+  assert_null(zm_model_open(resident.path, &o));
   assert_string_equal(zm_last_error(), "executor: 4 is none of auto|stream|graph|persistent");
 }
 
@@ -424,6 +452,7 @@ int main(void) {
       cmocka_unit_test(steps_that_are_stopped),
       cmocka_unit_test(everything_is_stopped),
       cmocka_unit_test(tokens_that_are_stopped),
+      cmocka_unit_test(runs_that_are_asked_to_end),
       cmocka_unit_test(steps_whose_launches_are_refused),
       cmocka_unit_test(a_gpu_that_disappears),
       cmocka_unit_test(programs_make_room),

@@ -204,8 +204,16 @@ static void log_probabilities(void **state) {
   }
   free(x);
   zm_session_close(s);
-  zm_generate_result_free(&r);
   zmi_text_release(&h.text);
+  // Whoever wants none has the same tokens.
+  heard plain = {0};
+  const zm_generate_options o = {.max_tokens = 6, .temperature = 2, .seed = 9, .skip_logprobs = true, .on_token = hear, .user = &plain};
+  zm_generate_result without = generate(&o);
+  assert_same_tokens(&r, &without);
+  for (size_t i = 0; i < without.count; i++) assert_true(isnan(plain.logprob[i]));
+  zm_generate_result_free(&r);
+  zm_generate_result_free(&without);
+  zmi_text_release(&plain.text);
 }
 
 // ---- context ----

@@ -535,110 +535,112 @@ static void shares_of_workers(void **state) {
       }
     }
   }
-  // ---- choosing tokens ----
+}
 
-  // What the device says of logits is what the sampler chooses on the CPU: the first of the largest.
-  static void choose(const float *logits, int vocab, zmi_gpu_dtype dtype, int blocks, uint64_t seed) {
-    enum { STEPS = 3 };
-    int token = 77, position = 5;
-    unsigned long long best[GPU_RESIDENT_BLOCKS + 1];
-    zmi_gpu_mail mail = {0};
-    void *memory = make((size_t)vocab * 4);
-    const zmi_kernels *kernels = zmi_kernels_find("scalar");
-    kernels->store(logits, vocab, memory, dtype == ZMI_GPU_BF16 ? ZM_BF16 : ZM_F32);
-    float *x = make((size_t)vocab * 4), logprob;
-    kernels->load(memory, dtype == ZMI_GPU_BF16 ? ZM_BF16 : ZM_F32, vocab, x);
-    zmi_sampler *sampler = zmi_sampler_new(&(zm_generate_options){0}, vocab, kernels);
-    int32_t expected = -1;
-    const bool any = zmi_sampler_next(sampler, x, 0, &expected, &logprob) == ZM_OK;
-    if (!any) expected = -1;
-    zmi_sampler_free(sampler);
-    free(x);
-    static zmi_gpu_instruction none;
-    zmi_gpu_play play = {.ready_at = ZMI_GPU_OWN_SHARED,
-                         .ring_at = ZMI_GPU_OWN_SHARED,
-                         .slots = 2,
-                         .each = 1,
-                         .mail = zmi_gpu_at(&mail),
-                         .most = STEPS,
-                         .vocab = vocab,
-                         .dtype = dtype,
-                         .ends = 1,
-                         .end = {-7},
-                         .token = zmi_gpu_at(&token),
-                         .position = zmi_gpu_at(&position),
-                         .logits = zmi_gpu_at(memory),
-                         .best = zmi_gpu_at(best)};
-    const char *wrong = gpu_resident(&none, 0, 0, &play, blocks, (size_t)(ZMI_GPU_OWN_SHARED + ZMI_GPU_RING_SHARED(2)), seed);
-    if (wrong) fail_msg("choosing of %d: %s", vocab, wrong);
-    for (int i = 0; i < STEPS; i++) {
-      const bool there = i == 0 || any;
-      const unsigned long long said = there ? (unsigned long long)(i + 1) << 32 | (uint32_t)expected : 0;
-      if (mail.said[i] != said) fail_msg("of %d logits, step %d: said %llx, expected %llx", vocab, i, mail.said[i], said);
-    }
-    assert_int_equal(token, any ? expected : 77);
-    assert_int_equal(position, any ? 5 + STEPS - 1 : 5);
-    // It ends behind one of the ids that it was told.
-    mail = (zmi_gpu_mail){0};
-    position = 5;
-    play.arrived = play.given_up = 0;
-    play.end[0] = expected;
-    assert_null(gpu_resident(&none, 0, 0, &play, blocks, (size_t)(ZMI_GPU_OWN_SHARED + ZMI_GPU_RING_SHARED(2)), seed));
-    assert_int_equal(mail.said[0], 1ull << 32 | (uint32_t)expected);
-    assert_int_equal(mail.said[1], 0);
-    assert_int_equal(position, 5);
-    free(memory);
+// ---- choosing tokens ----
+
+// What the device says of logits is what the sampler chooses on the CPU: the first of the largest.
+static void choose(const float *logits, int vocab, zmi_gpu_dtype dtype, int blocks, uint64_t seed) {
+  enum { STEPS = 3 };
+  int token = 77, position = 5;
+  unsigned long long best[GPU_RESIDENT_BLOCKS + 1];
+  zmi_gpu_mail mail = {0};
+  void *memory = make((size_t)vocab * 4);
+  const zmi_kernels *kernels = zmi_kernels_find("scalar");
+  kernels->store(logits, vocab, memory, dtype == ZMI_GPU_BF16 ? ZM_BF16 : ZM_F32);
+  float *x = make((size_t)vocab * 4), logprob;
+  kernels->load(memory, dtype == ZMI_GPU_BF16 ? ZM_BF16 : ZM_F32, vocab, x);
+  zmi_sampler *sampler = zmi_sampler_new(&(zm_generate_options){0}, vocab, kernels);
+  int32_t expected = -1;
+  const bool any = zmi_sampler_next(sampler, x, 0, &expected, &logprob) == ZM_OK;
+  if (!any) expected = -1;
+  zmi_sampler_free(sampler);
+  free(x);
+  static zmi_gpu_instruction none;
+  zmi_gpu_play play = {.ready_at = ZMI_GPU_OWN_SHARED,
+                       .ring_at = ZMI_GPU_OWN_SHARED,
+                       .slots = 2,
+                       .each = 1,
+                       .mail = zmi_gpu_at(&mail),
+                       .most = STEPS,
+                       .vocab = vocab,
+                       .dtype = dtype,
+                       .ends = 1,
+                       .end = {-7},
+                       .token = zmi_gpu_at(&token),
+                       .position = zmi_gpu_at(&position),
+                       .logits = zmi_gpu_at(memory),
+                       .best = zmi_gpu_at(best)};
+  const char *wrong = gpu_resident(&none, 0, 0, &play, blocks, (size_t)(ZMI_GPU_OWN_SHARED + ZMI_GPU_RING_SHARED(2)), seed);
+  if (wrong) fail_msg("choosing of %d: %s", vocab, wrong);
+  for (int i = 0; i < STEPS; i++) {
+    const bool there = i == 0 || any;
+    const unsigned long long said = there ? (unsigned long long)(i + 1) << 32 | (uint32_t)expected : 0;
+    if (mail.said[i] != said) fail_msg("of %d logits, step %d: said %llx, expected %llx", vocab, i, mail.said[i], said);
   }
+  assert_int_equal(token, any ? expected : 77);
+  assert_int_equal(position, any ? 5 + STEPS - 1 : 5);
+  // It ends behind one of the ids that it was told.
+  mail = (zmi_gpu_mail){0};
+  position = 5;
+  play.arrived = play.given_up = 0;
+  play.end[0] = expected;
+  assert_null(gpu_resident(&none, 0, 0, &play, blocks, (size_t)(ZMI_GPU_OWN_SHARED + ZMI_GPU_RING_SHARED(2)), seed));
+  assert_int_equal(mail.said[0], 1ull << 32 | (uint32_t)expected);
+  assert_int_equal(mail.said[1], 0);
+  assert_int_equal(position, 5);
+  free(memory);
+}
 
-  static void tokens_are_chosen(void **state) {
-    (void)state;
-    enum { MOST = 5000 };
-    static float x[MOST];
-    static const float special[] = {NAN, -INFINITY, INFINITY, 0.0f, -0.0f, 1e-40f, -1e-40f, 1e-38f, 1.0f, -1.0f};
-    const unsigned saved = zmi_float_rule_enter();
-    for (int turn = 0; turn < 60; turn++) {
-      const int vocab = turn < 20 ? 1 + turn : 1 + (int)(next_random() % MOST);
-      for (int i = 0; i < vocab; i++) {
-        const uint64_t r = next_random();
-        x[i] = turn % 3 == 0   ? special[r % ZMI_COUNT(special)]                              // of all kinds
-               : turn % 3 == 1 ? special[turn % 2 ? r % 2 : 3 + r % 4]                        // none, or nothing but zeros
-                               : (float)((int)(r % 40) - 38) * (r % 97 == 0 ? 1.0f : 0.125f); // many equals
-      }
-      choose(x, vocab, turn % 2 ? ZMI_GPU_BF16 : ZMI_GPU_F32, 1 + turn % GPU_RESIDENT_BLOCKS, (uint64_t)turn % 4);
+static void tokens_are_chosen(void **state) {
+  (void)state;
+  enum { MOST = 5000 };
+  static float x[MOST];
+  static const float special[] = {NAN, -INFINITY, INFINITY, 0.0f, -0.0f, 1e-40f, -1e-40f, 1e-38f, 1.0f, -1.0f};
+  const unsigned saved = zmi_float_rule_enter();
+  for (int turn = 0; turn < 60; turn++) {
+    const int vocab = turn < 20 ? 1 + turn : 1 + (int)(next_random() % MOST);
+    for (int i = 0; i < vocab; i++) {
+      const uint64_t r = next_random();
+      x[i] = turn % 3 == 0   ? special[r % ZMI_COUNT(special)]                              // of all kinds
+             : turn % 3 == 1 ? special[turn % 2 ? r % 2 : 3 + r % 4]                        // none, or nothing but zeros
+                             : (float)((int)(r % 40) - 38) * (r % 97 == 0 ? 1.0f : 0.125f); // many equals
     }
-    zmi_float_rule_leave(saved);
+    choose(x, vocab, turn % 2 ? ZMI_GPU_BF16 : ZMI_GPU_F32, 1 + turn % GPU_RESIDENT_BLOCKS, (uint64_t)turn % 4);
   }
+  zmi_float_rule_leave(saved);
+}
 
-  // ---- the text ----
+// ---- the text ----
 
-  static void text_compiles(void **state) {
-    (void)state;
-    static const char *const cards[] = {"--gpu-architecture=sm_80", "--gpu-architecture=sm_90a", "--gpu-architecture=sm_100"};
-    nvrtc n;
-    if (!nvrtc_open(&n)) {
-      print_message("NVRTC is not installed\n");
-      skip();
-    }
-    for (size_t i = 0; i < ZMI_COUNT(cards); i++) {
-      char *words = nvrtc_compile(&n, zmi_gpu_text, cards[i], true);
-      if (words && (i == 0 || !strstr(words, "invalid value for --gpu-architecture"))) fail_msg("%s: %.2000s", cards[i], words);
-      free(words);
-    }
+static void text_compiles(void **state) {
+  (void)state;
+  static const char *const cards[] = {"--gpu-architecture=sm_80", "--gpu-architecture=sm_90a", "--gpu-architecture=sm_100"};
+  nvrtc n;
+  if (!nvrtc_open(&n)) {
+    print_message("NVRTC is not installed\n");
+    skip();
   }
-
-  int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(simulation),
-        cmocka_unit_test(simulation_finds_what_hangs),
-        cmocka_unit_test(digits),
-        cmocka_unit_test(norms),
-        cmocka_unit_test(embeddings),
-        cmocka_unit_test(products),
-        cmocka_unit_test(products_of_many_rows),
-        cmocka_unit_test(rows_of_every_block),
-        cmocka_unit_test(shares_of_workers),
-        cmocka_unit_test(tokens_are_chosen),
-        cmocka_unit_test(text_compiles),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+  for (size_t i = 0; i < ZMI_COUNT(cards); i++) {
+    char *words = nvrtc_compile(&n, zmi_gpu_text, cards[i], true);
+    if (words && (i == 0 || !strstr(words, "invalid value for --gpu-architecture"))) fail_msg("%s: %.2000s", cards[i], words);
+    free(words);
   }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(simulation),
+      cmocka_unit_test(simulation_finds_what_hangs),
+      cmocka_unit_test(digits),
+      cmocka_unit_test(norms),
+      cmocka_unit_test(embeddings),
+      cmocka_unit_test(products),
+      cmocka_unit_test(products_of_many_rows),
+      cmocka_unit_test(rows_of_every_block),
+      cmocka_unit_test(shares_of_workers),
+      cmocka_unit_test(tokens_are_chosen),
+      cmocka_unit_test(text_compiles),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -243,8 +243,9 @@ zm_status zmi_device_player_play(zmi_device_player *p);
 // Several steps of one row without the host in between, where `runs` says so: each step chooses the first of the largest logits (NaN counts
 // as -infinity), and the next one takes it for the token and comes one position later. start begins at most `most` of them (and at most
 // ZMI_GPU_SAID); next waits for the next token, -1 where no logit is finite, and is false if no more come; stop asks for an end with the
-// token at hand; finish waits for the end. played: how many steps there were, which may be more than were asked of next. Behind start
-// always comes finish, and nothing else is played in between.
+// token at hand; finish waits for the end. played: how many steps there were, the last of which may be half done if it was asked to stop;
+// more than next has told of: states are not those behind the last token. Behind start always comes finish, and nothing else is played in
+// between.
 typedef struct zmi_device_run {
   const char *token, *position, *logits; // names of slots
   int most;

@@ -14,7 +14,7 @@ zm_status zmi_device_check(zmi_cuda *d, cu_result result, const char *doing) {
   zmi_cuda_words(d->cu, result, text);
   if (result == CU_OUT_OF_MEMORY) {
     size_t left = 0, total = 0;
-    if (d->cu->memory_info(&left, &total))
+    if (!d->context || d->cu->memory_info(&left, &total))
       text[0] = 0; // not even a context fits
     else
       snprintf(text, sizeof text, " (%.2f of %.2f GB are left)", (double)left / 1e9, (double)total / 1e9);

@@ -526,7 +526,7 @@ static zm_status begin(zmi_device_player *p) {
 static zm_status look_back(zmi_device_player *p) {
   if (p->executor != ZMI_EXECUTOR_PERSISTENT) return ZM_OK;
   if (__atomic_load_n(&p->post->mail.stop, __ATOMIC_RELAXED) && !p->asked) return was_stopped();
-  if (!p->post->ended.given_up) return ZM_OK;
+  if (!p->post->ended.given_up || p->asked) return ZM_OK;
   return zmi_fail(ZM_ERROR_DEVICE, "device cuda: the resident kernel gave up after 20 seconds: try --executor graph");
 }
 
@@ -609,6 +609,7 @@ zm_status zmi_device_player_finish(zmi_device_player *p, int *played) {
   if (status == ZM_OK) status = look_back(p);
   if (status != ZM_OK) return status;
   while (*played < ZMI_GPU_SAID && p->post->mail.said[*played] >> 32 != 0) ++*played;
+  *played += p->post->ended.given_up != 0; // asked to end, it has left a step half done
   take_outputs(p);
   return ZM_OK;
 }

@@ -18,8 +18,8 @@ zm_status zmi_session_resume(zm_session *s, int32_t sequence, int32_t length);
 // Greedy decoding of one sequence where steps are played (a GPU with the resident kernel): reads `token`, then each token that it chooses,
 // until `most` were chosen, one of `end` was, or `on_next` has returned false for one. on_next is told each as it is made, while the
 // sequence is as long as if the tokens before it had been read one by one. Afterwards the session is as if that had been so. *made: tokens
-// that were chosen; 0: steps are not played there, nothing was done. `logits` [vocab]: those behind the last one; if none of them is finite,
-// there is no last token: on_next was not told of it.
+// that were chosen; 0: steps are not played there, nothing was done. `logits` [vocab]: those behind the last one. If none of them is
+// finite, there is no last token: on_next was not told of it.
 typedef struct zmi_run {
   int32_t sequence, token;
   size_t most;

@@ -540,7 +540,7 @@ static void shares_of_workers(void **state) {
 // ---- choosing tokens ----
 
 // What the device says of logits is what the sampler chooses on the CPU: the first of the largest.
-static void choose(const float *logits, int vocab, zmi_gpu_dtype dtype, int blocks, uint64_t seed) {
+static void choose(const float *logits, int vocab, int dtype, int blocks, uint64_t seed) {
   enum { STEPS = 3 };
   int token = 77, position = 5;
   unsigned long long best[GPU_RESIDENT_BLOCKS + 1];

@@ -44,7 +44,7 @@ static void dot(const zmi_gpu_instruction *in, zmi_gpu_flow *f) {
   const long long rows = d->share > 0 ? d->pairs / d->share : 0;
   f->reads[0] = array_at(d->x, rows, d->x_bytes, 1);
   f->reads[1] = array_at(d->route ? 0 : d->chosen, d->pairs, 1, 4);
-  f->writes[0] = rows_at(d->out, d->pairs, d->out_stride, d->matrix.n, d->dtype);
+  f->writes[0] = rows_at(d->kept ? 0 : d->out, d->pairs, d->out_stride, d->matrix.n, d->dtype);
 }
 
 static void elements(const zmi_gpu_instruction *in, zmi_gpu_flow *f) {
@@ -108,7 +108,7 @@ static void join(const zmi_gpu_instruction *in, zmi_gpu_flow *f) {
 
 static void route(const zmi_gpu_instruction *in, zmi_gpu_flow *f) {
   const zmi_gpu_route *r = &in->as.route;
-  f->reads[0] = array_at(r->logits, r->rows, r->experts, size_of(r->dtype));
+  f->reads[0] = array_at(r->kept ? 0 : r->logits, r->rows, r->experts, size_of(r->dtype));
   f->writes[0] = array_at(r->chosen, r->rows, r->k, 4);
   f->writes[1] = array_at(r->weights, r->rows, r->k, size_of(r->dtype));
 }

@@ -112,13 +112,14 @@ typedef struct zmi_gpu_digits {
 // chosen[p] is out of range. x: rows of digits or of floats of x_dtype, x_bytes apart; absent: those that READY has made. Tile: pair p,
 // block b, as p * blocks + b. Only the resident kernel knows the rest: `up` are the weights of a second matrix like the first, with which
 // the result is round(silu(first)) * second; `step`: weights come through the ring of weights (stream.h), so many k at a time; `route`: one
-// more than the number of the ROUTE, every block's own, that chooses.
+// more than the number of the ROUTE, every block's own, that chooses; `kept`: every block makes all results, and they stay so many bytes
+// behind the beginning of its scratch.
 typedef struct zmi_gpu_dot {
   zmi_gpu_matrix matrix;
   zmi_gpu_address x, chosen, out, up;
   long long x_bytes, out_stride;
   int x_dtype, pairs, share, blocks, dtype, route;
-  int step, step_bytes, range_bytes, units, together, unused;
+  int step, step_bytes, range_bytes, units, together, kept;
 } zmi_gpu_dot;
 
 // Pairs of a product by their experts, for MANY. order: the pairs, those of one expert side by side, in any order. pieces: up to `columns`
@@ -189,11 +190,12 @@ typedef struct zmi_gpu_attention {
   float scale;
 } zmi_gpu_attention;
 
-// The router (docs/numerics.md). Tile: a row.
+// The router (docs/numerics.md). `kept`: the logits are those that a DOT of every block's own has kept there. Tile: a row.
 typedef struct zmi_gpu_route {
   zmi_gpu_address logits, bias, chosen, weights; // bias: float32 [experts] or absent; chosen: int32 [rows, k]; weights: [rows, k] of dtype
   int rows, experts, k, sigmoid, norm, dtype;
   float eps, scale;
+  int kept, unused;
 } zmi_gpu_route;
 
 // out[r] = the sum over slots of weights[r][s] * y[r][s], fma from 0 in order, rounded. Tile: ZMI_GPU_PIECE elements of a row.

@@ -59,6 +59,7 @@ ZMI_APART void zmi_gpu_route_own(const zmi_gpu_instruction *in, int worker, char
   const int warps = ZMI_GPU_ROUTE_WARPS(r.experts), warp = zmi_thread() / 32, pairs = r.rows * r.k;
   float *p = (float *)(void *)shared + (long long)warp * 2 * r.experts;
   int *chosen = (int *)(void *)own;
+  if (r.kept) r.logits = (zmi_gpu_address)(shared + r.kept);
   r.chosen = (zmi_gpu_address)own;
   r.weights = (zmi_gpu_address)(own + ZMI_GPU_OWN * 4);
   for (int t = warp; warp < warps && t < r.rows; t += warps) zmi_gpu_route_row(&r, t, p, p + r.experts);

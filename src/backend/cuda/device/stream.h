@@ -78,15 +78,26 @@ typedef struct zmi_gpu_words_of {
   unsigned word[(sizeof(zmi_gpu_instruction) / 4 + 31) / 32];
 } zmi_gpu_words_of;
 
-ZMI_INLINE zmi_gpu_words_of zmi_gpu_fetch(const zmi_gpu_ring *r, int at) {
+ZMI_INLINE zmi_gpu_words_of zmi_gpu_words_from(const zmi_gpu_instruction *from, int at) {
   enum { WORDS = sizeof(zmi_gpu_instruction) / 4 };
-  zmi_gpu_words_of w = {at < r->count ? at : -1, {}};
+  zmi_gpu_words_of w = {at, {}};
 #pragma unroll
   for (int i = 0; i < (WORDS + 31) / 32; i++) {
     const int word = zmi_thread() % 32 + 32 * i;
-    w.word[i] = w.at >= 0 && word < WORDS ? ((const unsigned *)(const void *)&r->all[at])[word] : 0u;
+    w.word[i] = at >= 0 && word < WORDS ? ((const unsigned *)(const void *)from)[word] : 0u;
   }
   return w;
+}
+ZMI_INLINE zmi_gpu_words_of zmi_gpu_fetch(const zmi_gpu_ring *r, int at) {
+  return zmi_gpu_words_from(&r->all[at], at < r->count ? at : -1);
+}
+
+// A worker's first tile, and the one behind its last.
+ZMI_INLINE int zmi_gpu_stream_begin(const zmi_gpu_ring *r, const zmi_gpu_instruction *in) {
+  return in->as.dot.kept ? 0 : zmi_gpu_first_tile(in->tiles, r->worker, r->workers, r->by);
+}
+ZMI_INLINE int zmi_gpu_stream_end(const zmi_gpu_ring *r, const zmi_gpu_instruction *in) {
+  return in->as.dot.kept ? in->tiles : zmi_gpu_first_tile(in->tiles, r->worker + 1, r->workers, r->by);
 }
 
 // soon: words that were asked for before; of another instruction they are of no use.
@@ -103,8 +114,8 @@ ZMI_INLINE void zmi_gpu_ring_open(zmi_gpu_ring *r, int at, const zmi_gpu_words_o
   }
   zmi_sync_warp();
   const zmi_gpu_instruction *in = zmi_near(r->in);
-  r->last = zmi_gpu_first_tile(in->tiles, r->worker + 1, r->workers, r->by);
-  r->spot = zmi_gpu_spot_first(&in->as.dot, zmi_gpu_first_tile(in->tiles, r->worker, r->workers, r->by));
+  r->last = zmi_gpu_stream_end(r, in);
+  r->spot = zmi_gpu_spot_first(&in->as.dot, zmi_gpu_stream_begin(r, in));
   r->left = 0;
 }
 
@@ -317,7 +328,8 @@ ZMI_INLINE float zmi_gpu_stream_sum(const float *parts, int ranges) {
 }
 
 // Thread t stores row t % 16 of tile t / 16 of a round, whose first tile is block `block` of pair `pair`.
-ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d, int block, int pair, const float *parts) {
+ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d, int block, int pair, const float *parts,
+                                     zmi_gpu_address out) {
   const int lane = zmi_thread() % ZMI_GPU_LANES, ranges = d->up ? d->units / 2 : d->units;
   for (block += zmi_thread() / ZMI_GPU_LANES; block >= d->blocks; block -= d->blocks) pair++;
   const int row = block * ZMI_GPU_LANES + lane;
@@ -333,7 +345,7 @@ ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d
   } else if (d->matrix.bias) {
     y = y + zmi_gpu_load(d->matrix.bias, d->matrix.bias_dtype, (long long)expert * d->matrix.n + row);
   }
-  zmi_gpu_store(d->out, d->dtype, pair * d->out_stride + row, y);
+  zmi_gpu_store(out, d->dtype, pair * d->out_stride + row, y);
 }
 
 ZMI_INLINE zmi_gpu_ring *zmi_gpu_ring_here() {
@@ -346,20 +358,20 @@ ZMI_INLINE void zmi_gpu_ring_keep(const zmi_gpu_ring *ring) {
   zmi_sync_warp();
 }
 
-// in: instruction `now`. made: rows that READY made. shared: ZMI_GPU_DOT_SHARED bytes.
+// in: instruction `now`. made: rows that READY made. shared: ZMI_GPU_DOT_SHARED bytes, and what is kept behind them.
 ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int now, char *shared, const char *made) {
   zmi_gpu_ring here = *zmi_gpu_ring_here(), *r = &here;
   in = zmi_near(in);
   shared = zmi_near(shared);
   made = zmi_near(made);
   const zmi_gpu_dot *d = &in->as.dot;
-  const int last = zmi_gpu_first_tile(in->tiles, r->worker + 1, r->workers, r->by), t = zmi_thread(),
-            ranges = d->up ? d->units / 2 : d->units;
-  const zmi_gpu_words_of none = {-1, {}};
-  int tile = zmi_gpu_first_tile(in->tiles, r->worker, r->workers, r->by), pair = tile < d->blocks ? 0 : tile / d->blocks;
+  const int last = zmi_gpu_stream_end(r, in), t = zmi_thread(), ranges = d->up ? d->units / 2 : d->units;
+  int tile = zmi_gpu_stream_begin(r, in), pair = tile < d->blocks ? 0 : tile / d->blocks;
   int block = tile - pair * d->blocks;
   float *parts = (float *)(void *)shared;
-  zmi_gpu_ring_ask(r, now, &none);
+  const zmi_gpu_address out = d->kept ? (zmi_gpu_address)(shared + d->kept) : d->out;
+  const zmi_gpu_words_of soon = zmi_gpu_words_from(in, now); // nearer than those in memory, if no barrier came before
+  zmi_gpu_ring_ask(r, now, &soon);
   zmi_gpu_spot s = zmi_gpu_spot_first(d, tile);
   for (; tile < last; tile += d->together) {
     const int tiles = last - tile < d->together ? last - tile : d->together;
@@ -370,7 +382,7 @@ ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int now, char *
       zmi_gpu_stream_unit(r, d, now, range * ZMI_GPU_RANGE, made + row * (int)d->x_bytes, part);
     }
     zmi_sync();
-    if (t < tiles * ZMI_GPU_LANES) zmi_gpu_stream_store(r, d, block, pair, parts + t / ZMI_GPU_LANES * d->units * ZMI_GPU_LANES);
+    if (t < tiles * ZMI_GPU_LANES) zmi_gpu_stream_store(r, d, block, pair, parts + t / ZMI_GPU_LANES * d->units * ZMI_GPU_LANES, out);
     for (block += tiles; block >= d->blocks; block -= d->blocks) pair++;
     if (tile + tiles < last) zmi_sync(); // before the next round overwrites the parts
   }

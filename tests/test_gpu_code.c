@@ -678,6 +678,76 @@ static void choices_of_every_block(void **state) {
   }
 }
 
+// The only row of a convolution in front of a product; its state is written behind that.
+static void check_convolved(int dtype, int nature, int position, int sequence, bool bias, int taps) {
+  enum { N = 21, K = 2240, SEQUENCES = 2 };
+  const int size = dtype == ZMI_GPU_F32 ? 4 : 2, weight_dtype = nature % 2             ? ZMI_GPU_F32
+                                                                : dtype == ZMI_GPU_F16 ? ZMI_GPU_F16
+                                                                                       : ZMI_GPU_BF16;
+  const size_t kept = (size_t)(SEQUENCES * (taps - 1) * K * size), row = zmi_digits_bytes(K, 64, 3);
+  const bool fused = taps == ZMI_GPU_READY_TAPS;
+  matrix m = matrix_make((zmi_format){ZMI_QUANT_AFFINE, 4, 64, ZM_BF16, 0}, N, K, 1, -1, PLAIN);
+  void *x = floats(dtype, 3 * K, nature, NULL), *weight = floats(weight_dtype, taps * K, PLAIN, NULL), *y = make(K * 4), *rows = make(row);
+  void *b = floats(weight_dtype, K, PLAIN, NULL), *state = floats(dtype, SEQUENCES * (taps - 1) * K, nature, NULL), *before = make(kept);
+  char out[N * 2], expected[N * 2];
+  zmi_gpu_instruction all[3] = {{.kind = ZMI_GPU_CONV, .tiles = K / ZMI_GPU_CHANNELS, .shared = ZMI_GPU_CONV_SHARED},
+                                {.kind = ZMI_GPU_DIGITS, .tiles = (K + ZMI_GPU_PIECE - 1) / ZMI_GPU_PIECE},
+                                {.kind = ZMI_GPU_DOT, .tiles = (N + 15) / 16, .shared = ZMI_GPU_DOT_SHARED}},
+                      *made = NULL;
+  all[0].as.conv = (zmi_gpu_conv){
+      at(x), at(weight),   bias ? at(b) : 0, at(state), at(&position), at(&sequence), at(y), 3 * K, 1, K, taps, SEQUENCES, 3, 2, 0, 1,
+      dtype, weight_dtype, weight_dtype,     0};
+  all[1].as.digits = (zmi_gpu_digits){at(y), at(rows), K, (long long)row, 1, K, 64, 3, dtype, 0};
+  all[2].as.dot = (zmi_gpu_dot){.matrix = m.g,
+                                .x = at(rows),
+                                .out = at(out),
+                                .x_bytes = (long long)row,
+                                .out_stride = N,
+                                .x_dtype = dtype,
+                                .pairs = 1,
+                                .share = 1,
+                                .blocks = (N + 15) / 16,
+                                .dtype = ZMI_GPU_BF16};
+  memcpy(before, state, kept);
+  for (int i = 0; i < 3; i++) assert_null(gpu_step(&all[i], 3, (uint64_t)i));
+  memcpy(expected, out, sizeof out);
+  void *after = make(kept);
+  memcpy(after, state, kept);
+  const zmi_gpu_range output = {at(out), sizeof out};
+  size_t count = 0;
+  int first = 0;
+  assert_int_equal(zmi_device_fuse(all, 3, &output, 1, true, &made, &count, &first), ZM_OK);
+  assert_int_equal(count, 3);
+  assert_int_equal(made[0].kind, fused ? ZMI_GPU_READY : ZMI_GPU_CONV);
+  assert_int_equal(made[2].barrier, fused);
+  const int scratch = ZMI_GPU_OWN_SHARED + ZMI_GPU_DOT_SHARED;
+  zmi_gpu_play play = {.ready_at = scratch, .ring_at = scratch + ((int)row + 127) / 128 * 128, .slots = 2, .each = 1};
+  for (int turn = 0; turn < 2; turn++) {
+    play.arrived = play.given_up = 0;
+    memset(out, 0x5a, sizeof out), memcpy(state, before, kept);
+    const char *wrong =
+        gpu_resident(made, (int)count, first, &play, 2 + 3 * turn, (size_t)(play.ring_at + ZMI_GPU_RING_SHARED(2)), (uint64_t)turn);
+    if (wrong) fail_msg("convolution in front of a product: %s", wrong);
+    if (memcmp(out, expected, sizeof out) != 0)
+      fail_msg("dtype %d, nature %d, position %d: the product has other bits", dtype, nature, position);
+    if (memcmp(state, after, kept) != 0) fail_msg("dtype %d, nature %d, position %d: the state has other bits", dtype, nature, position);
+  }
+  zmi_free(made);
+  matrix_drop(&m);
+  free(x), free(weight), free(y), free(rows), free(b), free(state), free(before), free(after);
+}
+
+static void convolutions_of_every_block(void **state) {
+  (void)state;
+  for (int dtype = 0; dtype < 3; dtype++)
+    for (int nature = 0; nature < NATURES; nature++) {
+      static const int positions[] = {0, 1, 2, 77, -1}, sequences[] = {0, 1, 1, 0, 0};
+      for (int i = 0; i < 5; i++) check_convolved(dtype, nature, positions[i], sequences[i], (i + nature) % 2, 3);
+      check_convolved(dtype, nature, 5, 2, false, 3); // nobody's
+      check_convolved(dtype, nature, 5, 1, true, 4);
+    }
+}
+
 // ---- the text ----
 
 static void text_compiles(void **state) {
@@ -708,6 +778,7 @@ int main(void) {
       cmocka_unit_test(shares_of_workers),
       cmocka_unit_test(tokens_are_chosen),
       cmocka_unit_test(choices_of_every_block),
+      cmocka_unit_test(convolutions_of_every_block),
       cmocka_unit_test(text_compiles),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

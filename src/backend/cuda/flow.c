@@ -155,6 +155,12 @@ static void ready(const zmi_gpu_instruction *in, zmi_gpu_flow *f) {
   f->reads[2] = array_at(r->slots ? r->y : 0, (long long)r->rows * r->slots, r->k, size_of(r->dtype));
   f->reads[3] = array_at(r->slots ? r->weights : 0, r->rows, r->slots, size_of(r->dtype));
   f->writes[0] = array_at(r->sum, r->rows, r->k, size_of(r->dtype));
+  if (!r->conv.rows) return;
+  const zmi_gpu_instruction whole = {.kind = ZMI_GPU_CONV, .as.conv = r->conv};
+  zmi_gpu_flow of = {0};
+  conv(&whole, &of);
+  for (int i = 0; i < 3; i++) f->reads[4 + i] = of.reads[i];
+  f->reads[7] = of.writes[1]; // the state
 }
 
 static void sort(const zmi_gpu_instruction *in, zmi_gpu_flow *f) {

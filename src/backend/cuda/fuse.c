@@ -16,6 +16,7 @@ typedef struct plan {
   int *norm_of;    // of each instruction: the NORM whose rows it takes, or -1
   int *digits_of;  // of each DOT: the DIGITS that it takes, or -1
   int *combine_of; // of each NORM: the COMBINE that is added, or -1
+  int *conv_of;    // of each DIGITS: the CONV whose only row it takes, or -1
   bool *began;     // of each NORM: its sum has been written
   bool *gone;      // of each DIGITS: all that read it make the digits themselves
   zmi_gpu_instruction *made;
@@ -108,6 +109,35 @@ static void find_digits(plan *p) {
     for (int u = 0; u < n; u++) p->digits_of[users[u]] = (int)i;
     p->gone[i] = true;
   }
+}
+
+// ---- convolutions ----
+
+static bool goes_with(int dtype, int of) {
+  return of == ZMI_GPU_F32 || of == (dtype == ZMI_GPU_F16 ? ZMI_GPU_F16 : ZMI_GPU_BF16);
+}
+
+// Digits of the only row of a convolution, for one product: every block makes that row for itself. The state, which it reads, is written
+// behind the product.
+static void find_conv(plan *p, size_t i) {
+  const zmi_gpu_digits *d = &p->all[i].as.digits;
+  const zmi_gpu_flow f = zmi_gpu_flow_of(&p->all[i]);
+  const int c = writer_of(p, i, f.reads[0]);
+  size_t users[MOST_USERS], of[MOST_USERS];
+  if (c < 0 || p->all[c].kind != ZMI_GPU_CONV || users_of(p, i, f.writes[0], users) != 1) return;
+  const zmi_gpu_conv *v = &p->all[c].as.conv;
+  const zmi_gpu_flow g = zmi_gpu_flow_of(&p->all[c]);
+  if (v->rows != 1 || !v->parts || v->taps != ZMI_GPU_READY_TAPS || v->y != d->x || v->channels != d->k || v->dtype != d->dtype) return;
+  if ((v->x | v->state | v->weight | v->bias) % 16 != 0 || v->channels % 8 != 0) return;
+  if (!goes_with(v->dtype, v->weight_dtype) || (v->bias && !goes_with(v->dtype, v->bias_dtype))) return;
+  if (users_of(p, (size_t)c, g.writes[0], of) != 1 || of[0] != i) return;
+  for (size_t j = (size_t)c + 1; j <= users[0]; j++) {
+    if (reads(&p->all[j], g.writes[1]) || writes(&p->all[j], g.writes[1])) return;
+    for (int r = 0; r < 3; r++) {
+      if (writes(&p->all[j], g.reads[r])) return;
+    }
+  }
+  p->conv_of[i] = c;
 }
 
 // ---- norms ----
@@ -255,6 +285,10 @@ static zmi_gpu_instruction ready_of(const plan *p, size_t j) {
     const zmi_gpu_digits *g = &p->all[from].as.digits;
     *r = (zmi_gpu_ready){
         .x = g->x, .stride = g->stride, .rows = g->rows, .k = g->k, .group = g->group, .digits = g->digits, .dtype = g->dtype};
+    if (p->conv_of[from] >= 0) {
+      r->x = 0;
+      r->conv = p->all[p->conv_of[from]].as.conv;
+    }
   }
   if (norm >= 0) {
     const zmi_gpu_norm *n = &p->all[norm].as.norm;
@@ -315,6 +349,11 @@ static bool add_dot(plan *p, size_t j, bool ring) {
     in.as.dot.x_bytes = r.as.ready.bytes;
     stream(&in.as.dot, ring ? step_of(&in.as.dot, in.as.dot.up != 0) : 0);
   }
+  const int conv = from >= 0 ? p->conv_of[from] : -1;
+  if (!add(p, &in)) return false;
+  if (conv < 0) return true;
+  in = p->all[conv];
+  in.as.conv.y = 0;
   return add(p, &in);
 }
 
@@ -324,6 +363,7 @@ static bool dropped(const plan *p, size_t i) {
   if (kind == ZMI_GPU_DIGITS) return p->gone[i];
   for (size_t j = i + 1; j < p->count; j++) {
     if (kind == ZMI_GPU_NORM && p->norm_of[j] == (int)i) return true;
+    if (kind == ZMI_GPU_CONV && p->conv_of[j] == (int)i) return true;
     if (kind == ZMI_GPU_COMBINE && p->all[j].kind == ZMI_GPU_NORM && p->combine_of[j] == (int)i && dropped(p, j)) return true;
   }
   return false;
@@ -414,6 +454,9 @@ static bool make(plan *p, bool ring, int *first) {
   for (size_t i = 0; i < p->count; i++) {
     if (p->all[i].kind == ZMI_GPU_NORM) find_norm(p, i);
   }
+  for (size_t i = 0; i < p->count; i++) {
+    if (p->all[i].kind == ZMI_GPU_DIGITS && p->gone[i]) find_conv(p, i);
+  }
   for (size_t i = 0; i < p->count && ring; i++) {
     if (p->all[i].kind == ZMI_GPU_ELEMENTS) find_gated(p, i);
   }
@@ -438,18 +481,20 @@ zm_status zmi_device_fuse(const zmi_gpu_instruction *all, size_t count, const zm
   p.norm_of = zmi_calloc(count + 1, sizeof *p.norm_of);
   p.digits_of = zmi_calloc(count + 1, sizeof *p.digits_of);
   p.combine_of = zmi_calloc(count + 1, sizeof *p.combine_of);
+  p.conv_of = zmi_calloc(count + 1, sizeof *p.conv_of);
   p.began = zmi_calloc(count + 1, sizeof *p.began);
   p.gone = zmi_calloc(count + 1, sizeof *p.gone);
-  bool done = p.all && p.norm_of && p.digits_of && p.combine_of && p.began && p.gone && count < INT_MAX / 4;
+  bool done = p.all && p.norm_of && p.digits_of && p.combine_of && p.conv_of && p.began && p.gone && count < INT_MAX / 4;
   if (done) {
     memcpy(p.all, all, count * sizeof *all);
-    for (size_t i = 0; i < count; i++) p.norm_of[i] = p.digits_of[i] = p.combine_of[i] = -1;
+    for (size_t i = 0; i < count; i++) p.norm_of[i] = p.digits_of[i] = p.combine_of[i] = p.conv_of[i] = -1;
     done = make(&p, ring, first);
   }
   zmi_free(p.all);
   zmi_free(p.norm_of);
   zmi_free(p.digits_of);
   zmi_free(p.combine_of);
+  zmi_free(p.conv_of);
   zmi_free(p.began);
   zmi_free(p.gone);
   if (!done) zmi_free(p.made);

@@ -43,7 +43,7 @@ template <int DTYPE, bool PARTS> ZMI_INLINE void zmi_gpu_conv_one(const zmi_gpu_
   unsigned state[ZMI_GPU_CONV_TAPS];
 #pragma unroll
   for (int t = 0; t < ZMI_GPU_CONV_TAPS; t++) {
-    weight[t] = t < v->taps ? zmi_gpu_word(v->weight, v->weight_dtype, tap + t) : 0u;
+    weight[t] = t < v->taps && v->y ? zmi_gpu_word(v->weight, v->weight_dtype, tap + t) : 0u;
     state[t] = t < v->taps - 1 && known ? zmi_gpu_bits(v->state, DTYPE, zmi_gpu_conv_state(v, owner, t, channel)) : 0u;
   }
   float input[ZMI_GPU_CONV_TAPS]; // of the taps; those behind the last stay unused
@@ -56,12 +56,57 @@ template <int DTYPE, bool PARTS> ZMI_INLINE void zmi_gpu_conv_one(const zmi_gpu_
     if (!valid || lag < 0 || position < lag) continue; // before the text: adds nothing
     y = zk_fma(zmi_gpu_of_word(weight[t], v->weight, v->weight_dtype, tap + t), input[t], y);
   }
-  zmi_gpu_store(v->y, DTYPE, (long long)row * v->channels + channel, PARTS ? gate * zmi_gpu_round(y, DTYPE) : y);
+  if (v->y) zmi_gpu_store(v->y, DTYPE, (long long)row * v->channels + channel, PARTS ? gate * zmi_gpu_round(y, DTYPE) : y);
 #pragma unroll
   for (int i = 0; i < ZMI_GPU_CONV_TAPS - 1; i++) {
     if (valid && i < v->taps - 1)
       zmi_gpu_store(v->state, DTYPE, zmi_gpu_conv_state(v, sequence, i, channel), position < v->taps - 2 - i ? 0.0f : input[i + 1]);
   }
+}
+
+// Eight channels of the only row, for READY: as y is stored, which nobody does. What comes out is that of zmi_gpu_conv_one.
+template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_eight(const zmi_gpu_conv *v, int channel, float y[8]) {
+  enum { TAPS = ZMI_GPU_READY_TAPS, TWO = DTYPE == ZMI_GPU_F16 ? ZMI_GPU_F16 : ZMI_GPU_BF16 };
+  const int position = *zmi_gpu_at<const int>(v->position), sequence = zmi_gpu_conv_sequence(v, 0), owner = v->sequences > 1 ? sequence : 0;
+  const bool known = owner >= 0 && owner < v->sequences, valid = sequence >= 0 && sequence < v->sequences && position >= 0;
+  const bool whole = v->weight_dtype == ZMI_GPU_F32;
+  const zmi_gpu_eight a = zmi_gpu_ask<DTYPE, true>(v->x, DTYPE, (long long)v->first * v->channels + channel, 8);
+  const zmi_gpu_eight b = zmi_gpu_ask<DTYPE, true>(v->x, DTYPE, (long long)v->second * v->channels + channel, 8);
+  const zmi_gpu_eight gate = zmi_gpu_ask<DTYPE, true>(v->x, DTYPE, (long long)v->gate * v->channels + channel, 8);
+  zmi_gpu_eight state[TAPS], weight[TAPS], bias = {};
+  for (int t = 0; t < TAPS - 1; t++)
+    state[t] = zmi_gpu_ask<DTYPE, true>(v->state, DTYPE, zmi_gpu_conv_state(v, owner, t, channel), known ? 8 : 0);
+  for (int t = 0; t < TAPS; t++) {
+    const long long at = (long long)channel * TAPS + 8 * t;
+    weight[t] = whole ? zmi_gpu_ask<ZMI_GPU_F32, true>(v->weight, 0, at, 8) : zmi_gpu_ask<TWO, true>(v->weight, 0, at, 8);
+  }
+  if (v->bias && v->bias_dtype == ZMI_GPU_F32) bias = zmi_gpu_ask<ZMI_GPU_F32, true>(v->bias, 0, channel, 8);
+  if (v->bias && v->bias_dtype != ZMI_GPU_F32) bias = zmi_gpu_ask<TWO, true>(v->bias, 0, channel, 8);
+  float x[TAPS][8], w[TAPS * 8], more[8], g[8]; // x: by taps
+  zmi_gpu_given<DTYPE, true>(&a, DTYPE, x[TAPS - 1]);
+  zmi_gpu_given<DTYPE, true>(&b, DTYPE, more);
+  zmi_gpu_given<DTYPE, true>(&gate, DTYPE, g);
+  for (int j = 0; j < 8; j++) x[TAPS - 1][j] = x[TAPS - 1][j] * more[j];
+  zmi_gpu_rounded<DTYPE>(x[TAPS - 1]);
+  for (int t = 0; t < TAPS; t++) {
+    if (t < TAPS - 1) zmi_gpu_given<DTYPE, true>(&state[t], DTYPE, x[t]);
+    if (whole)
+      zmi_gpu_given<ZMI_GPU_F32, true>(&weight[t], 0, w + 8 * t);
+    else
+      zmi_gpu_given<TWO, true>(&weight[t], 0, w + 8 * t);
+  }
+  if (v->bias_dtype == ZMI_GPU_F32)
+    zmi_gpu_given<ZMI_GPU_F32, true>(&bias, 0, y);
+  else
+    zmi_gpu_given<TWO, true>(&bias, 0, y);
+  for (int j = 0; j < 8; j++) y[j] = v->bias && valid ? y[j] : 0.0f;
+  for (int t = 0; t < TAPS; t++) {
+    if (!valid || position < TAPS - 1 - t) continue; // before the text: adds nothing
+    for (int j = 0; j < 8; j++) y[j] = zk_fma(w[j * TAPS + t], x[t][j], y[j]);
+  }
+  zmi_gpu_rounded<DTYPE>(y);
+  for (int j = 0; j < 8; j++) y[j] = g[j] * y[j];
+  zmi_gpu_rounded<DTYPE>(y);
 }
 
 // ---- rows of one sequence ----

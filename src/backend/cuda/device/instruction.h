@@ -140,11 +140,22 @@ typedef struct zmi_gpu_many {
   int most, stages; // stages: steps of k in shared memory
 } zmi_gpu_many;
 
+// The short convolution (array/ops/short_conv.c). With parts (first, second, gate: which third of a row of `x`, 3 * channels wide): takes
+// round(first * second), and the result, rounded, times gate, rounded, is y. Without (parts = 0): convolves x. Without y only
+// the state is written. Tile: ZMI_GPU_CHANNELS channels of all rows.
+typedef struct zmi_gpu_conv {
+  zmi_gpu_address x, weight, bias, state, position, sequence, y;
+  long long x_stride;
+  int rows, channels, taps, sequences, parts, first, second, gate, dtype, weight_dtype, bias_dtype, unused;
+} zmi_gpu_conv;
+
 // What products take, made by every block for itself in its shared memory: rows of x, with something added first, normalized, as digits (or
 // floats of dtype, if digits is 0). Added: a row of `add`, or of the weighted sums of `slots` rows of y (as COMBINE). The sum is rounded,
-// and worker 0 writes it. If `blocks` is not 0, a worker makes only the rows of its tiles of a product of `tiles` tiles, `blocks` a row.
+// and worker 0 writes it. If `blocks` is not 0, a worker makes only the rows of its tiles of a product of `tiles` tiles, `blocks` a row. If
+// `conv` has a row, the row is what that makes, of three taps and parts, where eight elements come together; it writes nothing.
 typedef struct zmi_gpu_ready {
   zmi_gpu_address x, add, y, weights, norm, sum;
+  zmi_gpu_conv conv;
   long long stride, bytes; // from row to row: elements of x, bytes of what is made
   int rows, k, group, digits, dtype, norm_dtype, slots, blocks, tiles;
   float eps;
@@ -203,15 +214,6 @@ typedef struct zmi_gpu_combine {
   zmi_gpu_address y, weights, out;
   int rows, slots, n, y_dtype, weight_dtype, dtype;
 } zmi_gpu_combine;
-
-// The short convolution (array/ops/short_conv.c). With parts (first, second, gate: which third of a row of `x`, 3 * channels wide): takes
-// round(first * second), and the result, rounded, times gate, rounded, is y. Without (parts = 0): convolves x. Tile: ZMI_GPU_CHANNELS
-// channels of all rows.
-typedef struct zmi_gpu_conv {
-  zmi_gpu_address x, weight, bias, state, position, sequence, y;
-  long long x_stride;
-  int rows, channels, taps, sequences, parts, first, second, gate, dtype, weight_dtype, bias_dtype, unused;
-} zmi_gpu_conv;
 
 // out[i] = row index[i] (int32) of x, zeros if out of range; bytes a row (a multiple of 2). Tile: a row.
 typedef struct zmi_gpu_take {

@@ -3,7 +3,8 @@
 // the first.
 
 typedef struct zmi_gpu_rows {
-  const zmi_gpu_ready *r;
+  const zmi_gpu_ready *r;   // but its conv, which would take registers from all
+  const zmi_gpu_conv *conv; // where it lies
   bool writes;
   float *part, *scale; // a row as floats, and a number behind it
 } zmi_gpu_rows;
@@ -173,7 +174,21 @@ template <int DTYPE, bool WIDE> ZMI_INLINE void zmi_gpu_ready_plain(const zmi_gp
   }
 }
 
+// The only row of a convolution, as digits.
+template <int DTYPE> ZMI_INLINE void zmi_gpu_ready_convolved(const zmi_gpu_rows *w, char *made) {
+  const zmi_gpu_ready *r = w->r;
+  const zmi_gpu_conv conv = *w->conv;
+  const zmi_gpu_digit_form form = {r->k, r->group, r->digits};
+  for (int begin = 0; begin < r->k; begin += 8 * ZMI_GPU_THREADS) {
+    const int i = begin + 8 * zmi_thread();
+    float v[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+    if (i < r->k) zmi_gpu_conv_eight<DTYPE>(&conv, i, v);
+    zmi_gpu_digit_eight<false>(&form, v, made, i);
+  }
+}
+
 template <int DTYPE, bool WIDE> ZMI_INLINE void zmi_gpu_ready_rows(const zmi_gpu_rows *w, int first, int last, char *made) {
+  if (WIDE && w->conv->rows) return zmi_gpu_ready_convolved<DTYPE>(w, made);
   if (!w->r->norm) return zmi_gpu_ready_plain<DTYPE, WIDE>(w->r, first, last, made);
   for (int row = first; row < last; row++) {
     if (row > first) zmi_sync(); // of the row before `part` has been read
@@ -201,6 +216,7 @@ ZMI_APART void zmi_gpu_ready_run(const zmi_gpu_instruction *in, int worker, int 
   zmi_gpu_rows w;
   int first = 0, last = r->rows;
   w.r = r;
+  w.conv = &zmi_near(in)->as.ready.conv;
   w.writes = worker == 0 && r->sum;
   made = zmi_near(made);
   w.part = (float *)(void *)zmi_near(shared);

@@ -24,7 +24,8 @@ enum {
 #define ZMI_GPU_CONV_SHARED ((ZMI_GPU_THREADS / 32) * 4)
 
 // The resident kernel: a slot of the ring of weights; most of what READY makes, and elements of a row that it normalizes; most pairs that a
-// ROUTE of every block's own chooses; most bytes of weights and of results of a product that every block makes for itself.
+// ROUTE of every block's own chooses; most bytes of weights and of results of a product that every block makes for itself;
+// taps of a convolution that READY makes.
 enum {
   ZMI_GPU_SLOT = 2560,
   ZMI_GPU_SLOTS = 3,
@@ -33,6 +34,7 @@ enum {
   ZMI_GPU_OWN = 128,
   ZMI_GPU_OWN_WEIGHTS = 81920,
   ZMI_GPU_OWN_RESULTS = 2048,
+  ZMI_GPU_READY_TAPS = 3,
   ZMI_GPU_CURSOR = 160,
   ZMI_GPU_GATES = 128
 };

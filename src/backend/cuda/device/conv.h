@@ -314,10 +314,11 @@ template <int DTYPE, bool PARTS> ZMI_INLINE void zmi_gpu_conv_tile(const zmi_gpu
 }
 
 template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_tiles(const zmi_gpu_conv *v, int tiles, int worker, int workers, int *shared) {
+  const int first = workers - 1 - worker; // from the other end than other kinds, beside which the state alone may be written
   if (v->parts) {
-    for (int t = worker; t < tiles; t += workers) zmi_gpu_conv_tile<DTYPE, true>(v, t, shared);
+    for (int t = first; t < tiles; t += workers) zmi_gpu_conv_tile<DTYPE, true>(v, t, shared);
   } else {
-    for (int t = worker; t < tiles; t += workers) zmi_gpu_conv_tile<DTYPE, false>(v, t, shared);
+    for (int t = first; t < tiles; t += workers) zmi_gpu_conv_tile<DTYPE, false>(v, t, shared);
   }
 }
 

@@ -151,8 +151,9 @@ typedef struct zmi_gpu_conv {
 
 // What products take, made by every block for itself in its shared memory: rows of x, with something added first, normalized, as digits (or
 // floats of dtype, if digits is 0). Added: a row of `add`, or of the weighted sums of `slots` rows of y (as COMBINE). The sum is rounded,
-// and worker 0 writes it. If `blocks` is not 0, a worker makes only the rows of its tiles of a product of `tiles` tiles, `blocks` a row. If
-// `conv` has a row, the row is what that makes, of three taps and parts, where eight elements come together; it writes nothing.
+// and each worker writes a piece of it. If `blocks` is not 0, a worker makes only the rows of its tiles of a product of `tiles` tiles,
+// `blocks` a row. If `conv` has a row, the row is what that makes, of three taps and parts, where eight elements come together; it writes
+// nothing.
 typedef struct zmi_gpu_ready {
   zmi_gpu_address x, add, y, weights, norm, sum;
   zmi_gpu_conv conv;

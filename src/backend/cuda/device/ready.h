@@ -5,8 +5,8 @@
 typedef struct zmi_gpu_rows {
   const zmi_gpu_ready *r;   // but its conv, which would take registers from all
   const zmi_gpu_conv *conv; // where it lies
-  bool writes;
-  float *part, *scale; // a row as floats, and a number behind it
+  int begin, end;           // elements of a sum that this worker writes
+  float *part, *scale;      // a row as floats, and a number behind it
 } zmi_gpu_rows;
 
 // Adds the weighted sum of the slots' elements from i on.
@@ -54,7 +54,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_ready_terms(const zmi_gpu_rows *w, 
     zmi_gpu_rounded<DTYPE>(v);
   }
   zmi_gpu_keep(w->part + i, v);
-  if (w->writes) zmi_gpu_put<DTYPE>(r->sum, first, v);
+  if (i >= w->begin && i < w->end) zmi_gpu_put<DTYPE>(r->sum, first, v);
 }
 
 // The same of element i, of any dtype and wherever it lies.
@@ -67,7 +67,7 @@ ZMI_INLINE void zmi_gpu_ready_term(const zmi_gpu_rows *w, int row, int i) {
     more = zk_fma(zmi_gpu_load(r->weights, r->dtype, first + s), zmi_gpu_load(r->y, r->dtype, (first + s) * r->k + i), more);
   if (r->slots || r->add) v = zmi_gpu_round(v + zmi_gpu_round(more, r->dtype), r->dtype);
   w->part[i] = v;
-  if (w->writes) zmi_gpu_store(r->sum, r->dtype, at, v);
+  if (i >= w->begin && i < w->end) zmi_gpu_store(r->sum, r->dtype, at, v);
 }
 
 // Weights of the norm: float32, or of the two bytes that go with the rows.
@@ -217,7 +217,12 @@ ZMI_APART void zmi_gpu_ready_run(const zmi_gpu_instruction *in, int worker, int 
   int first = 0, last = r->rows;
   w.r = r;
   w.conv = &zmi_near(in)->as.ready.conv;
-  w.writes = worker == 0 && r->sum;
+  w.begin = w.end = 0;
+  if (r->sum) { // each worker a piece: one that wrote all would be waited for
+    const int units = (r->k + 7) / 8;
+    w.begin = 8 * zmi_gpu_first_tile(units, worker, workers, by);
+    w.end = 8 * zmi_gpu_first_tile(units, worker + 1, workers, by);
+  }
   made = zmi_near(made);
   w.part = (float *)(void *)zmi_near(shared);
   w.scale = w.part + r->k;

@@ -52,14 +52,18 @@ static json_t *caches_json(void) {
 // Other backends are said to be missing rather than left out.
 static json_t *devices_json(void) {
   zmi_device_facts gpu;
-  char note[400];
+  char note[800];
+  zmi_cache cache;
   zmi_device_look(&gpu);
+  zmi_cache_open(&cache);
   if (gpu.usable)
     snprintf(note, sizeof note,
-             "%s (sm_%d%d, %d processors, %.1f GB), driver for CUDA %d.%d: models; executor persistent for tokens, graph for prompts",
-             gpu.name, gpu.major, gpu.minor, gpu.processors, (double)gpu.memory / 1e9, gpu.driver / 1000, gpu.driver % 1000 / 10);
+             "%s (sm_%d%d, %d processors, %.1f GB), driver for CUDA %d.%d: models; executor persistent for tokens, graph for prompts%s%s",
+             gpu.name, gpu.major, gpu.minor, gpu.processors, (double)gpu.memory / 1e9, gpu.driver / 1000, gpu.driver % 1000 / 10,
+             cache.folder ? "" : "; its code is compiled each time, as ", cache.why);
   else
     snprintf(note, sizeof note, "%s", gpu.why);
+  zmi_cache_close(&cache);
   return json_pack("[{s:s, s:b, s:s}, {s:s, s:b, s:s}]", "name", "cpu", "usable", 1, "note", "all commands", "name", "cuda", "usable",
                    gpu.usable, "note", note);
 }

@@ -374,23 +374,22 @@ static bool dropped(const plan *p, size_t i) {
 static void own_logits(plan *p, size_t i) {
   zmi_gpu_instruction *route = &p->made[i];
   const zmi_gpu_range logits = zmi_gpu_flow_of(route).reads[0];
-  size_t at = i, next;
-  while (at > 0 && !writes(&p->made[at - 1], logits)) at--;
-  if (at < 2 || p->made[at - 1].kind != ZMI_GPU_DOT) return; // a READY stands before it
-  for (next = at; next < p->made_count && !writes(&p->made[next], logits); next++) {
+  zmi_gpu_instruction *dot = i < 2 ? NULL : &p->made[i - 1]; // right before: what stands between the two has the scratch
+  size_t next;
+  if (!dot || dot->kind != ZMI_GPU_DOT || !writes(dot, logits)) return;
+  for (next = i; next < p->made_count && !writes(&p->made[next], logits); next++) {
     if (next != i && reads(&p->made[next], logits)) return;
   }
   for (size_t o = 0; next == p->made_count && o < p->output_count; o++) {
     if (zmi_gpu_meets(p->outputs[o], logits)) return;
   }
   const zmi_gpu_route *r = &route->as.route;
-  zmi_gpu_instruction *dot = &p->made[at - 1];
   zmi_gpu_dot *d = &dot->as.dot;
   if (!d->step || d->chosen || d->up || d->out != r->logits || d->matrix.n != r->experts || d->out_stride != r->experts) return;
   if (d->pairs != r->rows || d->dtype != r->dtype || logits.bytes > ZMI_GPU_OWN_RESULTS) return;
   if ((unsigned long long)d->blocks * d->matrix.block_bytes > ZMI_GPU_OWN_WEIGHTS) return;
   const int kept = (ZMI_MAX(dot->shared, route->shared) + 15) / 16 * 16;
-  zmi_gpu_instruction *ready = &p->made[at - 2];
+  zmi_gpu_instruction *ready = &p->made[i - 2];
   if (ready->kind == ZMI_GPU_READY) ready->as.ready.blocks = 0; // all rows, not those of a worker's tiles
   d->kept = kept;
   route->as.route.kept = kept;

@@ -350,19 +350,19 @@ static inline void compare_elements(const int64_t *sizes, size_t count) {
 }
 
 // Every code of rows for each of these lengths, twice: ordinary numbers and one row of the second operand for all; special numbers and one
-// element of it for each row.
+// element of it for each row, or one for all every other length, as of operands with one number a row.
 static inline void compare_rows(const int64_t *widths, size_t count) {
   for (int id = 0; id < all.count; id++) {
     if (all.codes[id]->form != ZMI_FORM_ROWS) continue;
     run r = new_run(id);
     for (size_t s = 0; s < 2 * count; s++) {
       r.d = widths[s / 2];
-      r.rows = r.d <= 64 ? 35 : 3; // short rows go side by side, 32 of them
+      r.rows = r.d <= 64 ? 67 : 3; // short rows go side by side, 32 of them: two groups and a rest
       for (int k = 0; k < r.c->nin; k++) {
         const bool row = r.c->in_per_row[k], one = k == 1 && s % 2;
         fill(in_memory[k], r.c->in[k], r.rows * r.d + 3, (uint64_t)(id * 100 + k), s % 2);
         r.step[k] = !row && !one;
-        r.stride[k] = row || one ? 1 : k == 1 ? 0 : r.d;
+        r.stride[k] = row ? s % 4 < 2 : one ? s % 4 == 1 : k == 1 ? 0 : r.d;
       }
       compare(&r);
     }

@@ -24,12 +24,45 @@ static const char tiles_of_metal[] =
     "(thread == 0) "
     "sums[group] = buf[0];";
 
-// Numbers of the row that a block leaves behind, read by all places of the next one.
-static const char *const rows_after_each_other[] = {
-    "float a = 1; elements { a = a * 0.5f + x; } elements { y = x * a + i; } float b = a; elements reverse { b = b * 0.25f + x; }"
-    " s = max(b * x); elements { z = b * x + s; }",
-    "float a = 0; elements { for (int j = 0; j < 4; j++) { a = a * 0.5f + x; if (a > 1) break; } } elements { y = a; }"
-    " float b = 1; elements { b = b * 0.5f + a * x; } join { b = b + right.b; } elements { z = b * x; }",
+// Of operands x and w, to results y and z.
+static const struct {
+  zmi_form form;
+  zm_dtype dtype;
+  const char *name, *source;
+} sources[] = {
+    // numbers of the row that a block leaves behind, read by all places of the next one
+    {ZMI_FORM_ROWS, ZM_F32, "rows after each other",
+     "float a = 1; elements { a = a * 0.5f + x; } elements { y = x * a + i; } float b = a; elements reverse { b = b * 0.25f + x; }"
+     " s = max(b * x); elements { z = b * w + s; }"},
+    {ZMI_FORM_ROWS, ZM_F32, "rows after each other",
+     "float a = 0; elements { for (int j = 0; j < 4; j++) { a = a * 0.5f + x; if (a > 1) break; } } elements { y = a; }"
+     " float b = 1; elements { b = b * 0.5f + a * x; } join { b = b + right.b; } elements { z = b * w; }"},
+    // functions in two passes that are nearly, but not, alike: another constant, another operand, another value of a variable
+    {ZMI_FORM_ROWS, ZM_F32, "nearly alike",
+     "elements { s = sum(exp(x * 0.25f)); t = sum(exp(x * 0.25f) * w); } elements { y = exp(x * 0.125f) / s; z = exp(x * 0.25f) / t; }"},
+    {ZMI_FORM_ROWS, ZM_F32, "nearly alike", "elements { s = sum(tanh(x)); } elements { y = tanh(w) - s; z = tanh(x) + s; }"},
+    {ZMI_FORM_ROWS, ZM_F32, "nearly alike",
+     "float a = D * 0.01f; elements { s = sum(sigmoid(x * a)); } for (int k = 0; k < 3; k++) { a = a * 0.5f + s; }"
+     " elements { y = sigmoid(x * a) + w; z = s + a; }"},
+    {ZMI_FORM_ROWS, ZM_F32, "nearly a softmax",
+     "m = max(x); let q = m != 1e10f ? m : 0.0f; elements { e = exp(x - q); s = sum(e); } elements { y = exp(x - q) / s; z = w; }"},
+    {ZMI_FORM_ROWS, ZM_F32, "nearly a softmax", "m = max(x); elements { s = sum(x * w); } elements { y = exp(x - m) / s; z = w; }"},
+    {ZMI_FORM_ROWS, ZM_I32, "whole numbers", "elements { s = sum(x * 2); m = max(x); n = min(w); } elements { y = x * s; } z = m + n;"},
+    // what is one for all places, in two passes and on both sides of a join
+    {ZMI_FORM_ROWS, ZM_F32, "shared",
+     "elements { s = sum(x * exp(D * -0.01f)); } elements { y = w * exp(D * -0.01f) - s; z = exp(x - s); }"},
+    {ZMI_FORM_ROWS, ZM_F32, "shared",
+     "float b = 1; elements { b = b * 0.5f + x * exp(D * -0.01f); } join { b = b + right.b * exp(D * -0.01f); }"
+     " elements { y = b * w; z = x; }"},
+    // loops that all make alike inside of branches that they don't; a counter near the largest number
+    {ZMI_FORM_ROWS, ZM_F32, "loops in branches",
+     "elements { float a = x; if (x > w) { for (int k = 0; k < 3; k++) { a = a * 0.5f + x; } } else { a = w; } y = a; z = sum(a); }"},
+    {ZMI_FORM_ELEMENTS, ZM_F32, "loops in branches",
+     "float a = x; if (x > w) { for (int k = 0; k < 3; k++) { a = a * 0.5f + k; } a += w; } y = a; z = a - x;"},
+    {ZMI_FORM_ELEMENTS, ZM_F32, "operands behind a loop",
+     "float a = x; for (int k = 0; k < 3; k++) a = a * 0.5f + k; y = a + w; z = x - w;"},
+    {ZMI_FORM_ELEMENTS, ZM_F32, "a large counter",
+     "float a = x; for (int k = 2147483640; k < 2147483647; k += 5) a = a * 0.5f + (k & 7) * w; y = a; z = w;"},
 };
 
 static zmi_code *code_of(const zmi_kernel_text *text, zm_dtype dtype, zm_dtype second, zm_dtype *result) {
@@ -52,11 +85,12 @@ static int add_sources(void) {
                                  .threads = "64"};
   all.names[all.count] = "tiles of Metal";
   if (!(all.codes[all.count++] = code_of(&tiles, ZM_BF16, ZM_I32, (zm_dtype[ZMI_KERNEL_OUT]){ZM_F32, ZM_I32, ZM_F32}))) return -1;
-  for (size_t i = 0; i < ZMI_COUNT(rows_after_each_other); i++) {
-    const zmi_kernel_text rows = {
-        .name = "row_source", .form = ZMI_FORM_ROWS, .inputs = "x", .outputs = "y z", .source = rows_after_each_other[i]};
-    all.names[all.count] = "rows after each other";
-    if (!(all.codes[all.count++] = code_of(&rows, ZM_F32, ZM_F32, (zm_dtype[ZMI_KERNEL_OUT]){ZM_F32, ZM_F32}))) return -1;
+  for (size_t i = 0; i < ZMI_COUNT(sources); i++) {
+    const zmi_kernel_text text = {
+        .name = "a_source", .form = sources[i].form, .inputs = "x w", .outputs = "y z", .source = sources[i].source};
+    all.names[all.count] = sources[i].name;
+    const zm_dtype d = sources[i].dtype;
+    if (!(all.codes[all.count++] = code_of(&text, d, d, (zm_dtype[ZMI_KERNEL_OUT]){d, d}))) return -1;
   }
   return 0;
 }
@@ -78,6 +112,26 @@ static void elements_agree(void **state) {
   (void)state;
   static const int64_t sizes[] = {0, 1, 17, 513, 1300};
   compare_elements(sizes, ZMI_COUNT(sizes));
+}
+
+// Arrays give their memory to results: what is read of an operand is read before its place is written.
+static void results_lie_over_operands(void **state) {
+  (void)state;
+  for (int id = 0; id < all.count; id++) {
+    run r = new_run(id);
+    if (r.c->form != ZMI_FORM_ELEMENTS || r.c->nin == 0 || zm_dtype_size(r.c->in[0]) != zm_dtype_size(r.c->out[0])) continue;
+    for (r.n = 513; r.n <= 1300; r.n += 787) {
+      for (int k = 0; k < r.c->nin; k++) fill(in_memory[k], r.c->in[k], r.n + 1, (uint64_t)(id * 10 + k), true);
+      for (int w = 0; w <= C_PLAIN; w++) {
+        if (w != INTERPRETED && !all.handles[w]) continue;
+        for (int o = 0; o < r.c->nout; o++) memset(r.out[o] = out_memory[w][o], 0xa5, sizeof out_memory[w][o]);
+        r.in[0] = in_memory[0];
+        if (w != INTERPRETED) r.in[0] = memcpy(out_memory[w][0], in_memory[0], (size_t)r.n * zm_dtype_size(r.c->in[0]));
+        run_one((way)w, &r);
+        for (int o = 0; o < r.c->nout && w != INTERPRETED; o++) compare_result(&r, (way)w, o);
+      }
+    }
+  }
 }
 
 // What a pass would compute again is kept for rows of up to 32768 places only.
@@ -137,11 +191,71 @@ static void every_instruction_is_there(void **state) {
   }
 }
 
+// Metal has places for 30 operands and results, and one for the call.
+static void operands_beyond_metal(void **state) {
+  (void)state;
+  for (int operands = 30; operands <= 31; operands++) {
+    zm_dtype in[ZMI_CODE_MAX];
+    for (int i = 0; i < operands - 1; i++) in[i] = ZM_F32;
+    zmi_code *c = start(ZMI_FORM_ELEMENTS, "many", operands - 1, in);
+    assert_non_null(c);
+    int sum = input(c, 0);
+    for (int i = 1; i < c->nin; i++) sum = op2(c, ZMI_K_ADD, sum, input(c, i));
+    give(c, ZM_F32, sum);
+    finish(c);
+    zmi_text t = {0};
+    assert_int_equal(zmi_emit(c, ZMI_TARGET_CUDA, true, &t), ZM_OK);
+    t.size = 0;
+    assert_int_equal(zmi_emit(c, ZMI_TARGET_METAL, true, &t), operands == 30 ? ZM_OK : ZM_ERROR_LIMIT);
+    if (operands == 30)
+      assert_non_null(strstr(zmi_text_str(&t), "zk_call &call [[buffer(30)]]"));
+    else
+      assert_non_null(strstr(zm_last_error(), "kernel many: 31 operands and results, but Metal has room for 30"));
+    zmi_text_release(&t);
+    zmi_code_free(c);
+  }
+}
+
+// Parts of a row and what their lanes have found fit into the memory of a threadgroup, 32 KB, however many reductions there are.
+static void many_reductions_fit(void **state) {
+  (void)state;
+  for (int count = 1; count <= 64; count *= 2) {
+    zmi_text source = {0};
+    zmi_text_add(&source, "elements {");
+    for (int i = 0; i < count; i++) zmi_text_add(&source, " s%d = sum(x * %d); p%d = argmax(x * w + %d);", i, i + 2, i, i);
+    zmi_text_add(&source, " } float a = 0; int b = 0;");
+    for (int i = 0; i < count; i++) zmi_text_add(&source, " a += s%d * %d; b += p%d * %d;", i, i + 1, i, i + 1);
+    zmi_text_add(&source, " y = a; z = b;");
+    const zmi_kernel_text text = {
+        .name = "many", .form = ZMI_FORM_ROWS, .inputs = "x w", .outputs = "y z", .source = zmi_text_str(&source)};
+    zmi_code *c = code_of(&text, ZM_F32, ZM_F32, (zm_dtype[ZMI_KERNEL_OUT]){ZM_F32, ZM_F32});
+    assert_non_null(c);
+    for (int target = ZMI_TARGET_CUDA; target <= ZMI_TARGET_METAL; target++) {
+      static const char *const words[] = {[ZMI_TARGET_CUDA] = "  __shared__ ", [ZMI_TARGET_METAL] = "  threadgroup "};
+      zmi_text t = {0};
+      assert_int_equal(zmi_emit(c, (zmi_target)target, true, &t), ZM_OK);
+      long bytes = 0, arrays = 0;
+      for (const char *at = zmi_text_str(&t); (at = strstr(at, words[target])); at++, arrays++)
+        bytes += 4 * strtol(strchr(at, '[') + 1, NULL, 10); // float or int
+      if (arrays != 3 * count || bytes > 32768) fail_msg("%d reductions of two kinds: %ld arrays, %ld bytes", count, arrays, bytes);
+      zmi_text_release(&t);
+    }
+    zmi_code_free(c);
+    zmi_text_release(&source);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(c_is_compiled),   cmocka_unit_test(every_instruction_is_there),
-      cmocka_unit_test(elements_agree),  cmocka_unit_test(rows_agree),
-      cmocka_unit_test(long_rows_agree), cmocka_unit_test(tiles_agree),
+      cmocka_unit_test(operands_beyond_metal),
+      cmocka_unit_test(many_reductions_fit),
+      cmocka_unit_test(c_is_compiled),
+      cmocka_unit_test(every_instruction_is_there),
+      cmocka_unit_test(elements_agree),
+      cmocka_unit_test(results_lie_over_operands),
+      cmocka_unit_test(rows_agree),
+      cmocka_unit_test(long_rows_agree),
+      cmocka_unit_test(tiles_agree),
       cmocka_unit_test(cuda_compiles),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -55,7 +55,7 @@ typedef struct zm_bench_options {
   double seconds; // about how long it may take; 0: 1
 } zm_bench_options;
 
-typedef struct zm_bench_interval { // holds the true median with 95% confidence, whatever the distribution
+typedef struct zm_bench_interval { // holds the true median with 95% confidence, whatever the distribution; 0 to infinity if rounds < 6
   double median, low, high;
 } zm_bench_interval;
 

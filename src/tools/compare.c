@@ -2,6 +2,7 @@
 #include "tools/tools.h"
 #include <zmlx/testing.h>
 
+#include <math.h>
 #include <string.h>
 
 typedef struct side {
@@ -10,7 +11,7 @@ typedef struct side {
 } side;
 
 static const double shortest_block = 1e-3, usual_seconds = 1;
-enum { USUAL_ROUNDS = 15, MOST_ROUNDS = 10000, MOST_CALLS = 1 << 20 };
+enum { USUAL_ROUNDS = 15, ROUNDS_OF_INTERVAL = 6, MOST_ROUNDS = 10000, MOST_CALLS = 1 << 20 };
 
 static zm_status call(const side *s, const zm_bench_options *o, int nout, zm_array **out) {
   for (int i = 0; i < nout; i++) out[i] = NULL;
@@ -51,8 +52,10 @@ static zm_status compare_bits(const side *a, const side *b, const zm_bench_optio
   return status;
 }
 
-static zm_bench_interval public_interval(const zmi_interval *i) {
-  return (zm_bench_interval){i->median, i->low, i->high};
+// Of fewer rounds the least and the largest are not that sure to lie around the median: nothing is said then.
+static zm_bench_interval public_interval(const zmi_interval *i, int rounds) {
+  const bool enough = rounds >= ROUNDS_OF_INTERVAL;
+  return (zm_bench_interval){i->median, enough ? i->low : 0, enough ? i->high : HUGE_VAL};
 }
 
 zm_status zm_bench_compare(zm_function a, void *user_a, zm_function b, void *user_b, const zm_bench_options *options,
@@ -86,9 +89,9 @@ zm_status zm_bench_compare(zm_function a, void *user_a, zm_function b, void *use
     if (status == ZM_OK) status = block(&sides[0], options, nout, result->calls, &t.a[2 * r + 1]);
   }
   if (status == ZM_OK) status = zmi_abba_finish(&t);
-  result->a = public_interval(&t.seconds_a);
-  result->b = public_interval(&t.seconds_b);
-  result->ratio = public_interval(&t.speedup);
+  result->a = public_interval(&t.seconds_a, rounds);
+  result->b = public_interval(&t.seconds_b, rounds);
+  result->ratio = public_interval(&t.speedup, rounds);
   zmi_abba_release(&t);
   return status;
 }

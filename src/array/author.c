@@ -63,8 +63,9 @@ static zm_op *define(const zmi_kernel_text *text) {
     return NULL;
   }
   if (text->compute != ZM_DTYPE_DEFAULT && text->compute != ZM_F32 && text->compute != ZM_F16 && text->compute != ZM_BF16) {
-    zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: compute, which T is, is float32, float16 or bfloat16, not %s", text->name ? text->name : "",
-             (unsigned)text->compute < ZM_DTYPE_COUNT ? zm_dtype_name(text->compute) : "what was given");
+    zmi_fail(ZM_ERROR_ARGUMENT,
+             "kernel %s: compute, which T is, is float32, float16 or bfloat16, not %s: '#define T uint' makes it a type of integers",
+             text->name ? text->name : "", (unsigned)text->compute < ZM_DTYPE_COUNT ? zm_dtype_name(text->compute) : "what was given");
     return NULL;
   }
   zm_op *op = zmi_calloc(1, sizeof *op);

@@ -34,9 +34,12 @@ static void numbers_that_no_float_holds(void **state) {
       {"x * 3.5e38f", "write INFINITY", 1, 5},
       {"x +\n 0x1p128", "write INFINITY", 2, 2},
       {"x * 3402823600000000000000000000000000000000.0", "write INFINITY", 1, 5},
+      {"x + 010", "an integer that begins with 0 has base 8 in C", 1, 5},
+      {"x + 08u", "has base 8 in C", 1, 5},
   };
   for (size_t i = 0; i < ZMI_COUNT(cases); i++) refused(zm_elementwise(cases[i].source, &(zm_elementwise_options){.name = "k"}), &cases[i]);
-  static const char *const held[] = {"x * 3.4028235e38f", "x + 1e-999", "x + 0x1.fffffep127", "x * INFINITY"};
+  static const char *const held[] = {"x * 3.4028235e38f", "x + 1e-999", "x + 0x1.fffffep127", "x * INFINITY",
+                                     "x + 010.5 + 01e2 + 00f + 0 + 0u"};
   for (size_t i = 0; i < ZMI_COUNT(held); i++) {
     zm_op *op = zm_elementwise(held[i], NULL);
     if (!op) fail_msg("%s: %s", held[i], zm_last_error());

@@ -188,6 +188,8 @@ static void decimal_number(zmi_parser *p) {
   c = peek(p, 0);
   if (!real && c != 'f' && c != 'F' && c != 'h' && c != 'H') {
     if (overflow) zmi_parse_fail(p, p->token.begin, p->at, "an integer above 2^64");
+    if (p->at - p->token.begin > 1 && p->source[p->token.begin] == '0')
+      zmi_parse_fail(p, p->token.begin, p->at, "an integer that begins with 0 has base 8 in C: write it without, or as 0x...");
     whole_number(p, value, true);
     return;
   }

@@ -37,6 +37,7 @@ static const struct {
     {ZMI_FORM_ROWS, ZM_F32, "rows after each other",
      "float a = 0; elements { for (int j = 0; j < 4; j++) { a = a * 0.5f + x; if (a > 1) break; } } elements { y = a; }"
      " float b = 1; elements { b = b * 0.5f + a * x; } join { b = b + right.b; } elements { z = b * w; }"},
+    {ZMI_FORM_ROWS, ZM_F32, "rows after each other", "float a = 0; elements { a = a * 0.5f + x; } elements { y = a * w; z = a; }"},
     // functions in two passes that are nearly, but not, alike: another constant, another operand, another value of a variable
     {ZMI_FORM_ROWS, ZM_F32, "nearly alike",
      "elements { s = sum(exp(x * 0.25f)); t = sum(exp(x * 0.25f) * w); } elements { y = exp(x * 0.125f) / s; z = exp(x * 0.25f) / t; }"},

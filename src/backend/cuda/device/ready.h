@@ -3,10 +3,9 @@
 // the first.
 
 typedef struct zmi_gpu_rows {
-  const zmi_gpu_ready *r;   // but its conv, which would take registers from all
-  const zmi_gpu_conv *conv; // where it lies
-  int begin, end;           // elements of a sum that this worker writes
-  float *part, *scale;      // a row as floats, and a number behind it
+  const zmi_gpu_ready *r, *there; // in registers, but for its conv; in shared memory
+  int begin, end;                 // elements of a sum that this worker writes
+  float *part, *scale;            // a row as floats, and a number behind it
 } zmi_gpu_rows;
 
 // Adds the weighted sum of the slots' elements from i on.
@@ -92,12 +91,14 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_ready_scaled(const zmi_gpu_ready *r
   zmi_gpu_rounded<DTYPE>(x);
 }
 
-// What the elements of a row in shared memory are scaled by. For all threads; it lies behind the row.
+// What the elements of a row in shared memory are scaled by, for all threads; it lies behind the row. (k is read again: what a compiler
+// makes of it before the rows would lie in local memory.)
 ZMI_INLINE float zmi_gpu_ready_scale(const zmi_gpu_rows *w) {
   zmi_sync();
   if (zmi_thread() < 32) {
-    const float squares = zmi_gpu_fold(zmi_gpu_lane_squares(w->part, w->r->k, 0.0f));
-    if (zmi_thread() == 0) *w->scale = 1.0f / zk_sqrt(squares / (float)w->r->k + w->r->eps);
+    const int k = w->there->k;
+    const float squares = zmi_gpu_fold(zmi_gpu_lane_squares(w->part, k, 0.0f));
+    if (zmi_thread() == 0) *w->scale = 1.0f / zk_sqrt(squares / (float)k + w->there->eps);
   }
   zmi_sync();
   return *w->scale;
@@ -177,7 +178,7 @@ template <int DTYPE, bool WIDE> ZMI_INLINE void zmi_gpu_ready_plain(const zmi_gp
 // The only row of a convolution, as digits.
 template <int DTYPE> ZMI_INLINE void zmi_gpu_ready_convolved(const zmi_gpu_rows *w, char *made) {
   const zmi_gpu_ready *r = w->r;
-  const zmi_gpu_conv conv = *w->conv;
+  const zmi_gpu_conv conv = w->there->conv;
   const zmi_gpu_digit_form form = {r->k, r->group, r->digits};
   for (int begin = 0; begin < r->k; begin += 8 * ZMI_GPU_THREADS) {
     const int i = begin + 8 * zmi_thread();
@@ -188,7 +189,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_ready_convolved(const zmi_gpu_rows 
 }
 
 template <int DTYPE, bool WIDE> ZMI_INLINE void zmi_gpu_ready_rows(const zmi_gpu_rows *w, int first, int last, char *made) {
-  if (WIDE && w->conv->rows) return zmi_gpu_ready_convolved<DTYPE>(w, made);
+  if (WIDE && w->there->conv.rows) return zmi_gpu_ready_convolved<DTYPE>(w, made);
   if (!w->r->norm) return zmi_gpu_ready_plain<DTYPE, WIDE>(w->r, first, last, made);
   for (int row = first; row < last; row++) {
     if (row > first) zmi_sync(); // of the row before `part` has been read
@@ -216,7 +217,7 @@ ZMI_APART void zmi_gpu_ready_run(const zmi_gpu_instruction *in, int worker, int 
   zmi_gpu_rows w;
   int first = 0, last = r->rows;
   w.r = r;
-  w.conv = &zmi_near(in)->as.ready.conv;
+  w.there = &zmi_near(in)->as.ready;
   w.begin = w.end = 0;
   if (r->sum) { // each worker a piece: one that wrote all would be waited for
     const int units = (r->k + 7) / 8;

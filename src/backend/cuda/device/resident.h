@@ -11,8 +11,9 @@ typedef struct zmi_gpu_site {
   int worker, workers, gone;                     // gone: the play was given up
   unsigned met, by;                              // barriers so far; zmi_gpu_by(workers)
   int count, first, step;                        // of all; the first DOT whose weights come through the ring; steps played
+  int now[ZMI_GPU_WARPS];                        // of each warp: the instruction at hand
 } zmi_gpu_site;
-static_assert(sizeof(zmi_gpu_site) <= 96, "it fits into its place");
+static_assert(sizeof(zmi_gpu_site) <= 128, "it fits into its place");
 
 ZMI_INLINE zmi_gpu_site *zmi_gpu_here() {
   return (zmi_gpu_site *)(void *)(zmi_shared() + ZMI_GPU_OWN_SITE);
@@ -159,25 +160,40 @@ ZMI_INLINE void zmi_gpu_stamp(int i) {
   if (at && zmi_thread() == 0) at[i] = zmi_clock();
 }
 
-// An instruction is copied to shared memory while the one before it is played: what is in memory has to be asked for anew after each
-// barrier. What a step needs is read from there, too: registers that live across instructions would be kept in local memory.
-// False if the play was given up.
-ZMI_INLINE bool zmi_gpu_play_step() {
-  enum { WORDS = sizeof(zmi_gpu_instruction) / 4 };
+// Asks for an instruction: it comes to shared memory while the one before it is played, as what is in memory would have to be had anew
+// after each barrier.
+ZMI_INLINE void zmi_gpu_bring(int i) {
   const int t = zmi_thread();
-  if (t < WORDS) ((unsigned *)(void *)zmi_gpu_code(0))[t] = ((const unsigned *)(const void *)zmi_gpu_here()->all)[t];
-  zmi_sync();
-  for (int i = 0; i < zmi_gpu_here()->count; i++) {
-    const bool more = i + 1 < zmi_gpu_here()->count && t < WORDS;
-    const unsigned word = more ? ((const unsigned *)(const void *)&zmi_gpu_here()->all[i + 1])[t] : 0u;
-    if (i > 0 && zmi_gpu_code(i)->barrier && !zmi_gpu_meet()) return false;
-    zmi_gpu_stamp(2 * i);
-    zmi_gpu_play_one(zmi_gpu_code(i), i);
-    if (t < WORDS) ((unsigned *)(void *)zmi_gpu_code(i + 1))[t] = word;
-    zmi_sync();
-    zmi_gpu_stamp(2 * i + 1);
+  if (t < (int)(sizeof(zmi_gpu_instruction) / 4)) {
+    const char *from = (const char *)(const void *)&zmi_gpu_here()->all[i];
+    zmi_copy_word_async((char *)(void *)zmi_gpu_code(i) + 4 * t, from + 4 * t);
   }
-  return true;
+  zmi_copy_commit();
+}
+
+// What lives across instructions lies in shared memory: registers would be kept in local memory. False if the play was given up.
+ZMI_INLINE bool zmi_gpu_play_step() {
+  zmi_gpu_site *s = zmi_gpu_here();
+  int *now = &s->now[zmi_thread() / 32];
+  zmi_gpu_bring(0);
+  zmi_copy_wait(0);
+  if (zmi_thread() % 32 == 0) *now = 0;
+  zmi_sync();
+  bool on = true;
+  while (on && *now < s->count) {
+    if (*now + 1 < s->count) zmi_gpu_bring(*now + 1);
+    on = *now == 0 || !zmi_gpu_code(*now)->barrier || zmi_gpu_meet();
+    if (on) {
+      zmi_gpu_stamp(2 * *now);
+      zmi_gpu_play_one(zmi_gpu_code(*now), *now);
+    }
+    zmi_copy_wait(0);
+    zmi_sync_warp();
+    if (zmi_thread() % 32 == 0) ++*now;
+    zmi_sync();
+    zmi_gpu_stamp(2 * *now - 1);
+  }
+  return on;
 }
 
 // ---- several tokens ----

@@ -45,7 +45,7 @@ enum {
 // instruction at hand and the next one; of each warp the product that its ring is at, where in it, and from ZMI_GPU_GATES on the gates of
 // its slots. Scratch of instructions follows.
 #define ZMI_GPU_OWN_SITE (ZMI_GPU_OWN * 8)
-#define ZMI_GPU_OWN_CODE (ZMI_GPU_OWN_SITE + 96)
+#define ZMI_GPU_OWN_CODE (ZMI_GPU_OWN_SITE + 128)
 #define ZMI_GPU_OWN_RING (ZMI_GPU_OWN_CODE + 2 * (int)sizeof(zmi_gpu_instruction))
 #define ZMI_GPU_OWN_CURSOR (ZMI_GPU_OWN_RING + ZMI_GPU_WARPS * (int)sizeof(zmi_gpu_instruction))
 #define ZMI_GPU_OWN_SHARED ((ZMI_GPU_OWN_CURSOR + ZMI_GPU_WARPS * ZMI_GPU_CURSOR + 127) / 128 * 128)

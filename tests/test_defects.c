@@ -530,6 +530,24 @@ static void the_slope_of_what_was_not_chosen_stays_out(void) {
   }
 }
 
+static zm_status cross_entropy(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  (void)nin, (void)nout;
+  return (out[0] = zm_softmax_cross_entropy(in[0], user, -1)) ? ZM_OK : zm_last_status();
+}
+
+// A loss that is NaN with a gradient of 0 would be trained on in silence.
+static void a_target_that_is_no_class_has_no_gradient_of_zero(void) {
+  static const int32_t targets[] = {2, -1, 3, -2};
+  zm_array *x = noise(SHAPE(4, 3)), *t = whole(targets, SHAPE(4)), *loss, *derived;
+  MUST(zm_vjp(cross_entropy, t, &x, 1, NULL, &loss, 1, &derived));
+  const float *a = floats(derived), *b = floats(zm_softmax_cross_entropy_grad(x, t, zm_ones_like(loss), -1));
+  for (int i = 0; i < 12; i++) {
+    assert_true(!isnan(a[i]) == (i < 6) && !isnan(b[i]) == (i < 6));
+    if (i < 3) near("gradient", i, (double)a[i], (double)b[i], 1e-4);
+    if (i >= 3 && i < 6) assert_true(a[i] == 0 && b[i] == 0); // ignored
+  }
+}
+
 // ---- comparisons ----
 
 static zm_status off_by(void *user, zm_array *const *in, int nin, zm_array **out, int nout) { // at one place of the whole
@@ -609,6 +627,7 @@ static void one_bound_of_both_tolerances_must_hold(void) {
   X(a_bias_has_the_gradient_of_what_it_is_added_to)                                                                                        \
   X(the_cotangents_of_all_results_count)                                                                                                   \
   X(the_slope_of_what_was_not_chosen_stays_out)                                                                                            \
+  X(a_target_that_is_no_class_has_no_gradient_of_zero)                                                                                     \
   X(nan_never_matches)                                                                                                                     \
   X(one_bound_of_both_tolerances_must_hold)
 EACH(RUN)

@@ -1,7 +1,9 @@
 // Cross entropy of rows of logits.
 #include "catalog/ops.h"
 
-// A target that is no class gives NaN, unless it is the one to be ignored: then the loss and its gradient are 0. c: the row's target.
+// A target that is no class gives NaN, and a gradient of NaN, unless it is the one to be ignored: then the loss and its gradient are 0.
+// (Where logits of an ignored row are NaN the gradient that is derived from the loss is NaN too: their largest hands it on.) c: the row's
+// target.
 #define FIRST                                                                                                                              \
   "let nan = 0.0f / 0.0f;\n"                                                                                                               \
   "elements { m = max(logits); c = max(target); }\n"
@@ -11,7 +13,8 @@ static zmi_definition cross_entropy_def = {.name = "softmax_cross_entropy",
                                            .outputs = "loss",
                                            .parameters = "int ignored",
                                            .source = FIRST "elements { s = sum(exp(logits - m)); t = sum(i == c ? logits : 0.0f); }\n"
-                                                           "loss = c == ignored ? 0.0f : c >= 0 && c < D ? (m - t) + log(s) : nan;",
+                                                           "let known = c >= 0 && c < D ? 1.0f : nan;\n"
+                                                           "loss = c == ignored ? 0.0f : known * ((m - t) + log(s));",
                                            .result = {ZM_F32}};
 static zmi_definition cross_entropy_grad_def = {
     .name = "softmax_cross_entropy_grad",

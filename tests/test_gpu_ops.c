@@ -359,9 +359,9 @@ static void route(void **state) {
         zmi_route_row(kn(), &rule, zmi_at(logits, dtype, (int64_t)r * experts), dtype, experts, bias, work, chosen[0] + r * k,
                       zmi_at(w[0], dtype, r * k), dtype);
       }
-      zmi_gpu_instruction in = {
-          .shared = ZMI_GPU_ROUTE_SHARED(experts),
-          .as.route = {AT(logits), AT(bias), AT(chosen[1]), AT(w[1]), rows, experts, k, sigmoid, norm, gpu_dtype(dtype), 1e-6f, 2.5f, 0}};
+      zmi_gpu_instruction in = {.shared = ZMI_GPU_ROUTE_SHARED(experts),
+                                .as.route = {AT(logits), AT(bias), AT(chosen[1]), AT(w[1]), rows, experts, k, sigmoid, norm,
+                                             gpu_dtype(dtype), 1e-6f, 2.5f, 0, 0}};
       step("route", &in, ZMI_GPU_ROUTE, rows, worker_counts[kind % 3], (uint64_t)kind);
       assert_memory_equal(chosen[0], chosen[1], (size_t)(rows * k) * 4);
       expect("route", w[0], w[1], rows * k, dtype);

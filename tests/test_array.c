@@ -377,6 +377,8 @@ static void numbers_and_empty_arrays(void **state) {
   assert_true(zm_array_item(zm_sum(zm_full(3, ZM_I8, SHAPE(1000000)), 0, false)) == 3000000);
   assert_true(zm_array_item(zm_sum(zm_arange(0, 100001, 1, ZM_I64), 0, false)) == 5000050000.0);
   assert_int_equal(zm_array_size(zm_arange(1, 1, 1, ZM_F32)), 0);
+  const int32_t *whole = zm_array_data(zm_arange(-3, 4, 2.5, ZM_I32)); // as MLX and NumPy: integers stand equally far apart
+  assert_true(whole && whole[0] == -3 && whole[1] == 0 && whole[2] == 3);
   assert_non_null(zm_array_data(zm_add(zm_full(1, ZM_F32, SHAPE(0, 5)), zm_full(1, ZM_F32, SHAPE(5)))));
   assert_non_null(zm_array_data(zm_transpose(zm_full(1, ZM_F32, SHAPE(3, 0, 2)), NULL)));
   zm_array *deep = zm_full(1, ZM_F16, SHAPE(1, 2, 1, 2, 1, 2, 1, 2));

@@ -60,7 +60,8 @@ ZM_API int zm_array_rank(const zm_array *a);
 ZM_API int64_t zm_array_dim(const zm_array *a, int axis); // negative axes count from the end; -1 if out of range
 ZM_API int64_t zm_array_size(const zm_array *a);          // number of elements
 
-// Makers. from_data copies `shape` product elements in row-major order.
+// Makers. from_data copies `shape` product elements in row-major order. arange: as many as there are steps from start to before stop; of
+// integers, the first two elements are cut to whole numbers and say what the step is.
 ZM_API zm_array *zm_array_from_data(const void *data, zm_dtype dtype, const int64_t *shape, int rank);
 ZM_API zm_array *zm_full(double value, zm_dtype dtype, const int64_t *shape, int rank);
 ZM_API zm_array *zm_arange(double start, double stop, double step, zm_dtype dtype);

@@ -2,6 +2,8 @@
 #include "array/ops/ops.h"
 #include <zmlx/ops.h>
 
+#include <math.h>
+
 typedef struct range_attrs {
   double start, step;
   int64_t count, dtype;
@@ -35,7 +37,8 @@ static const zmi_rules range_rules = {.gradient = "none: there are no operands"}
 const zmi_op zmi_op_arange = {.name = "arange",
                               .operands = "",
                               .fields = range_fields,
-                              .rounding = "start + i * step in double, then converted as by astype",
+                              .rounding = "start + i * step in double, then converted as by astype; of integers, the first two elements "
+                                          "are cut and say what the step is",
                               .infer = range_infer,
                               .stages = {{zmi_element_tiles, range_run}},
                               .rules = &range_rules};
@@ -55,6 +58,10 @@ zm_array *zm_arange(double start, double stop, double step, zm_dtype dtype) {
   }
   range_attrs a = {.start = start, .step = step, .count = steps > 0 ? (int64_t)steps : 0, .dtype = dtype};
   if ((double)a.count < steps) a.count++;
+  if (!zmi_dtype_is_float(dtype) && dtype != ZM_BOOL) { // as in MLX and NumPy, elements of integers stand equally far apart
+    a.start = trunc(start);
+    a.step = trunc(start + step) - a.start;
+  }
   return zmi_apply1(&zmi_op_arange, &a, sizeof a, 0, NULL);
 }
 

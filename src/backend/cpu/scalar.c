@@ -300,16 +300,25 @@ static void scalar_few_lines(const float *x, int64_t rows, const void *b, zm_dty
   }
 }
 
+// A stretch starts from its first element as it is, and what is not there is not added, in loops apart: of a choice between a sum and its
+// term a compiler may make a sum with -0, which makes a denormal 0.
 static void scalar_running_sums(const float *x, int64_t stretches, zmi_running *r, float *y, bool past) {
+  enum { SUB = ZMI_RUNNING_SUB };
   (void)past;
-  for (int64_t s = 0; s < stretches; s++, x += ZMI_RUNNING_SUB, y += ZMI_RUNNING_SUB) {
-    float p = 0;
-    for (int i = 0; i < ZMI_RUNNING_SUB; i++) {
-      p = i ? p + x[i] : x[i]; // a stretch starts from its first element as it is
-      const float q = r->begun ? r->chain + p : p;
-      y[i] = r->carried ? r->carry + q : q;
+  for (int64_t s = 0; s < stretches; s++, x += SUB, y += SUB) {
+    float p[SUB];
+    p[0] = x[0];
+    for (int i = 1; i < SUB; i++) p[i] = p[i - 1] + x[i];
+    const float last = p[SUB - 1];
+    if (r->begun) {
+      for (int i = 0; i < SUB; i++) p[i] = r->chain + p[i];
     }
-    r->chain = r->begun ? r->chain + p : p;
+    if (r->carried) {
+      for (int i = 0; i < SUB; i++) y[i] = r->carry + p[i];
+    } else {
+      memcpy(y, p, sizeof p);
+    }
+    r->chain = r->begun ? r->chain + last : last;
     r->begun = true;
   }
 }

@@ -8,26 +8,30 @@
 
 enum { SCAN_SUB = ZMI_RUNNING_SUB, SCAN_SIDE = ZMI_RUNNING_SIDE, SCAN_CHAINS = SCAN_SIDE / ZMI_WIDE, SCAN_PLACES = SCAN_SIDE * SCAN_SUB };
 
-// Each stretch by itself: y[s][i] = x[s][0] + ... + x[s][i]. A lane has a stretch, a vector a place of ZMI_WIDE of them.
+// Places i to i + 3 of each stretch by itself; a lane has a stretch, a vector a place of ZMI_WIDE of them. A stretch starts from its first
+// element as it is. `first` is a constant: of a choice between a sum and its term a compiler may make a sum with -0, which makes a denormal 0.
+ZMI_INLINE void scan_places(const float *x, float *y, int i, bool first, vf sum[SCAN_CHAINS]) {
+  vf v[SCAN_CHAINS][4];
+  for (int c = 0; c < SCAN_CHAINS; c++) {
+    for (int j = 0; j < 4; j++) v[c][j] = vf_load_parts(x + (c * ZMI_WIDE + j) * SCAN_SUB + i, 4 * SCAN_SUB);
+    vf_turn_parts(v[c]);
+    if (!first) v[c][0] = sum[c] + v[c][0];
+  }
+  for (int j = 1; j < 4; j++) {
+    for (int c = 0; c < SCAN_CHAINS; c++) v[c][j] = v[c][j - 1] + v[c][j];
+  }
+  for (int c = 0; c < SCAN_CHAINS; c++) {
+    sum[c] = v[c][3];
+    vf_turn_parts(v[c]);
+    for (int j = 0; j < 4; j++) vf_store_parts(y + (c * ZMI_WIDE + j) * SCAN_SUB + i, 4 * SCAN_SUB, v[c][j]);
+  }
+}
+
+// y[s][i] = x[s][0] + ... + x[s][i].
 ZMI_INLINE void scan_stretches(const float *x, float *y) {
   vf sum[SCAN_CHAINS];
-  for (int i = 0; i < SCAN_SUB; i += 4) {
-    vf v[SCAN_CHAINS][4];
-    for (int c = 0; c < SCAN_CHAINS; c++) {
-      for (int j = 0; j < 4; j++) v[c][j] = vf_load_parts(x + (c * ZMI_WIDE + j) * SCAN_SUB + i, 4 * SCAN_SUB);
-      vf_turn_parts(v[c]);
-    }
-    for (int j = 0; j < 4; j++) {
-      for (int c = 0; c < SCAN_CHAINS; c++) { // a stretch starts from its first element as it is
-        if (i + j) v[c][j] = sum[c] + v[c][j];
-        sum[c] = v[c][j];
-      }
-    }
-    for (int c = 0; c < SCAN_CHAINS; c++) {
-      vf_turn_parts(v[c]);
-      for (int j = 0; j < 4; j++) vf_store_parts(y + (c * ZMI_WIDE + j) * SCAN_SUB + i, 4 * SCAN_SUB, v[c][j]);
-    }
-  }
+  scan_places(x, y, 0, true, sum);
+  for (int i = 4; i < SCAN_SUB; i += 4) scan_places(x, y, i, false, sum);
 }
 
 // A stretch behind what came before it. terms: how many of first and then are there.

@@ -113,31 +113,39 @@ static void a_kernel_without_a_name_has_the_same_one_in_every_process(void) {
 }
 
 // Tuning measures every way on the operands that it is given, more of them take longer, and no bit changes.
+// The least time that autotune found for a reduction of rows of 257; 0 if there is nothing to tune with.
+static double tuned_seconds(zm_op *op, int64_t rows) {
+  zm_autotune_report report;
+  zm_array *x = noise(SHAPE(rows, 257)), *before = zm_op_apply1(op, x, NULL);
+  const float *kept = floats(before);
+  if (zm_autotune(op, &x, 1, NULL, 0, true, &report) != ZM_OK) return 0;
+  assert_true(report.count > 1 && !report.remembered && !report.empty);
+  assert_in_range(report.chosen, 0, report.count - 1);
+  double fastest = HUGE_VAL;
+  for (int i = 0; i < report.count; i++) {
+    assert_true(report.candidates[i].seconds > 0);
+    fastest = fmin(fastest, report.candidates[i].seconds);
+  }
+  assert_memory_equal(floats(zm_op_apply1(op, x, NULL)), kept, (size_t)rows * 257 * sizeof(float));
+  return fastest;
+}
+
 static void tuning_is_no_empty_word(void) {
-  static const int64_t rows[] = {8, 4096};
-  double fastest[2];
+  enum { ATTEMPTS = 5 }; // other work on the machine may have taken the core from the shorter one
   zm_op *op = zm_map_reduce(&(zm_map_reduce_options){.pass1 = {.init = "0", .update = "acc + x * x"}, .write = "x / sqrt(s1)"});
   if (!op) fail_msg("%s", zm_last_error());
-  for (int r = 0; r < 2; r++) {
-    zm_autotune_report report;
-    zm_array *x = noise(SHAPE(rows[r], 257)), *before = zm_op_apply1(op, x, NULL);
-    const float *kept = floats(before);
-    if (zm_autotune(op, &x, 1, NULL, 0, true, &report) != ZM_OK) {
+  bool longer = false;
+  for (int i = 0; i < ATTEMPTS && !longer; i++) {
+    const double few = tuned_seconds(op, 8), many = few > 0 ? tuned_seconds(op, 4096) : 0;
+    if (few <= 0 || many <= 0) {
       print_message("# skipped: %s\n", zm_last_error());
       zm_clear_error();
       zm_op_free(op);
       return;
     }
-    assert_true(report.count > 1 && !report.remembered && !report.empty);
-    assert_in_range(report.chosen, 0, report.count - 1);
-    fastest[r] = HUGE_VAL;
-    for (int i = 0; i < report.count; i++) {
-      assert_true(report.candidates[i].seconds > 0);
-      fastest[r] = fmin(fastest[r], report.candidates[i].seconds);
-    }
-    assert_memory_equal(floats(zm_op_apply1(op, x, NULL)), kept, (size_t)rows[r] * 257 * sizeof(float));
+    longer = many > 4 * few; // 512 times the work
   }
-  assert_true(fastest[1] > 4 * fastest[0]); // 512 times the work
+  assert_true(longer);
   zm_op_free(op);
 }
 

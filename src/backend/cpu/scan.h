@@ -9,7 +9,8 @@
 enum { SCAN_SUB = ZMI_RUNNING_SUB, SCAN_SIDE = ZMI_RUNNING_SIDE, SCAN_CHAINS = SCAN_SIDE / ZMI_WIDE, SCAN_PLACES = SCAN_SIDE * SCAN_SUB };
 
 // Places i to i + 3 of each stretch by itself; a lane has a stretch, a vector a place of ZMI_WIDE of them. A stretch starts from its first
-// element as it is. `first` is a constant: of a choice between a sum and its term a compiler may make a sum with -0, which makes a denormal 0.
+// element as it is. `first` is a constant: of a choice between a sum and its term a compiler may make a sum with -0, in which a denormal
+// becomes 0.
 ZMI_INLINE void scan_places(const float *x, float *y, int i, bool first, vf sum[SCAN_CHAINS]) {
   vf v[SCAN_CHAINS][4];
   for (int c = 0; c < SCAN_CHAINS; c++) {

@@ -35,6 +35,13 @@ typedef struct outcome {
   float *logits; // of one more token
 } outcome;
 
+// Closes both; the imitated GPU has nothing of them then.
+static void close_both(zm_session *s, zm_model *m) {
+  zm_session_close(s);
+  zm_model_close(m);
+  nothing_is_left();
+}
+
 static zm_session *open_run(const way *w, int32_t context, zm_model **m) {
   *m = open_model(w);
   if (!*m) fail_msg("%s: %s", w->path, zm_last_error());
@@ -194,9 +201,7 @@ static void steps_that_are_stopped(void **state) {
     imitate(NULL);
     driver_reads_options();
     go_on(s, expected);
-    zm_session_close(s);
-    zm_model_close(m);
-    nothing_is_left();
+    close_both(s, m);
   }
   free(expected);
   free(logits);
@@ -218,9 +223,7 @@ static void everything_is_stopped(void **state) {
     expect_failure(zm_session_feed(s, 0, prompt, PROMPT, logits, 1, NULL, NULL), ZM_ERROR_CANCELLED, "playing was stopped");
     zmi_device_stop(false);
     go_on(s, expected);
-    zm_session_close(s);
-    zm_model_close(m);
-    nothing_is_left();
+    close_both(s, m);
   }
   free(expected);
   free(logits);
@@ -245,9 +248,7 @@ static void tokens_that_are_stopped(void **state) {
   assert_int_equal(r.count, t.count);
   zm_generate_result_free(&r);
   go_on(s, expected);
-  zm_session_close(s);
-  zm_model_close(m);
-  nothing_is_left();
+  close_both(s, m);
   free(expected);
 }
 
@@ -275,9 +276,7 @@ static void runs_that_are_asked_to_end(void **state) {
   must(zmi_device_player_finish(player, &played));
   assert_int_equal(played, 5);
   zmi_program_free(p);
-  zm_session_close(s);
-  zm_model_close(m);
-  nothing_is_left();
+  close_both(s, m);
 }
 
 // A launch that is refused in the middle of a step, whose first launches have changed the convolutions' states.
@@ -304,9 +303,7 @@ static void steps_whose_launches_are_refused(void **state) {
     expect_failure(zm_session_step(s, &(zm_row){0, 5}, 1, logits, 1), ZM_ERROR_DEVICE, "CUDA_ERROR_OPERATING_SYSTEM (304)");
     imitate(NULL);
     go_on(s, expected);
-    zm_session_close(s);
-    zm_model_close(m);
-    nothing_is_left();
+    close_both(s, m);
   }
   free(expected);
   free(logits);
@@ -326,9 +323,7 @@ static void a_gpu_that_disappears(void **state) {
   imitate(NULL);
   driver_reads_options();
   expect_failure(zm_session_step(s, &(zm_row){0, 5}, 1, logits, 1), ZM_ERROR_DEVICE, "open the model again");
-  zm_session_close(s);
-  zm_model_close(m);
-  nothing_is_left();
+  close_both(s, m);
   free(logits);
 }
 
@@ -352,9 +347,7 @@ static void programs_make_room(void **state) {
       for (size_t n = 1; n <= 7; n++) must(zm_session_step(s, rows, n, logits, n));
       assert_true(driver()->bytes <= enough + 4096);
     }
-    zm_session_close(s);
-    zm_model_close(m);
-    nothing_is_left();
+    close_both(s, m);
   }
   imitate(NULL);
   free(logits);
@@ -391,9 +384,7 @@ static void the_resident_kernel_plays_where_it_pays(void **state) {
       fail_msg("%s, %d rows, asked for %s: %s", w.path, cases[i].rows, zmi_executor_name((zmi_executor)w.executor),
                zmi_executor_name(plays));
     zmi_program_free(p);
-    zm_session_close(s);
-    zm_model_close(m);
-    nothing_is_left();
+    close_both(s, m);
   }
 }
 

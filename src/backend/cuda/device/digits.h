@@ -1,5 +1,10 @@
 // Activations as integers (docs/numerics.md): a lane makes eight elements of a row, group / 8 lanes that stand side by side make a group.
 
+// Groups are powers of two; a quotient takes longer.
+ZMI_INLINE int zmi_gpu_group_shift(int group) {
+  return group == 64 ? 6 : group == 32 ? 5 : group == 128 ? 7 : 4;
+}
+
 // How rows of digits lie.
 typedef struct zmi_gpu_digit_form {
   int k, group, digits;
@@ -39,7 +44,7 @@ ZMI_INLINE int zmi_gpu_lanes_sum(int x, int lanes) {
 // Elements i .. i + 7 of a row. All lanes of a warp take part, also those behind the row's end (i >= k): theirs are zeros. PARTS: the sums
 // of the digits, too, which products without tensor cores do not need.
 template <bool PARTS> ZMI_INLINE void zmi_gpu_digit_eight(const zmi_gpu_digit_form *d, const float x[8], char *row, int i) {
-  const int shift = d->group == 64 ? 6 : d->group == 32 ? 5 : d->group == 128 ? 7 : 4; // a quotient takes longer
+  const int shift = zmi_gpu_group_shift(d->group);
   const int lanes = d->group / 8, g = i >> shift, at = i & (d->group - 1);
   float half[4];
   for (int j = 0; j < 4; j++) half[j] = zmi_larger(x[j], x[j + 4]);

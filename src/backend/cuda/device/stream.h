@@ -43,11 +43,6 @@ ZMI_INLINE int zmi_gpu_ranges(const zmi_gpu_dot *d) {
   return (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE;
 }
 
-// Groups are powers of two; a quotient takes longer.
-ZMI_INLINE int zmi_gpu_group_shift(int group) {
-  return group == 64 ? 6 : group == 32 ? 5 : group == 128 ? 7 : 4;
-}
-
 ZMI_INLINE int zmi_gpu_group_bytes(const zmi_gpu_matrix *m) {
   return m->group * m->bits * ZMI_GPU_LANES / 8 + 2 * ZMI_GPU_LANES * zmi_gpu_size(m->dtype);
 }

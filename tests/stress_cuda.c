@@ -1,7 +1,7 @@
 // A GPU for a long time: tokens of random prompts by the resident kernel, many a launch; then all of them are read as a prompt by the
 // graph, whose logits must choose the same, and now and then by the CPU. The step behind them must give the same bits.
 //   stress_cuda SECONDS MODEL...
-// Ends with "N tokens in S s, W wrong"; the status is 0 if none is.
+// Prints TAP, a case for each model, and ends with "N tokens in S s, W wrong"; the status is 0 if none is.
 #include "lm/lm.h"
 
 #include <stdio.h>
@@ -18,6 +18,7 @@ typedef struct player {
 typedef struct subject {
   const char *path;
   int32_t vocab, context;
+  size_t tokens, wrong;
   player resident, launches, cpu;
 } subject;
 
@@ -72,8 +73,8 @@ static int agrees(const subject *s, const player *p, const int32_t *tokens, size
   return done ? same : -1;
 }
 
-// One prompt. *made: tokens; *wrong: players that do not agree.
-static zm_status one_round(subject *s, size_t round, size_t *made, size_t *wrong) {
+// One prompt. Adds the tokens to those of the subject, and the players that do not agree to its wrong ones.
+static zm_status one_round(subject *s, size_t round) {
   int32_t tokens[PROMPT + MOST];
   const bool cpu = round % CPU_ROUNDS == 0;
   const size_t prompt = 1 + next() % PROMPT, room = (size_t)s->context - prompt - 1;
@@ -84,48 +85,60 @@ static zm_status one_round(subject *s, size_t round, size_t *made, size_t *wrong
   zm_status status = zm_session_reset(s->resident.session, 0);
   if (status == ZM_OK) status = zm_generate(s->resident.session, tokens, prompt, &o, &r);
   if (status != ZM_OK) return status;
-  *made = r.count;
+  const size_t made = r.count;
+  s->tokens += made;
   memcpy(tokens + prompt, r.tokens, r.count * sizeof *tokens);
   zm_generate_result_free(&r);
   float *logits = zmi_malloc((size_t)s->vocab * sizeof *logits);
   if (!logits) return ZM_ERROR_MEMORY;
-  status = zm_session_step(s->resident.session, &(zm_row){0, tokens[prompt + *made - 1]}, 1, logits, 1);
+  status = zm_session_step(s->resident.session, &(zm_row){0, tokens[prompt + made - 1]}, 1, logits, 1);
   const player *others[] = {&s->launches, cpu ? &s->cpu : NULL};
   for (int i = 0; i < 2 && status == ZM_OK; i++) {
-    const int same = others[i] ? agrees(s, others[i], tokens, prompt, prompt + *made, logits) : 1;
+    const int same = others[i] ? agrees(s, others[i], tokens, prompt, prompt + made, logits) : 1;
     if (same < 0) status = zm_last_status();
     if (same == 0)
-      fprintf(stderr, "stress_cuda: %s: round %zu, prompt %zu, %zu tokens: %s says otherwise\n", s->path, round, prompt, *made,
+      fprintf(stderr, "stress_cuda: %s: round %zu, prompt %zu, %zu tokens: %s says otherwise\n", s->path, round, prompt, made,
               i ? "the CPU" : "the graph");
-    *wrong += same == 0;
+    s->wrong += same == 0;
   }
   zmi_free(logits);
   return status;
+}
+
+// The cases in TAP and the sum of them. Whether all agree.
+static bool reported(const subject *all, size_t count, double took) {
+  size_t tokens = 0, wrong = 0;
+  for (size_t i = 0; i < count; i++) {
+    const bool fine = all[i].tokens > 0 && all[i].wrong == 0;
+    printf("%s %zu - %s\n", fine ? "ok" : "not ok", i + 1, all[i].path);
+    tokens += all[i].tokens;
+    wrong += !fine;
+  }
+  printf("1..%zu\n%zu tokens in %.0f s, %zu wrong\n", count, tokens, took, wrong);
+  return wrong == 0;
 }
 
 int main(int argc, char **argv) {
   const double seconds = argc > 2 ? atof(argv[1]) : 0, start = zmi_now();
   const size_t count = argc > 2 ? (size_t)argc - 2 : 0;
   subject *all = zmi_calloc(count + 1, sizeof *all);
-  size_t tokens = 0, wrong = 0;
   double said = start;
   int status = count && all ? 0 : 2;
   if (!count) fprintf(stderr, "usage: stress_cuda SECONDS MODEL...\n");
   for (size_t i = 0; i < count && !status; i++) status = open_subject(&all[i], argv[i + 2]) ? 0 : failed(argv[i + 2]);
   for (size_t round = 0; !status && (round < count || zmi_now() - start < seconds); round++) {
-    size_t made = 0;
-    if (one_round(&all[round % count], round / count, &made, &wrong)) status = failed(all[round % count].path);
-    tokens += made;
+    subject *s = &all[round % count];
+    if (one_round(s, round / count)) status = failed(s->path);
     if (zmi_now() - said < 10) continue;
     said = zmi_now();
-    fprintf(stderr, "%zu tokens in %.0f s, %zu wrong\n", tokens, said - start, wrong);
+    fprintf(stderr, "round %zu, %.0f s: %s: %zu tokens, %zu wrong\n", round + 1, said - start, s->path, s->tokens, s->wrong);
   }
+  if (!status) status = reported(all, count, zmi_now() - start) ? 0 : 1;
   for (size_t i = 0; i < count; i++) {
     close_player(&all[i].resident);
     close_player(&all[i].launches);
     close_player(&all[i].cpu);
   }
   zmi_free(all);
-  printf("%zu tokens in %.0f s, %zu wrong\n", tokens, zmi_now() - start, wrong);
-  return status ? status : wrong > 0;
+  return status;
 }

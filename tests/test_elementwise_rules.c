@@ -51,9 +51,9 @@ static zm_status f_rows(void *user, zm_array *const *in, int nin, zm_array **out
 }
 
 // Twice x in threadgroups, with the gradient beside it.
-static zm_status twice_vjp(void *user, zm_array *const *in, int nin, zm_array *const *out, zm_array *const *cotangents, int nout,
-                           zm_array **gradients) {
-  (void)user, (void)in, (void)nin, (void)out, (void)nout;
+static zm_status twice_vjp(void *user, const double *parameters, zm_array *const *in, int nin, zm_array *const *out,
+                           zm_array *const *cotangents, int nout, zm_array **gradients) {
+  (void)user, (void)parameters, (void)in, (void)nin, (void)out, (void)nout;
   gradients[0] = zm_add(cotangents[0], cotangents[0]);
   return gradients[0] ? ZM_OK : zm_last_status();
 }

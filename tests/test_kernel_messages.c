@@ -207,9 +207,9 @@ static void nothing_is_dropped(zm_op *op, const char *says) {
   zm_clear_error();
 }
 
-static zm_status no_vjp(void *user, zm_array *const *in, int nin, zm_array *const *out, zm_array *const *cotangents, int nout,
-                        zm_array **gradients) {
-  (void)user, (void)in, (void)nin, (void)out, (void)cotangents, (void)nout, (void)gradients;
+static zm_status no_vjp(void *user, const double *parameters, zm_array *const *in, int nin, zm_array *const *out,
+                        zm_array *const *cotangents, int nout, zm_array **gradients) {
+  (void)user, (void)parameters, (void)in, (void)nin, (void)out, (void)cotangents, (void)nout, (void)gradients;
   return ZM_OK;
 }
 

@@ -25,9 +25,9 @@ static const char source[] = "int row = group * threads + thread;"
                              "}";
 
 // d(total)/dx = W^T g, of any shapes: the matrix is made of the operands, W[n, 8 i + j] = ((words[n, i] >> 4 j & 15) - 8) scale[n].
-static zm_status vjp(void *user, zm_array *const *in, int nin, zm_array *const *out, zm_array *const *cotangents, int nout,
-                     zm_array **gradients) {
-  (void)user, (void)nin, (void)out, (void)nout;
+static zm_status vjp(void *user, const double *parameters, zm_array *const *in, int nin, zm_array *const *out,
+                     zm_array *const *cotangents, int nout, zm_array **gradients) {
+  (void)user, (void)parameters, (void)nin, (void)out, (void)nout;
   const int64_t rows = zm_array_dim(in[0], 0), columns = PER_WORD * zm_array_dim(in[0], 1);
   zm_array *shifts = zm_arange(0, 4 * PER_WORD, 4, ZM_U32), *mask = zm_full(15, ZM_U32, NULL, 0), *zero = zm_full(8, ZM_F32, NULL, 0);
   zm_array *codes = zm_bitwise_and(zm_right_shift(zm_expand_dims(in[0], 2), shifts), mask);

@@ -81,6 +81,11 @@ ZM_API zm_op *zm_map_reduce(const zm_map_reduce_options *options);
 
 // A kernel in full: rows with any number of passes and results, tiles of threads with threadgroup memory and barriers, or raw source for
 // each backend.
+// The vector-Jacobian product of a kernel as a function of arrays: gradients[i] of input i for the cotangents of the results, both as the
+// application found and made them (rows: inputs broadcast to one shape, which their gradients have too; a result of one element a row has
+// no last axis); parameters: those of the application, in the order of their names. NULL stays where an input has no gradient.
+typedef zm_status (*zm_kernel_vjp)(void *user, const double *parameters, zm_array *const *in, int nin, zm_array *const *out,
+                                   zm_array *const *cotangents, int nout, zm_array **gradients);
 typedef enum zm_kernel_form { ZM_KERNEL_ROWS, ZM_KERNEL_TILES, ZM_KERNEL_RAW } zm_kernel_form;
 typedef struct zm_kernel_options {
   const char *name;
@@ -97,9 +102,7 @@ typedef struct zm_kernel_options {
   zm_dtype compute; // what T is; of ROWS and TILES
   const char *groups, *threads;
   const char *parameters; // integer and float constants given to each application, "k eps"
-  // The vector-Jacobian product as a function of arrays; NULL: ROWS symbolically, others not differentiable.
-  zm_status (*vjp)(void *user, zm_array *const *in, int nin, zm_array *const *out, zm_array *const *cotangents, int nout,
-                   zm_array **gradients);
+  zm_kernel_vjp vjp; // NULL: ROWS symbolically, others not differentiable
   void *user;
 } zm_kernel_options;
 // A field that the form does not read must not be given.

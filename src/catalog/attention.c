@@ -47,9 +47,9 @@ zm_array *zm_scale_mask_softmax(zm_array *x, zm_array *mask, double scale) {
 
 // ---- a tile of scores: one threadgroup of 16 x 16 threads ----
 
-static zm_status tile_vjp(void *user, zm_array *const *in, int nin, zm_array *const *out, zm_array *const *cotangents, int nout,
-                          zm_array **gradients) {
-  (void)user, (void)nin, (void)out, (void)nout;
+static zm_status tile_vjp(void *user, const double *parameters, zm_array *const *in, int nin, zm_array *const *out,
+                          zm_array *const *cotangents, int nout, zm_array **gradients) {
+  (void)user, (void)parameters, (void)nin, (void)out, (void)nout;
   gradients[0] = zm_matmul(cotangents[0], in[1]);
   gradients[1] = zm_matmul(zm_transpose(cotangents[0], NULL), in[0]);
   return gradients[0] && gradients[1] ? ZM_OK : zm_last_status();

@@ -22,8 +22,7 @@ typedef struct zmi_definition {
   zm_dtype result[ZMI_CATALOG_OUT];
   unsigned codes;                       // bit i: operand i is of integers (for printed sources)
   const char *shape, *groups, *threads; // TILES
-  zm_status (*vjp)(void *user, zm_array *const *in, int nin, zm_array *const *out, zm_array *const *cotangents, int nout,
-                   zm_array **gradients); // TILES, and ROWS that have none of their own
+  zm_kernel_vjp vjp; // TILES, and ROWS whose own would be another
   zm_op *op;
 } zmi_definition;
 

@@ -2,11 +2,15 @@
 #include "catalog/ops.h"
 
 // A target that is no class gives NaN, and a gradient of NaN, unless it is the one to be ignored: then the loss and its gradient are 0.
-// (Where logits of an ignored row are NaN the gradient that is derived from the loss is NaN too: their largest hands it on.) c: the row's
-// target.
+// Both gradients are given: what is derived from the loss goes through the row's largest logit, and where an ignored row holds NaN that hands
+// it on, 0 times NaN. c: the row's target.
 #define FIRST                                                                                                                              \
   "let nan = 0.0f / 0.0f;\n"                                                                                                               \
   "elements { m = max(logits); c = max(target); }\n"
+static zm_status loss_vjp(void *user, const double *parameters, zm_array *const *in, int nin, zm_array *const *out,
+                          zm_array *const *cotangents, int nout, zm_array **gradients);
+static zm_status grad_vjp(void *user, const double *parameters, zm_array *const *in, int nin, zm_array *const *out,
+                          zm_array *const *cotangents, int nout, zm_array **gradients);
 static zmi_definition cross_entropy_def = {.name = "softmax_cross_entropy",
                                            .form = ZMI_FORM_ROWS,
                                            .inputs = "logits target",
@@ -15,7 +19,8 @@ static zmi_definition cross_entropy_def = {.name = "softmax_cross_entropy",
                                            .source = FIRST "elements { s = sum(exp(logits - m)); t = sum(i == c ? logits : 0.0f); }\n"
                                                            "let known = c >= 0 && c < D ? 1.0f : nan;\n"
                                                            "loss = c == ignored ? 0.0f : known * ((m - t) + log(s));",
-                                           .result = {ZM_F32}};
+                                           .result = {ZM_F32},
+                                           .vjp = loss_vjp};
 static zmi_definition cross_entropy_grad_def = {
     .name = "softmax_cross_entropy_grad",
     .form = ZMI_FORM_ROWS,
@@ -24,7 +29,42 @@ static zmi_definition cross_entropy_grad_def = {
     .parameters = "int ignored",
     .source = FIRST "elements { s = sum(exp(logits - m)); }\n"
                     "let known = c >= 0 && c < D;\n"
-                    "elements { dx = c == ignored ? 0.0f : (known ? g : nan) * (exp(logits - m) / s - (i == c ? 1.0f : 0.0f)); }"};
+                    "elements { dx = c == ignored ? 0.0f : (known ? g : nan) * (exp(logits - m) / s - (i == c ? 1.0f : 0.0f)); }",
+    .vjp = grad_vjp};
+// Of the gradient g (p - one_hot) with cotangent u, p = softmax(logits): dx = g p (u - sum p u), and dg = u (p - one_hot), g being as wide as the
+// row here.
+static zmi_definition cross_entropy_second_def = {
+    .name = "softmax_cross_entropy_second",
+    .form = ZMI_FORM_ROWS,
+    .inputs = "logits target g u",
+    .outputs = "dx dg",
+    .parameters = "int ignored",
+    .source = FIRST "elements { s = sum(exp(logits - m)); }\n"
+                    "elements { a = sum(exp(logits - m) / s * u); }\n"
+                    "let known = c >= 0 && c < D ? 1.0f : nan;\n"
+                    "elements {\n"
+                    "  let p = exp(logits - m) / s;\n"
+                    "  dx = c == ignored ? 0.0f : known * g * p * (u - a);\n"
+                    "  dg = c == ignored ? 0.0f : known * u * (p - (i == c ? 1.0f : 0.0f));\n"
+                    "}",
+    .result = {ZM_DTYPE_DEFAULT, ZM_F32}};
+
+static zm_status loss_vjp(void *user, const double *parameters, zm_array *const *in, int nin, zm_array *const *out,
+                          zm_array *const *cotangents, int nout, zm_array **gradients) {
+  (void)user, (void)nin, (void)out, (void)nout;
+  zm_array *operands[] = {in[0], in[1], zm_expand_dims(cotangents[0], -1)};
+  gradients[0] = zmi_definition_apply1(&cross_entropy_grad_def, operands, 3, parameters, 1);
+  return gradients[0] ? ZM_OK : zm_last_status();
+}
+
+static zm_status grad_vjp(void *user, const double *parameters, zm_array *const *in, int nin, zm_array *const *out,
+                          zm_array *const *cotangents, int nout, zm_array **gradients) {
+  (void)user, (void)nin, (void)out, (void)nout;
+  zm_array *operands[] = {in[0], in[1], in[2], cotangents[0]}, *made[2];
+  zm_status status = zmi_definition_apply(&cross_entropy_second_def, operands, 4, parameters, 1, made, 2);
+  if (status == ZM_OK) gradients[0] = made[0], gradients[2] = made[1];
+  return status;
+}
 
 static bool good(const char *name, zm_array *logits, zm_array *targets) {
   char found[128];

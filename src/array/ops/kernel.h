@@ -36,8 +36,7 @@ typedef struct zmi_author {
   int nin, nout;
   zm_op *gradient[ZMI_KERNEL_IN]; // elementwise: of each input, applied to inputs, results and cotangents
   bool has_gradient;
-  zm_status (*vjp)(void *user, zm_array *const *in, int nin, zm_array *const *out, zm_array *const *cotangents, int nout,
-                   zm_array **gradients);
+  zm_kernel_vjp vjp;
   void *user;
 } zmi_author;
 zmi_author *zmi_author_retain(zmi_author *author);

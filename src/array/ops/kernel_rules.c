@@ -121,7 +121,8 @@ static zm_status author_vjp(const zmi_author *a, const zmi_node *n, zm_array *co
   }
   if (status != ZM_OK) return status;
   if (a->vjp) {
-    status = a->vjp(a->user, n->in, n->nin, out, cotangents, n->nout, gradient);
+    const double *params = ((const zmi_kernel_attrs *)(const void *)n->attrs.bytes)->param;
+    status = a->vjp(a->user, params, n->in, n->nin, out, cotangents, n->nout, gradient);
     for (int i = 0; i < n->nin && status == ZM_OK; i++) {
       char found[128], expected[128];
       if (gradient[i] && !zmi_type_equal(&gradient[i]->type, &n->in[i]->type))

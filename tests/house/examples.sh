@@ -1,5 +1,5 @@
 #!/bin/sh
-# The programs of examples/ run, and print what their readers expect; docs/tutorial.md shows what its program prints.
+# The programs of examples/ run, and print what their readers expect; docs/tutorial.md shows its program and what it prints.
 set -u
 . "$(dirname "$0")/tap.sh"
 programs=$TEST_BUILD/examples
@@ -15,6 +15,15 @@ runs activation
 # The table of the page, line by line.
 expect_empty "the tutorial shows what the activation prints" \
   "$(awk '/^ +x +mish/ { on = 1 } /^```/ { on = 0 } on' docs/tutorial.md | diff - "$log" 2>&1)"
+# Its code is the program's, its message what the library says.
+missing() { # file
+  sed 's/^ *//; s/;$//' | while IFS= read -r line; do grep -qF -- "$line" "$1" || echo "$line"; done
+}
+expect_empty "the tutorial's code is that of the activation" \
+  "$(awk '/^```c$/ { on = 1; next } /^```/ { on = 0 } on && !/^ *\.\.\./' docs/tutorial.md | missing examples/activation/activation.c)"
+"$TEST_BUILD/zmlx" kernel show --expr 'x * tanhh(softplus(x))' >"$log" 2>&1
+expect_empty "the tutorial's message is that of the library" \
+  "$(awk '/tanhh/ { on = 1 } /^```/ { on = 0 } on' docs/tutorial.md | sed 's/^kernel mish//' | missing "$log")"
 runs norm
 expect_found "the norm agrees with the composed one" "$(grep -E 'norm (0|[0-9.]+e-(0[6-9]|1[0-9]))$' "$log")"
 runs quantized

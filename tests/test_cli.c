@@ -463,6 +463,20 @@ static void environment_and_help(void **state) {
   assert_works(r);
   assert_string_equal(r->err, "zmlx: warning: the environment variable ZMLX_THREAD is unknown: did you mean ZMLX_THREADS\n");
   assert_int_equal(strncmp(r->out, "zmlx ", 5), 0);
+  static const char *const ignored[][2] = {
+      {"ZMLX_KERNELS", "interpreted"}, {"ZMLX_CC_SECONDS", "0"}, {"ZMLX_TUNE_SECONDS", "nan"}, {"ZMLX_CACHE_MB", "12x"}};
+  static const char *const taken[][2] = {
+      {"ZMLX_KERNELS", "compile"}, {"ZMLX_CC_SECONDS", "0.5"}, {"ZMLX_TUNE_SECONDS", "36000"}, {"ZMLX_CACHE_MB", "0"}};
+  for (size_t i = 0; i < ZMI_COUNT(ignored); i++) {
+    char says[96];
+    setenv(ignored[i][0], ignored[i][1], 1);
+    r = run("version", NULL);
+    snprintf(says, sizeof says, "zmlx: warning: the environment variable %s is \"%s\", which is ignored: give ", ignored[i][0], ignored[i][1]);
+    assert_int_equal(strncmp(r->err, says, strlen(says)), 0);
+    setenv(taken[i][0], taken[i][1], 1);
+    assert_string_equal(run("version", NULL)->err, "");
+    unsetenv(ignored[i][0]);
+  }
   char help[4096];
   r = run("help", "generate", NULL);
   assert_works(r);

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include <cmocka.h>
+#include <zmlx/kernel.h>
 
 static const struct sample {
   const char *source;
@@ -219,8 +220,54 @@ static void no_trial_where_the_way_is_said(void **state) {
   zmi_instance_forget();
 }
 
+// Where a compiler may put a minimum for a choice between what was compared, or leave out a product with 1, denormals would pass that are
+// to be flushed: such comparisons and constants are hidden from it, others are not, as that costs instructions.
+static void what_may_be_left_out_is_hidden(void **state) {
+  (void)state;
+  static const struct {
+    const char *expression, *has, *has_not;
+  } cases[] = {
+      {"x < y ? x : y", "ze_lt(v0, v1)", NULL},         {"y > x ? x : y", "ze_gt(v0, v1)", NULL},
+      {"!(x <= y) ? x : y", "ze_le(v0, v1)", NULL},     {"x > 1e-40f ? x : 1e-40f", "ze_gt(v0, v1)", NULL},
+      {"x < 2 ? x : 2", "ze_lt(v0, v1)", NULL},         {"x >= -2 ? x : -2", "ze_ge(v0, v1)", NULL},
+      {"0 < x ? x : 0", "ze_lt(v1, v0)", NULL},         {"x > 2 ? 2 : x", "ze_gt(v0, v1)", NULL},
+      {"x > 0 ? x : 0", "v0 > v1", "ze_gt(v0"},         {"x < 0 ? x : 0", "v0 < v1", "ze_lt(v0"},
+      {"x > 2 ? x : 2", "v0 > v1", "ze_gt(v0"},         {"x < -2 ? x : -2", "v0 < v1", "ze_lt(v0"},
+      {"x < 0 ? 0 : x", "v0 < v1", "ze_lt(v0"},         {"x <= 0 ? 0 : x", "v0 <= v1", "ze_le(v0"},
+      {"x < y ? 1 : y", "v0 < v1", "ze_lt(v0"},         {"x < y ? x : 2 * y", "v0 < v1", "ze_lt(v0"},
+      {"x * 1", " = ze_keep(1.0f);", NULL},                 {"x + 0", " = ze_keep(0.0f);", NULL},
+      {"x - -0.0f", " = ze_keep(-0.0f);", NULL},            {"-1 / x", " = ze_keep(-1.0f);", NULL},
+      {"x / 0x1p126f", " = ze_keep(8.50705917e+37f);", NULL}, {"x * -0x1p-126f", " = ze_keep(-1.17549435e-38f);", NULL},
+      {"fma(x, y, 0.0f)", " = ze_keep(0.0f);", NULL},       {"fma(x, 1.0f, y)", " = ze_keep(1.0f);", NULL},
+      {"x * 3", "3.0f", " = ze_keep(3.0f);"},               {"x / 3", "3.0f", " = ze_keep(3.0f);"},
+      {"x * 0x1p-125f", "2.3509887e-38f", " = ze_keep(2.3509887e-38f);"}, {"x < 1 ? x : y", " 1.0f", " = ze_keep(1.0f);"},
+  };
+  for (size_t i = 0; i < ZMI_COUNT(cases); i++) {
+    zm_op *op = zm_elementwise(cases[i].expression, NULL);
+    char *text = op ? zm_op_source(op, (zm_dtype[]){ZM_F32, ZM_F32}, 1 + (strchr(cases[i].expression, 'y') != NULL), "c") : NULL;
+    if (!text) fail_msg("%s: %s", cases[i].expression, zm_last_error());
+    if (!strstr(text, cases[i].has)) fail_msg("%s: no %s in\n%s", cases[i].expression, cases[i].has, text);
+    if (cases[i].has_not && strstr(text, cases[i].has_not)) fail_msg("%s: %s in\n%s", cases[i].expression, cases[i].has_not, text);
+    zm_free_text(text);
+    zm_op_free(op);
+  }
+  zm_op *op = zm_kernel(&(zm_kernel_options){.form = ZM_KERNEL_TILES,
+                                             .inputs = "x",
+                                             .outputs = "y",
+                                             .source = "float r = 0; if (!(x[thread] < 2.0f)) r = x[thread]; y[thread] = r;",
+                                             .shape = {"x.0"},
+                                             .groups = "1",
+                                             .threads = "x.0"});
+  char *text = op ? zm_op_source(op, (zm_dtype[]){ZM_F32}, 1, "c") : NULL;
+  if (!text) fail_msg("%s", zm_last_error());
+  if (!strstr(text, "= ze_lt(v")) fail_msg("no ze_lt in\n%s", text);
+  zm_free_text(text);
+  zm_op_free(op);
+}
+
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, kernel_set_up, kernel_tear_down)
-  const struct CMUnitTest tests[] = {TEST(loops_are_vectors), TEST(the_slower_way_gives_way), TEST(no_trial_where_the_way_is_said)};
+  const struct CMUnitTest tests[] = {TEST(loops_are_vectors), TEST(the_slower_way_gives_way), TEST(no_trial_where_the_way_is_said),
+                                     cmocka_unit_test(what_may_be_left_out_is_hidden)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -147,9 +147,13 @@ zmi_limits zmi_group_limits(const char *root);
 // ---- environment (env.c): one table of all variables the library reads ----
 typedef struct zmi_env_var {
   const char *name, *meaning;
+  const char *words;         // "auto, compile, interpret": the values that there are; NULL: any, or a number
+  double least, most, usual; // of a number; most 0: it is none
 } zmi_env_var;
 extern const zmi_env_var zmi_env_table[]; // ends with a NULL name
 const char *zmi_env(const char *name);    // value of a variable of the table; NULL if unset or empty
+double zmi_env_number(const char *name);  // that of a number of the table: its usual value if it is unset or does not fit
+bool zmi_env_fits(const zmi_env_var *v);  // is unset, or one of its words, or within its bounds
 // ZMLX_CACHE_DIR, else zmlx in XDG_CACHE_HOME, else ~/.cache/zmlx; owned by the caller; it may not exist yet. NULL if there is none.
 char *zmi_cache_folder(void);
 

@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MARK_BYTES = 16, SEAL_BYTES = MARK_BYTES + 32, DEFAULT_MB = 256, MOST_ENTRY = 64 << 20, STALE_SECONDS = 3600 };
+enum { MARK_BYTES = 16, SEAL_BYTES = MARK_BYTES + 32, MOST_ENTRY = 64 << 20, STALE_SECONDS = 3600 };
 static const char mark[MARK_BYTES + 1] = "zmlx kernel v1\n\n"; // at the end of an entry, then the checksum of what stands before
 
 // ---- the folder ----
@@ -77,11 +77,7 @@ void zmi_cache_close(zmi_cache *c) {
 // ---- room ----
 
 static uint64_t limit_bytes(void) {
-  const char *text = zmi_env("ZMLX_CACHE_MB");
-  char *end;
-  if (!text) return (uint64_t)DEFAULT_MB << 20;
-  unsigned long long mb = strtoull(text, &end, 10);
-  return *end || end == text || *text == '-' || mb > 1u << 20 ? (uint64_t)DEFAULT_MB << 20 : (uint64_t)mb << 20;
+  return (uint64_t)(zmi_env_number("ZMLX_CACHE_MB") * (1 << 20));
 }
 
 typedef struct entry {

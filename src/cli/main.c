@@ -11,7 +11,7 @@ static const char *command_name(const void *list, size_t i) {
   return c ? c->name : NULL;
 }
 
-// A misspelt variable would otherwise be ignored in silence.
+// A misspelt variable, or value, would otherwise be ignored in silence.
 static void warn_environment(void) {
   for (char **e = environ; *e; e++) {
     if (strncmp(*e, "ZMLX_", 5) != 0) continue;
@@ -23,6 +23,14 @@ static void warn_environment(void) {
     snprintf(name, sizeof name, "%.*s", (int)size, *e);
     const char *nearest = cli_nearest(name, env_name, zmi_env_table);
     cli_warn("the environment variable %s is unknown%s%s", name, nearest ? ": did you mean " : "", nearest ? nearest : " and ignored");
+  }
+  for (const zmi_env_var *v = zmi_env_table; v->name; v++) {
+    if (zmi_env_fits(v)) continue;
+    if (v->words)
+      cli_warn("the environment variable %s is \"%.40s\", which is ignored: give one of %s", v->name, zmi_env(v->name), v->words);
+    else
+      cli_warn("the environment variable %s is \"%.40s\", which is ignored: give a number from %g to %g", v->name,
+               zmi_env(v->name), v->least, v->most);
   }
 }
 

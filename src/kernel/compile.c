@@ -23,7 +23,7 @@
 
 extern char **environ;
 
-enum { DEFAULT_SECONDS = 20, VERSION_SECONDS = 5, MOST_FLAGS = 32, MOST_OBJECT = 64 << 20, WORDS = 200 };
+enum { VERSION_SECONDS = 5, MOST_FLAGS = 32, MOST_OBJECT = 64 << 20, WORDS = 200 };
 
 // The name of the tier decides, never the machine that compiles.
 static const struct tier_row {
@@ -348,14 +348,6 @@ static void add_files(job *j, const workplace *w) {
   j->argv[n] = NULL;
 }
 
-static double deadline(void) {
-  const char *text = zmi_env("ZMLX_CC_SECONDS");
-  char *end;
-  if (!text) return DEFAULT_SECONDS;
-  double seconds = strtod(text, &end);
-  return *end || end == text || !(seconds > 0) || seconds > 3600 ? DEFAULT_SECONDS : seconds;
-}
-
 static void *load(const char *path) {
   void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!handle) (void)dlerror();
@@ -390,7 +382,7 @@ static bool recall_failure(const job *j, const zmi_cache *cache, char note[512])
   if (!text) return false;
   const long long since = (long long)time(NULL) - strtoll(text, &words, 10);
   const double hung_for = strtod(words, &words); // 0: it ended by itself
-  const bool holds = since >= 0 && since < (hung_for > 0 ? HUNG_SECONDS : FAILED_SECONDS) && (hung_for <= 0 || deadline() <= hung_for);
+  const bool holds = since >= 0 && since < (hung_for > 0 ? HUNG_SECONDS : FAILED_SECONDS) && (hung_for <= 0 || zmi_env_number("ZMLX_CC_SECONDS") <= hung_for);
   if (holds && *words == '\n') snprintf(note, 512, "%lld seconds ago (zmlx kernel cache --clear forgets it) %.430s", since, words + 1);
   zmi_free(text);
   return holds;
@@ -452,7 +444,7 @@ static void *build(const job *j, const zmi_cache *cache, char note[512]) {
   bool kept;
   workplace w;
   job mine = *j;
-  const double seconds = deadline();
+  const double seconds = zmi_env_number("ZMLX_CC_SECONDS");
   if (!open_workplace(&w, cache)) {
     snprintf(note, 512, "neither the cache folder nor the folder of temporary files can be written");
     return NULL;

@@ -241,7 +241,7 @@ static void find_risky(zmi_emit_state *e) {
     for (int k = 0; k < 3; k++) {
       if (operands[k] < 0 || c->insts[operands[k]].op != ZMI_K_CONST) continue;
       float v = c->insts[operands[k]].imm.f, m = v < 0 ? -v : v;
-      if (m == 0 || m == 1 || m >= 0x1p126f || m <= 0x1p-126f) e->risky[operands[k]] = 1;
+      if (m == 1 || m >= 0x1p126f || m <= 0x1p-126f) e->risky[operands[k]] = 1;
     }
   }
 }

@@ -13,8 +13,7 @@ static const double block_seconds = 4e-4, margin = 1.02;
 // The interpreter, which may win where calls are small, is not tried on calls that take longer compiled. A way whose calls take so many
 // times as long as the usual one is not timed further: tuning ends in any case.
 static const double interpreted_seconds = 0.02, hopeless = 4;
-// After this time nothing new is begun, unless ZMLX_TUNE_SECONDS says another; a choice needs so many whole rounds.
-static const double usual_seconds = 15;
+// A choice needs so many whole rounds.
 enum { FEWEST_ROUNDS = 3 };
 
 static const char *const flag_words[] = {"", "-funroll-loops", "-mprefer-vector-width=256"};
@@ -258,10 +257,7 @@ static int64_t elements_of(const zmi_code *code, const zmi_work *w) {
 }
 
 double zmi_tuning_seconds(void) {
-  const char *text = zmi_env("ZMLX_TUNE_SECONDS");
-  char *end = NULL;
-  const double seconds = text ? strtod(text, &end) : usual_seconds;
-  return (text && (*end || end == text)) || !(seconds > 0) || seconds > 36000 ? usual_seconds : seconds;
+  return zmi_env_number("ZMLX_TUNE_SECONDS");
 }
 
 static zm_status untunable(const zmi_code *code, const char *why) {

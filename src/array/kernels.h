@@ -178,6 +178,8 @@ bool zmi_streams(const zmi_call *c);
 // Copies what was just computed past the caches, where the machine can; zmi_copied_past comes after the last copy of a worker's stage.
 void zmi_copy_past(void *to, const void *from, size_t bytes);
 void zmi_copied_past(void);
+// memcpy for one of many pieces whose places are as they come.
+void zmi_copy_piece(void *to, const void *from, size_t bytes);
 // Asks for the lines of `bytes` bytes that stand `ahead` bytes behind p, wherever that is.
 void zmi_ask_ahead(const void *p, size_t bytes, size_t ahead);
 

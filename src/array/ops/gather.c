@@ -92,7 +92,7 @@ static void pick_rows(const void *src, size_t bytes, const int64_t *row, int64_t
     if (row[i] < 0)
       memset(dst + (size_t)i * bytes, 0, bytes);
     else
-      memcpy(dst + (size_t)i * bytes, (const char *)src + (size_t)row[i] * bytes, bytes);
+      zmi_copy_piece(dst + (size_t)i * bytes, (const char *)src + (size_t)row[i] * bytes, bytes);
   }
 }
 

@@ -58,7 +58,7 @@ static void place_row(const zmi_call *c, int64_t row, size_t size) {
   }
   const int64_t count = c->in[0]->type.shape[last], stride = c->in[0]->stride[last];
   if (a->step[last] == 1 && stride == 1) {
-    memcpy(dst + (size_t)a->start[last] * size, src, (size_t)count * size);
+    zmi_copy_piece(dst + (size_t)a->start[last] * size, src, (size_t)count * size);
     return;
   }
   for (int64_t i = 0; i < count; i++)

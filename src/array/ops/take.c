@@ -85,7 +85,7 @@ static void take_run(const zmi_call *c, int64_t begin, int64_t end) {
     int64_t i = index_of[dtype](c->src[1], r);
     char *dst = (char *)c->dst[0] + (size_t)r * bytes;
     if (i >= 0 && i < there)
-      memcpy(dst, (const char *)c->src[0] + (size_t)i * bytes, bytes);
+      zmi_copy_piece(dst, (const char *)c->src[0] + (size_t)i * bytes, bytes);
     else
       memset(dst, 0, bytes);
   }

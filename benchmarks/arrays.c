@@ -48,6 +48,9 @@ ROW(gather_elements, zm_gather(in[0], in + 1, both_axes, 2))
 ROW(scatter_add, zm_scatter(in[0], in + 1, first_axis, 1, in[2], ZM_SCATTER_ADD))
 ROW(einsum_scores, zm_einsum("bqhd,bkhd->bhqk", in, 2))
 ROW(einsum_mix, zm_einsum("bhqk,bkhd->bqhd", in, 2))
+ROW(einsum_all, zm_einsum("abcd,abcd->", in, 2))
+ROW(einsum_first, zm_einsum("abcd,abcd->ad", in, 2))
+ROW(inner, zm_inner(in[0], in[1]))
 ROW(matmul, zm_matmul(in[0], in[1]))
 ROW(matmul_turned, zm_matmul(in[0], zm_transpose(in[1], NULL)))
 ROW(logsumexp_last, zm_logsumexp(in[0], last_axis, 1, false))
@@ -100,6 +103,7 @@ ROW(put_along, zm_put_along_axis(in[0], in[1], in[2], -1))
 ROW(slice_update, zm_slice_update(in[0], in[1], (int64_t[]){1, 1}, (int64_t[]){1025, 1025}, NULL))
 ROW(conv1d, zm_conv1d(in[0], in[1], 1, 2, 1, 1))
 ROW(conv2d, zm_conv2d(in[0], in[1], NULL, (int64_t[]){1, 1}, NULL, 1))
+ROW(convolve, zm_convolve(in[0], in[1], ZM_CONVOLVE_SAME))
 ROW(random_normal, zm_random_normal(zm_random_key(7), NULL, NULL, ZM_F32, (int64_t[]){1024, 1024}, 2))
 ROW(random_uniform, zm_random_uniform(zm_random_key(7), NULL, NULL, ZM_F32, (int64_t[]){1024, 1024}, 2))
 ROW(dequantize, zm_dequantize(in[0], in[1], in[2], &affine4, NULL, ZM_DTYPE_DEFAULT))
@@ -273,6 +277,9 @@ static const zmi_entry rows[] = {
     {.name = "gather", .sample = "a 1024 1024; i 262144 int32 < 1024; j 262144 int32 < 1024", .call = gather_elements},
     {.name = "scatter_add", .sample = "a 4096 256; i 8192 int32 < 4096; u 8192 256", .call = scatter_add},
     {.name = "einsum_scores", .sample = "q 2 128 8 64; k 2 128 8 64", .call = einsum_scores},
+    {.name = "einsum_all", .sample = "a 32 32 32 32; b 32 32 32 32", .call = einsum_all},
+    {.name = "einsum_first", .sample = "a 32 32 32 32; b 32 32 32 32", .call = einsum_first},
+    {.name = "inner", .sample = "a 1000000; b 1000000", .call = inner},
     {.name = "einsum_mix", .sample = "p 2 8 128 128; v 2 128 8 64", .call = einsum_mix},
     MATMUL(1, float32), MATMUL(2, float32), MATMUL(4, float32), MATMUL(16, float32), MATMUL(256, float32), MATMUL(1024, float32),
     MATMUL(1, bfloat16), MATMUL(2, bfloat16), MATMUL(4, bfloat16), MATMUL(16, bfloat16), MATMUL(256, bfloat16),
@@ -282,6 +289,10 @@ static const zmi_entry rows[] = {
     {.name = "matmul_narrow", .sample = "a 4096 64; b 64 16", .call = matmul},
     {.name = "conv1d", .sample = "x 8 512 64; w 64 5 64", .call = conv1d},
     {.name = "conv2d", .sample = "x 4 64 64 32; w 64 3 3 32", .call = conv2d},
+    {.name = "conv2d_first_layer", .sample = "x 8 28 28 1; w 6 5 5 1", .call = conv2d},
+    {.name = "conv2d_one_channel", .sample = "x 1 128 128 1; w 1 5 5 1", .call = conv2d},
+    {.name = "conv2d_one_filter", .sample = "x 1 64 64 16; w 1 3 3 16", .call = conv2d},
+    {.name = "convolve", .sample = "a 20000; v 500", .call = convolve},
     {.name = "random_normal", .sample = "none 1", .call = random_normal},
     {.name = "random_uniform", .sample = "none 1", .call = random_uniform},
     {.name = "author_norm_64x1024", .sample = "x 64 1024; residual 64 1024; w 1024", .call = author_norm, .outputs = 2},

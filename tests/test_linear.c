@@ -225,10 +225,11 @@ static void convolve_as_mlx(void **state) {
 }
 
 // Element x of an image, channel c, or zero: one axis at a time.
-static bool inside(const zm_conv_options *o, int d, int64_t out, int64_t k, int64_t size, int64_t *at) {
-  int64_t p = out * o->stride[d] + k * o->dilation[d] - o->padding_low[d];
-  *at = p;
-  return p >= 0 && p < size;
+static bool inside(const zm_conv_options *o, int d, int64_t out, int64_t k, int64_t kernel, int64_t size, int64_t *at) {
+  const int64_t p = out * o->stride[d] + (o->flip ? kernel - 1 - k : k) * o->dilation[d] - o->padding_low[d];
+  const int64_t apart = o->input_dilation[d] ? o->input_dilation[d] : 1;
+  *at = p / apart;
+  return p >= 0 && p % apart == 0 && *at < size;
 }
 
 // Two-dimensional, in the written order, whatever way the op goes: products in tiles, with few filters, by channel.
@@ -244,6 +245,15 @@ static void convolutions_in_the_written_order(void **state) {
       {2, 8, 9, 300, 1, 300, 3, {.stride = {1, 2}, .dilation = {1, 1}, .padding_low = {1, 1}, .padding_high = {1, 1}, .groups = 300}},
       {1, 18, 18, 5, 1, 15, 17, {.stride = {1, 1}, .dilation = {1, 1}, .padding_low = {1, 0}, .padding_high = {0, 1}, .groups = 5}},
       {2, 6, 7, 1, 33, 20, 1, {.stride = {1, 1}, .dilation = {1, 1}}},
+      // few channels and filters: along the last axis
+      {2, 9, 150, 1, 1, 1, 3, {.stride = {1, 1}, .dilation = {1, 1}, .padding_low = {1, 1}, .padding_high = {1, 1}}},
+      {1, 20, 40, 1, 1, 6, 17, {.stride = {2, 1}, .dilation = {1, 1}, .padding_low = {3, 9}, .padding_high = {3, 2}}},
+      {2, 8, 30, 1, 3, 16, 5, {.stride = {1, 1}, .dilation = {1, 3}, .padding_low = {2, -2}, .padding_high = {0, 1}, .flip = true}},
+      {1, 5, 17, 1, 7, 4, 7, {.stride = {1, 1}, .dilation = {1, 1}, .padding_low = {5, 5}, .padding_high = {5, 8}, .input_dilation = {2, 3}}},
+      {2, 4, 70, 1, 2, 3, 3, {.stride = {3, 1}, .dilation = {2, 5}, .padding_low = {4, 13}, .padding_high = {4, 0}, .input_dilation = {2, 2},
+                              .flip = true}},
+      // many filters of few channels: places that follow one another are cut out together
+      {1, 9, 23, 1, 2, 20, 5, {.stride = {1, 2}, .dilation = {2, 1}, .padding_low = {4, 3}, .padding_high = {0, 4}}},
   };
   for (size_t r = 0; r < ZMI_COUNT(rows) * 3; r++) {
     const zm_conv_options *o = &rows[r / 3].o;
@@ -260,8 +270,8 @@ static void convolutions_in_the_written_order(void **state) {
       float total = 0, partial = 0;
       for (int64_t q = 0; q < kernel * kernel * per; q++) {
         int64_t c = q % per, kx = q / per % kernel, ky = q / per / kernel, at_y, at_x;
-        bool there = inside(o, 0, oy, ky, h, &at_y);
-        there = inside(o, 1, ox, kx, w, &at_x) && there;
+        bool there = inside(o, 0, oy, ky, kernel, h, &at_y);
+        there = inside(o, 1, ox, kx, kernel, w, &at_x) && there;
         int64_t from = ((image * h + at_y) * w + at_x) * channels + filter / each * per + c;
         partial = fmaf(there ? get(x->data, t, from) : 0, get(k->data, t, filter * kernel * kernel * per + q), partial);
         if (++count % ZMI_RANGE != 0 && q != kernel * kernel * per - 1) continue;

@@ -102,7 +102,8 @@ ZM_API zm_array *zm_vecdot(zm_array *a, zm_array *b, int axis);
 ZM_API zm_array *zm_kron(zm_array *a, zm_array *b);
 ZM_API zm_array *zm_tensordot(zm_array *a, zm_array *b, const int *a_axes, const int *b_axes, int count);
 // "ij,jk->ik": letters name axes, "..." stands for others, a letter that the result lacks is summed over. Without "->" the result has the
-// letters that occur once, in order. Operands are joined two at a time, the pair first whose product is smallest.
+// letters that occur once, in order. Operands are joined two at a time, the pair first whose product is smallest: a
+// product of matrices, or where neither has an axis to itself products in float32 that zm_sum_axes adds up.
 ZM_API zm_array *zm_einsum(const char *subscripts, zm_array *const *arrays, int count);
 
 // Reductions over `count` axes; axes NULL: all of them. Sums and products of integers are of int32 or uint32 at least, as in array.h.

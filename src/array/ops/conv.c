@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+// Where there are many groups, or few channels and filters, no product of matrices is worth its panels: vectors run over channels then, or
+// over places. The order of k is the same.
 enum { SPACE = 3, CHANNELS = 256 }; // most spatial dimensions; channels that a depthwise convolution takes together
 
 typedef struct conv_attrs {
@@ -61,6 +63,10 @@ static conv conv_of(const zmi_call *c) {
   return v;
 }
 
+static int64_t spread(int64_t size, int64_t apart) { // elements that a dilated axis covers
+  return size == 0 ? 0 : (size - 1) * apart + 1;
+}
+
 // Where along axis d of x place `k` of the kernel lies for output `o`; -1: outside, or between the elements of a dilated x.
 static int64_t place_of(const conv *v, int d, int64_t o, int64_t k) {
   const conv_attrs *a = v->a;
@@ -92,11 +98,21 @@ static int64_t output_place(const conv *v, int64_t line, int64_t *o) {
   return line;
 }
 
+// Places of the kernel from `tap` on whose elements follow one another in x, without leaving a row of either; 1 where each is on its own.
+static int64_t taps_together(const conv *v, const int64_t *o, int64_t tap) {
+  const conv_attrs *a = v->a;
+  const int last = (int)a->space - 1;
+  if (a->groups != 1 || a->flip || a->dilation[last] != 1 || a->input_dilation[last] != 1) return 1;
+  int64_t in_row = v->kernel[last] - tap % v->kernel[last], first = place_of(v, last, o[last], tap % v->kernel[last]);
+  return first < 0 ? 1 : ZMI_MIN(in_row, v->in[last] - first);
+}
+
 static void load_patch(const zmi_kernels *kn, const zmi_side *s, int64_t line, int64_t k, int64_t n, float *out) {
   const conv *v = s->user;
   int64_t o[SPACE], image = output_place(v, line, o), tap = k / v->group_channels, channel = k % v->group_channels;
   while (n > 0) {
-    int64_t run = ZMI_MIN(v->group_channels - channel, n), at = tap_of(v, image, o, tap);
+    const int64_t at = tap_of(v, image, o, tap), together = at < 0 ? 1 : taps_together(v, o, tap);
+    const int64_t run = ZMI_MIN(together * v->group_channels - channel, n);
     if (at < 0)
       memset(out, 0, (size_t)run * sizeof *out);
     else if (s->dtype == ZM_F32)
@@ -106,7 +122,7 @@ static void load_patch(const zmi_kernels *kn, const zmi_side *s, int64_t line, i
     out += run;
     n -= run;
     channel = 0;
-    tap++;
+    tap += together;
   }
 }
 
@@ -193,57 +209,218 @@ static void depthwise_place(const zmi_call *c, const conv *v, int64_t line, int6
   c->kernels->store(total, n, (char *)c->dst[0] + (size_t)(line * v->filters + first) * zm_dtype_size(v->dtype), v->dtype);
 }
 
-// ---- stages ----
-
-static size_t scratch(const zmi_call *c) {
-  conv v = conv_of(c);
-  if (is_depthwise(&v)) return (size_t)(taps_of(&v) * v.filters) * sizeof(float);
-  zmi_gemm g = gemm_of(c, &v);
-  return g.bytes_a + g.bytes_b;
+static size_t depthwise_scratch(const zmi_call *c, const conv *v) {
+  (void)c;
+  return (size_t)(taps_of(v) * v->filters) * sizeof(float);
 }
 
-static int64_t ready_tiles(const zmi_call *c) {
-  conv v = conv_of(c);
-  if (zmi_type_count(&c->out[0]->type) == 0) return 0;
-  if (is_depthwise(&v)) return v.filters;
-  zmi_gemm g = gemm_of(c, &v);
-  return zmi_gemm_pack_tiles(&g);
-}
-
-static void ready_run(const zmi_call *c, int64_t begin, int64_t end) {
-  conv v = conv_of(c);
-  if (is_depthwise(&v)) {
-    turn_weight(c, &v, begin, end);
-    return;
-  }
-  zmi_gemm g = gemm_of(c, &v);
-  zmi_gemm_pack(c->kernels, &g, c->scratch, begin, end);
+static int64_t depthwise_ready_tiles(const zmi_call *c, const conv *v) {
+  (void)c;
+  return v->filters;
 }
 
 enum { DEPTHWISE_PLACES = 16 }; // output places of a tile
 
-static int64_t tiles(const zmi_call *c) {
-  conv v = conv_of(c);
-  const int64_t places = v.batch * v.out[0] * v.out[1] * v.out[2];
-  if (zmi_type_count(&c->out[0]->type) == 0) return 0;
-  if (is_depthwise(&v)) return zmi_tiles_of(places, DEPTHWISE_PLACES) * zmi_tiles_of(v.filters, CHANNELS);
-  zmi_gemm g = gemm_of(c, &v);
+static int64_t depthwise_tiles(const zmi_call *c, const conv *v) {
+  (void)c;
+  return zmi_tiles_of(v->batch * v->out[0] * v->out[1] * v->out[2], DEPTHWISE_PLACES) * zmi_tiles_of(v->filters, CHANNELS);
+}
+
+static void depthwise_run(const zmi_call *c, const conv *v, int64_t begin, int64_t end) {
+  const int64_t cuts = zmi_tiles_of(v->filters, CHANNELS), places = v->batch * v->out[0] * v->out[1] * v->out[2];
+  for (int64_t t = begin; t < end; t++) {
+    int64_t first = t % cuts * CHANNELS, line = t / cuts * DEPTHWISE_PLACES, last = ZMI_MIN(line + DEPTHWISE_PLACES, places);
+    for (; line < last; line++) depthwise_place(c, v, line, first, ZMI_MIN(v->filters - first, CHANNELS));
+  }
+}
+
+// ---- narrow: few channels and filters; vectors run over places of the last axis ----
+
+enum { PLACES = 128, NARROW_FILTERS = 16, NARROW_ROW = 4096, NARROW_LEAST = 12 };
+
+// Elements of x that `places` places along the last axis meet.
+static int64_t narrow_span(const conv *v, int64_t places) {
+  const int last = (int)v->a->space - 1;
+  return places + (v->kernel[last] - 1) * v->a->dilation[last];
+}
+
+static bool is_narrow(const conv *v) {
+  const int last = (int)v->a->space - 1;
+  return v->a->groups == 1 && v->filters <= NARROW_FILTERS && v->a->stride[last] == 1 && v->out[last] >= NARROW_LEAST &&
+         v->channels > 0 && v->channels <= NARROW_ROW / narrow_span(v, PLACES);
+}
+
+// The weight as float32 [O, k].
+static void narrow_weight(const zmi_call *c, const conv *v, int64_t begin, int64_t end) {
+  const int64_t k = taps_of(v) * v->channels;
+  c->kernels->load((const char *)c->src[1] + (size_t)(begin * k) * zm_dtype_size(v->dtype), v->dtype, (end - begin) * k,
+                   (float *)c->scratch + begin * k);
+}
+
+// The row of x that kernel row `tap` on meets from output place o on, as float32 [C][span]; zeros are multiplied too.
+static void narrow_row(const zmi_call *c, const conv *v, int64_t image, const int64_t *o, int64_t tap, int64_t span, float *row) {
+  const int last = (int)v->a->space - 1;
+  const int64_t apart = v->a->input_dilation[last], size = (int64_t)zm_dtype_size(v->dtype);
+  int64_t at = image * v->in[0] * v->step[0], rest = tap / v->kernel[last];
+  memset(row, 0, (size_t)(v->channels * span) * sizeof *row);
+  for (int d = last - 1; d >= 0; d--) {
+    const int64_t p = place_of(v, d, o[d], rest % v->kernel[d]);
+    rest /= v->kernel[d];
+    if (p < 0) return;
+    at += p * v->step[d];
+  }
+  // Element j of the span is the place p = o - low + j of the dilated axis.
+  const int64_t begin = o[last] - v->a->low[last], all = spread(v->in[last], apart);
+  int64_t j = ZMI_MAX(-begin, 0);
+  j += (apart - (begin + j) % apart) % apart;
+  const int64_t stop = ZMI_MIN(span, all - begin);
+  if (j >= stop) return;
+  const char *from = (const char *)c->src[0] + (at + (begin + j) / apart * v->channels) * size;
+  if (v->channels == 1 && apart == 1) {
+    c->kernels->load(from, v->dtype, stop - j, row + j);
+    return;
+  }
+  for (; j < stop; j += apart, from += v->channels * size) {
+    float here[NARROW_ROW / PLACES];
+    c->kernels->load(from, v->dtype, v->channels, here);
+    for (int64_t i = 0; i < v->channels; i++) row[i * span + j] = here[i];
+  }
+}
+
+// One filter and one row of its kernel, of which the first number is the k-th: n places more in its range's sums, and in those before it.
+static void narrow_filter(const zmi_call *c, const conv *v, const float *w, int64_t k, const float *row, int64_t span, int64_t n,
+                          float *partial, float *total) {
+  const int last = (int)v->a->space - 1;
+  for (int64_t t = 0; t < v->kernel[last]; t++) {
+    const float *from = row + (v->a->flip ? v->kernel[last] - 1 - t : t) * v->a->dilation[last];
+    for (int64_t i = 0; i < v->channels; i++, k++) {
+      if (k % ZMI_RANGE == 0) {
+        for (int64_t p = 0; k > 0 && p < n; p++) total[p] = k == ZMI_RANGE ? partial[p] : total[p] + partial[p];
+        memset(partial, 0, (size_t)n * sizeof *partial);
+      }
+      c->kernels->axpy(w[k], from + i * span, ZM_F32, n, partial);
+    }
+  }
+}
+
+// Places [o, o + n) of an output row, all filters.
+static void narrow_places(const zmi_call *c, const conv *v, int64_t image, const int64_t *o, int64_t line, int64_t n) {
+  _Alignas(64) float partial[NARROW_FILTERS][PLACES], total[NARROW_FILTERS][PLACES], row[NARROW_ROW];
+  float out[PLACES * NARROW_FILTERS];
+  const int last = (int)v->a->space - 1;
+  const int64_t taps = taps_of(v), k = taps * v->channels, span = narrow_span(v, n);
+  for (int64_t tap = 0; tap < taps; tap += v->kernel[last]) {
+    narrow_row(c, v, image, o, tap, span, row);
+    for (int64_t f = 0; f < v->filters; f++)
+      narrow_filter(c, v, (const float *)c->scratch + f * k, tap * v->channels, row, span, n, partial[f], total[f]);
+  }
+  for (int64_t p = 0; p < n; p++) {
+    for (int64_t f = 0; f < v->filters; f++) out[p * v->filters + f] = k <= ZMI_RANGE ? partial[f][p] : total[f][p] + partial[f][p];
+  }
+  c->kernels->store(out, n * v->filters, (char *)c->dst[0] + (size_t)(line * v->filters) * zm_dtype_size(v->dtype), v->dtype);
+}
+
+static size_t narrow_scratch(const zmi_call *c, const conv *v) {
+  (void)c;
+  return (size_t)(taps_of(v) * v->channels * v->filters) * sizeof(float);
+}
+
+static int64_t narrow_ready_tiles(const zmi_call *c, const conv *v) {
+  (void)c;
+  return v->filters;
+}
+
+static int64_t narrow_tiles(const zmi_call *c, const conv *v) {
+  (void)c;
+  const int64_t row = v->out[v->a->space - 1];
+  return v->batch * v->out[0] * v->out[1] * v->out[2] / row * zmi_tiles_of(row, PLACES);
+}
+
+static void narrow_run(const zmi_call *c, const conv *v, int64_t begin, int64_t end) {
+  const int64_t row = v->out[v->a->space - 1], cuts = zmi_tiles_of(row, PLACES);
+  for (int64_t t = begin; t < end; t++) {
+    const int64_t first = t % cuts * PLACES, line = t / cuts * row + first;
+    int64_t o[SPACE], image = output_place(v, line, o);
+    narrow_places(c, v, image, o, line, ZMI_MIN(row - first, PLACES));
+  }
+}
+
+// ---- products of matrices ----
+
+static size_t product_scratch(const zmi_call *c, const conv *v) {
+  zmi_gemm g = gemm_of(c, v);
+  return g.bytes_a + g.bytes_b;
+}
+
+static int64_t product_ready_tiles(const zmi_call *c, const conv *v) {
+  zmi_gemm g = gemm_of(c, v);
+  return zmi_gemm_pack_tiles(&g);
+}
+
+static void product_ready(const zmi_call *c, const conv *v, int64_t begin, int64_t end) {
+  zmi_gemm g = gemm_of(c, v);
+  zmi_gemm_pack(c->kernels, &g, c->scratch, begin, end);
+}
+
+static int64_t product_tiles(const zmi_call *c, const conv *v) {
+  zmi_gemm g = gemm_of(c, v);
   return zmi_gemm_tiles(&g);
 }
 
+static void product_run(const zmi_call *c, const conv *v, int64_t begin, int64_t end) {
+  zmi_gemm g = gemm_of(c, v);
+  zmi_gemm_out out = {.kernels = c->kernels, .dst = c->dst[0], .dtype = v->dtype};
+  zmi_gemm_run(&g, c->scratch, &out, begin, end);
+}
+
+// ---- stages ----
+
+static bool always(const conv *v) {
+  (void)v;
+  return true;
+}
+
+// The first way that suits a call is taken.
+static const struct way {
+  bool (*suits)(const conv *v);
+  size_t (*scratch)(const zmi_call *c, const conv *v);
+  int64_t (*ready_tiles)(const zmi_call *c, const conv *v);
+  void (*ready)(const zmi_call *c, const conv *v, int64_t begin, int64_t end);
+  int64_t (*tiles)(const zmi_call *c, const conv *v);
+  void (*run)(const zmi_call *c, const conv *v, int64_t begin, int64_t end);
+} ways[] = {{is_depthwise, depthwise_scratch, depthwise_ready_tiles, turn_weight, depthwise_tiles, depthwise_run},
+            {is_narrow, narrow_scratch, narrow_ready_tiles, narrow_weight, narrow_tiles, narrow_run},
+            {always, product_scratch, product_ready_tiles, product_ready, product_tiles, product_run}};
+
+static const struct way *way_of(const conv *v) {
+  const struct way *w = ways;
+  while (!w->suits(v)) w++;
+  return w;
+}
+
+static size_t scratch(const zmi_call *c) {
+  const conv v = conv_of(c);
+  return way_of(&v)->scratch(c, &v);
+}
+
+static int64_t ready_tiles(const zmi_call *c) {
+  const conv v = conv_of(c);
+  return zmi_type_count(&c->out[0]->type) == 0 ? 0 : way_of(&v)->ready_tiles(c, &v);
+}
+
+static void ready_run(const zmi_call *c, int64_t begin, int64_t end) {
+  const conv v = conv_of(c);
+  way_of(&v)->ready(c, &v, begin, end);
+}
+
+static int64_t tiles(const zmi_call *c) {
+  const conv v = conv_of(c);
+  return zmi_type_count(&c->out[0]->type) == 0 ? 0 : way_of(&v)->tiles(c, &v);
+}
+
 static void run(const zmi_call *c, int64_t begin, int64_t end) {
-  conv v = conv_of(c);
-  if (!is_depthwise(&v)) {
-    zmi_gemm g = gemm_of(c, &v);
-    zmi_gemm_out out = {.kernels = c->kernels, .dst = c->dst[0], .dtype = v.dtype};
-    zmi_gemm_run(&g, c->scratch, &out, begin, end);
-    return;
-  }
-  const int64_t cuts = zmi_tiles_of(v.filters, CHANNELS), places = v.batch * v.out[0] * v.out[1] * v.out[2];
-  for (int64_t t = begin; t < end; t++) {
-    int64_t first = t % cuts * CHANNELS, line = t / cuts * DEPTHWISE_PLACES, last = ZMI_MIN(line + DEPTHWISE_PLACES, places);
-    for (; line < last; line++) depthwise_place(c, &v, line, first, ZMI_MIN(v.filters - first, CHANNELS));
-  }
+  const conv v = conv_of(c);
+  way_of(&v)->run(c, &v, begin, end);
 }
 
 // ---- shapes ----
@@ -266,10 +443,6 @@ static zm_status check_attrs(const conv_attrs *a) {
     }
   }
   return ZM_OK;
-}
-
-static int64_t spread(int64_t size, int64_t apart) { // elements that a dilated axis covers
-  return size == 0 ? 0 : (size - 1) * apart + 1;
 }
 
 static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {

@@ -259,6 +259,15 @@ static zm_array *aligned(const term *t, const int *labels, int count) {
   return a ? zm_reshape(a, shape, count) : NULL;
 }
 
+// Both have the same labels, so matrices of one row and one column would meet: products in float32 that are added up, in a's order of axes.
+static zm_array *contracted(const term *a, const term *b, const group *sum, zm_dtype dtype) {
+  int axes[ZM_MAX_RANK];
+  for (int i = 0; i < sum->count; i++) axes[i] = find(a->label, a->rank, sum->label[i]);
+  zm_array *other = aligned(b, a->label, a->rank);
+  zm_array *y = other ? zm_multiply(zm_astype(a->array, ZM_F32), zm_astype(other, ZM_F32)) : NULL;
+  return y ? zm_astype(zm_sum_axes(y, axes, sum->count, false), dtype) : NULL;
+}
+
 static bool join(const problem *p, term *a, const term *b, const bool *needed) {
   group batch = {.size = 1}, sum = {.size = 1}, left = {.size = 1}, right = {.size = 1};
   int labels[LABELS], n = 0, all = 0, every[LABELS];
@@ -278,7 +287,9 @@ static bool join(const problem *p, term *a, const term *b, const bool *needed) {
     return false;
   }
   zm_array *y;
-  if (sum.count == 0 || !zmi_dtype_is_float(dtype)) {
+  if (sum.count > 0 && left.count == 0 && right.count == 0 && zmi_dtype_is_float(dtype)) {
+    y = contracted(a, b, &sum, dtype);
+  } else if (sum.count == 0 || !zmi_dtype_is_float(dtype)) {
     memcpy(every, labels, (size_t)n * sizeof *every);
     all = n;
     append(every, &all, &sum);

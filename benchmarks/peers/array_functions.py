@@ -239,6 +239,8 @@ TOLERANCE = 2e-5
 UNITS = {}
 LOOSER = {
     "arrays.cumsum_long": 1e-3,
+    "arrays.einsum_all": 1e-4,  # MLX adds a million products one after another
+    "arrays.inner": 1e-4,
     **{name: 8e-3 for name in MLX if name.endswith("bfloat16")},
 }
 

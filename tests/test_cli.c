@@ -471,7 +471,8 @@ static void environment_and_help(void **state) {
     char says[96];
     setenv(ignored[i][0], ignored[i][1], 1);
     r = run("version", NULL);
-    snprintf(says, sizeof says, "zmlx: warning: the environment variable %s is \"%s\", which is ignored: give ", ignored[i][0], ignored[i][1]);
+    snprintf(says, sizeof says, "zmlx: warning: the environment variable %s is \"%s\", which is ignored: give ", ignored[i][0],
+             ignored[i][1]);
     assert_int_equal(strncmp(r->err, says, strlen(says)), 0);
     setenv(taken[i][0], taken[i][1], 1);
     assert_string_equal(run("version", NULL)->err, "");

@@ -249,9 +249,10 @@ static void convolutions_in_the_written_order(void **state) {
       {2, 9, 150, 1, 1, 1, 3, {.stride = {1, 1}, .dilation = {1, 1}, .padding_low = {1, 1}, .padding_high = {1, 1}}},
       {1, 20, 40, 1, 1, 6, 17, {.stride = {2, 1}, .dilation = {1, 1}, .padding_low = {3, 9}, .padding_high = {3, 2}}},
       {2, 8, 30, 1, 3, 16, 5, {.stride = {1, 1}, .dilation = {1, 3}, .padding_low = {2, -2}, .padding_high = {0, 1}, .flip = true}},
-      {1, 5, 17, 1, 7, 4, 7, {.stride = {1, 1}, .dilation = {1, 1}, .padding_low = {5, 5}, .padding_high = {5, 8}, .input_dilation = {2, 3}}},
-      {2, 4, 70, 1, 2, 3, 3, {.stride = {3, 1}, .dilation = {2, 5}, .padding_low = {4, 13}, .padding_high = {4, 0}, .input_dilation = {2, 2},
-                              .flip = true}},
+      {1, 5, 17, 1, 7, 4, 7, {.stride = {1, 1}, .dilation = {1, 1}, .padding_low = {5, 5}, .padding_high = {5, 8},
+                              .input_dilation = {2, 3}}},
+      {2, 4, 70, 1, 2, 3, 3, {.stride = {3, 1}, .dilation = {2, 5}, .padding_low = {4, 13}, .padding_high = {4, 0},
+                              .input_dilation = {2, 2}, .flip = true}},
       // many filters of few channels: places that follow one another are cut out together
       {1, 9, 23, 1, 2, 20, 5, {.stride = {1, 2}, .dilation = {2, 1}, .padding_low = {4, 3}, .padding_high = {0, 4}}},
   };

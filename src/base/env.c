@@ -7,7 +7,8 @@
 const zmi_env_var zmi_env_table[] = {
   {.name = "ZMLX_ISA", .meaning = "CPU tier to use instead of the best one: scalar, avx2, avx2vnni, avx512, avx512vnni; neon, neondot"},
   {.name = "ZMLX_THREADS", .meaning = "number of worker threads when a command or program names none (default: one for each usable CPU)"},
-  {.name = "ZMLX_CACHE_DIR", .meaning = "folder for remembered choices and compiled kernels (default: zmlx in XDG_CACHE_HOME, else ~/.cache/zmlx)"},
+  {.name = "ZMLX_CACHE_DIR",
+   .meaning = "folder for remembered choices and compiled kernels (default: zmlx in XDG_CACHE_HOME, else ~/.cache/zmlx)"},
   {.name = "ZMLX_KERNELS", .meaning = "how kernels of one's own run: auto (default: compiled when that pays), compile, interpret",
    .words = "auto, compile, interpret"},
   {.name = "ZMLX_CC", .meaning = "C compiler for kernels (default: the first of cc, gcc, clang on PATH)"},

@@ -2,8 +2,8 @@
 #include "catalog/ops.h"
 
 // A target that is no class gives NaN, and a gradient of NaN, unless it is the one to be ignored: then the loss and its gradient are 0.
-// Both gradients are given: what is derived from the loss goes through the row's largest logit, and where an ignored row holds NaN that hands
-// it on, 0 times NaN. c: the row's target.
+// Both gradients are given: what is derived from the loss goes through the row's largest logit, and where an ignored row holds NaN that
+// hands it on, 0 times NaN. c: the row's target.
 #define FIRST                                                                                                                              \
   "let nan = 0.0f / 0.0f;\n"                                                                                                               \
   "elements { m = max(logits); c = max(target); }\n"
@@ -31,8 +31,8 @@ static zmi_definition cross_entropy_grad_def = {
                     "let known = c >= 0 && c < D;\n"
                     "elements { dx = c == ignored ? 0.0f : (known ? g : nan) * (exp(logits - m) / s - (i == c ? 1.0f : 0.0f)); }",
     .vjp = grad_vjp};
-// Of the gradient g (p - one_hot) with cotangent u, p = softmax(logits): dx = g p (u - sum p u), and dg = u (p - one_hot), g being as wide as the
-// row here.
+// Of the gradient g (p - one_hot) with cotangent u, p = softmax(logits): dx = g p (u - sum p u), and dg = u (p - one_hot), g being as
+// wide as the row here.
 static zmi_definition cross_entropy_second_def = {
     .name = "softmax_cross_entropy_second",
     .form = ZMI_FORM_ROWS,

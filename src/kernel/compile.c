@@ -382,7 +382,8 @@ static bool recall_failure(const job *j, const zmi_cache *cache, char note[512])
   if (!text) return false;
   const long long since = (long long)time(NULL) - strtoll(text, &words, 10);
   const double hung_for = strtod(words, &words); // 0: it ended by itself
-  const bool holds = since >= 0 && since < (hung_for > 0 ? HUNG_SECONDS : FAILED_SECONDS) && (hung_for <= 0 || zmi_env_number("ZMLX_CC_SECONDS") <= hung_for);
+  const bool fresh = since >= 0 && since < (hung_for > 0 ? HUNG_SECONDS : FAILED_SECONDS);
+  const bool holds = fresh && (hung_for <= 0 || zmi_env_number("ZMLX_CC_SECONDS") <= hung_for);
   if (holds && *words == '\n') snprintf(note, 512, "%lld seconds ago (zmlx kernel cache --clear forgets it) %.430s", since, words + 1);
   zmi_free(text);
   return holds;

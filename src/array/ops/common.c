@@ -255,7 +255,8 @@ void zmi_gather(const zmi_walk *w, const void *src, size_t size, int64_t begin, 
     const int64_t rows = ZMI_MIN(w->size[last - 1] - at[last - 1], n / columns);
     const bool near = w->stride[last] == 0 || w->stride[last] == 1;
     if (columns <= (near ? ROWS_COLUMNS : SHORT_COLUMNS) && at[last] == 0 && rows > 1) {
-      (columns <= SHORT_COLUMNS ? blocks : row_blocks)[size]((const char *)src + offset * width, w->stride[last - 1], rows, w->stride[last], columns, out);
+      const block_fn copy = (columns <= SHORT_COLUMNS ? blocks : row_blocks)[size];
+      copy((const char *)src + offset * width, w->stride[last - 1], rows, w->stride[last], columns, out);
       run = rows * columns;
       offset += (rows - 1) * w->stride[last - 1];
       at[last - 1] += rows - 1;

@@ -1,6 +1,7 @@
 // What memory can do for a kernel that reads some arrays and writes others.
 #include "bench.h"
 
+#include <stdatomic.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <emmintrin.h>
@@ -21,57 +22,73 @@ typedef struct word {
 #define FENCE() (void)0
 #endif
 
-enum { READS = 4, WRITES = 3, AHEAD = 4096, PASSES = 2, WORKERS = 1024 };
+// Pieces are taken as they come, as kernels' are: a core that others disturb would hold up a share cut beforehand. Ways to go through a
+// piece: stores past the caches or plain, lines asked for ahead or not, line after line or a burst of reads and then one of writes.
+enum { READS = 4, WRITES = 3, AHEAD = 4096, PASSES = 2, WORKERS = 1024, PIECE = 1 << 18, BURST = 4096 };
+enum { PAST_CACHES = 1, ASKED_AHEAD = 2, IN_BURSTS = 4, WAYS = 8 };
 static size_t array_bytes; // of each array: alone beyond the caches
 
 typedef struct streams {
   char *in[READS], *out[WRITES];
   int reads, writes;
-  bool past, ahead;
+  int way;
+  _Atomic size_t next;
   word sums[WORKERS]; // so that what is read is used
 } streams;
 
-// Line after line of all arrays. Called with constants, so that the inner loops are gone.
-static inline __attribute__((always_inline)) word lines(const streams *s, size_t begin, size_t end, int reads, int writes, bool past,
-                                                        bool ahead) {
-  word sum[4];
+// The line at `at` of all arrays read into sum.
+static inline __attribute__((always_inline)) void read_line(const streams *s, size_t at, int reads, int way, word sum[4]) {
+  for (int r = 0; r < reads; r++) {
+    const word *p = (const word *)(const void *)(s->in[r] + at);
+    if (way & ASKED_AHEAD) __builtin_prefetch(s->in[r] + at + AHEAD);
+    for (int k = 0; k < 4; k++) sum[k] = XOR(sum[k], LOAD(p + k));
+  }
+}
+
+static inline __attribute__((always_inline)) void write_line(char *to, int way, const word sum[4]) {
+  word *p = (word *)(void *)to;
+  for (int k = 0; k < 4; k++) {
+    if (way & PAST_CACHES)
+      PAST(p + k, sum[k]);
+    else
+      STORE(p + k, sum[k]);
+  }
+}
+
+// Called with constants, so that the inner loops are gone.
+static inline __attribute__((always_inline)) word lines(const streams *s, size_t begin, size_t end, int reads, int writes, int way) {
+  const size_t burst = way & IN_BURSTS && writes ? BURST : 64;
+  word sum[BURST / sizeof(word)];
   memset(sum, 0, sizeof sum);
-  for (size_t at = begin; at < end; at += 64) {
-    for (int r = 0; r < reads; r++) {
-      const word *p = (const word *)(const void *)(s->in[r] + at);
-      if (ahead) __builtin_prefetch(s->in[r] + at + AHEAD);
-      for (int k = 0; k < 4; k++) sum[k] = XOR(sum[k], LOAD(p + k));
-    }
+  for (size_t at = begin; at < end; at += burst) {
+    for (size_t i = 0; i < burst; i += 64) read_line(s, at + i, reads, way, sum + i / sizeof(word));
     for (int w = 0; w < writes; w++) {
-      word *p = (word *)(void *)(s->out[w] + at);
-      for (int k = 0; k < 4; k++) {
-        if (past)
-          PAST(p + k, sum[k]);
-        else
-          STORE(p + k, sum[k]);
-      }
+      for (size_t i = 0; i < burst; i += 64) write_line(s->out[w] + at + i, way, sum + i / sizeof(word));
     }
   }
-  if (past) FENCE();
+  if (way & PAST_CACHES) FENCE();
   return XOR(XOR(sum[0], sum[1]), XOR(sum[2], sum[3]));
 }
 
+#define WAY(r, w, n)                                                                                                                       \
+  case n: sum = lines(s, begin, end, r, w, n); break;
 #define PAIR(r, w)                                                                                                                         \
   if (s->reads == r && s->writes == w) {                                                                                                   \
-    if (s->past)                                                                                                                           \
-      sum = s->ahead ? lines(s, begin, end, r, w, true, true) : lines(s, begin, end, r, w, true, false);                                   \
-    else                                                                                                                                   \
-      sum = s->ahead ? lines(s, begin, end, r, w, false, true) : lines(s, begin, end, r, w, false, false);                                 \
+    switch (s->way) {                                                                                                                      \
+      WAY(r, w, 0) WAY(r, w, 1) WAY(r, w, 2) WAY(r, w, 3) WAY(r, w, 4) WAY(r, w, 5) WAY(r, w, 6) WAY(r, w, 7)                              \
+    }                                                                                                                                      \
   }
 #define PAIRS PAIR(1, 0) PAIR(1, 1) PAIR(2, 1) PAIR(3, 1) PAIR(4, 1) PAIR(1, 2) PAIR(3, 2) PAIR(4, 3)
 
 static void pass(void *user, int worker, int workers) {
   streams *s = user;
-  const size_t all = array_bytes / 64, begin = all * (size_t)worker / (size_t)workers * 64,
-               end = all * (size_t)(worker + 1) / (size_t)workers * 64;
   word sum;
+  (void)workers;
   memset(&sum, 0, sizeof sum);
-  PAIRS
+  for (size_t begin; (begin = atomic_fetch_add(&s->next, PIECE)) < array_bytes;) {
+    const size_t end = ZMI_MIN(begin + PIECE, array_bytes);
+    PAIRS
+  }
   s->sums[worker % WORKERS] = sum;
 }
 
@@ -100,8 +117,8 @@ static bool prepare(int reads, int writes) {
 
 static double rate_of(zmi_pool *pool, int way) {
   streams *s = &arrays;
-  s->past = way & 1;
-  s->ahead = way & 2;
+  s->way = way;
+  atomic_store(&s->next, 0);
   const double start = zmi_now();
   zmi_pool_run(pool, pass, s);
   return (double)(s->reads + s->writes) * (double)array_bytes / (zmi_now() - start) / 1e9;
@@ -109,8 +126,8 @@ static double rate_of(zmi_pool *pool, int way) {
 
 bench_rates bench_stream(zmi_pool *pool, int reads, int writes) {
   bench_rates best = {0, 0};
-  for (int run = 0; run < 4 * PASSES && (run > 0 || prepare(reads, writes)); run++) {
-    double rate = rate_of(pool, run), *most = run & 1 ? &best.past : &best.plain;
+  for (int run = 0; run < WAYS * PASSES && (run > 0 || prepare(reads, writes)); run++) {
+    double rate = rate_of(pool, run % WAYS), *most = run & 1 ? &best.past : &best.plain;
     *most = ZMI_MAX(*most, rate);
   }
   return best;
@@ -118,6 +135,7 @@ bench_rates bench_stream(zmi_pool *pool, int reads, int writes) {
 
 double bench_stream_once(zmi_pool *pool, int reads, int writes, bool past) {
   if (!prepare(reads, writes)) return 0;
-  const double a = rate_of(pool, past), b = rate_of(pool, 2 + past);
-  return ZMI_MAX(a, b);
+  double best = 0;
+  for (int way = past; way < WAYS; way += ASKED_AHEAD) best = ZMI_MAX(best, rate_of(pool, way));
+  return best;
 }

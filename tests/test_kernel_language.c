@@ -162,6 +162,12 @@ static void errors_show_the_place(void **state) {
        "kernel k:1:1: 'while' is not part of the language: a loop has a bound, as in 'for (int n = 0; n < 100; n++) { if (!(condition)) "
        "break; ... }'\n  while (1) {}\n  ^~~~~"},
       {ZMI_FORM_ELEMENTS, "x", "y", "y = 1.5.2;", "kernel k:1:8: ';' is expected after the statement, not '.2'\n  y = 1.5.2;\n         ^~"},
+      {ZMI_FORM_ELEMENTS, "x", "y", "y = \u00e9 * x;",
+       "kernel k:1:5: the character '\u00e9' means nothing here\n  y = \u00e9 * x;\n      ^"},
+      {ZMI_FORM_ELEMENTS, "x", "y", "/* \u20ac\u00e9 */ y = x $ 2;",
+       "kernel k:1:16: the character '$' means nothing here\n  /* \u20ac\u00e9 */ y = x $ 2;\n                 ^"},
+      {ZMI_FORM_ELEMENTS, "x", "y", "y = \xc3 * x;", "kernel k:1:5: the byte 0xc3 means nothing here\n  y = ? * x;\n      ^"},
+      {ZMI_FORM_ELEMENTS, "x", "y", "y = \xe2\x80\xae * x;", "kernel k:1:5: the byte 0xe2 means nothing here\n  y = ??? * x;\n      ^"},
       {ZMI_FORM_ELEMENTS, "x", "y", "y = x $ 2;", "kernel k:1:7: the character '$' means nothing here\n  y = x $ 2;\n        ^"},
       {ZMI_FORM_ELEMENTS, "x", "y", "y = x; /* no", "kernel k:1:8: a comment that does not end\n  y = x; /* no\n         ^~"},
       {ZMI_FORM_ELEMENTS, "x", "y", "for (int j = 0; x > 1; j++) { } y = x;",

@@ -41,6 +41,21 @@ static uint32_t line_of(const char *source, uint32_t first, const char **piece, 
   return line;
 }
 
+// Bytes of the character at s if it is one of UTF-8 beyond ASCII that may be shown; 0: it is no such character, or moves the cursor.
+static uint32_t wide_character(const char *s, uint32_t left) {
+  const unsigned char lead = (unsigned char)*s;
+  const uint32_t n = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+  static const uint32_t least[] = {[2] = 0xa0, [3] = 0x800, [4] = 0x10000}; // below: a longer spelling, or a control character
+  if (lead < 0xc2 || lead > 0xf4 || left < n) return 0;
+  uint32_t code = lead & (0xffu >> (n + 1));
+  for (uint32_t i = 1; i < n; i++) {
+    if (((unsigned char)s[i] & 0xc0) != 0x80) return 0;
+    code = code << 6 | ((unsigned char)s[i] & 0x3f);
+  }
+  const bool turns = (code >= 0x200b && code <= 0x200f) || (code >= 0x2028 && code <= 0x202e) || (code >= 0x2060 && code <= 0x206f);
+  return code < least[n] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) || turns || code == 0xfeff ? 0 : n;
+}
+
 void zmi_show_place(const char *name, const char *source, uint32_t size, uint32_t begin, uint32_t end, const char *message) {
   if (begin > size) begin = size;
   uint32_t first = begin, last = begin;
@@ -52,18 +67,31 @@ void zmi_show_place(const char *name, const char *source, uint32_t size, uint32_
   uint32_t column = begin - first, from = column > SHOWN - 20 ? column - (SHOWN - 20) : 0, shown = last - first - from;
   if (shown > SHOWN) shown = SHOWN;
   char text[SHOWN + 1], caret[SHOWN + 2];
-  for (uint32_t i = 0; i < shown; i++) {
-    char c = source[first + from + i];
-    text[i] = (char)(c == '\t' ? ' ' : (unsigned char)c < 32 || c == 127 || (unsigned char)c > 126 ? '?' : c);
-  }
-  text[shown] = 0;
   uint32_t at = column - from, width = 1;
   if (end > begin && end <= last) width = end - begin;
+  uint32_t before = 0, within = 0; // bytes of characters that are no columns of their own
+  for (uint32_t i = 0; i < shown; i++) {
+    const char c = source[first + from + i];
+    const uint32_t n = wide_character(source + first + from + i, shown - i);
+    text[i] = (char)(c == '\t' ? ' ' : n == 0 && ((unsigned char)c < 32 || (unsigned char)c > 126) ? '?' : c);
+    if (n == 0) continue;
+    memcpy(text + i, source + first + from + i, n);
+    if (i < at) before += n - 1;
+    if (i >= at && i < at + width) within += n - 1;
+    i += n - 1;
+  }
+  text[shown] = 0;
+  at -= ZMI_MIN(before, at);
+  width -= ZMI_MIN(within, width - 1);
   if (at + width > SHOWN) width = at < SHOWN ? SHOWN - at : 1;
   memset(caret, ' ', at);
   caret[at] = '^';
   memset(caret + at + 1, '~', width - 1);
   caret[at + width] = 0;
+  for (uint32_t i = first, n; i < begin; i += n ? n : 1) {
+    n = wide_character(source + i, begin - i);
+    column -= n ? n - 1 : 0;
+  }
   zmi_fail(ZM_ERROR_ARGUMENT, "kernel %.64s%s%.*s:%u:%u: %s\n  %s\n  %s", name, length ? ": " : "", length, piece, line, column + 1,
            message, text, caret);
 }
@@ -257,8 +285,10 @@ static void sign_token(zmi_parser *p) {
   }
   char c = peek(p, 0);
   if (!c || !strchr("+-*/%<>=!~&|^?:;,.(){}[]", c)) {
-    if ((unsigned char)c >= 32 && (unsigned char)c < 127) {
-      zmi_parse_fail(p, p->at, p->at + 1, "the character '%c' means nothing here", c);
+    const uint32_t n = c ? wide_character(p->source + p->at, p->size - p->at) : 0;
+    if (n || ((unsigned char)c >= 32 && (unsigned char)c < 127)) {
+      const uint32_t all = n ? n : 1;
+      zmi_parse_fail(p, p->at, p->at + all, "the character '%.*s' means nothing here", (int)all, p->source + p->at);
     } else {
       zmi_parse_fail(p, p->at, p->at + 1, "the byte 0x%02x means nothing here", (unsigned char)c);
     }

@@ -110,9 +110,9 @@ typedef struct zmi_kernels {
   // row-major. `more`: the caller will come for the range that follows in memory. A query's results do not depend on the others.
   void (*attend)(const zmi_query *query, int queries, const void *keys, const void *values, zm_dtype dtype, int64_t dim, int64_t count,
                  float scale, bool more);
-  // Running sums of whole stretches of ZMI_RUNNING_SUB places of a row, in the order of array/ops/cumulative.c; y may be x. past: y is
-  // written past the caches where its place allows that; who tells others of it orders the stores (zmi_copied_past).
-  void (*running_sums)(const float *x, int64_t stretches, zmi_running *r, float *y, bool past);
+  // Running sums of n places of a row that begin with a stretch (of ZMI_RUNNING_SUB), in the order of array/ops/cumulative.c; y may be x.
+  // past: y is written past the caches where its place allows that; who tells others of it orders the stores (zmi_copied_past).
+  void (*running_sums)(const float *x, int64_t n, zmi_running *r, float *y, bool past);
   const zmi_lanes *lanes; // loops of the kernel language's instructions
 } zmi_kernels;
 

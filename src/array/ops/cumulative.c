@@ -201,31 +201,10 @@ INTEGER_SCANS(int32_t)
 INTEGER_SCANS(int64_t)
 SCALAR_SCAN(float, prod, FLOAT_MULTIPLY)
 
-// A stretch that is not whole. Loops apart, as in scalar.c: a denormal stays what it is where nothing is added.
-static void sum_rest_float(const float *x, float *y, int64_t n, zmi_running *r) {
-  float p[SUB];
-  p[0] = x[0];
-  for (int64_t i = 1; i < n; i++) p[i] = p[i - 1] + x[i];
-  if (r->begun) {
-    for (int64_t i = 0; i < n; i++) p[i] = r->chain + p[i];
-  }
-  r->chain = p[n - 1];
-  r->begun = true;
-  if (r->carried) {
-    for (int64_t i = 0; i < n; i++) y[i] = r->carry + p[i];
-  } else {
-    memcpy(y, p, (size_t)n * sizeof *y);
-  }
-}
-
-// Sums of floats: whole stretches by the tier's kernel, which has many of them side by side.
+// Sums of floats: by the tier's kernel, which has many stretches side by side.
 static void sum_row_float(const void *from, void *to, int64_t n, state *s) {
-  const float *x = from;
-  float *y = to;
-  const int64_t stretches = n / SUB, rest = stretches * SUB;
   zmi_running r = {.chain = s->chain.f[0], .carry = s->carry.f[0], .begun = s->begun, .carried = s->carried};
-  s->kernels->running_sums(x, stretches, &r, y, s->past);
-  if (rest < n) sum_rest_float(x + rest, y + rest, n - rest, &r);
+  s->kernels->running_sums(from, n, &r, to, s->past);
   s->chain.f[0] = r.chain;
   s->begun = r.begun;
 }

@@ -302,21 +302,22 @@ static void scalar_few_lines(const float *x, int64_t rows, const void *b, zm_dty
 
 // A stretch starts from its first element as it is, and what is not there is not added, in loops apart: of a choice between a sum and its
 // term a compiler may make a sum with -0, which makes a denormal 0.
-static void scalar_running_sums(const float *x, int64_t stretches, zmi_running *r, float *y, bool past) {
+static void scalar_running_sums(const float *x, int64_t n, zmi_running *r, float *y, bool past) {
   enum { SUB = ZMI_RUNNING_SUB };
   (void)past;
-  for (int64_t s = 0; s < stretches; s++, x += SUB, y += SUB) {
+  for (int64_t at = 0; at < n; at += SUB, x += SUB, y += SUB) {
+    const int64_t places = ZMI_MIN(n - at, SUB);
     float p[SUB];
     p[0] = x[0];
-    for (int i = 1; i < SUB; i++) p[i] = p[i - 1] + x[i];
-    const float last = p[SUB - 1];
+    for (int64_t i = 1; i < places; i++) p[i] = p[i - 1] + x[i];
+    const float last = p[places - 1];
     if (r->begun) {
-      for (int i = 0; i < SUB; i++) p[i] = r->chain + p[i];
+      for (int64_t i = 0; i < places; i++) p[i] = r->chain + p[i];
     }
     if (r->carried) {
-      for (int i = 0; i < SUB; i++) y[i] = r->carry + p[i];
+      for (int64_t i = 0; i < places; i++) y[i] = r->carry + p[i];
     } else {
-      memcpy(y, p, sizeof p);
+      memcpy(y, p, (size_t)places * sizeof *p);
     }
     r->chain = r->begun ? r->chain + last : last;
     r->begun = true;

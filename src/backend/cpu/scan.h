@@ -48,8 +48,10 @@ ZMI_INLINE void scan_give(const float *p, int terms, float first, float then, fl
   }
 }
 
-static void vector_running_sums(const float *x, int64_t stretches, zmi_running *r, float *y, bool past) {
+// Whole stretches; what is left is too little for vectors.
+static void vector_running_sums(const float *x, int64_t n, zmi_running *r, float *y, bool past) {
   _Alignas(64) float own[SCAN_PLACES], p[SCAN_PLACES];
+  const int64_t stretches = n / SCAN_SUB, rest = stretches * SCAN_SUB;
   past = past && (uintptr_t)y % 64 == 0;
   for (int64_t s = 0; s < stretches; s += SCAN_SIDE) {
     const int64_t count = ZMI_MIN(stretches - s, SCAN_SIDE), at = s * SCAN_SUB;
@@ -71,6 +73,7 @@ static void vector_running_sums(const float *x, int64_t stretches, zmi_running *
       r->begun = true;
     }
   }
+  zmi_kernels_scalar.running_sums(x + rest, n - rest, r, y + rest, false);
 }
 
 #endif

@@ -601,6 +601,25 @@ static void put_file(temp_folder *t, const char *path, const char *content) {
   assert_int_equal(temp_write(temp_path(t, path), content, strlen(content)), 0);
 }
 
+static void memory_nodes_of_this_process(void **state) {
+  temp_folder *t = *state;
+  assert_true(zmi_memory_nodes(t->path) == 0);
+  put_file(t, "sys/devices/system/node/has_memory", "0-1,3,5-6,70\n");
+  put_file(t, "sys/devices/system/node/node0/cpulist", "0-8191\n");
+  put_file(t, "sys/devices/system/node/node1/cpulist", "\n"); // memory alone
+  put_file(t, "sys/devices/system/node/node2/cpulist", "0-8191\n"); // no memory
+  put_file(t, "sys/devices/system/node/node3/cpulist", "8191,0-4000,4002-8190\n");
+  put_file(t, "sys/devices/system/node/node5/cpulist", "9000-9100,-3,x\n"); // none that this process has
+  put_file(t, "sys/devices/system/node/node6/cpulist", "0-99999999999999999999\n");
+  assert_true(zmi_memory_nodes(t->path) == (1u << 0 | 1u << 3 | 1u << 6));
+  // Blocks can be written wherever their pages lie.
+  const size_t bytes = (size_t)5 << 20;
+  unsigned char *block = zmi_block_alloc(bytes);
+  assert_non_null(block);
+  memset(block, 1, bytes);
+  zmi_block_free(block, bytes);
+}
+
 static void no_groups_no_limits(void **state) {
   temp_folder *t = *state;
   zmi_limits l = zmi_group_limits(t->path);
@@ -721,6 +740,7 @@ int main(void) {
     IN_FOLDER(file_size_limit),
     IN_FOLDER(each_allocation_of_files_fails),
     IN_FOLDER(paths_and_folders),
+    IN_FOLDER(memory_nodes_of_this_process),
     IN_FOLDER(no_groups_no_limits),
     IN_FOLDER(limits_of_groups_v2),
     IN_FOLDER(limits_inside_a_container),

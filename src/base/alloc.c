@@ -88,6 +88,7 @@ static void *map_huge(size_t size) {
 #ifdef MADV_HUGEPAGE
   madvise(map + before, length, MADV_HUGEPAGE); // advice only: without huge pages the block still works
 #endif
+  zmi_spread_over_nodes(map + before, length);
   return map + before;
 }
 

@@ -144,6 +144,11 @@ typedef struct zmi_limits {
 } zmi_limits;
 zmi_limits zmi_group_limits(const char *root);
 
+// ---- memory nodes (nodes.c) ----
+// Bit n: node n has memory, and a CPU that this process may use; 0 if the system does not say. root: "", or where tests keep a /sys.
+uint64_t zmi_memory_nodes(const char *root);
+void zmi_spread_over_nodes(void *p, size_t bytes); // whole pages that nobody has touched: over those nodes, if there are several
+
 // ---- environment (env.c): one table of all variables the library reads ----
 typedef struct zmi_env_var {
   const char *name, *meaning;

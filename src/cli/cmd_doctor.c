@@ -103,6 +103,8 @@ static void print_text(json_t *j) {
                (int)json_integer_value(json_object_get(j, "threads")));
   zmi_text_add(&out, "memory: %s", cli_bytes((double)json_integer_value(json_object_get(machine, "memory_bytes")), size));
   zmi_text_add(&out, ", available now: %s\n", cli_bytes((double)json_integer_value(json_object_get(j, "memory_available")), size));
+  const int nodes = (int)json_integer_value(json_object_get(j, "memory_nodes"));
+  if (nodes > 1) zmi_text_add(&out, "memory nodes: %d; weights and caches are spread over them page by page\n", nodes);
   zmi_text_add(&out, "read bandwidth: %.1f GB/s\n", json_real_value(json_object_get(j, "read_bandwidth_gb_s")));
   zmi_text_add(&out, "caches:");
   json_object_foreach(json_object_get(j, "caches"), key, value) {
@@ -134,8 +136,9 @@ static int run_doctor(const cli_args *args) {
   }
   double bandwidth = zmi_bandwidth_measure(memory);
   zmi_bandwidth_free(memory);
-  json_t *j = json_pack("{s:o, s:i, s:f, s:I, s:o, s:o, s:o, s:o}", "machine", zmi_machine_json(kernels), "threads", zmi_pool_workers(pool),
-                        "read_bandwidth_gb_s", bandwidth, "memory_available", (json_int_t)zmi_memory_available(), "caches", caches_json(),
+  const int nodes = __builtin_popcountll(zmi_memory_nodes(""));
+  json_t *j = json_pack("{s:o, s:i, s:f, s:i, s:I, s:o, s:o, s:o, s:o}", "machine", zmi_machine_json(kernels), "threads", zmi_pool_workers(pool),
+                        "read_bandwidth_gb_s", bandwidth, "memory_nodes", nodes, "memory_available", (json_int_t)zmi_memory_available(), "caches", caches_json(),
                         "tiers", tiers_json(kernels), "devices", devices_json(), "environment", environment_json());
   zmi_pool_free(pool);
   if (!j) {

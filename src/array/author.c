@@ -581,7 +581,7 @@ static zm_status tune_sharing(const tuned_op *t, zm_autotune_report *report) {
   if (!(s = zmi_calloc(1, sizeof *s))) return ZM_ERROR_MEMORY;
   status = make_programs(t, zmi_pool_workers(pool), kernels, s);
   zmi_instance_share(t->instance, t->shape, 0);
-  if (status == ZM_OK) status = time_programs(s, pool, zmi_now() + zmi_tuning_seconds() / 4, &enough);
+  if (status == ZM_OK) status = time_programs(s, pool, zmi_now() + zmi_env_number("ZMLX_TUNE_SECONDS") / 4, &enough);
   if (status == ZM_OK && enough) {
     report->share_chosen = zmi_tune_best((const double(*)[ZMI_TUNE_ROUNDS])s->seconds, s->count);
     report->share_count = s->count;

@@ -101,6 +101,8 @@ int zmi_pool_workers(const zmi_pool *p);
 bool zmi_pool_spins(const zmi_pool *p);
 void zmi_pool_run(zmi_pool *p, zmi_pool_fn fn, void *user);
 int zmi_cpu_count(void);
+int zmi_own_cpus(bool *marks, int most); // marks those of CPUs 0 to most - 1 that this process may use; how many there are, 0: unknown
+bool zmi_read_small(const char *path, char *buffer, size_t size); // the start of a small file as text; false: there is none
 
 // ---- jobs in phases (phases.c) ----
 // A list of jobs, each cut into tiles, that all workers of a pool do together. Jobs stand in phases: one with `barrier` begins a phase,

@@ -23,7 +23,7 @@ double zmi_now(void) {
 }
 
 // Reads the start of a small file as text; false if there is none.
-static bool read_small(const char *path, char *buffer, size_t size) {
+bool zmi_read_small(const char *path, char *buffer, size_t size) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   size_t used = 0;
   if (fd < 0) return false;
@@ -53,7 +53,7 @@ uint64_t zmi_peak_memory(void) {
   char text[4096];
   uint64_t kib;
   // getrusage also counts what this process was before exec, that is the parent's memory.
-  if (read_small("/proc/self/status", text, sizeof text) && field(text, "VmHWM:", &kib)) return kib << 10;
+  if (zmi_read_small("/proc/self/status", text, sizeof text) && field(text, "VmHWM:", &kib)) return kib << 10;
   struct rusage usage;
   if (getrusage(RUSAGE_SELF, &usage) != 0 || usage.ru_maxrss < 0) return 0;
 #ifdef __APPLE__
@@ -82,7 +82,7 @@ static const group_kind group_kinds[] = {
 static bool group_file(const char *folder, const char *name, char *text, size_t size) {
   char path[PATH_MAX + 64];
   int length = snprintf(path, sizeof path, "%s/%s", folder, name);
-  return length > 0 && (size_t)length < sizeof path && read_small(path, text, size);
+  return length > 0 && (size_t)length < sizeof path && zmi_read_small(path, text, size);
 }
 
 static void apply_cpu(const group_kind *k, const char *folder, zmi_limits *limits) {
@@ -137,7 +137,7 @@ zmi_limits zmi_group_limits(const char *root) {
   zmi_limits limits = {0};
   char path[PATH_MAX], text[8192];
   snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
-  if (!read_small(path, text, sizeof text)) return limits;
+  if (!zmi_read_small(path, text, sizeof text)) return limits;
   char *rest = text;
   for (char *line; (line = strsep(&rest, "\n")) != NULL;) { // "4:cpu,cpuacct:/path"
     strsep(&line, ":");
@@ -152,7 +152,8 @@ zmi_limits zmi_group_limits(const char *root) {
   return limits;
 }
 
-static int affinity_count(void) {
+int zmi_own_cpus(bool *marks, int most) {
+  memset(marks, 0, (size_t)most);
 #ifdef __linux__
   // The kernel may know more CPUs than a cpu_set_t holds.
   union {
@@ -160,8 +161,18 @@ static int affinity_count(void) {
     unsigned char bytes[8192];
   } mask;
   memset(&mask, 0, sizeof mask);
-  if (sched_getaffinity(0, sizeof mask, &mask.set) == 0) return CPU_COUNT_S(sizeof mask, &mask.set);
+  if (sched_getaffinity(0, sizeof mask, &mask.set) != 0) return 0;
+  for (int i = 0; i < most; i++) marks[i] = CPU_ISSET_S((size_t)i, sizeof mask, &mask.set);
+  return CPU_COUNT_S(sizeof mask, &mask.set);
+#else
+  return 0;
 #endif
+}
+
+static int affinity_count(void) {
+  bool marks[1];
+  const int own = zmi_own_cpus(marks, 1);
+  if (own > 0) return own;
   long online = sysconf(_SC_NPROCESSORS_ONLN);
   return online > 0 && online < INT_MAX ? (int)online : 1;
 }
@@ -177,7 +188,7 @@ int zmi_cpu_count(void) {
 uint64_t zmi_memory_available(void) {
   char text[4096];
   uint64_t kib = 0;
-  bool known = read_small("/proc/meminfo", text, sizeof text) && field(text, "MemAvailable:", &kib);
+  bool known = zmi_read_small("/proc/meminfo", text, sizeof text) && field(text, "MemAvailable:", &kib);
   zmi_limits limits = zmi_group_limits("");
   if (!known) return limits.memory_left;
   return limits.memory_limited ? ZMI_MIN(kib << 10, limits.memory_left) : kib << 10;
@@ -195,7 +206,7 @@ uint64_t zmi_cache_bytes(void) {
   for (int level = 0; level < 8; level++) { // "32768K": the last one is the largest
     char path[80], text[32], *end;
     snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", level);
-    if (!read_small(path, text, sizeof text)) break;
+    if (!zmi_read_small(path, text, sizeof text)) break;
     uint64_t size = strtoull(text, &end, 10);
     size <<= *end == 'K' ? 10 : *end == 'M' ? 20 : 0;
     bytes = ZMI_MAX(bytes, size);

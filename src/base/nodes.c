@@ -6,7 +6,6 @@
 #endif
 #include "base/base.h"
 
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,31 +31,16 @@ static void mark(const char *list, bool *marks, long most) {
 static bool read_list(const char *root, const char *name, bool *marks, long most) {
   char path[512], text[LIST];
   snprintf(path, sizeof path, "%s/sys/devices/system/node/%s", root, name);
-  FILE *f = fopen(path, "re");
-  const bool there = f && fgets(text, sizeof text, f);
-  if (f) fclose(f);
+  const bool there = zmi_read_small(path, text, sizeof text);
   if (there) mark(text, marks, most);
   return there;
-}
-
-static void own_cpus(bool *marks) {
-  memset(marks, 0, CPUS);
-#ifdef __linux__
-  union {
-    cpu_set_t set;
-    unsigned char bytes[CPUS / 8];
-  } own;
-  memset(&own, 0, sizeof own);
-  if (sched_getaffinity(0, sizeof own, &own.set) != 0) return;
-  for (int i = 0; i < CPUS; i++) marks[i] = CPU_ISSET_S((size_t)i, sizeof own, &own.set);
-#endif
 }
 
 uint64_t zmi_memory_nodes(const char *root) {
   bool memory[NODES], own[CPUS], cpus[CPUS];
   uint64_t nodes = 0;
   if (!read_list(root, "has_memory", memory, NODES)) return 0;
-  own_cpus(own);
+  zmi_own_cpus(own, CPUS);
   for (int n = 0; n < NODES; n++) {
     char name[32];
     snprintf(name, sizeof name, "node%d/cpulist", n);

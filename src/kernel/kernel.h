@@ -195,7 +195,6 @@ enum { ZMI_PIECES_MOST = 4096 };
 void zmi_instance_share(const zmi_instance *x, int shape, int pieces);
 int zmi_instance_pieces(const zmi_instance *x, int shape);        // what is remembered, at first
 void zmi_instance_keep_sharing(const zmi_instance *x, int shape); // for later processes, beside the way that runs the class now
-double zmi_tuning_seconds(void);                                  // that tuning may take: ZMLX_TUNE_SECONDS
 // The one to take of `count` ways timed in turns: 0, the usual one, unless another beats it in all rounds but one by more than a little.
 int zmi_tune_best(const double (*seconds)[ZMI_TUNE_ROUNDS], int count);
 // What runs calls of a class now.

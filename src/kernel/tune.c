@@ -256,10 +256,6 @@ static int64_t elements_of(const zmi_code *code, const zmi_work *w) {
   return code->form == ZMI_FORM_ROWS ? w->rows * w->d : w->launch->groups;
 }
 
-double zmi_tuning_seconds(void) {
-  return zmi_env_number("ZMLX_TUNE_SECONDS");
-}
-
 static zm_status untunable(const zmi_code *code, const char *why) {
   return zmi_fail(ZM_ERROR_UNSUPPORTED, "kernel %s: cannot be tuned: %.400s", code->name, why);
 }
@@ -292,7 +288,7 @@ zm_status zmi_instance_tune(zmi_instance *x, const zmi_work *work, bool again, z
     return ZM_OK;
   }
   report->count = 0;
-  const double allowed = zmi_tuning_seconds();
+  const double allowed = zmi_env_number("ZMLX_TUNE_SECONDS");
   double start = 0; // when the usual way, which must be there, is compiled; half of the time is left for measuring
   for (int i = 0; i < (int)ZMI_COUNT(ways); i++) {
     if (!sensible(code, k->name, &ways[i]) || (i > 0 && !zmi_tuning_interprets(i) && zmi_now() >= start + allowed / 2)) continue;

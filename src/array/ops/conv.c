@@ -30,6 +30,7 @@ static const zmi_field fields[] = {
 
 // The call in numbers; dimensions of space that are not there are 1.
 typedef struct conv {
+  const zmi_call *call;
   const conv_attrs *a;
   const zmi_kernels *kernels;
   zm_dtype dtype;
@@ -49,7 +50,7 @@ static int64_t three(const zmi_type *t, int64_t space, int64_t *size) {
 
 static conv conv_of(const zmi_call *c) {
   const zmi_type *x = &c->in[0]->type, *w = &c->in[1]->type;
-  conv v = {.a = c->attrs, .kernels = c->kernels, .dtype = x->dtype, .batch = x->shape[0]};
+  conv v = {.call = c, .a = c->attrs, .kernels = c->kernels, .dtype = x->dtype, .batch = x->shape[0]};
   three(x, v.a->space, v.in);
   three(w, v.a->space, v.kernel);
   three(&c->out[0]->type, v.a->space, v.out);
@@ -78,16 +79,21 @@ static int64_t place_of(const conv *v, int d, int64_t o, int64_t k) {
 
 // ---- as products: line = output place, k = (kernel place, channel) ----
 
-// The element of x at which the channels of kernel place `tap` begin, or -1.
-static int64_t tap_of(const conv *v, int64_t image, const int64_t *o, int64_t tap) {
+// The element of x at which place `tap` of the kernel's first `axes` axes lies, at the first one of the others; -1: outside.
+static int64_t element_of(const conv *v, int64_t image, const int64_t *o, int64_t tap, int axes) {
   int64_t at = image * v->in[0] * v->step[0];
-  for (int d = SPACE - 1; d >= 0; d--) {
+  for (int d = axes - 1; d >= 0; d--) {
     int64_t p = place_of(v, d, o[d], tap % v->kernel[d]);
     tap /= v->kernel[d];
     if (p < 0) return -1;
     at += p * v->step[d];
   }
   return at;
+}
+
+// Where the channels of kernel place `tap` begin, or -1.
+static int64_t tap_of(const conv *v, int64_t image, const int64_t *o, int64_t tap) {
+  return element_of(v, image, o, tap, SPACE);
 }
 
 static int64_t output_place(const conv *v, int64_t line, int64_t *o) {
@@ -135,15 +141,15 @@ static bool is_plain(const conv *v) {
   return true;
 }
 
-static zmi_gemm gemm_of(const zmi_call *c, const conv *v) {
+static zmi_gemm gemm_of(const conv *v) {
   const int64_t k = v->kernel[0] * v->kernel[1] * v->kernel[2] * v->group_channels;
   zmi_product p = {.k = k, .batches = v->a->groups, .batch_rank = 1, .batch = {v->a->groups}};
-  p.a = (zmi_side){.data = c->src[0], .dtype = v->dtype, .lines = v->batch * v->out[0] * v->out[1] * v->out[2], .user = v};
+  p.a = (zmi_side){.data = v->call->src[0], .dtype = v->dtype, .lines = v->batch * v->out[0] * v->out[1] * v->out[2], .user = v};
   p.a.by_k = 1;
   p.a.by_line = v->channels;
   p.a.batch[0] = v->a->groups == 1 ? 0 : v->group_channels;
   p.a.load = is_plain(v) ? NULL : load_patch;
-  p.b = (zmi_side){.data = c->src[1], .dtype = v->dtype, .lines = v->group_filters, .by_k = 1, .by_line = k};
+  p.b = (zmi_side){.data = v->call->src[1], .dtype = v->dtype, .lines = v->group_filters, .by_k = 1, .by_line = k};
   p.b.batch[0] = v->a->groups == 1 ? 0 : v->group_filters * k;
   p.row_step = v->filters;
   p.batch_step = v->group_filters;
@@ -160,37 +166,46 @@ static int64_t taps_of(const conv *v) {
   return v->kernel[0] * v->kernel[1] * v->kernel[2];
 }
 
+// Depthwise and narrow convolutions have the weight as float32, a tile for each filter.
+static size_t weight_scratch(const conv *v) {
+  return (size_t)(taps_of(v) * v->group_channels * v->filters) * sizeof(float);
+}
+
+static int64_t weight_tiles(const conv *v) {
+  return v->filters;
+}
+
 // The weight as float32 [taps, O].
-static void turn_weight(const zmi_call *c, const conv *v, int64_t begin, int64_t end) {
+static void turn_weight(const conv *v, int64_t begin, int64_t end) {
   const int64_t taps = taps_of(v), size = (int64_t)zm_dtype_size(v->dtype);
-  float *out = c->scratch;
+  float *out = v->call->scratch;
   for (int64_t f = begin; f < end; f++) {
     for (int64_t t = 0; t < taps; t++) {
-      c->kernels->load((const char *)c->src[1] + (f * taps + t) * size, v->dtype, 1, &out[t * v->filters + f]);
+      v->kernels->load((const char *)v->call->src[1] + (f * taps + t) * size, v->dtype, 1, &out[t * v->filters + f]);
     }
   }
 }
 
 // Channels of filters [first, first + n) at an element of x, as float32.
-static const float *channels_at(const zmi_call *c, const conv *v, int64_t at, int64_t first, int64_t n, float *buffer) {
+static const float *channels_at(const conv *v, int64_t at, int64_t first, int64_t n, float *buffer) {
   const int64_t each = v->group_filters, low = first / each, high = (first + n - 1) / each + 1, size = (int64_t)zm_dtype_size(v->dtype);
-  const char *from = (const char *)c->src[0] + (at + low) * size;
+  const char *from = (const char *)v->call->src[0] + (at + low) * size;
   if (each == 1 && v->dtype == ZM_F32) return (const float *)(const void *)from;
   if (each == 1) {
-    c->kernels->load(from, v->dtype, n, buffer);
+    v->kernels->load(from, v->dtype, n, buffer);
     return buffer;
   }
   float few[CHANNELS];
-  c->kernels->load(from, v->dtype, high - low, few);
+  v->kernels->load(from, v->dtype, high - low, few);
   for (int64_t i = 0; i < n; i++) buffer[i] = few[(first + i) / each - low];
   return buffer;
 }
 
 // Filters [first, first + n) of one output place.
-static void depthwise_place(const zmi_call *c, const conv *v, int64_t line, int64_t first, int64_t n) {
+static void depthwise_place(const conv *v, int64_t line, int64_t first, int64_t n) {
   _Alignas(64) float total[CHANNELS], partial[CHANNELS], buffer[CHANNELS];
   int64_t o[SPACE], image = output_place(v, line, o), taps = taps_of(v);
-  const float *w = (const float *)c->scratch + first;
+  const float *w = (const float *)v->call->scratch + first;
   for (int64_t begin = 0; begin < taps; begin += ZMI_RANGE) {
     memset(partial, 0, sizeof partial);
     for (int64_t t = begin; t < ZMI_MIN(begin + ZMI_RANGE, taps); t++) {
@@ -198,39 +213,28 @@ static void depthwise_place(const zmi_call *c, const conv *v, int64_t line, int6
       if (at < 0) {
         // Zeros are multiplied too: a weight that is not finite makes NaN.
         memset(buffer, 0, sizeof buffer);
-        c->kernels->multiply_add(buffer, w + t * v->filters, n, partial);
+        v->kernels->multiply_add(buffer, w + t * v->filters, n, partial);
       } else {
-        c->kernels->multiply_add(channels_at(c, v, at, first, n, buffer), w + t * v->filters, n, partial);
+        v->kernels->multiply_add(channels_at(v, at, first, n, buffer), w + t * v->filters, n, partial);
       }
     }
     for (int64_t i = 0; i < n; i++) total[i] = begin == 0 ? partial[i] : total[i] + partial[i];
   }
   if (taps == 0) memset(total, 0, sizeof total);
-  c->kernels->store(total, n, (char *)c->dst[0] + (size_t)(line * v->filters + first) * zm_dtype_size(v->dtype), v->dtype);
-}
-
-static size_t depthwise_scratch(const zmi_call *c, const conv *v) {
-  (void)c;
-  return (size_t)(taps_of(v) * v->filters) * sizeof(float);
-}
-
-static int64_t depthwise_ready_tiles(const zmi_call *c, const conv *v) {
-  (void)c;
-  return v->filters;
+  v->kernels->store(total, n, (char *)v->call->dst[0] + (size_t)(line * v->filters + first) * zm_dtype_size(v->dtype), v->dtype);
 }
 
 enum { DEPTHWISE_PLACES = 16 }; // output places of a tile
 
-static int64_t depthwise_tiles(const zmi_call *c, const conv *v) {
-  (void)c;
+static int64_t depthwise_tiles(const conv *v) {
   return zmi_tiles_of(v->batch * v->out[0] * v->out[1] * v->out[2], DEPTHWISE_PLACES) * zmi_tiles_of(v->filters, CHANNELS);
 }
 
-static void depthwise_run(const zmi_call *c, const conv *v, int64_t begin, int64_t end) {
+static void depthwise_run(const conv *v, int64_t begin, int64_t end) {
   const int64_t cuts = zmi_tiles_of(v->filters, CHANNELS), places = v->batch * v->out[0] * v->out[1] * v->out[2];
   for (int64_t t = begin; t < end; t++) {
     int64_t first = t % cuts * CHANNELS, line = t / cuts * DEPTHWISE_PLACES, last = ZMI_MIN(line + DEPTHWISE_PLACES, places);
-    for (; line < last; line++) depthwise_place(c, v, line, first, ZMI_MIN(v->filters - first, CHANNELS));
+    for (; line < last; line++) depthwise_place(v, line, first, ZMI_MIN(v->filters - first, CHANNELS));
   }
 }
 
@@ -251,44 +255,39 @@ static bool is_narrow(const conv *v) {
 }
 
 // The weight as float32 [O, k].
-static void narrow_weight(const zmi_call *c, const conv *v, int64_t begin, int64_t end) {
+static void narrow_weight(const conv *v, int64_t begin, int64_t end) {
   const int64_t k = taps_of(v) * v->channels;
-  c->kernels->load((const char *)c->src[1] + (size_t)(begin * k) * zm_dtype_size(v->dtype), v->dtype, (end - begin) * k,
-                   (float *)c->scratch + begin * k);
+  v->kernels->load((const char *)v->call->src[1] + (size_t)(begin * k) * zm_dtype_size(v->dtype), v->dtype, (end - begin) * k,
+                   (float *)v->call->scratch + begin * k);
 }
 
 // The row of x that kernel row `tap` on meets from output place o on, as float32 [C][span]; zeros are multiplied too.
-static void narrow_row(const zmi_call *c, const conv *v, int64_t image, const int64_t *o, int64_t tap, int64_t span, float *row) {
+static void narrow_row(const conv *v, int64_t image, const int64_t *o, int64_t tap, int64_t span, float *row) {
   const int last = (int)v->a->space - 1;
   const int64_t apart = v->a->input_dilation[last], size = (int64_t)zm_dtype_size(v->dtype);
-  int64_t at = image * v->in[0] * v->step[0], rest = tap / v->kernel[last];
+  const int64_t at = element_of(v, image, o, tap / v->kernel[last], last);
   memset(row, 0, (size_t)(v->channels * span) * sizeof *row);
-  for (int d = last - 1; d >= 0; d--) {
-    const int64_t p = place_of(v, d, o[d], rest % v->kernel[d]);
-    rest /= v->kernel[d];
-    if (p < 0) return;
-    at += p * v->step[d];
-  }
+  if (at < 0) return;
   // Element j of the span is the place p = o - low + j of the dilated axis.
   const int64_t begin = o[last] - v->a->low[last], all = spread(v->in[last], apart);
   int64_t j = ZMI_MAX(-begin, 0);
   j += (apart - (begin + j) % apart) % apart;
   const int64_t stop = ZMI_MIN(span, all - begin);
   if (j >= stop) return;
-  const char *from = (const char *)c->src[0] + (at + (begin + j) / apart * v->channels) * size;
+  const char *from = (const char *)v->call->src[0] + (at + (begin + j) / apart * v->channels) * size;
   if (v->channels == 1 && apart == 1) {
-    c->kernels->load(from, v->dtype, stop - j, row + j);
+    v->kernels->load(from, v->dtype, stop - j, row + j);
     return;
   }
   for (; j < stop; j += apart, from += v->channels * size) {
     float here[NARROW_ROW / PLACES];
-    c->kernels->load(from, v->dtype, v->channels, here);
+    v->kernels->load(from, v->dtype, v->channels, here);
     for (int64_t i = 0; i < v->channels; i++) row[i * span + j] = here[i];
   }
 }
 
 // One filter and one row of its kernel, of which the first number is the k-th: n places more in its range's sums, and in those before it.
-static void narrow_filter(const zmi_call *c, const conv *v, const float *w, int64_t k, const float *row, int64_t span, int64_t n,
+static void narrow_filter(const conv *v, const float *w, int64_t k, const float *row, int64_t span, int64_t n,
                           float *partial, float *total) {
   const int last = (int)v->a->space - 1;
   for (int64_t t = 0; t < v->kernel[last]; t++) {
@@ -298,79 +297,68 @@ static void narrow_filter(const zmi_call *c, const conv *v, const float *w, int6
         for (int64_t p = 0; k > 0 && p < n; p++) total[p] = k == ZMI_RANGE ? partial[p] : total[p] + partial[p];
         memset(partial, 0, (size_t)n * sizeof *partial);
       }
-      c->kernels->axpy(w[k], from + i * span, ZM_F32, n, partial);
+      v->kernels->axpy(w[k], from + i * span, ZM_F32, n, partial);
     }
   }
 }
 
 // Places [o, o + n) of an output row, all filters.
-static void narrow_places(const zmi_call *c, const conv *v, int64_t image, const int64_t *o, int64_t line, int64_t n) {
+static void narrow_places(const conv *v, int64_t image, const int64_t *o, int64_t line, int64_t n) {
   _Alignas(64) float partial[NARROW_FILTERS][PLACES], total[NARROW_FILTERS][PLACES], row[NARROW_ROW];
   float out[PLACES * NARROW_FILTERS];
   const int last = (int)v->a->space - 1;
   const int64_t taps = taps_of(v), k = taps * v->channels, span = narrow_span(v, n);
   for (int64_t tap = 0; tap < taps; tap += v->kernel[last]) {
-    narrow_row(c, v, image, o, tap, span, row);
+    narrow_row(v, image, o, tap, span, row);
     for (int64_t f = 0; f < v->filters; f++)
-      narrow_filter(c, v, (const float *)c->scratch + f * k, tap * v->channels, row, span, n, partial[f], total[f]);
+      narrow_filter(v, (const float *)v->call->scratch + f * k, tap * v->channels, row, span, n, partial[f], total[f]);
   }
   for (int64_t p = 0; p < n; p++) {
     for (int64_t f = 0; f < v->filters; f++) out[p * v->filters + f] = k <= ZMI_RANGE ? partial[f][p] : total[f][p] + partial[f][p];
   }
-  c->kernels->store(out, n * v->filters, (char *)c->dst[0] + (size_t)(line * v->filters) * zm_dtype_size(v->dtype), v->dtype);
+  v->kernels->store(out, n * v->filters, (char *)v->call->dst[0] + (size_t)(line * v->filters) * zm_dtype_size(v->dtype), v->dtype);
 }
 
-static size_t narrow_scratch(const zmi_call *c, const conv *v) {
-  (void)c;
-  return (size_t)(taps_of(v) * v->channels * v->filters) * sizeof(float);
-}
-
-static int64_t narrow_ready_tiles(const zmi_call *c, const conv *v) {
-  (void)c;
-  return v->filters;
-}
-
-static int64_t narrow_tiles(const zmi_call *c, const conv *v) {
-  (void)c;
+static int64_t narrow_tiles(const conv *v) {
   const int64_t row = v->out[v->a->space - 1];
   return v->batch * v->out[0] * v->out[1] * v->out[2] / row * zmi_tiles_of(row, PLACES);
 }
 
-static void narrow_run(const zmi_call *c, const conv *v, int64_t begin, int64_t end) {
+static void narrow_run(const conv *v, int64_t begin, int64_t end) {
   const int64_t row = v->out[v->a->space - 1], cuts = zmi_tiles_of(row, PLACES);
   for (int64_t t = begin; t < end; t++) {
     const int64_t first = t % cuts * PLACES, line = t / cuts * row + first;
     int64_t o[SPACE], image = output_place(v, line, o);
-    narrow_places(c, v, image, o, line, ZMI_MIN(row - first, PLACES));
+    narrow_places(v, image, o, line, ZMI_MIN(row - first, PLACES));
   }
 }
 
 // ---- products of matrices ----
 
-static size_t product_scratch(const zmi_call *c, const conv *v) {
-  zmi_gemm g = gemm_of(c, v);
+static size_t product_scratch(const conv *v) {
+  zmi_gemm g = gemm_of(v);
   return g.bytes_a + g.bytes_b;
 }
 
-static int64_t product_ready_tiles(const zmi_call *c, const conv *v) {
-  zmi_gemm g = gemm_of(c, v);
+static int64_t product_ready_tiles(const conv *v) {
+  zmi_gemm g = gemm_of(v);
   return zmi_gemm_pack_tiles(&g);
 }
 
-static void product_ready(const zmi_call *c, const conv *v, int64_t begin, int64_t end) {
-  zmi_gemm g = gemm_of(c, v);
-  zmi_gemm_pack(c->kernels, &g, c->scratch, begin, end);
+static void product_ready(const conv *v, int64_t begin, int64_t end) {
+  zmi_gemm g = gemm_of(v);
+  zmi_gemm_pack(v->kernels, &g, v->call->scratch, begin, end);
 }
 
-static int64_t product_tiles(const zmi_call *c, const conv *v) {
-  zmi_gemm g = gemm_of(c, v);
+static int64_t product_tiles(const conv *v) {
+  zmi_gemm g = gemm_of(v);
   return zmi_gemm_tiles(&g);
 }
 
-static void product_run(const zmi_call *c, const conv *v, int64_t begin, int64_t end) {
-  zmi_gemm g = gemm_of(c, v);
-  zmi_gemm_out out = {.kernels = c->kernels, .dst = c->dst[0], .dtype = v->dtype};
-  zmi_gemm_run(&g, c->scratch, &out, begin, end);
+static void product_run(const conv *v, int64_t begin, int64_t end) {
+  zmi_gemm g = gemm_of(v);
+  zmi_gemm_out out = {.kernels = v->kernels, .dst = v->call->dst[0], .dtype = v->dtype};
+  zmi_gemm_run(&g, v->call->scratch, &out, begin, end);
 }
 
 // ---- stages ----
@@ -383,13 +371,13 @@ static bool always(const conv *v) {
 // The first way that suits a call is taken.
 static const struct way {
   bool (*suits)(const conv *v);
-  size_t (*scratch)(const zmi_call *c, const conv *v);
-  int64_t (*ready_tiles)(const zmi_call *c, const conv *v);
-  void (*ready)(const zmi_call *c, const conv *v, int64_t begin, int64_t end);
-  int64_t (*tiles)(const zmi_call *c, const conv *v);
-  void (*run)(const zmi_call *c, const conv *v, int64_t begin, int64_t end);
-} ways[] = {{is_depthwise, depthwise_scratch, depthwise_ready_tiles, turn_weight, depthwise_tiles, depthwise_run},
-            {is_narrow, narrow_scratch, narrow_ready_tiles, narrow_weight, narrow_tiles, narrow_run},
+  size_t (*scratch)(const conv *v);
+  int64_t (*ready_tiles)(const conv *v);
+  void (*ready)(const conv *v, int64_t begin, int64_t end);
+  int64_t (*tiles)(const conv *v);
+  void (*run)(const conv *v, int64_t begin, int64_t end);
+} ways[] = {{is_depthwise, weight_scratch, weight_tiles, turn_weight, depthwise_tiles, depthwise_run},
+            {is_narrow, weight_scratch, weight_tiles, narrow_weight, narrow_tiles, narrow_run},
             {always, product_scratch, product_ready_tiles, product_ready, product_tiles, product_run}};
 
 static const struct way *way_of(const conv *v) {
@@ -400,27 +388,27 @@ static const struct way *way_of(const conv *v) {
 
 static size_t scratch(const zmi_call *c) {
   const conv v = conv_of(c);
-  return way_of(&v)->scratch(c, &v);
+  return way_of(&v)->scratch(&v);
 }
 
 static int64_t ready_tiles(const zmi_call *c) {
   const conv v = conv_of(c);
-  return zmi_type_count(&c->out[0]->type) == 0 ? 0 : way_of(&v)->ready_tiles(c, &v);
+  return zmi_type_count(&c->out[0]->type) == 0 ? 0 : way_of(&v)->ready_tiles(&v);
 }
 
 static void ready_run(const zmi_call *c, int64_t begin, int64_t end) {
   const conv v = conv_of(c);
-  way_of(&v)->ready(c, &v, begin, end);
+  way_of(&v)->ready(&v, begin, end);
 }
 
 static int64_t tiles(const zmi_call *c) {
   const conv v = conv_of(c);
-  return zmi_type_count(&c->out[0]->type) == 0 ? 0 : way_of(&v)->tiles(c, &v);
+  return zmi_type_count(&c->out[0]->type) == 0 ? 0 : way_of(&v)->tiles(&v);
 }
 
 static void run(const zmi_call *c, int64_t begin, int64_t end) {
   const conv v = conv_of(c);
-  way_of(&v)->run(c, &v, begin, end);
+  way_of(&v)->run(&v, begin, end);
 }
 
 // ---- shapes ----

@@ -7,14 +7,15 @@
 #include <zmlx/elementwise.h>
 
 // ---- streams.c ----
-// GB/s (1e9 bytes) of all workers reading `reads` arrays and writing `writes` arrays of the same size, all beyond the caches: the best of
-// plain stores and of stores past the caches, with and without asking for lines ahead. 0: no memory, or a pair that is not in the table.
-typedef struct bench_rates {
-  double plain, past;
-} bench_rates;
-bench_rates bench_stream(zmi_pool *pool, int reads, int writes);
-// The better one of two passes, with stores of one kind.
-double bench_stream_once(zmi_pool *pool, int reads, int writes, bool past);
+// Of eight ways in which all workers read `reads` arrays and write `writes` arrays of the same size, all beyond the caches, the one that is
+// fastest by the median of passes in turn, and its GB/s (1e9 bytes). way -1: no memory, or a pair that is not in the table.
+typedef struct bench_way {
+  int way;
+  double rate;
+} bench_way;
+bench_way bench_stream_way(zmi_pool *pool, int reads, int writes);
+// One pass in that way. Right behind another one over the same arrays it finds part of them in the caches: let other work stand between.
+double bench_stream_once(zmi_pool *pool, int reads, int writes, int way);
 
 // ---- chains.c ----
 enum { BENCH_CHAIN_IN = 6, BENCH_CHAIN_OUT = 3 };

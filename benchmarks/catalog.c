@@ -8,8 +8,8 @@
 //   chain NAME DTYPE ELEMENTS opens one of them, compiled by zm_compile
 //   save FOLDER              writes the open row's operands and results, floats as float32: in.0.npy, ..., out.0.npy, ...
 //   time SECONDS             evaluates what is open again and again for that long: {"seconds": of the fastest call, "calls"}
-//   turns READS WRITES N     one call of what is open and one pass of such streams in turn, N times: {"seconds": [...], "rates": [...]}
-//   stream READS WRITES      {"plain", "past"}: GB/s of reading and writing so many arrays, with stores of both kinds (streams.c)
+//   turns READS WRITES N     one call of what is open and one pass of such streams in turn, N times: {"way", "seconds": [...], "rates": [...]}
+//   stream READS WRITES      {"way", "rate"}: the fastest way of reading and writing so many arrays, its GB/s (streams.c)
 #include "arrays.h"
 #include "bench.h"
 
@@ -238,9 +238,9 @@ static void print_arrays(void) {
 }
 
 static void print_stream(zmi_pool *pool, int reads, int writes) {
-  const bench_rates r = pool ? bench_stream(pool, reads, writes) : (bench_rates){0, 0};
-  if (r.plain > 0)
-    printf("{\"plain\": %.4g, \"past\": %.4g}\n", r.plain, r.past);
+  const bench_way best = pool ? bench_stream_way(pool, reads, writes) : (bench_way){-1, 0};
+  if (best.way >= 0)
+    printf("{\"way\": %d, \"rate\": %.4g}\n", best.way, best.rate);
   else
     printf("{\"error\": \"no streams of %d reads and %d writes\"}\n", reads, writes);
 }
@@ -249,8 +249,8 @@ static void print_stream(zmi_pool *pool, int reads, int writes) {
 static void print_turns(const open_row *row, zmi_pool *pool, int reads, int writes, int count) {
   enum { MOST = 100 };
   double seconds[MOST], rates[MOST];
-  const bench_rates ways = bench_stream(pool, reads, writes);
-  if (!row->scope || ways.plain <= 0) {
+  const bench_way best = bench_stream_way(pool, reads, writes);
+  if (!row->scope || best.way < 0) {
     printf("{\"error\": \"no row is open, or there are no such streams\"}\n");
     return;
   }
@@ -262,9 +262,9 @@ static void print_turns(const open_row *row, zmi_pool *pool, int reads, int writ
       return;
     }
     seconds[i] = zmi_now() - start;
-    rates[i] = bench_stream_once(pool, reads, writes, ways.past > ways.plain);
+    rates[i] = bench_stream_once(pool, reads, writes, best.way);
   }
-  printf("{\"seconds\": [");
+  printf("{\"way\": %d, \"seconds\": [", best.way);
   for (int i = 0; i < count; i++) printf("%s%.4g", i ? ", " : "", seconds[i]);
   printf("], \"rates\": [");
   for (int i = 0; i < count; i++) printf("%s%.4g", i ? ", " : "", rates[i]);

@@ -23,11 +23,11 @@ static void simulation(void **state) {
   (void)state;
   for (uint64_t seed = 0; seed < 4; seed++) {
     unsigned sums[20] = {0}, count = 0, first = 0;
-    assert_null(gpu_simulate(gpu_probe_sum, sums, 20, 32, seed));
+    assert_null(gpu_simulate(gpu_probe_sum, sums, 20, 256, 32, seed));
     for (int i = 0; i < 20; i++) assert_int_equal(sums[i], 255 * 128);
-    assert_null(gpu_simulate(gpu_probe_chain, &count, GPU_RESIDENT_BLOCKS, 0, seed));
+    assert_null(gpu_simulate(gpu_probe_chain, &count, GPU_RESIDENT_BLOCKS, 256, 0, seed));
     assert_int_equal(count, GPU_RESIDENT_BLOCKS);
-    assert_null(gpu_simulate(gpu_probe_garbage, &first, 1, 64, seed));
+    assert_null(gpu_simulate(gpu_probe_garbage, &first, 1, 256, 64, seed));
     assert_int_not_equal(first, 0);
   }
 }
@@ -46,7 +46,7 @@ static void simulation_finds_what_hangs(void **state) {
   };
   for (size_t i = 0; i < ZMI_COUNT(cases); i++) {
     for (uint64_t seed = 0; seed < 3; seed++) {
-      const char *wrong = gpu_simulate(cases[i].kernel, NULL, 3, 64, seed);
+      const char *wrong = gpu_simulate(cases[i].kernel, NULL, 3, 256, 64, seed);
       if (!wrong || !strstr(wrong, cases[i].words)) fail_msg("%s: %s", cases[i].words, wrong ? wrong : "nothing found");
     }
   }

@@ -277,7 +277,7 @@ static cu_result run_resident(const work *w) {
     return misused(CU_ILLEGAL_ADDRESS, "there is no room for the best logits of %u blocks", w->blocks);
   if (fake_option("hang", 0)) ((zmi_gpu_play *)(void *)w->to)->arrived--;
   const uint64_t seed = facts.launches % 5 == 3 ? facts.launches * 2 : 0;
-  const char *wrong = r ? NULL : gpu_simulate(start_resident, &copy, (int)w->blocks, w->shared, seed);
+  const char *wrong = r ? NULL : gpu_simulate(start_resident, &copy, (int)w->blocks, ZMI_GPU_FED, w->shared, seed);
   return wrong ? misused(CU_ILLEGAL_ADDRESS, "the resident kernel: %s", wrong) : r;
 }
 
@@ -528,7 +528,7 @@ cu_result fake_launch(cu_function f, unsigned gx, unsigned gy, unsigned gz, unsi
 cu_result fake_launch_together(cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                                cu_stream stream, void **arguments) {
   if (refuse_in && --refuse_in == 0) return TOO_MUCH;
-  if (f != &functions[0] || gx == 0 || gx > GPU_RESIDENT_BLOCKS || bx != ZMI_GPU_THREADS || shared > f->most_shared)
+  if (f != &functions[0] || gx == 0 || gx > GPU_RESIDENT_BLOCKS || bx != ZMI_GPU_FED || shared > f->most_shared)
     return misused(INVALID_VALUE, "a resident launch of %u blocks of %u threads with %u bytes", gx, bx, shared);
   if (gy != 1 || gz != 1 || by != 1 || bz != 1) return misused(INVALID_VALUE, "a resident launch of more than one dimension");
   const cu_pointer all = *(const cu_pointer *)arguments[0], to = *(const cu_pointer *)arguments[3];

@@ -44,6 +44,8 @@
 
 #include "backend/cuda/device/stream.h"
 
+#include "backend/cuda/device/feed.h"
+
 #include "backend/cuda/device/resident.h"
 
 // ---- one instruction ----
@@ -72,7 +74,7 @@ extern "C" const char *gpu_step(const zmi_gpu_instruction *in, int workers, uint
     entry = row.entry;
   }
   if (!known) return "no entry for this kind of instruction";
-  return gpu_simulate(entry, (void *)in, workers, (size_t)in->shared, seed);
+  return gpu_simulate(entry, (void *)in, workers, ZMI_GPU_THREADS, (size_t)in->shared, seed);
 }
 
 // ---- the resident kernel ----
@@ -91,7 +93,7 @@ static void gpu_play_whole(void *at) {
 extern "C" const char *gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, int blocks, size_t shared,
                                     uint64_t seed) {
   gpu_whole whole = {all, count, first, play};
-  return gpu_simulate(gpu_play_whole, &whole, blocks, shared, seed);
+  return gpu_simulate(gpu_play_whole, &whole, blocks, ZMI_GPU_FED, shared, seed);
 }
 
 // ---- probes ----

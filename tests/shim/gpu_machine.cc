@@ -76,7 +76,7 @@ static void context_switch(gpu_context *from, gpu_context *to) {
 
 // ---- state ----
 
-enum { THREADS = 256, WARP = 32, WARPS = THREADS / WARP, TURNS = 1 << 20 };
+enum { THREADS = 256, MOST = 288, WARP = 32, WARPS = MOST / WARP, TURNS = 1 << 20 }; // THREADS: that meet at a barrier of the block
 #if defined(GPU_ASAN)
 enum { STACK = 256 * 1024 };
 #else
@@ -124,12 +124,12 @@ struct gpu_bulk {
 };
 
 struct gpu_block {
-  gpu_fiber fiber[THREADS];
+  gpu_fiber fiber[MOST];
   gpu_bulk bulk[BULKS];
   int bulks;
   gpu_warp warp[WARPS];
-  gpu_barrier barrier;
-  int ended;
+  gpu_barrier barrier, all; // of the first THREADS, of all
+  int threads, ended;
   bool there, stuck; // stuck: in its last turn nothing but pauses
   char *memory;
 };
@@ -212,13 +212,23 @@ static bool gpu_arrive(gpu_barrier *b, int all, int what, int line, const char *
   return true;
 }
 
-void gpu_wait_block(int line) {
+static void gpu_join_block(gpu_barrier *at, int threads, int line) {
   gpu_block *b = gpu.block;
   gpu.fiber->state = AT_BLOCK;
-  if (gpu_arrive(&b->barrier, THREADS, FOR_OTHERS, line, "block")) {
-    for (gpu_fiber &f : b->fiber) f.state = READY;
+  if (gpu_here->thread >= threads)
+    snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d waits at line %d, which is not for it", gpu_here->thread, line);
+  if (gpu_arrive(at, threads, FOR_OTHERS, line, "block")) {
+    for (int t = 0; t < threads; t++) b->fiber[t].state = READY;
   }
   gpu_to_scheduler(false);
+}
+
+void gpu_wait_block(int line) {
+  gpu_join_block(&gpu.block->barrier, THREADS, line);
+}
+
+void gpu_wait_all(int line) {
+  gpu_join_block(&gpu.block->all, gpu.block->threads, line);
 }
 
 static void gpu_join_warp(int what, int line) {
@@ -290,7 +300,6 @@ void gpu_bulk_open(unsigned long long *gate) {
 
 void gpu_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
   gpu_block *b = gpu.block;
-  if (gpu_here->thread % WARP != 0) return;
   if (((uintptr_t)to | (uintptr_t)from | (uintptr_t)bytes) % 16) snprintf(gpu.wrong, sizeof gpu.wrong, "a copy is not aligned to 16 bytes");
   if (*gate & COMING || b->bulks == BULKS) {
     snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d asks for a copy while another one of its gate is on its way", gpu_here->thread);
@@ -363,13 +372,13 @@ static bool gpu_place_of(int i, size_t shared) {
   gpu_block *b = gpu.blocks[i];
   if (!b) {
     b = (gpu_block *)calloc(1, sizeof *b);
-    char *stacks = (char *)mmap(NULL, (size_t)STACK * THREADS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *stacks = (char *)mmap(NULL, (size_t)STACK * MOST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (!b || stacks == MAP_FAILED) {
       free(b);
       snprintf(gpu.wrong, sizeof gpu.wrong, "no memory for the stacks of a block");
       return false;
     }
-    for (int t = 0; t < THREADS; t++) b->fiber[t].stack = stacks + (size_t)t * STACK;
+    for (int t = 0; t < MOST; t++) b->fiber[t].stack = stacks + (size_t)t * STACK;
     gpu.blocks[i] = b;
   }
   free(b->memory); // new memory for each launch: what is behind its end is found by the address sanitizer
@@ -379,14 +388,15 @@ static bool gpu_place_of(int i, size_t shared) {
   return b->memory != NULL;
 }
 
-static void gpu_start_block(gpu_block *b, int block, int blocks, size_t shared) {
+static void gpu_start_block(gpu_block *b, int block, int blocks, int threads, size_t shared) {
   memset(b->memory, 0xa7 + block % 16, shared);
   memset(b->memory + shared, 0x5c, (shared + 127) / 128 * 128 + 128 - shared);
   memset(b->warp, 0, sizeof b->warp);
-  b->barrier.arrived = b->ended = 0;
+  b->barrier.arrived = b->all.arrived = b->ended = 0;
+  b->threads = threads;
   b->there = true;
   b->stuck = false;
-  for (int t = 0; t < THREADS; t++) {
+  for (int t = 0; t < threads; t++) {
     gpu_fiber *f = &b->fiber[t];
     f->place.thread = t;
     f->place.block = block;
@@ -408,9 +418,10 @@ static void gpu_start_block(gpu_block *b, int block, int blocks, size_t shared) 
 static void gpu_explain(const gpu_block *b) {
   int at[ENDED + 1] = {0};
   const gpu_fiber *waits = NULL;
-  for (const gpu_fiber &f : b->fiber) {
-    at[f.state]++;
-    if (f.state == AT_BLOCK || f.state == AT_WARP) waits = &f;
+  for (int t = 0; t < b->threads; t++) {
+    const gpu_fiber *f = &b->fiber[t];
+    at[f->state]++;
+    if (f->state == AT_BLOCK || f->state == AT_WARP) waits = f;
   }
   const int line = !waits ? 0 : waits->state == AT_BLOCK ? b->barrier.line : b->warp[waits->place.thread / WARP].barrier.line;
   snprintf(gpu.wrong, sizeof gpu.wrong, "block %d: %d threads wait for their block, %d for their warp (one at line %d), %d ended",
@@ -418,12 +429,15 @@ static void gpu_explain(const gpu_block *b) {
 }
 
 static void gpu_turn(gpu_block *b, bool shuffled, size_t shared) {
+  enum { EACH = 512 }; // a power of two, as `step` is odd: each number comes once
   const unsigned first = shuffled ? (unsigned)(gpu_random() >> 20) : 0, step = shuffled ? (unsigned)(gpu_random() >> 20) | 1u : 1;
   bool paused = false;
   gpu.block = b;
   gpu.moved = false;
-  for (unsigned i = 0; i < THREADS && !gpu.wrong[0]; i++) {
-    gpu_fiber *f = &b->fiber[(first + i * step) % THREADS];
+  for (unsigned i = 0; i < EACH && !gpu.wrong[0]; i++) {
+    const unsigned t = (first + i * step) % EACH;
+    if (t >= (unsigned)b->threads) continue;
+    gpu_fiber *f = &b->fiber[t];
     if (f->state != READY && f->state != PAUSED) continue;
     gpu_run(f);
     paused |= f->state == PAUSED;
@@ -431,14 +445,14 @@ static void gpu_turn(gpu_block *b, bool shuffled, size_t shared) {
   b->stuck = !gpu.moved;
   if (gpu.wrong[0]) return;
   if (!gpu.moved && !paused) gpu_explain(b);
-  if (b->ended < THREADS) return;
+  if (b->ended < b->threads) return;
   b->there = false;
   for (size_t i = shared; i < (shared + 127) / 128 * 128 + 128; i++) {
     if (b->memory[i] != 0x5c) snprintf(gpu.wrong, sizeof gpu.wrong, "block %d: wrote behind its shared memory", b->fiber[0].place.block);
   }
 }
 
-extern "C" const char *gpu_simulate(void (*kernel)(void *), void *argument, int blocks, size_t shared, uint64_t seed) {
+extern "C" const char *gpu_simulate(void (*kernel)(void *), void *argument, int blocks, int threads, size_t shared, uint64_t seed) {
   const int room = blocks < GPU_RESIDENT_BLOCKS ? blocks : GPU_RESIDENT_BLOCKS;
   const bool shuffled = seed != 0;
   int started = 0, ended = 0, at = 0, idle = 0, *order = (int *)calloc((size_t)blocks + 1, sizeof *order);
@@ -458,7 +472,7 @@ extern "C" const char *gpu_simulate(void (*kernel)(void *), void *argument, int 
   while (ended < blocks && !gpu.wrong[0]) {
     if (shuffled) at = (int)((gpu_random() >> 20) % (unsigned)room);
     gpu_block *b = gpu.blocks[at];
-    if (!b->there && started < blocks) gpu_start_block(b, order[started++], blocks, shared);
+    if (!b->there && started < blocks) gpu_start_block(b, order[started++], blocks, threads, shared);
     if (b->there) {
       gpu_turn(b, shuffled, shared);
       ended += !b->there;

@@ -10,6 +10,7 @@
 #define ZMI_APART static __attribute__((unused))
 #define ZMI_KERNEL extern "C" void
 #define ZMI_KERNEL_ALONE extern "C" void
+#define ZMI_KERNEL_FED extern "C" void
 
 // Of the fiber that runs now.
 struct gpu_place {
@@ -20,6 +21,7 @@ extern gpu_place *gpu_here;
 
 // `line`: a thread that waits at another line of the source than the others is divergent.
 void gpu_wait_block(int line);
+void gpu_wait_all(int line);
 void gpu_wait_warp(int line);
 unsigned gpu_exchange(unsigned x, int lane, int line);
 void gpu_tile(int d[4], const unsigned a[4], const unsigned b[2], bool is_signed, int line);
@@ -53,6 +55,9 @@ template <typename T> ZMI_INLINE T *zmi_near(T *p) {
 ZMI_INLINE void zmi_sync(int line = __builtin_LINE()) {
   gpu_wait_block(line);
 }
+ZMI_INLINE void zmi_sync_all(int line = __builtin_LINE()) {
+  gpu_wait_all(line);
+}
 ZMI_INLINE void zmi_sync_warp(int line = __builtin_LINE()) {
   gpu_wait_warp(line);
 }
@@ -73,11 +78,17 @@ ZMI_INLINE void zmi_bulk_open(unsigned long long *gate) {
 }
 ZMI_INLINE void zmi_bulk_opened() {
 }
-ZMI_INLINE void zmi_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
-  gpu_bulk_copy(to, from, bytes, gate);
+ZMI_INLINE void zmi_bulk_copy(bool mine, char *to, const char *from, int bytes, unsigned long long *gate) {
+  if (mine) gpu_bulk_copy(to, from, bytes, gate);
 }
 ZMI_INLINE void zmi_bulk_wait(unsigned long long *gate, unsigned turn) {
   gpu_bulk_wait(gate, turn);
+}
+ZMI_INLINE void zmi_tell(unsigned *p, unsigned x) {
+  *(volatile unsigned *)p = x;
+}
+ZMI_INLINE unsigned zmi_told(const unsigned *p) {
+  return *(const volatile unsigned *)p;
 }
 ZMI_INLINE void zmi_arrive(unsigned *p) {
   *p += 1;

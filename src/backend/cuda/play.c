@@ -352,7 +352,7 @@ static zm_status make_resident(zmi_device_player *p) {
   if (status == ZM_OK) status = upload_code(p, p->fused, p->fused_count);
   if (status == ZM_OK) status = zmi_device_alloc(d, sizeof play, "barriers", &p->play);
   if (status == ZM_OK) {
-    cu_result r = d->cu->function_blocks(&p->blocks, d->resident, ZMI_GPU_THREADS, (size_t)p->shared);
+    cu_result r = d->cu->function_blocks(&p->blocks, d->resident, ZMI_GPU_FED, (size_t)p->shared);
     status = zmi_device_check(d, r, "asking how many blocks fit");
   }
   play.each = ZMI_MAX(p->blocks, 1);
@@ -453,7 +453,7 @@ static cu_result launch_resident(zmi_device_player *p) {
   void *arguments[] = {&p->instructions, &count, &p->first, &p->play, &allowed};
   cu_result r = d->cu->upload(p->play, &p->post->start, sizeof p->post->start, d->stream);
   if (!r) {
-    r = d->cu->launch_together(d->resident, (unsigned)p->blocks, 1, 1, ZMI_GPU_THREADS, 1, 1, (unsigned)p->shared, d->stream, arguments);
+    r = d->cu->launch_together(d->resident, (unsigned)p->blocks, 1, 1, ZMI_GPU_FED, 1, 1, (unsigned)p->shared, d->stream, arguments);
   }
   return r ? r : d->cu->download(&p->post->ended, p->play, sizeof p->post->ended, d->stream);
 }

@@ -5,8 +5,8 @@
 ZMI_INLINE float zmi_gpu_element_of(int what, int dtype, float a, float b) {
   if (what == ZMI_GPU_ADD) return a + b;
   if (what == ZMI_GPU_MULTIPLY) return a * b;
-  if (what == ZMI_GPU_SILU) return zk_silu(a);
-  return zmi_gpu_round(zk_silu(a), dtype) * b;
+  const float silu = zk_silu(a); // once: it is long
+  return what == ZMI_GPU_SILU ? silu : zmi_gpu_round(silu, dtype) * b;
 }
 
 // Where element `at` of a matrix from the middle of a row on lies: `row` and column `begin` come first.
@@ -41,6 +41,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_elements_tile(const zmi_gpu_element
 }
 
 template <int DTYPE> ZMI_INLINE void zmi_gpu_elements_tiles(const zmi_gpu_elements *e, int tiles, int worker, int workers) {
+#pragma unroll 1
   for (int t = worker; t < tiles; t += workers) zmi_gpu_elements_tile<DTYPE>(e, (long long)t * ZMI_GPU_PIECE);
 }
 

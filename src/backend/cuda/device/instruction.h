@@ -11,6 +11,7 @@ typedef unsigned long long zmi_gpu_address;
 
 enum {
   ZMI_GPU_THREADS = 256, // of a block
+  ZMI_GPU_FED = 288,     // of a block of the resident kernel: one warp more, which asks for weights
   ZMI_GPU_LANES = 16,    // rows of a packed block of weights (quant.h)
   ZMI_GPU_RANGE = 256,   // k of one partial sum of a dot product
   ZMI_GPU_KEYS = 128,    // positions of one partial softmax

@@ -5,10 +5,11 @@
 //   ZMI_APART            one that is not made part of its callers
 //   ZMI_KERNEL           an entry; two blocks fit on a multiprocessor: at most 128 registers a thread
 //   ZMI_KERNEL_ALONE     one of which one block fits: at most 255 registers a thread
+//   ZMI_KERNEL_FED       one whose blocks have a ninth warp: at most 112 registers a thread
 //   zmi_thread()         0 .. ZMI_GPU_THREADS - 1;   zmi_block(), zmi_blocks(): which thread block of how many
 //   zmi_shared()         dynamic shared memory, 128-byte aligned
 //   zmi_near(p)          p, of which the compiler is told that it is in shared memory: shorter instructions than for any address
-//   zmi_sync()           all threads of the block are here, what they wrote is seen
+//   zmi_sync()           the block's first eight warps are here, what they wrote is seen; zmi_sync_all() the same of all its threads
 //   zmi_sync_warp()      the same of the 32 threads of a warp
 //   zmi_shuffle(x, lane) x of another thread of the warp (32-bit words); all 32 take part
 //   zmi_most(x)          the largest of the 32 threads' words; all of them take part
@@ -32,9 +33,10 @@
 //   zmi_copy_word_async(to, from)  the same of 4 bytes
 //   zmi_copy_wait(n)     waits until at most n groups (0 .. 3) of this thread are on their way
 //   zmi_bulk_open(gate)  one thread: a gate, 8 bytes of shared memory, before its first use; zmi_bulk_opened() after it
-//   zmi_bulk_copy(to, from, bytes, gate)  all 32 threads of a warp: a multiple of 16 bytes of memory that nobody writes on their way to
-//                        shared memory, without holding up the warp; one copy of a gate at a time
+//   zmi_bulk_copy(mine, to, from, bytes, gate)  all 32 threads of a warp; each of the first eight that has one: a multiple of 16 bytes of
+//                        memory that nobody writes on their way to shared memory, without holding up the warp; one copy of a gate at a time
 //   zmi_bulk_wait(gate, turn)  waits until a copy has come: the gate's first, third, ... (turn 0) or second, fourth, ... (1)
+//   zmi_tell(p, x)       writes a word of shared memory: who sees it by zmi_told(p) sees what this thread wrote and saw before
 //   zmi_clock()          cycles of this multiprocessor
 //   zmi_cache_load(p)    a 32-bit word that another block may have written during this launch (past the first-level cache)
 #ifndef ZMI_GPU_MACHINE_H
@@ -45,6 +47,7 @@
 #define ZMI_APART static __device__ __noinline__
 #define ZMI_KERNEL extern "C" __global__ void __launch_bounds__(256, 2)
 #define ZMI_KERNEL_ALONE extern "C" __global__ void __launch_bounds__(256, 1)
+#define ZMI_KERNEL_FED extern "C" __global__ void __launch_bounds__(288, 2)
 
 extern __shared__ __align__(128) char zmi_shared_memory[];
 ZMI_INLINE char *zmi_shared() {
@@ -64,6 +67,9 @@ template <typename T> ZMI_INLINE T *zmi_near(T *p) {
   return (T *)(void *)(zmi_shared_memory + offset);
 }
 ZMI_INLINE void zmi_sync() {
+  asm volatile("barrier.sync.aligned 1, 256;" ::: "memory");
+}
+ZMI_INLINE void zmi_sync_all() {
   __syncthreads();
 }
 ZMI_INLINE void zmi_sync_warp() {
@@ -142,16 +148,16 @@ ZMI_INLINE void zmi_copy_wait(unsigned n) {
     asm volatile("cp.async.wait_group 3;" ::: "memory");
 }
 #if __CUDA_ARCH__ >= 900
-// One thread asks the copy engine for all.
+// A thread asks the copy engine.
 ZMI_INLINE void zmi_bulk_open(unsigned long long *gate) {
   asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
 }
 ZMI_INLINE void zmi_bulk_opened() {
   asm volatile("fence.mbarrier_init.release.cluster;\n\tfence.proxy.async.shared::cta;" ::: "memory");
 }
-ZMI_INLINE void zmi_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
+ZMI_INLINE void zmi_bulk_copy(bool mine, char *to, const char *from, int bytes, unsigned long long *gate) {
   const unsigned at = (unsigned)__cvta_generic_to_shared(gate);
-  if (threadIdx.x % 32 != 0) return;
+  if (!mine) return;
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    (unsigned)__cvta_generic_to_shared(to)),
@@ -159,15 +165,26 @@ ZMI_INLINE void zmi_bulk_copy(char *to, const char *from, int bytes, unsigned lo
                : "memory");
 }
 #else
-// Each thread asks for 16 bytes at a time and arrives when they have come.
+// One copy after the other, each by all threads: a thread asks for 16 bytes at a time and arrives when they have come.
 ZMI_INLINE void zmi_bulk_open(unsigned long long *gate) {
   asm volatile("mbarrier.init.shared.b64 [%0], 32;" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
 }
 ZMI_INLINE void zmi_bulk_opened() {
 }
-ZMI_INLINE void zmi_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
-  for (int i = (int)threadIdx.x % 32 * 16; i < bytes; i += 512) zmi_copy_async(to + i, from + i);
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
+ZMI_INLINE void zmi_bulk_copy(bool mine, char *to, const char *from, int bytes, unsigned long long *gate) {
+  const unsigned asked = __ballot_sync(0xffffffffu, mine), near = (unsigned)__cvta_generic_to_shared(to);
+  const unsigned at = (unsigned)__cvta_generic_to_shared(gate), low = (unsigned)(unsigned long long)from;
+  const unsigned high = (unsigned)((unsigned long long)from >> 32);
+  for (int lane = 0; lane < 8; lane++) {
+    const unsigned there = __shfl_sync(0xffffffffu, near, lane), size = __shfl_sync(0xffffffffu, (unsigned)bytes, lane);
+    const unsigned long long source =
+        (unsigned long long)__shfl_sync(0xffffffffu, high, lane) << 32 | __shfl_sync(0xffffffffu, low, lane);
+    const unsigned opens = __shfl_sync(0xffffffffu, at, lane);
+    if (!(asked >> lane & 1u)) continue;
+    for (unsigned i = threadIdx.x % 32 * 16; i < size; i += 512)
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(there + i), "l"(__cvta_generic_to_global((const char *)source + i)) : "memory");
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(opens) : "memory");
+  }
 }
 #endif
 ZMI_INLINE void zmi_bulk_wait(unsigned long long *gate, unsigned turn) {
@@ -186,6 +203,14 @@ ZMI_INLINE void zmi_bulk_wait(unsigned long long *gate, unsigned turn) {
                  : "memory");
 #endif
   } while (!there);
+}
+ZMI_INLINE void zmi_tell(unsigned *p, unsigned x) {
+  asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"((unsigned)__cvta_generic_to_shared(p)), "r"(x) : "memory");
+}
+ZMI_INLINE unsigned zmi_told(const unsigned *p) {
+  unsigned x;
+  asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(x) : "r"((unsigned)__cvta_generic_to_shared(p)) : "memory");
+  return x;
 }
 ZMI_INLINE void zmi_arrive(unsigned *p) {
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p) : "memory");

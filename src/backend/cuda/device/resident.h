@@ -7,10 +7,10 @@ typedef struct zmi_gpu_site {
   const zmi_gpu_instruction *all;
   unsigned long long deadline, allowed, *stamps; // allowed: nanoseconds of a step
   const unsigned *stop;                          // of the host; or 0
-  char *made;                                    // rows of READY
-  int worker, workers, gone;                     // gone: the play was given up
+  char *made, *rings;                            // rows of READY; rings of weights
+  int worker, workers, gone, slots;              // gone: the play was given up; slots: of a ring
   unsigned met, by;                              // barriers so far; zmi_gpu_by(workers)
-  int count, first, step;                        // of all; the first DOT whose weights come through the ring; steps played
+  int count, step;                               // of all; steps played
   int now[ZMI_GPU_WARPS];                        // of each warp: the instruction at hand
 } zmi_gpu_site;
 static_assert(sizeof(zmi_gpu_site) <= 128, "it fits into its place");
@@ -40,22 +40,20 @@ ZMI_INLINE void zmi_gpu_wait(zmi_gpu_site *s) {
   s->gone = !all_there;
 }
 
-// A block that waits asks for weights. False if the play was given up.
+// False if the play was given up.
 ZMI_APART bool zmi_gpu_meet() {
   zmi_gpu_site *s = zmi_gpu_here();
-  zmi_gpu_ring ring = *zmi_gpu_ring_here();
-  const zmi_gpu_words_of soon = zmi_gpu_fetch(&ring, ring.at < ring.count ? zmi_near(ring.in)->next : ring.count);
   zmi_sync();
-  if (zmi_thread() == 0) zmi_arrive(&s->play->arrived);
-  zmi_gpu_ring_ask(&ring, -1, &soon);
-  zmi_gpu_ring_keep(&ring);
-  if (zmi_thread() == 0) zmi_gpu_wait(s);
+  if (zmi_thread() == 0) {
+    zmi_arrive(&s->play->arrived);
+    zmi_gpu_wait(s);
+  }
   zmi_sync();
   return !s->gone;
 }
 
 // A ROUTE of every block's own: the choice stays in shared memory, worker 0 writes it, too.
-ZMI_APART void zmi_gpu_route_own(const zmi_gpu_instruction *in, int worker, char *shared, char *own) {
+ZMI_APART void zmi_gpu_route_own(const zmi_gpu_instruction *in, int worker, char *shared, char *own, unsigned mark) {
   zmi_gpu_route r = in->as.route;
   const int warps = ZMI_GPU_ROUTE_WARPS(r.experts), warp = zmi_thread() / 32, pairs = r.rows * r.k;
   float *p = (float *)(void *)shared + (long long)warp * 2 * r.experts;
@@ -65,6 +63,7 @@ ZMI_APART void zmi_gpu_route_own(const zmi_gpu_instruction *in, int worker, char
   r.weights = (zmi_gpu_address)(own + ZMI_GPU_OWN * 4);
   for (int t = warp; warp < warps && t < r.rows; t += warps) zmi_gpu_route_row(&r, t, p, p + r.experts);
   zmi_sync();
+  if (zmi_thread() == 0) zmi_tell(&zmi_gpu_feed_here()->routed, mark);
   if (worker != 0) return;
   for (int i = zmi_thread(); i < pairs; i += ZMI_GPU_THREADS) {
     zmi_gpu_at<int>(in->as.route.chosen)[i] = chosen[i];
@@ -88,52 +87,44 @@ ZMI_INLINE int zmi_gpu_worker(int each) {
   return processors * each == zmi_blocks() ? zmi_block() % processors * each + zmi_block() / processors : zmi_block();
 }
 
-ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed) {
-  const int warp = zmi_thread() / 32;
+ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, zmi_gpu_play *play, unsigned long long allowed) {
   zmi_gpu_site *s = zmi_gpu_here();
-  if (zmi_thread() == 0) {
-    s->play = play;
-    s->all = all;
-    s->count = count;
-    s->first = first;
-    s->step = 0;
-    s->allowed = allowed;
-    s->deadline = zmi_nanoseconds() + allowed;
-    s->stop = play->mail ? &zmi_gpu_at<zmi_gpu_mail>(play->mail)->stop : 0;
-    s->made = zmi_shared() + play->ready_at;
-    s->worker = zmi_gpu_worker(play->each);
-    s->workers = zmi_blocks();
-    s->by = zmi_gpu_by(zmi_blocks());
-    s->gone = 0;
-    s->met = 0;
-    s->stamps = play->stamps ? zmi_gpu_at<unsigned long long>(play->stamps) + (long long)s->worker * count * 2 : 0;
-  }
-  zmi_gpu_ring ring = {};
-  ring.all = all;
-  ring.count = count;
-  ring.worker = zmi_gpu_worker(play->each);
-  ring.workers = zmi_blocks();
-  ring.by = zmi_gpu_by(zmi_blocks());
-  ring.slots = play->slots;
-  ring.slot = zmi_shared() + play->ring_at + warp * ring.slots * ZMI_GPU_SLOT;
-  ring.in = (zmi_gpu_instruction *)(void *)(zmi_shared() + ZMI_GPU_OWN_RING) + warp;
-  ring.chosen = (const int *)(const void *)zmi_shared();
-  if (zmi_thread() % 32 == 0) {
-    for (int i = 0; i < ring.slots; i++) zmi_bulk_open(zmi_gpu_gate(i));
-    zmi_bulk_opened();
-  }
-  const zmi_gpu_words_of none = {-1, {}};
-  zmi_gpu_ring_open(&ring, first, &none);
-  zmi_gpu_ring_keep(&ring);
+  s->play = play;
+  s->all = all;
+  s->count = count;
+  s->step = 0;
+  s->allowed = allowed;
+  s->deadline = zmi_nanoseconds() + allowed;
+  s->stop = play->mail ? &zmi_gpu_at<zmi_gpu_mail>(play->mail)->stop : 0;
+  s->made = zmi_shared() + play->ready_at;
+  s->rings = zmi_shared() + play->ring_at;
+  s->slots = play->slots;
+  s->worker = zmi_gpu_worker(play->each);
+  s->workers = zmi_blocks();
+  s->by = zmi_gpu_by(zmi_blocks());
+  s->gone = 0;
+  s->met = 0;
+  s->stamps = play->stamps ? zmi_gpu_at<unsigned long long>(play->stamps) + (long long)s->worker * count * 2 : 0;
 }
 
-// A play that was given up: what is on its way to shared memory has to come before the block ends.
-ZMI_INLINE void zmi_gpu_drain() {
-  zmi_gpu_ring ring = *zmi_gpu_ring_here();
-  while (ring.asked != ring.taken) {
-    zmi_gpu_ring_take(&ring);
-    zmi_gpu_ring_next(&ring);
-  }
+// Of a warp's ring, by the thread that will fill it.
+ZMI_INLINE void zmi_gpu_begin_ring(int warp) {
+  zmi_gpu_feed *feed = zmi_gpu_feed_here();
+  for (int i = 0; i < ZMI_GPU_SLOTS; i++) zmi_bulk_open(&feed->gate[warp][i]);
+  zmi_bulk_opened();
+  feed->taken[warp] = feed->slot[warp] = feed->turn[warp] = 0;
+}
+
+// The ninth warp.
+ZMI_INLINE void zmi_gpu_begin_feeding(const zmi_gpu_instruction *all, int count, int first, const zmi_gpu_play *play) {
+  zmi_gpu_feeder f = {};
+  f.feed = zmi_near(zmi_gpu_feed_here());
+  f.count = play->slots;
+  f.slots = zmi_shared() + play->ring_at + zmi_thread() % ZMI_GPU_WARPS * play->slots * ZMI_GPU_SLOT;
+  f.worker = zmi_gpu_worker(play->each);
+  f.workers = zmi_blocks();
+  f.by = zmi_gpu_by(zmi_blocks());
+  zmi_gpu_feed_all(all, count, first, play->most > 1 ? play->most : 1, &f);
 }
 
 // in: instruction `now`.
@@ -143,10 +134,10 @@ ZMI_INLINE void zmi_gpu_play_one(const zmi_gpu_instruction *in, int now) {
   if (in->kind == ZMI_GPU_READY) {
     zmi_gpu_ready_run(in, s->worker, s->workers, s->by, scratch, made);
   } else if (in->kind == ZMI_GPU_ROUTE && in->own) {
-    zmi_gpu_route_own(in, s->worker, scratch, zmi_shared());
-    if (zmi_thread() % 32 == 0) zmi_gpu_ring_here()->route = now + 1;
+    zmi_gpu_route_own(in, s->worker, scratch, zmi_shared(), zmi_gpu_mark(s->step, now + 1));
   } else if (in->kind == ZMI_GPU_DOT && in->as.dot.step) {
-    zmi_gpu_stream_run(in, now, scratch, made);
+    if (zmi_thread() == 0) zmi_tell(&zmi_gpu_feed_here()->reached, zmi_gpu_mark(s->step, now + 1));
+    zmi_gpu_stream_run(in, s->worker, s->workers, s->by, scratch, made, zmi_near(s->rings), s->slots);
   } else if (in->kind == ZMI_GPU_DOT && !in->as.dot.x) {
     zmi_gpu_dot_made(in, made, s->worker, s->workers, scratch);
   } else {
@@ -226,16 +217,6 @@ ZMI_INLINE unsigned long long zmi_gpu_greatest(unsigned long long x, unsigned lo
   return x;
 }
 
-// The cursor of weights begins anew, so that those of the next step are asked for while its token is chosen. No expert of that step is
-// chosen yet.
-ZMI_INLINE void zmi_gpu_begin_again(int first) {
-  const zmi_gpu_words_of none = {-1, {}};
-  zmi_gpu_ring ring = *zmi_gpu_ring_here();
-  ring.route = 0;
-  zmi_gpu_ring_open(&ring, first, &none);
-  zmi_gpu_ring_keep(&ring);
-}
-
 // Of this worker's share of the logits the greatest rank, and how far from the end of all numbers its index is: the first of equals counts.
 ZMI_INLINE unsigned long long zmi_gpu_best_logit(const zmi_gpu_play *p, int worker, int workers, unsigned by) {
   const int first = zmi_gpu_first_tile(p->vocab, worker, workers, by), last = zmi_gpu_first_tile(p->vocab, worker + 1, workers, by);
@@ -253,7 +234,6 @@ ZMI_APART bool zmi_gpu_choose() {
   unsigned long long *parts = (unsigned long long *)(void *)zmi_shared(), *all = zmi_gpu_at<unsigned long long>(p->best);
   zmi_gpu_mail *mail = zmi_gpu_at<zmi_gpu_mail>(p->mail);
   if (p->most == 0) return false;
-  if (made + 1 < p->most) zmi_gpu_begin_again(s->first);
   if (!zmi_gpu_meet()) return false;
   const unsigned stop = worker == 0 && t == 0 && mail ? zmi_look_host(&mail->stop) : 0u;
   const int position = *zmi_gpu_at<const int>(p->position); // before a block that is faster has written the next one
@@ -279,11 +259,17 @@ ZMI_APART bool zmi_gpu_choose() {
   return on;
 }
 
-ZMI_KERNEL zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed) {
-  zmi_gpu_begin(all, count, first, play, allowed);
-  zmi_sync();
-  do {
-    if (!zmi_gpu_play_step()) break;
-  } while (zmi_gpu_choose());
-  zmi_gpu_drain();
+ZMI_KERNEL_FED zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed) {
+  zmi_gpu_feed *feed = zmi_gpu_feed_here();
+  const int t = zmi_thread();
+  if (t == 0) {
+    zmi_gpu_begin(all, count, play, allowed);
+    feed->routed = feed->reached = feed->ended = 0;
+  }
+  if (t >= ZMI_GPU_THREADS && t < ZMI_GPU_THREADS + ZMI_GPU_WARPS) zmi_gpu_begin_ring(t - ZMI_GPU_THREADS);
+  zmi_sync_all();
+  if (t >= ZMI_GPU_THREADS) return zmi_gpu_begin_feeding(all, count, first, play);
+  while (zmi_gpu_play_step() && zmi_gpu_choose()) {
+  }
+  if (t == 0) zmi_tell(&feed->ended, 1);
 }

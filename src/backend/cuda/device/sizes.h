@@ -35,20 +35,18 @@ enum {
   ZMI_GPU_OWN_WEIGHTS = 81920,
   ZMI_GPU_OWN_RESULTS = 2048,
   ZMI_GPU_READY_TAPS = 3,
-  ZMI_GPU_CURSOR = 160,
-  ZMI_GPU_GATES = 128
+  ZMI_GPU_FEED = 352
 };
 #define ZMI_GPU_WARPS (ZMI_GPU_THREADS / 32)
 #define ZMI_GPU_RING_SHARED(slots) (ZMI_GPU_WARPS * (slots)*ZMI_GPU_SLOT)
 
 // What a block keeps, at the beginning of its shared memory: chosen experts, their weights, what it has to know of the play; the
-// instruction at hand and the next one; of each warp the product that its ring is at, where in it, and from ZMI_GPU_GATES on the gates of
-// its slots. Scratch of instructions follows.
+// instruction at hand and the next one; what the warp that asks for weights and the others tell each other. Scratch of instructions
+// follows.
 #define ZMI_GPU_OWN_SITE (ZMI_GPU_OWN * 8)
 #define ZMI_GPU_OWN_CODE (ZMI_GPU_OWN_SITE + 128)
-#define ZMI_GPU_OWN_RING (ZMI_GPU_OWN_CODE + 2 * (int)sizeof(zmi_gpu_instruction))
-#define ZMI_GPU_OWN_CURSOR (ZMI_GPU_OWN_RING + ZMI_GPU_WARPS * (int)sizeof(zmi_gpu_instruction))
-#define ZMI_GPU_OWN_SHARED ((ZMI_GPU_OWN_CURSOR + ZMI_GPU_WARPS * ZMI_GPU_CURSOR + 127) / 128 * 128)
+#define ZMI_GPU_OWN_FEED (ZMI_GPU_OWN_CODE + 2 * (int)sizeof(zmi_gpu_instruction))
+#define ZMI_GPU_OWN_SHARED ((ZMI_GPU_OWN_FEED + ZMI_GPU_FEED + 127) / 128 * 128)
 #define ZMI_GPU_READY_SHARED(k) (((int)(k) + ZMI_GPU_LANES) * 4)
 
 // Products of many rows: blocks of 16 rows of weights and rows of x of a tile; k of a step. A stage of shared memory holds a step: codes,

@@ -1,6 +1,7 @@
-// Products whose weights are asked for long before they are used. Each warp has a ring of slots in shared memory. A cursor goes through the
-// steps of the instructions to come in the order in which this warp will take them, and copies on their way fill the slots: also across
-// barriers, as weights depend on nothing but, for experts, on the router. So the memory works while blocks wait for each other.
+// Products whose weights are asked for long before they are used. Each of the eight warps that make products has a ring of slots in shared
+// memory. A ninth warp goes through the products to come, in the order in which they will be made, and copies on their way fill the slots:
+// also across barriers, as weights depend on nothing but, for experts, on the router. So the memory works while blocks wait for each other,
+// and nobody who makes products has to find out where weights lie.
 //
 // A worker takes its tiles in one piece, in rounds of a few tiles. A unit is a range of 256 k of a tile; all units of a worker's tiles go
 // to its warps in turn. A step is what a slot holds: `step` k of a unit.
@@ -13,167 +14,86 @@ typedef struct zmi_gpu_spot {
   int tile, which, block, pair;
 } zmi_gpu_spot;
 
-// Of a warp, in shared memory: local memory would lie behind the second-level cache, as shared memory takes what the first could have.
-typedef struct zmi_gpu_ring {
-  const zmi_gpu_instruction *all;
-  int count, worker, workers;
-  char *slot;              // of this warp
-  zmi_gpu_instruction *in; // the cursor's product, in shared memory
-  int slots, put, get;
-  unsigned asked, taken, turn; // steps; turn: of the gate of slot `get`
-  // The cursor: the product, the end of its tiles, the unit, and what is left of that.
-  int at, last, left;
-  zmi_gpu_spot spot;
-  const char *from;
-  unsigned by;       // zmi_gpu_by(workers)
-  int route;         // one more than the number of the last ROUTE whose choice is known
-  const int *chosen; // by it
-} zmi_gpu_ring;
-static_assert(sizeof(zmi_gpu_ring) <= ZMI_GPU_GATES, "a cursor fits into its place");
-static_assert(ZMI_GPU_GATES + 8 * ZMI_GPU_SLOTS <= ZMI_GPU_CURSOR, "gates fit into their place");
+// What the warps of a block tell each other of the rings, in shared memory.
+typedef struct zmi_gpu_feed {
+  unsigned long long gate[ZMI_GPU_WARPS][ZMI_GPU_SLOTS]; // of the slots
+  unsigned taken[ZMI_GPU_WARPS];                         // steps that a warp has used
+  unsigned slot[ZMI_GPU_WARPS], turn[ZMI_GPU_WARPS];     // the slot of its next step, and that gate's turn
+  unsigned routed, reached;                              // marks: of a ROUTE whose choice is here, of a product that is at hand
+  unsigned ended;                                        // no more steps are taken
+} zmi_gpu_feed;
+static_assert(sizeof(zmi_gpu_feed) <= ZMI_GPU_FEED, "it fits into its place");
 
-ZMI_INLINE char *zmi_gpu_cursor() {
-  return zmi_shared() + ZMI_GPU_OWN_CURSOR + zmi_thread() / 32 * ZMI_GPU_CURSOR;
-}
-ZMI_INLINE unsigned long long *zmi_gpu_gate(int slot) {
-  return (unsigned long long *)(void *)(zmi_gpu_cursor() + ZMI_GPU_GATES) + slot;
+ZMI_INLINE zmi_gpu_feed *zmi_gpu_feed_here() {
+  return (zmi_gpu_feed *)(void *)(zmi_shared() + ZMI_GPU_OWN_FEED);
 }
 
-ZMI_INLINE int zmi_gpu_ranges(const zmi_gpu_dot *d) {
-  return (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE;
+// Marks of instructions, which rise in the order in which they are played. number: of the instruction, from 1 on.
+ZMI_INLINE unsigned zmi_gpu_mark(int step, int number) {
+  return (unsigned)step << 24 | (unsigned)number;
 }
 
 ZMI_INLINE int zmi_gpu_group_bytes(const zmi_gpu_matrix *m) {
   return m->group * m->bits * ZMI_GPU_LANES / 8 + 2 * ZMI_GPU_LANES * zmi_gpu_size(m->dtype);
 }
 
-// `units` units further.
-ZMI_INLINE void zmi_gpu_spot_move(zmi_gpu_spot *s, const zmi_gpu_dot *d, int units) {
-  s->which += units;
-  while (s->which >= d->units) {
-    s->which -= d->units;
+// `many` units further of a product whose tiles have so many units, and blocks a pair.
+ZMI_INLINE void zmi_gpu_spot_move(zmi_gpu_spot *s, int many, int units, int blocks) {
+  s->which += many;
+  while (s->which >= units) {
+    s->which -= units;
     s->tile++;
-    if (++s->block < d->blocks) continue;
+    if (++s->block < blocks) continue;
     s->block = 0;
     s->pair++;
   }
 }
 
-// The first unit of this warp.
-ZMI_INLINE zmi_gpu_spot zmi_gpu_spot_first(const zmi_gpu_dot *d, int tile) {
-  const int pair = tile < d->blocks ? 0 : tile / d->blocks; // most products have one, and a quotient takes long
-  zmi_gpu_spot s = {tile, 0, tile - pair * d->blocks, pair};
-  zmi_gpu_spot_move(&s, d, zmi_thread() / 32);
+// The first unit of a warp whose block takes the tiles from `tile` on.
+ZMI_INLINE zmi_gpu_spot zmi_gpu_spot_first(int tile, int warp, int units, int blocks) {
+  const int pair = tile < blocks ? 0 : tile / blocks; // most products have one, and a quotient takes long
+  zmi_gpu_spot s = {tile, 0, tile - pair * blocks, pair};
+  zmi_gpu_spot_move(&s, warp, units, blocks);
   return s;
 }
 
-// The words of an instruction in the registers of a warp. at: which one; less than 0: none.
-typedef struct zmi_gpu_words_of {
-  int at;
-  unsigned word[(sizeof(zmi_gpu_instruction) / 4 + 31) / 32];
-} zmi_gpu_words_of;
+// A warp's ring, as the warp has it in registers while it makes a product.
+typedef struct zmi_gpu_ring {
+  const char *slots; // of this warp
+  zmi_gpu_feed *feed;
+  unsigned slot, turn, taken;
+  int count;
+} zmi_gpu_ring;
 
-ZMI_INLINE zmi_gpu_words_of zmi_gpu_words_from(const zmi_gpu_instruction *from, int at) {
-  enum { WORDS = sizeof(zmi_gpu_instruction) / 4 };
-  zmi_gpu_words_of w = {at, {}};
-#pragma unroll
-  for (int i = 0; i < (WORDS + 31) / 32; i++) {
-    const int word = zmi_thread() % 32 + 32 * i;
-    w.word[i] = at >= 0 && word < WORDS ? ((const unsigned *)(const void *)from)[word] : 0u;
-  }
-  return w;
+ZMI_INLINE zmi_gpu_ring zmi_gpu_ring_open(const char *rings, int count) {
+  zmi_gpu_feed *feed = zmi_near(zmi_gpu_feed_here());
+  const int warp = zmi_thread() / 32;
+  return {rings + warp * count * ZMI_GPU_SLOT, feed, feed->slot[warp], feed->turn[warp], feed->taken[warp], count};
 }
-ZMI_INLINE zmi_gpu_words_of zmi_gpu_fetch(const zmi_gpu_ring *r, int at) {
-  return zmi_gpu_words_from(&r->all[at], at < r->count ? at : -1);
-}
-
-// A worker's first tile, and the one behind its last.
-ZMI_INLINE int zmi_gpu_stream_begin(const zmi_gpu_ring *r, const zmi_gpu_instruction *in) {
-  return in->as.dot.kept ? 0 : zmi_gpu_first_tile(in->tiles, r->worker, r->workers, r->by);
-}
-ZMI_INLINE int zmi_gpu_stream_end(const zmi_gpu_ring *r, const zmi_gpu_instruction *in) {
-  return in->as.dot.kept ? in->tiles : zmi_gpu_first_tile(in->tiles, r->worker + 1, r->workers, r->by);
+ZMI_INLINE void zmi_gpu_ring_close(const zmi_gpu_ring *r) {
+  const int warp = zmi_thread() / 32;
+  if (zmi_thread() % 32 != 0) return;
+  r->feed->slot[warp] = r->slot;
+  r->feed->turn[warp] = r->turn;
 }
 
-// soon: words that were asked for before; of another instruction they are of no use.
-ZMI_INLINE void zmi_gpu_ring_open(zmi_gpu_ring *r, int at, const zmi_gpu_words_of *soon) {
-  enum { WORDS = sizeof(zmi_gpu_instruction) / 4 };
-  r->at = at;
-  if (at >= r->count) return;
-  const zmi_gpu_words_of w = soon->at == at ? *soon : zmi_gpu_fetch(r, at);
-  zmi_sync_warp(); // what lies there has been read
-#pragma unroll
-  for (int i = 0; i < (WORDS + 31) / 32; i++) {
-    const int word = zmi_thread() % 32 + 32 * i;
-    if (word < WORDS) ((unsigned *)(void *)zmi_near(r->in))[word] = w.word[i];
-  }
-  zmi_sync_warp();
-  const zmi_gpu_instruction *in = zmi_near(r->in);
-  r->last = zmi_gpu_stream_end(r, in);
-  r->spot = zmi_gpu_spot_first(&in->as.dot, zmi_gpu_stream_begin(r, in));
-  r->left = 0;
-}
-
-// The expert of a pair; the weights of another one stand for a choice that is out of range.
-ZMI_INLINE int zmi_gpu_ring_expert(const zmi_gpu_ring *r, const zmi_gpu_dot *d, int pair) {
-  if (!d->chosen) return 0;
-  const int expert = d->route ? zmi_near(r->chosen)[pair] : zmi_gpu_at<const int>(d->chosen)[pair];
-  return expert >= 0 && expert < d->matrix.experts ? expert : 0;
-}
-
-// Where the unit of the cursor lies, and how many k it has.
-ZMI_INLINE void zmi_gpu_ring_find(zmi_gpu_ring *r, const zmi_gpu_dot *d, int ranges) {
-  const bool second = r->spot.which >= ranges;
-  const int range = r->spot.which - (second ? ranges : 0), k = d->matrix.k - range * ZMI_GPU_RANGE;
-  r->from = zmi_gpu_at<const char>(second ? d->up : d->matrix.packed) +
-            (unsigned long long)zmi_gpu_ring_expert(r, d, r->spot.pair) * d->matrix.matrix_bytes +
-            (unsigned long long)r->spot.block * d->matrix.block_bytes + (unsigned long long)range * (unsigned)d->range_bytes;
-  r->left = k < ZMI_GPU_RANGE ? k : ZMI_GPU_RANGE;
-}
-
-// Asks for steps until the ring is full or what comes next is not known. now: the product at hand, behind which nothing is asked for
-// then: to turn to the next one takes a while, which a block has when it waits for the others (now < 0).
-ZMI_INLINE void zmi_gpu_ring_ask(zmi_gpu_ring *r, int now, const zmi_gpu_words_of *soon) {
-  if (now >= 0 && r->at > now) return;
-  while (r->at < r->count && r->asked - r->taken < (unsigned)r->slots) {
-    const zmi_gpu_dot *d = &zmi_near(r->in)->as.dot;
-    if (r->left <= 0) {
-      if (d->chosen && r->at != now && (!d->route || d->route != r->route)) return;
-      if (r->spot.tile >= r->last) {
-        if (r->at == now) return;
-        zmi_gpu_ring_open(r, zmi_near(r->in)->next, soon);
-        continue;
-      }
-      zmi_gpu_ring_find(r, d, d->up ? d->units / 2 : d->units);
-    }
-    const int k = r->left < d->step ? r->left : d->step;
-    const int groups = k >> zmi_gpu_group_shift(d->matrix.group);
-    const int bytes = k == d->step ? d->step_bytes : groups * zmi_gpu_group_bytes(&d->matrix);
-    zmi_bulk_copy(zmi_near(r->slot) + r->put * ZMI_GPU_SLOT, r->from, bytes, zmi_gpu_gate(r->put));
-    r->from += bytes;
-    r->left -= k;
-    if (r->left <= 0) zmi_gpu_spot_move(&r->spot, d, ZMI_GPU_WARPS);
-    r->put = r->put + 1 < r->slots ? r->put + 1 : 0;
-    r->asked++;
-  }
-}
-
-// Where the next step lies, once it has come. zmi_gpu_ring_done gives its slot back.
-ZMI_INLINE const char *zmi_gpu_ring_take(zmi_gpu_ring *r) {
-  zmi_bulk_wait(zmi_gpu_gate(r->get), r->turn);
-  return zmi_near(r->slot + r->get * ZMI_GPU_SLOT);
+// Where the next step lies, once it has come; and that it has been used.
+ZMI_INLINE const char *zmi_gpu_ring_take(const zmi_gpu_ring *r) {
+  zmi_bulk_wait(&r->feed->gate[zmi_thread() / 32][r->slot], r->turn);
+  return zmi_near(r->slots + r->slot * ZMI_GPU_SLOT);
 }
 ZMI_INLINE void zmi_gpu_ring_next(zmi_gpu_ring *r) {
   zmi_sync_warp();
   r->taken++;
-  if (++r->get < r->slots) return;
-  r->get = 0;
+  if (zmi_thread() % 32 == 0) zmi_tell(&r->feed->taken[zmi_thread() / 32], r->taken);
+  if (++r->slot < (unsigned)r->count) return;
+  r->slot = 0;
   r->turn ^= 1u;
 }
-ZMI_INLINE void zmi_gpu_ring_done(zmi_gpu_ring *r, int now) {
-  const zmi_gpu_words_of none = {-1, {}};
-  zmi_gpu_ring_next(r);
-  zmi_gpu_ring_ask(r, now, &none);
+
+// The experts that the last ROUTE of every block's own has chosen.
+ZMI_INLINE const int *zmi_gpu_chosen_here() {
+  return zmi_near((const int *)(const void *)zmi_shared());
 }
 
 // ---- a step ----
@@ -294,7 +214,7 @@ template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_step(const zmi_gpu_matrix *
 // ---- a product ----
 
 // The part of a unit: of `row` of what READY made.
-ZMI_INLINE void zmi_gpu_stream_unit(zmi_gpu_ring *r, const zmi_gpu_dot *d, int now, int begin, const char *row, float *part) {
+ZMI_INLINE void zmi_gpu_stream_unit(zmi_gpu_ring *r, const zmi_gpu_dot *d, int begin, const char *row, float *part) {
   const zmi_gpu_matrix *m = &d->matrix;
   const int lane = zmi_thread() % 32, plane = lane / 4 % 4 < m->digits ? lane / 4 % 4 : 0;
   const int end = begin + ZMI_GPU_RANGE < m->k ? begin + ZMI_GPU_RANGE : m->k;
@@ -307,7 +227,7 @@ ZMI_INLINE void zmi_gpu_stream_unit(zmi_gpu_ring *r, const zmi_gpu_dot *d, int n
       zmi_gpu_stream_step<1>(m, slot, k, n, &u);
     else
       zmi_gpu_stream_step<3>(m, slot, k, n, &u);
-    zmi_gpu_ring_done(r, now);
+    zmi_gpu_ring_next(r);
   }
   for (int h = 0; h < 2; h++) {
     const float lower = zmi_shuffle_float(u.acc[h], lane | 1);
@@ -323,14 +243,13 @@ ZMI_INLINE float zmi_gpu_stream_sum(const float *parts, int ranges) {
 }
 
 // Thread t stores row t % 16 of tile t / 16 of a round, whose first tile is block `block` of pair `pair`.
-ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d, int block, int pair, const float *parts,
-                                     zmi_gpu_address out) {
+ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_dot *d, int block, int pair, const float *parts, zmi_gpu_address out) {
   const int lane = zmi_thread() % ZMI_GPU_LANES, ranges = d->up ? d->units / 2 : d->units;
   for (block += zmi_thread() / ZMI_GPU_LANES; block >= d->blocks; block -= d->blocks) pair++;
   const int row = block * ZMI_GPU_LANES + lane;
   if (row >= d->matrix.n) return;
   int expert = 0;
-  if (d->chosen) expert = d->route ? zmi_near(r->chosen)[pair] : zmi_gpu_at<const int>(d->chosen)[pair];
+  if (d->chosen) expert = d->route ? zmi_gpu_chosen_here()[pair] : zmi_gpu_at<const int>(d->chosen)[pair];
   float y = zmi_gpu_stream_sum(parts + lane, ranges);
   if (expert < 0 || expert >= d->matrix.experts) {
     y = 0.0f;
@@ -343,43 +262,42 @@ ZMI_INLINE void zmi_gpu_stream_store(const zmi_gpu_ring *r, const zmi_gpu_dot *d
   zmi_gpu_store(out, d->dtype, pair * d->out_stride + row, y);
 }
 
-ZMI_INLINE zmi_gpu_ring *zmi_gpu_ring_here() {
-  return (zmi_gpu_ring *)(void *)zmi_gpu_cursor();
+// A worker's first tile, and the one behind its last.
+ZMI_INLINE int zmi_gpu_stream_begin(bool own, int tiles, int worker, int workers, unsigned by) {
+  return own ? 0 : zmi_gpu_first_tile(tiles, worker, workers, by);
 }
-// Back from registers.
-ZMI_INLINE void zmi_gpu_ring_keep(const zmi_gpu_ring *ring) {
-  zmi_sync_warp();
-  if (zmi_thread() % 32 == 0) *zmi_gpu_ring_here() = *ring;
-  zmi_sync_warp();
+ZMI_INLINE int zmi_gpu_stream_end(bool own, int tiles, int worker, int workers, unsigned by) {
+  return own ? tiles : zmi_gpu_first_tile(tiles, worker + 1, workers, by);
 }
 
-// in: instruction `now`. made: rows that READY made. shared: ZMI_GPU_DOT_SHARED bytes, and what is kept behind them.
-ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int now, char *shared, const char *made) {
-  zmi_gpu_ring here = *zmi_gpu_ring_here(), *r = &here;
+// made: rows that READY made. shared: ZMI_GPU_DOT_SHARED bytes, and what is kept behind them. rings: of all warps, of so many slots.
+ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int worker, int workers, unsigned by, char *shared, const char *made,
+                                  const char *rings, int slots) {
   in = zmi_near(in);
   shared = zmi_near(shared);
   made = zmi_near(made);
   const zmi_gpu_dot *d = &in->as.dot;
-  const int last = zmi_gpu_stream_end(r, in), t = zmi_thread(), ranges = d->up ? d->units / 2 : d->units;
-  int tile = zmi_gpu_stream_begin(r, in), pair = tile < d->blocks ? 0 : tile / d->blocks;
-  int block = tile - pair * d->blocks;
+  const int t = zmi_thread(), units = d->units, ranges = d->up ? units / 2 : units, blocks = d->blocks, together = d->together;
+  const int last = zmi_gpu_stream_end(d->kept, in->tiles, worker, workers, by);
+  int tile = zmi_gpu_stream_begin(d->kept, in->tiles, worker, workers, by);
+  if (tile >= last) return;
+  zmi_gpu_ring ring = zmi_gpu_ring_open(rings, slots);
   float *parts = (float *)(void *)shared;
   const zmi_gpu_address out = d->kept ? (zmi_gpu_address)(shared + d->kept) : d->out;
-  const zmi_gpu_words_of soon = zmi_gpu_words_from(in, now); // nearer than those in memory, if no barrier came before
-  zmi_gpu_ring_ask(r, now, &soon);
-  zmi_gpu_spot s = zmi_gpu_spot_first(d, tile);
-  for (; tile < last; tile += d->together) {
-    const int tiles = last - tile < d->together ? last - tile : d->together;
-    for (; s.tile < tile + tiles; zmi_gpu_spot_move(&s, d, ZMI_GPU_WARPS)) {
-      float *part = parts + ((s.tile - tile) * d->units + s.which) * ZMI_GPU_LANES;
+  int pair = tile < blocks ? 0 : tile / blocks, block = tile - pair * blocks;
+  zmi_gpu_spot s = zmi_gpu_spot_first(tile, t / 32, units, blocks);
+  for (; tile < last; tile += together) {
+    const int tiles = last - tile < together ? last - tile : together;
+    for (; s.tile < tile + tiles; zmi_gpu_spot_move(&s, ZMI_GPU_WARPS, units, blocks)) {
+      float *part = parts + ((s.tile - tile) * units + s.which) * ZMI_GPU_LANES;
       const int range = s.which < ranges ? s.which : s.which - ranges;
       const int row = s.pair < d->share ? 0 : s.pair / d->share; // one row alone needs no quotient
-      zmi_gpu_stream_unit(r, d, now, range * ZMI_GPU_RANGE, made + row * (int)d->x_bytes, part);
+      zmi_gpu_stream_unit(&ring, d, range * ZMI_GPU_RANGE, made + row * (int)d->x_bytes, part);
     }
     zmi_sync();
-    if (t < tiles * ZMI_GPU_LANES) zmi_gpu_stream_store(r, d, block, pair, parts + t / ZMI_GPU_LANES * d->units * ZMI_GPU_LANES, out);
-    for (block += tiles; block >= d->blocks; block -= d->blocks) pair++;
+    if (t < tiles * ZMI_GPU_LANES) zmi_gpu_stream_store(d, block, pair, parts + t / ZMI_GPU_LANES * units * ZMI_GPU_LANES, out);
+    for (block += tiles; block >= blocks; block -= blocks) pair++;
     if (tile + tiles < last) zmi_sync(); // before the next round overwrites the parts
   }
-  zmi_gpu_ring_keep(&here);
+  zmi_gpu_ring_close(&ring);
 }

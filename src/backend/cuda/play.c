@@ -288,10 +288,10 @@ static size_t edge(size_t bytes) {
   return (bytes + EDGE - 1) / EDGE * EDGE;
 }
 
-// Shared memory of a block: what it keeps, scratch of instructions and what READY makes, the ring of weights. As many slots as let
-// two blocks be on a multiprocessor, or else one; 0 if there is no room for two slots.
+// Shared memory of a block: what it keeps, scratch of instructions and what READY makes, the ring of weights, as many slots as there is room
+// for. A multiprocessor has one block: two would make the same rows, and meet twice as many. 0 slots if there is no room for two.
 static zmi_gpu_play share_out(zmi_device_player *p) {
-  enum { LEAST_SLOTS = 2, OF_SYSTEM = 1024 };
+  enum { LEAST_SLOTS = 2 };
   zmi_gpu_play play = {0};
   size_t scratch = 0, ready = 0, over = 0; // over: of scratch that lies over the rows
   for (size_t i = 0; i < p->fused_count; i++) {
@@ -301,11 +301,8 @@ static zmi_gpu_play share_out(zmi_device_player *p) {
     if (in->kind == ZMI_GPU_READY) ready = ZMI_MAX(ready, edge((size_t)in->as.ready.rows * (size_t)in->as.ready.bytes));
   }
   const size_t fixed = ZMI_GPU_OWN_SHARED + ZMI_MAX(scratch + ready, over);
-  for (int blocks = 2; blocks > 0 && !play.slots; blocks--) {
-    const size_t room = p->device->shared / (size_t)blocks - (blocks > 1 ? OF_SYSTEM : 0);
-    for (int slots = ZMI_GPU_SLOTS; slots >= LEAST_SLOTS && !play.slots; slots--) {
-      if (fixed + (size_t)ZMI_GPU_RING_SHARED(slots) <= room) play.slots = slots;
-    }
+  for (int slots = ZMI_GPU_SLOTS; slots >= LEAST_SLOTS && !play.slots; slots--) {
+    if (fixed + (size_t)ZMI_GPU_RING_SHARED(slots) <= p->device->shared) play.slots = slots;
   }
   play.ready_at = ZMI_GPU_OWN_SHARED + (int)scratch;
   play.ring_at = (int)fixed;

@@ -5,7 +5,7 @@
 //   ZMI_APART            one that is not made part of its callers
 //   ZMI_KERNEL           an entry; two blocks fit on a multiprocessor: at most 128 registers a thread
 //   ZMI_KERNEL_ALONE     one of which one block fits: at most 255 registers a thread
-//   ZMI_KERNEL_FED       one whose blocks have a ninth warp: at most 112 registers a thread
+//   ZMI_KERNEL_FED       the same, and a ninth warp stays with it
 //   zmi_thread()         0 .. ZMI_GPU_THREADS - 1;   zmi_block(), zmi_blocks(): which thread block of how many
 //   zmi_shared()         dynamic shared memory, 128-byte aligned
 //   zmi_near(p)          p, of which the compiler is told that it is in shared memory: shorter instructions than for any address
@@ -47,7 +47,7 @@
 #define ZMI_APART static __device__ __noinline__
 #define ZMI_KERNEL extern "C" __global__ void __launch_bounds__(256, 2)
 #define ZMI_KERNEL_ALONE extern "C" __global__ void __launch_bounds__(256, 1)
-#define ZMI_KERNEL_FED extern "C" __global__ void __launch_bounds__(288, 2)
+#define ZMI_KERNEL_FED extern "C" __global__ void __launch_bounds__(288, 1)
 
 extern __shared__ __align__(128) char zmi_shared_memory[];
 ZMI_INLINE char *zmi_shared() {

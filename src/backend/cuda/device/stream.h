@@ -155,15 +155,17 @@ ZMI_INLINE void zmi_gpu_column_add(zmi_gpu_column *u, const int D[4], float e, f
   }
 }
 
-// Adds `groups` groups of a step, the first of which is group `first` of the row.
-template <int BITS, int DIGITS, int GROUP, bool FLOAT>
+// Adds `groups` groups of a step, the first of which is group `first` of the row. GROUP, GROUPS: of how many, if that is known beforehand:
+// then nothing waits for the group before it but the sums.
+template <int BITS, int DIGITS, int GROUP, bool FLOAT, int GROUPS>
 ZMI_INLINE void zmi_gpu_stream_groups(const char *slot, int group, int first, int groups, zmi_gpu_column *u) {
   enum { WORDS = BITS * ZMI_GPU_LANES, SIZE = FLOAT ? 4 : 2, DTYPE = FLOAT ? ZMI_GPU_F32 : ZMI_GPU_BF16 };
   const int row = zmi_thread() % 32 / 4, c = zmi_thread() % 4, upper = zmi_thread() & 1 ? 0 : -1;
   const char *d = u->digits + DIGITS * group * first;
   if (GROUP) group = GROUP;
+  if (GROUPS) groups = GROUPS;
   const int code_bytes = group / 32 * WORDS * 4;
-#pragma unroll(GROUP ? 4 : 1)
+#pragma unroll(GROUPS ? GROUPS : 1)
   for (int g = 0; g < groups; g++) {
     const unsigned *w = (const unsigned *)(const void *)slot + row;
     int D[4] = {0, 0, 0, 0};
@@ -180,7 +182,7 @@ ZMI_INLINE void zmi_gpu_stream_groups(const char *slot, int group, int first, in
 
 #define ZMI_GPU_BITS(BITS, FLOAT)                                                                                                          \
   case BITS:                                                                                                                               \
-    return zmi_gpu_stream_groups<BITS, DIGITS, 0, FLOAT>(slot, group, first, groups, u);
+    return zmi_gpu_stream_groups<BITS, DIGITS, 0, FLOAT, 0>(slot, group, first, groups, u);
 
 // All formats; those that most models have are made for themselves.
 template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_step(const zmi_gpu_matrix *m, const char *slot, int k, int n, zmi_gpu_column *u) {
@@ -197,8 +199,8 @@ template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_step(const zmi_gpu_matrix *
       return;
     }
   }
-  if (m->bits == 4 && group == 64) return zmi_gpu_stream_groups<4, DIGITS, 64, false>(slot, group, first, groups, u);
-  if (m->bits == 8 && group == 64) return zmi_gpu_stream_groups<8, DIGITS, 64, false>(slot, group, first, groups, u);
+  if (m->bits == 4 && group == 64 && groups == 4) return zmi_gpu_stream_groups<4, DIGITS, 64, false, 4>(slot, group, first, groups, u);
+  if (m->bits == 8 && group == 64 && groups == 2) return zmi_gpu_stream_groups<8, DIGITS, 64, false, 2>(slot, group, first, groups, u);
   switch (m->bits) {
     ZMI_GPU_BITS(2, false)
     ZMI_GPU_BITS(3, false)

@@ -297,7 +297,7 @@ typedef struct shape {
 // The same product by the resident kernel, which makes the digits of x itself and, where it can, asks for weights ahead of their use.
 static bool resident_product(const zmi_gpu_instruction *dot, zmi_gpu_address x, const char *what, const void *expected, size_t bytes) {
   const zmi_gpu_dot *d = &dot->as.dot;
-  const int rows = d->pairs / d->share, slots = 2 + rows % 2;
+  const int rows = d->pairs / d->share, slots = rows % 2 ? 4 : 2;
   void *out = (void *)(uintptr_t)d->out;
   zmi_gpu_instruction both[2] = {{.kind = ZMI_GPU_DIGITS,
                                   .tiles = rows,
@@ -311,8 +311,8 @@ static bool resident_product(const zmi_gpu_instruction *dot, zmi_gpu_address x, 
   assert_int_equal(zmi_device_fuse(both, 2, &output, 1, true, &made, &count, &first), ZM_OK);
   const int ready = made[0].kind == ZMI_GPU_READY ? made[0].as.ready.rows * (int)made[0].as.ready.bytes : 0;
   const int scratch = ZMI_GPU_OWN_SHARED + ZMI_GPU_DOT_SHARED;
-  zmi_gpu_play play = {.ready_at = scratch, .ring_at = scratch + (ready + 127) / 128 * 128, .slots = slots, .each = 1 + slots % 2};
-  const bool streamed = made[count - 1].as.dot.step > 0;
+  zmi_gpu_play play = {.ready_at = scratch, .ring_at = scratch + (ready + 127) / 128 * 128, .slots = slots, .each = slots / 2};
+  const bool streamed = made[count - 1].as.dot.stage > 0;
   assert_int_equal(first, streamed ? (int)count - 1 : (int)count);
   for (int turn = 0; turn < 3; turn++) {
     static const int blocks[] = {1, 3, 8};
@@ -659,13 +659,13 @@ static void check_choice(int experts, int k, int dtype, uint64_t seed, bool apar
   assert_int_equal(zmi_device_fuse(all, last + 1, outputs, 2, true, &made, &count, &first), ZM_OK);
   assert_int_equal(count, last + 1);
   assert_int_equal(made[last].barrier, !few);
-  zmi_gpu_play play = {.slots = 3, .each = 1};
+  zmi_gpu_play play = {.slots = 4, .each = 1};
   for (size_t i = 1; i <= last; i++) play.ready_at = ZMI_MAX(play.ready_at, ZMI_GPU_OWN_SHARED + (made[i].shared + 127) / 128 * 128);
   play.ring_at = play.ready_at + (ROWS * (int)row + 127) / 128 * 128;
   for (int turn = 0; turn < 2; turn++) {
     play.arrived = play.given_up = 0;
     memset(chosen, 0x5a, sizeof chosen), memset(weights, 0, sizeof weights);
-    const char *wrong = gpu_resident(made, (int)count, first, &play, 3 + turn, (size_t)(play.ring_at + ZMI_GPU_RING_SHARED(3)), seed);
+    const char *wrong = gpu_resident(made, (int)count, first, &play, 3 + turn, (size_t)(play.ring_at + ZMI_GPU_RING_SHARED(4)), seed);
     if (wrong) fail_msg("a router of %d experts: %s", experts, wrong);
     assert_memory_equal(chosen, expected, sizeof chosen);
     assert_memory_equal(weights, expected_weights, sizeof weights);

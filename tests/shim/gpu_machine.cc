@@ -115,7 +115,7 @@ struct gpu_fiber {
   unsigned groups;
 };
 
-// A copy by a gate of its own.
+// A copy through a gate.
 struct gpu_bulk {
   char *to;
   const char *from;
@@ -291,7 +291,7 @@ void gpu_copy_wait(unsigned most) {
   memmove(f->copy, f->copy + done, (size_t)f->copies * sizeof f->copy[0]);
 }
 
-// A gate is the number of copies that have come through it; the highest bit: another one is on its way.
+// A gate is how often copies have come through it; the highest bit: others are on their way, the last one of which has been asked for.
 static const unsigned long long COMING = 1ull << 63;
 
 void gpu_bulk_open(unsigned long long *gate) {
@@ -300,33 +300,40 @@ void gpu_bulk_open(unsigned long long *gate) {
 
 void gpu_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
   gpu_block *b = gpu.block;
+  if (gpu_here->thread % WARP != 0) return;
   if (((uintptr_t)to | (uintptr_t)from | (uintptr_t)bytes) % 16) snprintf(gpu.wrong, sizeof gpu.wrong, "a copy is not aligned to 16 bytes");
   if (*gate & COMING || b->bulks == BULKS) {
-    snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d asks for a copy while another one of its gate is on its way", gpu_here->thread);
+    snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d asks for a copy while others of its gate are on their way", gpu_here->thread);
     return;
   }
   memset(to, 0x5e, (size_t)bytes);
-  *gate |= COMING;
   b->bulk[b->bulks++] = {to, from, bytes, gate};
+}
+
+void gpu_bulk_asked(unsigned long long *gate) {
+  if (gpu_here->thread % WARP == 0) *gate |= COMING;
 }
 
 static bool gpu_bulk_come(unsigned long long *gate) {
   gpu_block *b = gpu.block;
-  for (int i = 0; i < b->bulks; i++) {
+  if (!(*gate & COMING)) return false;
+  for (int i = 0; i < b->bulks;) {
     const gpu_bulk x = b->bulk[i];
-    if (x.gate != gate) continue;
+    if (x.gate != gate) {
+      i++;
+      continue;
+    }
     memcpy(x.to, x.from, (size_t)x.bytes);
-    *gate = (*gate & ~COMING) + 1;
     b->bulk[i] = b->bulk[--b->bulks];
-    gpu.moved = true;
-    return true;
   }
-  return false;
+  *gate = (*gate & ~COMING) + 1;
+  gpu.moved = true;
+  return true;
 }
 
 void gpu_bulk_wait(unsigned long long *gate, unsigned turn) {
   while ((*gate & ~COMING) % 2 == turn) {
-    if (!gpu_bulk_come(gate)) gpu_give_way(); // the thread that asks for it has not done so yet
+    if (!gpu_bulk_come(gate)) gpu_give_way(); // the thread that asks for them has not done so yet
   }
 }
 

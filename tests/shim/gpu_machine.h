@@ -35,6 +35,7 @@ void gpu_copy_commit();
 void gpu_copy_wait(unsigned most);
 void gpu_bulk_open(unsigned long long *gate);
 void gpu_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate);
+void gpu_bulk_asked(unsigned long long *gate);
 void gpu_bulk_wait(unsigned long long *gate, unsigned turn);
 
 ZMI_INLINE char *zmi_shared() {
@@ -78,8 +79,11 @@ ZMI_INLINE void zmi_bulk_open(unsigned long long *gate) {
 }
 ZMI_INLINE void zmi_bulk_opened() {
 }
-ZMI_INLINE void zmi_bulk_copy(bool mine, char *to, const char *from, int bytes, unsigned long long *gate) {
-  if (mine) gpu_bulk_copy(to, from, bytes, gate);
+ZMI_INLINE void zmi_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
+  gpu_bulk_copy(to, from, bytes, gate);
+}
+ZMI_INLINE void zmi_bulk_asked(unsigned long long *gate) {
+  gpu_bulk_asked(gate);
 }
 ZMI_INLINE void zmi_bulk_wait(unsigned long long *gate, unsigned turn) {
   gpu_bulk_wait(gate, turn);

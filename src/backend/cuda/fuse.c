@@ -215,23 +215,24 @@ static int group_bytes(const zmi_gpu_matrix *m) {
   return m->group * m->bits * ZMI_GPU_LANES / 8 + 2 * ZMI_GPU_LANES * (m->dtype == ZMI_GPU_F32 ? 4 : 2);
 }
 
-// k of a step of the ring of weights: of a range as many as fit into a slot; 0: weights do not come through it.
-static int step_of(const zmi_gpu_dot *d, bool up) {
+static int range_bytes(const zmi_gpu_matrix *m) {
+  return ZMI_GPU_RANGE / m->group * group_bytes(m);
+}
+
+// Units that a slot of the ring of weights holds; 0: weights do not come through it.
+static int stage_of(const zmi_gpu_dot *d, bool up) {
   const zmi_gpu_matrix *m = &d->matrix;
   const int ranges = (m->k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE;
   if (m->mode != ZMI_GPU_AFFINE || m->digits == 0 || ranges * (up ? 2 : 1) > ZMI_GPU_DOT_SHARED / (4 * ZMI_GPU_LANES)) return 0;
-  int step = ZMI_GPU_RANGE;
-  while (step >= m->group && group_bytes(m) * (step / m->group) > ZMI_GPU_SLOT) step /= 2;
-  return step >= m->group ? step : 0;
+  return ZMI_MIN(ZMI_GPU_SLOT / range_bytes(m), ZMI_GPU_WARPS);
 }
 
-// A product whose weights come through the ring, in steps of so many k.
-static void stream(zmi_gpu_dot *d, int step) {
-  const int bytes = group_bytes(&d->matrix), most = ZMI_GPU_THREADS / ZMI_GPU_LANES; // a thread stores one result
-  d->step = step;
-  if (!step) return;
-  d->step_bytes = step / d->matrix.group * bytes;
-  d->range_bytes = ZMI_GPU_RANGE / d->matrix.group * bytes;
+// A product whose weights come through the ring, so many units at a time.
+static void stream(zmi_gpu_dot *d, int stage) {
+  const int most = ZMI_GPU_THREADS / ZMI_GPU_LANES; // a thread stores one result
+  d->stage = stage;
+  if (!stage) return;
+  d->range_bytes = range_bytes(&d->matrix);
   d->units = (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE * (d->up ? 2 : 1);
   d->together = ZMI_MIN(ZMI_GPU_DOT_SHARED / (4 * ZMI_GPU_LANES) / d->units, most);
 }
@@ -250,7 +251,7 @@ static void find_gated(plan *p, size_t i) {
   if (g->share != u->share || g->dtype != u->dtype || e->dtype != g->dtype || g->out_stride != g->matrix.n || u->out_stride != g->matrix.n)
     return;
   if (e->rows * e->cols != (long long)g->pairs * g->matrix.n || e->a_stride != e->cols || e->b_stride != e->cols) return;
-  if (p->digits_of[gate] < 0 || p->digits_of[gate] != p->digits_of[up] || !step_of(g, true)) return;
+  if (p->digits_of[gate] < 0 || p->digits_of[gate] != p->digits_of[up] || !stage_of(g, true)) return;
   if (users_of(p, (size_t)gate, f.reads[0], users) != 1 || users_of(p, (size_t)up, f.reads[1], users) != 1) return;
   // The result is written where the later one stands, and the earlier one is read by nothing before.
   zmi_gpu_instruction *stays = &p->all[ZMI_MAX(gate, up)];
@@ -318,7 +319,7 @@ static zmi_gpu_instruction ready_of(const plan *p, size_t j) {
     }
   }
   r->bytes = (long long)row_bytes(r->k, r->group, r->digits, r->dtype);
-  if (norm < 0 && r->rows > 1 && d->share == 1 && step_of(d, d->up != 0)) {
+  if (norm < 0 && r->rows > 1 && d->share == 1 && stage_of(d, d->up != 0)) {
     r->blocks = d->blocks;
     r->tiles = p->all[j].tiles;
   }
@@ -347,7 +348,7 @@ static bool add_dot(plan *p, size_t j, bool ring) {
     if (norm >= 0) p->began[norm] = true;
     in.as.dot.x = 0;
     in.as.dot.x_bytes = r.as.ready.bytes;
-    stream(&in.as.dot, ring ? step_of(&in.as.dot, in.as.dot.up != 0) : 0);
+    stream(&in.as.dot, ring ? stage_of(&in.as.dot, in.as.dot.up != 0) : 0);
   }
   const int conv = from >= 0 ? p->conv_of[from] : -1;
   if (!add(p, &in)) return false;
@@ -385,7 +386,7 @@ static void own_logits(plan *p, size_t i) {
   }
   const zmi_gpu_route *r = &route->as.route;
   zmi_gpu_dot *d = &dot->as.dot;
-  if (!d->step || d->chosen || d->up || d->out != r->logits || d->matrix.n != r->experts || d->out_stride != r->experts) return;
+  if (!d->stage || d->chosen || d->up || d->out != r->logits || d->matrix.n != r->experts || d->out_stride != r->experts) return;
   if (d->pairs != r->rows || d->dtype != r->dtype || logits.bytes > ZMI_GPU_OWN_RESULTS) return;
   if ((unsigned long long)d->blocks * d->matrix.block_bytes > ZMI_GPU_OWN_WEIGHTS) return;
   const int kept = (ZMI_MAX(dot->shared, route->shared) + 15) / 16 * 16;
@@ -408,7 +409,7 @@ static void own_routes(plan *p) {
     for (size_t j = i + 1; j < p->made_count; j++) {
       zmi_gpu_instruction *d = &p->made[j];
       if (d->kind == ZMI_GPU_ROUTE || writes(d, chosen)) break;
-      if (d->kind == ZMI_GPU_DOT && d->as.dot.step && d->as.dot.chosen == in->as.route.chosen && d->as.dot.pairs <= ZMI_GPU_OWN)
+      if (d->kind == ZMI_GPU_DOT && d->as.dot.stage && d->as.dot.chosen == in->as.route.chosen && d->as.dot.pairs <= ZMI_GPU_OWN)
         d->as.dot.route = (int)i + 1;
     }
   }
@@ -467,7 +468,7 @@ static bool make(plan *p, bool ring, int *first) {
   *first = (int)p->made_count;
   for (size_t i = p->made_count; i-- > 0;) {
     p->made[i].next = *first;
-    if (p->made[i].kind == ZMI_GPU_DOT && p->made[i].as.dot.step) *first = (int)i;
+    if (p->made[i].kind == ZMI_GPU_DOT && p->made[i].as.dot.stage) *first = (int)i;
   }
   make_barriers(p);
   return true;

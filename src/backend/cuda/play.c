@@ -301,7 +301,7 @@ static zmi_gpu_play share_out(zmi_device_player *p) {
     if (in->kind == ZMI_GPU_READY) ready = ZMI_MAX(ready, edge((size_t)in->as.ready.rows * (size_t)in->as.ready.bytes));
   }
   const size_t fixed = ZMI_GPU_OWN_SHARED + ZMI_MAX(scratch + ready, over);
-  for (int slots = ZMI_GPU_SLOTS; slots >= LEAST_SLOTS && !play.slots; slots--) {
+  for (int slots = ZMI_GPU_SLOTS; slots >= LEAST_SLOTS && !play.slots; slots /= 2) {
     if (fixed + (size_t)ZMI_GPU_RING_SHARED(slots) <= p->device->shared) play.slots = slots;
   }
   play.ready_at = ZMI_GPU_OWN_SHARED + (int)scratch;

@@ -112,7 +112,7 @@ typedef struct zmi_gpu_digits {
 // Products with packed matrices. Pair p < pairs: x row p / share, matrix chosen[p] (0 if absent), result row p, rounded to dtype; zeros if
 // chosen[p] is out of range. x: rows of digits or of floats of x_dtype, x_bytes apart; absent: those that READY has made. Tile: pair p,
 // block b, as p * blocks + b. Only the resident kernel knows the rest: `up` are the weights of a second matrix like the first, with which
-// the result is round(silu(first)) * second; `step`: weights come through the ring of weights (stream.h), so many k at a time; `route`: one
+// the result is round(silu(first)) * second; `stage`: weights come through the ring of weights (stream.h), so many units at a time; `route`: one
 // more than the number of the ROUTE, every block's own, that chooses; `kept`: every block makes all results, and they stay so many bytes
 // behind the beginning of its scratch.
 typedef struct zmi_gpu_dot {
@@ -120,7 +120,7 @@ typedef struct zmi_gpu_dot {
   zmi_gpu_address x, chosen, out, up;
   long long x_bytes, out_stride;
   int x_dtype, pairs, share, blocks, dtype, route;
-  int step, step_bytes, range_bytes, units, together, kept;
+  int stage, range_bytes, units, together, kept, unused;
 } zmi_gpu_dot;
 
 // Pairs of a product by their experts, for MANY. order: the pairs, those of one expert side by side, in any order. pieces: up to `columns`
@@ -240,7 +240,7 @@ typedef struct zmi_gpu_mail {
 } zmi_gpu_mail;
 
 // A resident play, in device memory. The first two are zero before it. Where the parts of a block's shared memory begin (what a block
-// keeps stands first, then scratch of instructions; sizes.h): what READY makes, and the ring of weights with `slots` slots a warp. each:
+// keeps stands first, then scratch of instructions; sizes.h): what READY makes, and the ring of weights of `slots` slots. each:
 // blocks of a multiprocessor. stamps: absent, or [blocks][count][2] clocks: when a block began an instruction, behind its barrier, and when
 // it was done with it. mail: absent, or that of the host.
 // most: 0, or how many steps it plays at most, one after another. Behind each the first of the largest of the logits is chosen; the next

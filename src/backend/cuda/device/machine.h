@@ -33,9 +33,9 @@
 //   zmi_copy_word_async(to, from)  the same of 4 bytes
 //   zmi_copy_wait(n)     waits until at most n groups (0 .. 3) of this thread are on their way
 //   zmi_bulk_open(gate)  one thread: a gate, 8 bytes of shared memory, before its first use; zmi_bulk_opened() after it
-//   zmi_bulk_copy(mine, to, from, bytes, gate)  all 32 threads of a warp; each of the first eight that has one: a multiple of 16 bytes of
-//                        memory that nobody writes on their way to shared memory, without holding up the warp; one copy of a gate at a time
-//   zmi_bulk_wait(gate, turn)  waits until a copy has come: the gate's first, third, ... (turn 0) or second, fourth, ... (1)
+//   zmi_bulk_copy(to, from, bytes, gate)  all 32 threads of a warp: a multiple of 16 bytes of memory that nobody writes on their way to
+//                        shared memory, without holding up the warp; zmi_bulk_asked(gate) behind the last one that comes through a gate
+//   zmi_bulk_wait(gate, turn)  waits until they have come: through the gate for the first, third, ... time (turn 0) or the second, fourth, ... (1)
 //   zmi_tell(p, x)       writes a word of shared memory: who sees it by zmi_told(p) sees what this thread wrote and saw before
 //   zmi_clock()          cycles of this multiprocessor
 //   zmi_cache_load(p)    a 32-bit word that another block may have written during this launch (past the first-level cache)
@@ -148,43 +148,39 @@ ZMI_INLINE void zmi_copy_wait(unsigned n) {
     asm volatile("cp.async.wait_group 3;" ::: "memory");
 }
 #if __CUDA_ARCH__ >= 900
-// A thread asks the copy engine.
+// One thread asks the copy engine for all.
 ZMI_INLINE void zmi_bulk_open(unsigned long long *gate) {
   asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
 }
 ZMI_INLINE void zmi_bulk_opened() {
   asm volatile("fence.mbarrier_init.release.cluster;\n\tfence.proxy.async.shared::cta;" ::: "memory");
 }
-ZMI_INLINE void zmi_bulk_copy(bool mine, char *to, const char *from, int bytes, unsigned long long *gate) {
+ZMI_INLINE void zmi_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
   const unsigned at = (unsigned)__cvta_generic_to_shared(gate);
-  if (!mine) return;
-  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+  if (threadIdx.x % 32 != 0) return;
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    (unsigned)__cvta_generic_to_shared(to)),
                "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(at)
                : "memory");
 }
+ZMI_INLINE void zmi_bulk_asked(unsigned long long *gate) {
+  if (threadIdx.x % 32 == 0)
+    asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
+}
 #else
-// One copy after the other, each by all threads: a thread asks for 16 bytes at a time and arrives when they have come.
+// Each thread asks for 16 bytes at a time and arrives when they have come.
 ZMI_INLINE void zmi_bulk_open(unsigned long long *gate) {
   asm volatile("mbarrier.init.shared.b64 [%0], 32;" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
 }
 ZMI_INLINE void zmi_bulk_opened() {
 }
-ZMI_INLINE void zmi_bulk_copy(bool mine, char *to, const char *from, int bytes, unsigned long long *gate) {
-  const unsigned asked = __ballot_sync(0xffffffffu, mine), near = (unsigned)__cvta_generic_to_shared(to);
-  const unsigned at = (unsigned)__cvta_generic_to_shared(gate), low = (unsigned)(unsigned long long)from;
-  const unsigned high = (unsigned)((unsigned long long)from >> 32);
-  for (int lane = 0; lane < 8; lane++) {
-    const unsigned there = __shfl_sync(0xffffffffu, near, lane), size = __shfl_sync(0xffffffffu, (unsigned)bytes, lane);
-    const unsigned long long source =
-        (unsigned long long)__shfl_sync(0xffffffffu, high, lane) << 32 | __shfl_sync(0xffffffffu, low, lane);
-    const unsigned opens = __shfl_sync(0xffffffffu, at, lane);
-    if (!(asked >> lane & 1u)) continue;
-    for (unsigned i = threadIdx.x % 32 * 16; i < size; i += 512)
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(there + i), "l"(__cvta_generic_to_global((const char *)source + i)) : "memory");
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(opens) : "memory");
-  }
+ZMI_INLINE void zmi_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
+  (void)gate;
+  for (int i = (int)threadIdx.x % 32 * 16; i < bytes; i += 512) zmi_copy_async(to + i, from + i);
+}
+ZMI_INLINE void zmi_bulk_asked(unsigned long long *gate) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
 }
 #endif
 ZMI_INLINE void zmi_bulk_wait(unsigned long long *gate, unsigned turn) {

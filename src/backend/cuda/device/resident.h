@@ -7,8 +7,8 @@ typedef struct zmi_gpu_site {
   const zmi_gpu_instruction *all;
   unsigned long long deadline, allowed, *stamps; // allowed: nanoseconds of a step
   const unsigned *stop;                          // of the host; or 0
-  char *made, *rings;                            // rows of READY; rings of weights
-  int worker, workers, gone, slots;              // gone: the play was given up; slots: of a ring
+  char *made, *ring;                             // rows of READY; the ring of weights
+  int worker, workers, gone, slots;              // gone: the play was given up; slots: of the ring
   unsigned met, by;                              // barriers so far; zmi_gpu_by(workers)
   int count, step;                               // of all; steps played
   int now[ZMI_GPU_WARPS];                        // of each warp: the instruction at hand
@@ -97,7 +97,7 @@ ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, zmi_gpu
   s->deadline = zmi_nanoseconds() + allowed;
   s->stop = play->mail ? &zmi_gpu_at<zmi_gpu_mail>(play->mail)->stop : 0;
   s->made = zmi_shared() + play->ready_at;
-  s->rings = zmi_shared() + play->ring_at;
+  s->ring = zmi_shared() + play->ring_at;
   s->slots = play->slots;
   s->worker = zmi_gpu_worker(play->each);
   s->workers = zmi_blocks();
@@ -107,20 +107,21 @@ ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, zmi_gpu
   s->stamps = play->stamps ? zmi_gpu_at<unsigned long long>(play->stamps) + (long long)s->worker * count * 2 : 0;
 }
 
-// Of a warp's ring, by the thread that will fill it.
-ZMI_INLINE void zmi_gpu_begin_ring(int warp) {
+// The ring, by a thread of the warp that will fill it.
+ZMI_INLINE void zmi_gpu_begin_ring() {
   zmi_gpu_feed *feed = zmi_gpu_feed_here();
-  for (int i = 0; i < ZMI_GPU_SLOTS; i++) zmi_bulk_open(&feed->gate[warp][i]);
+  for (int i = 0; i < ZMI_GPU_SLOTS; i++) zmi_bulk_open(&feed->gate[i]);
   zmi_bulk_opened();
-  feed->taken[warp] = feed->slot[warp] = feed->turn[warp] = 0;
+  for (int i = 0; i < ZMI_GPU_WARPS; i++) feed->taken[i] = feed->stages[i] = 0;
+  feed->routed = feed->reached = feed->ended = 0;
 }
 
 // The ninth warp.
 ZMI_INLINE void zmi_gpu_begin_feeding(const zmi_gpu_instruction *all, int count, int first, const zmi_gpu_play *play) {
   zmi_gpu_feeder f = {};
-  f.feed = zmi_near(zmi_gpu_feed_here());
-  f.count = play->slots;
-  f.slots = zmi_shared() + play->ring_at + zmi_thread() % ZMI_GPU_WARPS * play->slots * ZMI_GPU_SLOT;
+  f.feed = zmi_gpu_feed_here();
+  f.count = (unsigned)play->slots;
+  f.slots = zmi_shared() + play->ring_at;
   f.worker = zmi_gpu_worker(play->each);
   f.workers = zmi_blocks();
   f.by = zmi_gpu_by(zmi_blocks());
@@ -135,9 +136,9 @@ ZMI_INLINE void zmi_gpu_play_one(const zmi_gpu_instruction *in, int now) {
     zmi_gpu_ready_run(in, s->worker, s->workers, s->by, scratch, made);
   } else if (in->kind == ZMI_GPU_ROUTE && in->own) {
     zmi_gpu_route_own(in, s->worker, scratch, zmi_shared(), zmi_gpu_mark(s->step, now + 1));
-  } else if (in->kind == ZMI_GPU_DOT && in->as.dot.step) {
+  } else if (in->kind == ZMI_GPU_DOT && in->as.dot.stage) {
     if (zmi_thread() == 0) zmi_tell(&zmi_gpu_feed_here()->reached, zmi_gpu_mark(s->step, now + 1));
-    zmi_gpu_stream_run(in, s->worker, s->workers, s->by, scratch, made, zmi_near(s->rings), s->slots);
+    zmi_gpu_stream_run(in, s->worker, s->workers, s->by, scratch, made, zmi_near(s->ring), s->slots);
   } else if (in->kind == ZMI_GPU_DOT && !in->as.dot.x) {
     zmi_gpu_dot_made(in, made, s->worker, s->workers, scratch);
   } else {
@@ -260,16 +261,12 @@ ZMI_APART bool zmi_gpu_choose() {
 }
 
 ZMI_KERNEL_FED zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed) {
-  zmi_gpu_feed *feed = zmi_gpu_feed_here();
   const int t = zmi_thread();
-  if (t == 0) {
-    zmi_gpu_begin(all, count, play, allowed);
-    feed->routed = feed->reached = feed->ended = 0;
-  }
-  if (t >= ZMI_GPU_THREADS && t < ZMI_GPU_THREADS + ZMI_GPU_WARPS) zmi_gpu_begin_ring(t - ZMI_GPU_THREADS);
+  if (t == 0) zmi_gpu_begin(all, count, play, allowed);
+  if (t == ZMI_GPU_THREADS) zmi_gpu_begin_ring();
   zmi_sync_all();
   if (t >= ZMI_GPU_THREADS) return zmi_gpu_begin_feeding(all, count, first, play);
   while (zmi_gpu_play_step() && zmi_gpu_choose()) {
   }
-  if (t == 0) zmi_tell(&feed->ended, 1);
+  if (t == 0) zmi_tell(&zmi_gpu_feed_here()->ended, 1);
 }

@@ -27,18 +27,18 @@ enum {
 // ROUTE of every block's own chooses; most bytes of weights and of results of a product that every block makes for itself;
 // taps of a convolution that READY makes.
 enum {
-  ZMI_GPU_SLOT = 2560,
-  ZMI_GPU_SLOTS = 8,
+  ZMI_GPU_SLOT = 20480,
+  ZMI_GPU_SLOTS = 8, // most; always a power of two
   ZMI_GPU_READY_BYTES = 24576,
   ZMI_GPU_READY_NORM = 8192,
   ZMI_GPU_OWN = 128,
   ZMI_GPU_OWN_WEIGHTS = 81920,
   ZMI_GPU_OWN_RESULTS = 2048,
   ZMI_GPU_READY_TAPS = 3,
-  ZMI_GPU_FEED = 640
+  ZMI_GPU_FEED = 160
 };
 #define ZMI_GPU_WARPS (ZMI_GPU_THREADS / 32)
-#define ZMI_GPU_RING_SHARED(slots) (ZMI_GPU_WARPS * (slots)*ZMI_GPU_SLOT)
+#define ZMI_GPU_RING_SHARED(slots) ((slots)*ZMI_GPU_SLOT)
 
 // What a block keeps, at the beginning of its shared memory: chosen experts, their weights, what it has to know of the play; the
 // instruction at hand and the next one; what the warp that asks for weights and the others tell each other. Scratch of instructions

@@ -1,10 +1,10 @@
-// Products whose weights are asked for long before they are used. Each of the eight warps that make products has a ring of slots in shared
-// memory. A ninth warp goes through the products to come, in the order in which they will be made, and copies on their way fill the slots:
-// also across barriers, as weights depend on nothing but, for experts, on the router. So the memory works while blocks wait for each other,
-// and nobody who makes products has to find out where weights lie.
+// Products whose weights are asked for long before they are used. A block has a ring of slots in shared memory. A ninth warp goes through the
+// products to come, in the order in which they will be made, and copies on their way fill the slots: also across barriers, as weights
+// depend on nothing but, for experts, on the router. So the memory works while blocks wait for each other, and nobody who makes products has
+// to find out where weights lie.
 //
 // A worker takes its tiles in one piece, in rounds of a few tiles. A unit is a range of 256 k of a tile; all units of a worker's tiles go
-// to its warps in turn. A step is what a slot holds: `step` k of a unit.
+// to its eight warps in turn. A stage is what a slot holds: `stage` units, one after another, which are mostly so in memory, too.
 //
 // Sums of products of codes and digits are whole numbers, so tensor cores take them: 16 rows of weights by 32 k by 8 columns, of which
 // three are the digits of the row. What follows (scales, biases) is a chain of multiply-adds of floats in the written order.
@@ -14,27 +14,28 @@ typedef struct zmi_gpu_spot {
   int tile, which, block, pair;
 } zmi_gpu_spot;
 
-// What the warps of a block tell each other of the rings, in shared memory.
+// What the warps of a block tell each other of the ring, in shared memory.
 typedef struct zmi_gpu_feed {
-  unsigned long long gate[ZMI_GPU_WARPS][ZMI_GPU_SLOTS]; // of the slots
-  unsigned taken[ZMI_GPU_WARPS];                         // steps that a warp has used
-  unsigned slot[ZMI_GPU_WARPS], turn[ZMI_GPU_WARPS];     // the slot of its next step, and that gate's turn
-  unsigned routed, reached;                              // marks: of a ROUTE whose choice is here, of a product that is at hand
-  unsigned ended;                                        // no more steps are taken
+  unsigned long long gate[ZMI_GPU_SLOTS]; // of the slots
+  unsigned taken[ZMI_GPU_WARPS];          // stages that a warp is done with
+  unsigned stages[ZMI_GPU_WARPS];         // of all products before the one at hand; each warp counts them
+  unsigned routed, reached;               // marks: of a ROUTE whose choice is here, of a product that is at hand
+  unsigned ended;                         // no more stages are taken
 } zmi_gpu_feed;
 static_assert(sizeof(zmi_gpu_feed) <= ZMI_GPU_FEED, "it fits into its place");
 
 ZMI_INLINE zmi_gpu_feed *zmi_gpu_feed_here() {
-  return (zmi_gpu_feed *)(void *)(zmi_shared() + ZMI_GPU_OWN_FEED);
+  return zmi_near((zmi_gpu_feed *)(void *)(zmi_shared() + ZMI_GPU_OWN_FEED));
+}
+
+// The experts that the last ROUTE of every block's own has chosen.
+ZMI_INLINE const int *zmi_gpu_chosen_here() {
+  return zmi_near((const int *)(const void *)zmi_shared());
 }
 
 // Marks of instructions, which rise in the order in which they are played. number: of the instruction, from 1 on.
 ZMI_INLINE unsigned zmi_gpu_mark(int step, int number) {
   return (unsigned)step << 24 | (unsigned)number;
-}
-
-ZMI_INLINE int zmi_gpu_group_bytes(const zmi_gpu_matrix *m) {
-  return m->group * m->bits * ZMI_GPU_LANES / 8 + 2 * ZMI_GPU_LANES * zmi_gpu_size(m->dtype);
 }
 
 // `many` units further of a product whose tiles have so many units, and blocks a pair.
@@ -49,54 +50,66 @@ ZMI_INLINE void zmi_gpu_spot_move(zmi_gpu_spot *s, int many, int units, int bloc
   }
 }
 
-// The first unit of a warp whose block takes the tiles from `tile` on.
-ZMI_INLINE zmi_gpu_spot zmi_gpu_spot_first(int tile, int warp, int units, int blocks) {
+// The unit that stands `many` behind the first one of the worker that takes the tiles from `tile` on.
+ZMI_INLINE zmi_gpu_spot zmi_gpu_spot_first(int tile, int many, int units, int blocks) {
   const int pair = tile < blocks ? 0 : tile / blocks; // most products have one, and a quotient takes long
   zmi_gpu_spot s = {tile, 0, tile - pair * blocks, pair};
-  zmi_gpu_spot_move(&s, warp, units, blocks);
+  zmi_gpu_spot_move(&s, many, units, blocks);
   return s;
 }
 
-// A warp's ring, as the warp has it in registers while it makes a product.
+// The ring as a warp that makes products has it in registers: the stage of its next unit, counted from the first of all, and which unit of it
+// that is.
 typedef struct zmi_gpu_ring {
-  const char *slots; // of this warp
+  const char *slots;
   zmi_gpu_feed *feed;
-  unsigned slot, turn, taken;
-  int count;
+  unsigned stage, end, count; // end: behind the product's last stage; count: of slots, a power of two
+  int at, each;               // each: units of a stage
 } zmi_gpu_ring;
 
-ZMI_INLINE zmi_gpu_ring zmi_gpu_ring_open(const char *rings, int count) {
-  zmi_gpu_feed *feed = zmi_near(zmi_gpu_feed_here());
+ZMI_INLINE void zmi_gpu_ring_move(zmi_gpu_ring *r, int many) {
+  for (r->at += many; r->at >= r->each; r->at -= r->each) r->stage++;
+}
+
+// The gate of a stage, once it has come.
+ZMI_INLINE void zmi_gpu_stage_wait(zmi_gpu_feed *feed, unsigned stage, unsigned count) {
+  zmi_bulk_wait(&feed->gate[stage & (count - 1)], stage & count ? 1u : 0u);
+}
+
+// The warp is done with the stages before that of its next unit. It has none of those behind the product yet.
+ZMI_INLINE void zmi_gpu_ring_tell(const zmi_gpu_ring *r) {
+  if (zmi_thread() % 32 == 0) zmi_tell(&r->feed->taken[zmi_thread() / 32], r->stage < r->end ? r->stage : r->end);
+}
+
+// For a product of so many units.
+ZMI_INLINE zmi_gpu_ring zmi_gpu_ring_open(const char *slots, int count, int each, int units) {
+  zmi_gpu_feed *feed = zmi_gpu_feed_here();
   const int warp = zmi_thread() / 32;
-  return {rings + warp * count * ZMI_GPU_SLOT, feed, feed->slot[warp], feed->turn[warp], feed->taken[warp], count};
+  const unsigned first = feed->stages[warp], stages = (unsigned)(units + each - 1) / (unsigned)each;
+  zmi_gpu_ring r = {slots, feed, first, first + stages, (unsigned)count, 0, each};
+  zmi_gpu_ring_move(&r, warp);
+  zmi_gpu_ring_tell(&r); // a warp without units holds nobody up
+  return r;
+}
+
+// Where the warp's unit lies, once it has come; and that it has been used.
+ZMI_INLINE const char *zmi_gpu_ring_take(const zmi_gpu_ring *r, int unit_bytes) {
+  zmi_gpu_stage_wait(r->feed, r->stage, r->count);
+  return zmi_near(r->slots + (r->stage & (r->count - 1)) * ZMI_GPU_SLOT + r->at * unit_bytes);
+}
+ZMI_INLINE void zmi_gpu_ring_next(zmi_gpu_ring *r) {
+  zmi_gpu_ring_move(r, ZMI_GPU_WARPS);
+  zmi_sync_warp();
+  zmi_gpu_ring_tell(r);
 }
 ZMI_INLINE void zmi_gpu_ring_close(const zmi_gpu_ring *r) {
   const int warp = zmi_thread() / 32;
   if (zmi_thread() % 32 != 0) return;
-  r->feed->slot[warp] = r->slot;
-  r->feed->turn[warp] = r->turn;
+  r->feed->stages[warp] = r->end;
+  zmi_tell(&r->feed->taken[warp], r->end);
 }
 
-// Where the next step lies, once it has come; and that it has been used.
-ZMI_INLINE const char *zmi_gpu_ring_take(const zmi_gpu_ring *r) {
-  zmi_bulk_wait(&r->feed->gate[zmi_thread() / 32][r->slot], r->turn);
-  return zmi_near(r->slots + r->slot * ZMI_GPU_SLOT);
-}
-ZMI_INLINE void zmi_gpu_ring_next(zmi_gpu_ring *r) {
-  zmi_sync_warp();
-  r->taken++;
-  if (zmi_thread() % 32 == 0) zmi_tell(&r->feed->taken[zmi_thread() / 32], r->taken);
-  if (++r->slot < (unsigned)r->count) return;
-  r->slot = 0;
-  r->turn ^= 1u;
-}
-
-// The experts that the last ROUTE of every block's own has chosen.
-ZMI_INLINE const int *zmi_gpu_chosen_here() {
-  return zmi_near((const int *)(const void *)zmi_shared());
-}
-
-// ---- a step ----
+// ---- a unit ----
 
 // A lane has rows lane / 4 and lane / 4 + 8 of the block. Of its column it makes what the products need (zmi_tile_us), of the results it
 // has columns 2 c and 2 c + 1, c = lane % 4: c = 0 has the two upper digits and adds to `hi`, c = 1 the lowest and adds to `lo`.
@@ -155,7 +168,7 @@ ZMI_INLINE void zmi_gpu_column_add(zmi_gpu_column *u, const int D[4], float e, f
   }
 }
 
-// Adds `groups` groups of a step, the first of which is group `first` of the row. GROUP, GROUPS: of how many, if that is known beforehand:
+// Adds `groups` groups of a unit, the first of which is group `first` of the row. GROUP, GROUPS: of how many, if that is known beforehand:
 // then nothing waits for the group before it but the sums.
 template <int BITS, int DIGITS, int GROUP, bool FLOAT, int GROUPS>
 ZMI_INLINE void zmi_gpu_stream_groups(const char *slot, int group, int first, int groups, zmi_gpu_column *u) {
@@ -185,7 +198,7 @@ ZMI_INLINE void zmi_gpu_stream_groups(const char *slot, int group, int first, in
     return zmi_gpu_stream_groups<BITS, DIGITS, 0, FLOAT, 0>(slot, group, first, groups, u);
 
 // All formats; those that most models have are made for themselves.
-template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_step(const zmi_gpu_matrix *m, const char *slot, int k, int n, zmi_gpu_column *u) {
+template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_by_format(const zmi_gpu_matrix *m, const char *slot, int k, int n, zmi_gpu_column *u) {
   const int group = m->group, shift = zmi_gpu_group_shift(group), first = k >> shift, groups = n >> shift;
   if (m->dtype == ZMI_GPU_F32) {
     switch (m->bits) {
@@ -200,7 +213,7 @@ template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_step(const zmi_gpu_matrix *
     }
   }
   if (m->bits == 4 && group == 64 && groups == 4) return zmi_gpu_stream_groups<4, DIGITS, 64, false, 4>(slot, group, first, groups, u);
-  if (m->bits == 8 && group == 64 && groups == 2) return zmi_gpu_stream_groups<8, DIGITS, 64, false, 2>(slot, group, first, groups, u);
+  if (m->bits == 8 && group == 64 && groups == 4) return zmi_gpu_stream_groups<8, DIGITS, 64, false, 4>(slot, group, first, groups, u);
   switch (m->bits) {
     ZMI_GPU_BITS(2, false)
     ZMI_GPU_BITS(3, false)
@@ -216,21 +229,16 @@ template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_step(const zmi_gpu_matrix *
 // ---- a product ----
 
 // The part of a unit: of `row` of what READY made.
-ZMI_INLINE void zmi_gpu_stream_unit(zmi_gpu_ring *r, const zmi_gpu_dot *d, int begin, const char *row, float *part) {
+ZMI_INLINE void zmi_gpu_stream_unit(const char *slot, const zmi_gpu_dot *d, int begin, const char *row, float *part) {
   const zmi_gpu_matrix *m = &d->matrix;
   const int lane = zmi_thread() % 32, plane = lane / 4 % 4 < m->digits ? lane / 4 % 4 : 0;
-  const int end = begin + ZMI_GPU_RANGE < m->k ? begin + ZMI_GPU_RANGE : m->k;
+  const int n = m->k - begin < ZMI_GPU_RANGE ? m->k - begin : ZMI_GPU_RANGE;
   zmi_gpu_column u = {row + plane * m->group + lane % 4 * 8, (const float *)(const void *)(row + m->digits * m->k), 0, {0, 0}};
   u.sum = u.scale + (m->k >> zmi_gpu_group_shift(m->group));
-  for (int k = begin; k < end; k += d->step) {
-    const int n = end - k < d->step ? end - k : d->step;
-    const char *slot = zmi_gpu_ring_take(r);
-    if (m->digits == 1)
-      zmi_gpu_stream_step<1>(m, slot, k, n, &u);
-    else
-      zmi_gpu_stream_step<3>(m, slot, k, n, &u);
-    zmi_gpu_ring_next(r);
-  }
+  if (m->digits == 1)
+    zmi_gpu_stream_by_format<1>(m, slot, begin, n, &u);
+  else
+    zmi_gpu_stream_by_format<3>(m, slot, begin, n, &u);
   for (int h = 0; h < 2; h++) {
     const float lower = zmi_shuffle_float(u.acc[h], lane | 1);
     if (lane % 4 == 0) part[lane / 4 + 8 * h] = m->digits == 1 ? u.acc[h] : u.acc[h] + lower;
@@ -272,9 +280,9 @@ ZMI_INLINE int zmi_gpu_stream_end(bool own, int tiles, int worker, int workers, 
   return own ? tiles : zmi_gpu_first_tile(tiles, worker + 1, workers, by);
 }
 
-// made: rows that READY made. shared: ZMI_GPU_DOT_SHARED bytes, and what is kept behind them. rings: of all warps, of so many slots.
+// made: rows that READY made. shared: ZMI_GPU_DOT_SHARED bytes, and what is kept behind them. slots: the ring, of so many.
 ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int worker, int workers, unsigned by, char *shared, const char *made,
-                                  const char *rings, int slots) {
+                                  const char *slots, int count) {
   in = zmi_near(in);
   shared = zmi_near(shared);
   made = zmi_near(made);
@@ -283,7 +291,7 @@ ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int worker, int
   const int last = zmi_gpu_stream_end(d->kept, in->tiles, worker, workers, by);
   int tile = zmi_gpu_stream_begin(d->kept, in->tiles, worker, workers, by);
   if (tile >= last) return;
-  zmi_gpu_ring ring = zmi_gpu_ring_open(rings, slots);
+  zmi_gpu_ring ring = zmi_gpu_ring_open(slots, count, d->stage, (last - tile) * units);
   float *parts = (float *)(void *)shared;
   const zmi_gpu_address out = d->kept ? (zmi_gpu_address)(shared + d->kept) : d->out;
   int pair = tile < blocks ? 0 : tile / blocks, block = tile - pair * blocks;
@@ -294,7 +302,8 @@ ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int worker, int
       float *part = parts + ((s.tile - tile) * units + s.which) * ZMI_GPU_LANES;
       const int range = s.which < ranges ? s.which : s.which - ranges;
       const int row = s.pair < d->share ? 0 : s.pair / d->share; // one row alone needs no quotient
-      zmi_gpu_stream_unit(&ring, d, range * ZMI_GPU_RANGE, made + row * (int)d->x_bytes, part);
+      zmi_gpu_stream_unit(zmi_gpu_ring_take(&ring, d->range_bytes), d, range * ZMI_GPU_RANGE, made + row * (int)d->x_bytes, part);
+      zmi_gpu_ring_next(&ring);
     }
     zmi_sync();
     if (t < tiles * ZMI_GPU_LANES) zmi_gpu_stream_store(d, block, pair, parts + t / ZMI_GPU_LANES * units * ZMI_GPU_LANES, out);

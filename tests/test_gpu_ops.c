@@ -243,6 +243,8 @@ static zmi_heads heads_of(const shape *s, const void *q, void *keys, void *value
 static const int32_t places[] = {0, 127, 128, 1000, -1, 3, 2000, 128, 300};
 static const int32_t owners[] = {0, 1, 2, 1, 0, 3, 1, 2, -1};
 
+static const int32_t tail[] = {140, 15, 16};
+
 static void write_caches(void **state) {
   (void)state;
   static const int dims[] = {2, 64, 80};
@@ -265,7 +267,9 @@ static void write_caches(void **state) {
   }
 }
 
+// By few workers, and by so many that each has two heads at most.
 static void attend(const shape *s, bool odd) {
+  enum { PLENTY = 300 };
   char what[96];
   const int64_t n = (int64_t)s->sequences * s->kv_heads * s->context * s->dim, results = (int64_t)s->rows * s->heads * s->dim;
   void *keys = numbers(n, s->dtype, odd), *values = numbers(n, s->dtype, odd), *q = numbers(results, s->dtype, false);
@@ -276,14 +280,15 @@ static void attend(const shape *s, bool odd) {
   zmi_attention_run(&h, scratch, 0, zmi_attention_tiles(&h));
   zmi_attention_finish(&h, scratch, 0, zmi_attention_finish_tiles(&h));
   void *partial = bytes_like(NULL, (size_t)s->rows * (size_t)s->heads * (size_t)ranges * (size_t)(ZMI_GPU_HEAD + s->dim) * 4);
-  for (int split = 0; split < 2; split++) {
+  for (int way = 0; way < 3; way++) {
+    const int split = way > 0, workers = way == 2 ? PLENTY : worker_counts[s->rows % 3];
     zmi_gpu_instruction in = {.shared = ZMI_GPU_ATTEND_SHARED(s->dim, split),
                               .as.attention = {AT(q), AT(keys), AT(values), AT(s->position), AT(s->sequence), AT(partial), AT(found),
                                                s->rows, s->heads, s->kv_heads, s->dim, s->context, s->sequences, gpu_dtype(s->dtype),
                                                ranges, split, 0.125f}};
-    snprintf(what, sizeof what, "attention: %d rows, %d/%d heads of %d, split %d", s->rows, s->heads, s->kv_heads, s->dim, split);
+    snprintf(what, sizeof what, "attention: %d rows, %d/%d heads of %d, way %d", s->rows, s->heads, s->kv_heads, s->dim, way);
     memset(found, 0xa5, (size_t)results * 4);
-    step(what, &in, ZMI_GPU_ATTEND, (int64_t)s->rows * s->kv_heads * (split ? ranges : 1), worker_counts[s->rows % 3], (uint64_t)s->heads);
+    step(what, &in, ZMI_GPU_ATTEND, (int64_t)s->rows * s->kv_heads * (split ? ranges : 1), workers, (uint64_t)s->heads);
     in.shared = ZMI_GPU_JOIN_SHARED;
     if (split) step(what, &in, ZMI_GPU_JOIN, (int64_t)s->rows * s->heads, worker_counts[s->heads % 3], (uint64_t)s->rows);
     expect(what, expected, found, results, s->dtype);
@@ -298,7 +303,8 @@ static void attention(void **state) {
       {9, 3, 3, 80, 1024, 3, ZM_F32, places, owners},           {5, 10, 1, 64, 256, 3, ZM_BF16, places, owners},
       {4, 5, 1, 80, 1024, 3, ZM_BF16, places, owners},          {4, 2, 1, 300, 144, 3, ZM_BF16, places, owners},
       {3, 6, 2, 300, 144, 3, ZM_F32, places, owners},           {3, 7, 1, 6, 160, 3, ZM_BF16, places, owners},
-      {4, 8, 8, 64, 1008, 3, ZM_F32, places, owners},
+      {4, 8, 8, 64, 1008, 3, ZM_F32, places, owners},           {4, 14, 2, 112, 144, 3, ZM_BF16, places, owners},
+      {1, 16, 16, 16, 176, 1, ZM_BF16, tail, owners},           {2, 8, 4, 128, 128, 1, ZM_BF16, tail + 1, owners + 3},
   };
   for (size_t i = 0; i < ZMI_COUNT(shapes); i++) {
     attend(&shapes[i], false);

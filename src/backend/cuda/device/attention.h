@@ -232,11 +232,13 @@ template <bool WIDE> ZMI_INLINE void zmi_gpu_scores(zmi_gpu_attend *w) {
   zmi_sync();
 }
 
-// The partial result of a head of the row.
+// The partial result of a range of a head of a row.
+ZMI_INLINE float *zmi_gpu_partial_at(const zmi_gpu_attention *a, int row, int head, int range) {
+  return zmi_gpu_at<float>(a->partial) + (long long)((row * a->heads + head) * a->ranges + range) * (ZMI_GPU_HEAD + a->dim);
+}
+
 ZMI_INLINE float *zmi_gpu_partial_of(const zmi_gpu_attend *w, int head) {
-  const zmi_gpu_attention *a = w->a;
-  const long long at = ((long long)w->row * a->heads + w->first_head + head) * a->ranges + w->range;
-  return zmi_gpu_at<float>(a->partial) + at * (ZMI_GPU_HEAD + a->dim);
+  return zmi_gpu_partial_at(w->a, w->row, w->first_head + head, w->range);
 }
 
 // A warp for each head: p = exp(p - the maximum), and the sum in the lane order.
@@ -494,9 +496,212 @@ template <bool WIDE, bool SPLIT> ZMI_APART void zmi_gpu_attend_all(const zmi_gpu
     zmi_gpu_attend_rows<WIDE>(&w, in->tiles, worker, workers);
 }
 
+// ---- ATTEND of few ranges ----
+//
+// Where a block has one range of two heads, bytes and sums are little of the time: each instruction is there once or a few times, most of
+// them come from behind the caches of instructions, and the block waits. So this is little code, in one piece and without stages. Keys come
+// to shared memory by asynchronous copies, values to registers; those take the place of the keys when the scores are there.
+//
+// Scores: a thread has a position of a head. Values: a thread of the first half of the block has a pair of elements of a head, while warps
+// of the second half add up what the positions weigh. Heads are bfloat16.
+
+enum {
+  ZMI_GPU_FEW = 2,                                    // heads
+  ZMI_GPU_FEW_DIM = 128,                              // elements of a head, at most
+  ZMI_GPU_FEW_STEP = 16,                              // positions, or elements of a head, that are there or not
+  ZMI_GPU_FEW_ROW = ZMI_GPU_FEW_DIM / 8,              // words of 16 bytes from position to position of the values
+  ZMI_GPU_FEW_ROWS = ZMI_GPU_THREADS / ZMI_GPU_FEW_ROW // positions that all threads ask for together
+};
+enum { ZMI_GPU_FEW_EACH = ZMI_GPU_KEYS / ZMI_GPU_FEW_ROWS };
+
+// What a block works on.
+typedef struct zmi_gpu_few {
+  int row, kv, first, heads, range, count, pairs; // first: the first head, of those of the row
+  char *part;                                     // keys or values
+  float *q, *p;                                   // [2][128] each
+  unsigned *tops;                                 // of each warp the largest score
+} zmi_gpu_few;
+
+// a / b where that is small, and *a becomes the rest: less code than a quotient.
+ZMI_INLINE int zmi_gpu_few_times(int *a, int b) {
+  int times = 0;
+#pragma unroll 1
+  for (; *a >= b; *a -= b) times++;
+  return times;
+}
+
+// Neighbouring blocks of 16 positions lie in different banks.
+ZMI_INLINE void zmi_gpu_few_keys_ask(const zmi_gpu_few *w, zmi_gpu_address keys) {
+  const int line = w->pairs * 4 * ZMI_GPU_BLOCK, at = zmi_thread() * 16;
+  const char *from = zmi_gpu_at<const char>(keys) + at;
+  char *to = w->part + at;
+  if (at < line) {
+#pragma unroll 1
+    for (int first = 0; first < w->count; first += ZMI_GPU_BLOCK) {
+      zmi_copy_async(to, from);
+      from += line;
+      to += line + ZMI_GPU_SKEW;
+    }
+  }
+  zmi_copy_commit();
+}
+
+// A thread has 16 bytes of every 16th position. Behind the end it takes the last of all: that is less code than a choice.
+ZMI_INLINE void zmi_gpu_few_values_ask(const zmi_gpu_few *w, zmi_gpu_address values, zmi_gpu_words v[ZMI_GPU_FEW_EACH]) {
+  const int row = zmi_thread() >> 4, at = zmi_thread() & 15, last = w->count - 1, end = w->pairs / 4 - 1;
+  const zmi_gpu_address from = values + (unsigned)(at < end ? at : end) * 16u;
+#pragma unroll
+  for (int j = 0; j < ZMI_GPU_FEW_EACH; j++) {
+    const int i = row + j * ZMI_GPU_FEW_ROWS;
+    v[j] = *zmi_gpu_at<const zmi_gpu_words>(from + (zmi_gpu_address)(unsigned)(i < last ? i : last) * (unsigned)(w->pairs * 4));
+  }
+}
+
+// Up to the next multiple of 16 positions there are negative zeros: with a weight of zero they change no sum, not even one of -0.
+ZMI_INLINE void zmi_gpu_few_values_put(const zmi_gpu_few *w, const zmi_gpu_words v[ZMI_GPU_FEW_EACH]) {
+  const int last = (w->count - 1) >> 4;
+  zmi_gpu_words *to = (zmi_gpu_words *)(void *)w->part + zmi_thread();
+#pragma unroll
+  for (int j = 0; j < ZMI_GPU_FEW_EACH; j++) to[j * ZMI_GPU_THREADS] = v[j];
+  const zmi_gpu_words none = {{0x80008000u, 0x80008000u, 0x80008000u, 0x80008000u}};
+  if (last * ZMI_GPU_FEW_ROWS + (zmi_thread() >> 4) >= w->count) to[last * ZMI_GPU_THREADS] = none;
+}
+
+// The score of a position, before it is scaled; q and keys: of the first pair.
+ZMI_INLINE float zmi_gpu_few_score(const float *q, const unsigned *keys, int pairs) {
+  enum { EACH = ZMI_GPU_FEW_STEP / 2 };
+  float acc = 0.0f;
+#pragma unroll 1
+  for (; pairs > 0; pairs -= EACH) {
+#pragma unroll
+    for (int i = 0; i < EACH; i += 2) {
+      const zmi_gpu_quad two = *(const zmi_gpu_quad *)(const void *)(q + 2 * i);
+      const unsigned a = keys[i * ZMI_GPU_BLOCK], b = keys[(i + 1) * ZMI_GPU_BLOCK];
+      acc = zk_fma(zmi_gpu_high(a), two.f[1], acc);
+      acc = zk_fma(zmi_gpu_low(a), two.f[0], acc);
+      acc = zk_fma(zmi_gpu_high(b), two.f[3], acc);
+      acc = zk_fma(zmi_gpu_low(b), two.f[2], acc);
+    }
+    q += 2 * EACH;
+    keys += EACH * ZMI_GPU_BLOCK;
+  }
+  return 0.0f + acc; // parts are added to zero, and this is the only one
+}
+
+// The sum over positions of a pair of elements.
+ZMI_INLINE zmi_gpu_couple zmi_gpu_few_value(const float *p, const unsigned *values, int count) {
+  zmi_gpu_couple acc = {{0.0f, 0.0f}};
+#pragma unroll 1
+  for (; count > 0; count -= ZMI_GPU_FEW_STEP) {
+#pragma unroll
+    for (int i = 0; i < ZMI_GPU_FEW_STEP; i += 4) {
+      const zmi_gpu_quad four = *(const zmi_gpu_quad *)(const void *)(p + i);
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        const unsigned pair = values[(i + j) * ZMI_GPU_FEW_ROW * 4];
+        acc.f[0] = zk_fma(four.f[j], zmi_gpu_low(pair), acc.f[0]);
+        acc.f[1] = zk_fma(four.f[j], zmi_gpu_high(pair), acc.f[1]);
+      }
+    }
+    p += ZMI_GPU_FEW_STEP;
+    values += ZMI_GPU_FEW_STEP * ZMI_GPU_FEW_ROW * 4;
+  }
+  return acc;
+}
+
+// The maximum of a head, of what its four warps have found.
+ZMI_INLINE float zmi_gpu_few_most(const unsigned *tops) {
+  const zmi_gpu_words of = *(const zmi_gpu_words *)(const void *)tops;
+  unsigned key = of.w[0];
+#pragma unroll
+  for (int i = 1; i < 4; i++) key = of.w[i] > key ? of.w[i] : key;
+  return zmi_gpu_of_most(key);
+}
+
+// The sum in the lane order of the 128 numbers of a head; those behind the last position are zeros.
+ZMI_INLINE float zmi_gpu_few_sum(const float *p) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < ZMI_GPU_KEYS; i += 16) sum = sum + p[i + (zmi_thread() & 15)];
+  return zmi_gpu_fold(sum);
+}
+
+ZMI_INLINE void zmi_gpu_few_range(const zmi_gpu_attention *a, const zmi_gpu_few *w, int sequence) {
+  const int t = zmi_thread(), position = t & (ZMI_GPU_KEYS - 1), half = t >> 7; // of scores
+  const int pair = t & (ZMI_GPU_FEW_DIM / 2 - 1), slot = t >> 6;                // of queries and values
+  const bool scores = position < w->count && half < w->heads, adds = pair < w->pairs && slot < w->heads;
+  const unsigned before = (unsigned)(sequence * a->kv_heads + w->kv) * (unsigned)a->context + (unsigned)(w->range * ZMI_GPU_KEYS);
+  const zmi_gpu_address at = (zmi_gpu_address)before * (unsigned)(w->pairs * 4); // positions in memory are fewer than 2^32
+  const int step = a->ranges * (ZMI_GPU_HEAD + a->dim); // from head to head
+  zmi_gpu_words v[ZMI_GPU_FEW_EACH];
+  zmi_gpu_few_keys_ask(w, a->keys + at);
+  const unsigned q = adds ? zmi_gpu_at<const unsigned>(a->q)[(w->row * a->heads + w->first + slot) * w->pairs + pair] : 0u;
+  zmi_gpu_few_values_ask(w, a->values + at, v);
+  if (adds) *(zmi_gpu_couple *)(void *)(w->q + slot * ZMI_GPU_FEW_DIM + 2 * pair) = {{zmi_gpu_low(q), zmi_gpu_high(q)}};
+  zmi_copy_wait(0);
+  zmi_sync();
+  const int block = position >> 4, place = block * (w->pairs * ZMI_GPU_BLOCK + ZMI_GPU_SKEW / 4) + (position & 15);
+  const unsigned *part = (const unsigned *)(const void *)w->part;
+  float s = zk_neg_float(zkp_infinity());
+  if (scores) s = a->scale * zmi_gpu_few_score(w->q + half * ZMI_GPU_FEW_DIM, part + place, w->pairs);
+  const unsigned top = zmi_most(s != s ? ~0u : zmi_gpu_order_of(s));
+  if ((t & 31) == 0) w->tops[t >> 5] = top;
+  zmi_sync();
+  const float most = zmi_gpu_few_most(w->tops + half * 4);
+  w->p[t] = scores ? zk_exp(s - most) : 0.0f;
+  zmi_gpu_few_values_put(w, v);
+  float *partial = zmi_gpu_partial_at(a, w->row, w->first, w->range);
+  if (scores && position == 0) partial[half * step] = most;
+  zmi_sync();
+  if (adds)
+    *(zmi_gpu_couple *)(void *)(partial + slot * step + ZMI_GPU_HEAD + 2 * pair) =
+        zmi_gpu_few_value(w->p + slot * ZMI_GPU_KEYS, part + pair, w->count);
+  const int adder = (t >> 5) - ZMI_GPU_THREADS / 64;
+  if (adder < 0 || adder >= w->heads) return;
+  const float sum = zmi_gpu_few_sum(w->p + adder * ZMI_GPU_KEYS);
+  if (t % 32 == 0) partial[adder * step + 1] = sum;
+}
+
+// Whether heads are such that a block may take a range of two of them so.
+ZMI_INLINE bool zmi_gpu_is_few(const zmi_gpu_attention *a) {
+  return a->split && a->dtype == ZMI_GPU_BF16 && a->dim % ZMI_GPU_FEW_STEP == 0 && a->dim <= ZMI_GPU_FEW_DIM;
+}
+
+// Which range of which heads a worker has does not depend on how far rows reach, so that it is known when that has come. Neighbours share a
+// multiprocessor: every second worker comes first.
+ZMI_APART void zmi_gpu_attend_few(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+  const zmi_gpu_attention copy = in->as.attention, *a = &copy;
+  const int lane = zmi_thread() % 32;
+  const int position = lane < a->rows ? zmi_gpu_at<const int>(a->position)[lane] : -1;
+  const int sequence = lane < a->rows ? zmi_gpu_at<const int>(a->sequence)[lane] : -1;
+  const int group = (int)((unsigned)a->heads / (unsigned)a->kv_heads), parts = (group + 1) / 2, wide = a->kv_heads * parts;
+  zmi_gpu_few w;
+  int turn = worker / 2 + (worker & 1) * ((workers + 1) / 2);
+  w.range = zmi_gpu_few_times(&turn, a->rows * wide);
+  w.row = zmi_gpu_few_times(&turn, wide);
+  w.kv = zmi_gpu_few_times(&turn, parts);
+  w.first = w.kv * group + turn * ZMI_GPU_FEW;
+  w.heads = group - turn * ZMI_GPU_FEW < ZMI_GPU_FEW ? 1 : ZMI_GPU_FEW;
+  w.pairs = a->dim / 2;
+  w.part = zmi_near(shared);
+  w.q = (float *)(void *)(w.part + ZMI_GPU_ROOM);
+  w.p = w.q + ZMI_GPU_FEW * ZMI_GPU_FEW_DIM;
+  w.tops = (unsigned *)(void *)(w.p + ZMI_GPU_FEW * ZMI_GPU_KEYS);
+  const int seen = zmi_gpu_seen(a, position, sequence), reach = ((int)zmi_most((unsigned)seen) + ZMI_GPU_KEYS - 1) / ZMI_GPU_KEYS;
+  if (reach * a->rows * wide > workers) {
+    zmi_gpu_attend_all<false, true>(in, worker, workers, shared);
+    return;
+  }
+  const int left = (int)zmi_shuffle((unsigned)seen, w.row) - w.range * ZMI_GPU_KEYS;
+  w.count = left < ZMI_GPU_KEYS ? left : ZMI_GPU_KEYS;
+  if (left > 0) zmi_gpu_few_range(a, &w, (int)zmi_shuffle((unsigned)sequence, w.row));
+}
+
 ZMI_DEVICE void zmi_gpu_attend_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const bool wide = in->as.attention.dtype == ZMI_GPU_F32;
-  if (in->as.attention.split)
+  if (zmi_gpu_is_few(&in->as.attention))
+    zmi_gpu_attend_few(in, worker, workers, shared);
+  else if (in->as.attention.split)
     wide ? zmi_gpu_attend_all<true, true>(in, worker, workers, shared) : zmi_gpu_attend_all<false, true>(in, worker, workers, shared);
   else
     wide ? zmi_gpu_attend_all<true, false>(in, worker, workers, shared) : zmi_gpu_attend_all<false, false>(in, worker, workers, shared);

@@ -31,10 +31,14 @@ ZMI_INLINE unsigned long long zmi_gpu_largest_rank(unsigned long long rank) {
   return rank;
 }
 
-// Of all lanes' numbers: NaN if one is NaN, a zero is +0.
-ZMI_INLINE float zmi_gpu_warp_max(float most, bool nan) {
-  const unsigned key = zmi_most(nan ? ~0u : zmi_gpu_order_of(most)); // no number has this one
+// The largest of such keys, or all ones, which no number has, for a NaN, as a number: a zero is +0.
+ZMI_INLINE float zmi_gpu_of_most(unsigned key) {
   return key == ~0u ? zkp_nan() : zmi_gpu_of_order(key) + 0.0f;
+}
+
+// Of all lanes' numbers: NaN if one is NaN.
+ZMI_INLINE float zmi_gpu_warp_max(float most, bool nan) {
+  return zmi_gpu_of_most(zmi_most(nan ? ~0u : zmi_gpu_order_of(most)));
 }
 
 // Sum in the lane order of n numbers that the warp has written.

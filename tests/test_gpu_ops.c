@@ -312,30 +312,35 @@ static void attention(void **state) {
   }
 }
 
-// More ranges than a block joins at once, from partial results alone.
+// Ranges from partial results alone: more than a block joins at once, those that a thread joins alone, and one more.
+static void join_ranges(int ranges, uint64_t seed) {
+  enum { DIM = 2, RANGES = 600, ROW = ZMI_GPU_HEAD + DIM };
+  const int32_t position = ranges * 128 - 5, sequence = 0;
+  float *partial = numbers(RANGES * ROW, ZM_F32, false), found[DIM], expected[DIM];
+  for (int r = 0; r < RANGES; r++) partial[r * ROW] *= 8;
+  if (seed == 2) partial[ranges / 2 * ROW] = __builtin_nanf("");
+  if (seed == 3) partial[ranges / 2 * ROW] = -__builtin_inff();
+  zmi_partial *a = aligned_alloc(64, zmi_partial_bytes(DIM)), *b = aligned_alloc(64, zmi_partial_bytes(DIM));
+  for (int r = 0; r < ranges; r++) {
+    zmi_partial *to = r ? b : a;
+    to->max = partial[r * ROW], to->sum = partial[r * ROW + 1];
+    memcpy(to->values, &partial[r * ROW + ZMI_GPU_HEAD], DIM * sizeof(float));
+    if (r) zmi_partial_join(kn(), DIM, a, b);
+  }
+  zmi_partial_finish(kn(), DIM, a, expected, ZM_F32);
+  zmi_gpu_instruction in = {.shared = ZMI_GPU_JOIN_SHARED,
+                            .as.attention = {0, 0, 0, AT(&position), AT(&sequence), AT(partial), AT(found), 1, 1, 1, DIM, RANGES * 128, 1,
+                                             ZMI_GPU_F32, RANGES, 1, 1}};
+  step("join", &in, ZMI_GPU_JOIN, 1, 1, seed);
+  expect("join", expected, found, DIM, ZM_F32);
+  free(partial), free(a), free(b);
+}
+
 static void join_many(void **state) {
   (void)state;
-  enum { DIM = 2, RANGES = 600, ROW = ZMI_GPU_HEAD + DIM };
-  const int32_t position = RANGES * 128 - 5, sequence = 0;
-  for (uint64_t seed = 0; seed < 4; seed++) {
-    float *partial = numbers(RANGES * ROW, ZM_F32, false), found[DIM], expected[DIM];
-    for (int r = 0; r < RANGES; r++) partial[r * ROW] *= 8;
-    if (seed == 2) partial[300 * ROW] = __builtin_nanf("");
-    if (seed == 3) partial[300 * ROW] = -__builtin_inff();
-    zmi_partial *a = aligned_alloc(64, zmi_partial_bytes(DIM)), *b = aligned_alloc(64, zmi_partial_bytes(DIM));
-    for (int r = 0; r < RANGES; r++) {
-      zmi_partial *to = r ? b : a;
-      to->max = partial[r * ROW], to->sum = partial[r * ROW + 1];
-      memcpy(to->values, &partial[r * ROW + ZMI_GPU_HEAD], DIM * sizeof(float));
-      if (r) zmi_partial_join(kn(), DIM, a, b);
-    }
-    zmi_partial_finish(kn(), DIM, a, expected, ZM_F32);
-    zmi_gpu_instruction in = {.shared = ZMI_GPU_JOIN_SHARED,
-                              .as.attention = {0, 0, 0, AT(&position), AT(&sequence), AT(partial), AT(found), 1, 1, 1, DIM, RANGES * 128, 1,
-                                               ZMI_GPU_F32, RANGES, 1, 1}};
-    step("join", &in, ZMI_GPU_JOIN, 1, 1, seed);
-    expect("join", expected, found, DIM, ZM_F32);
-    free(partial), free(a), free(b);
+  static const int ranges[] = {600, 9, 8, 2, 1};
+  for (size_t i = 0; i < ZMI_COUNT(ranges); i++) {
+    for (uint64_t seed = 0; seed < 4; seed++) join_ranges(ranges[i], seed);
   }
 }
 

@@ -84,9 +84,12 @@ template <bool WIDE> ZMI_INLINE void zmi_gpu_values_ask(const zmi_gpu_attend *w,
   const zmi_gpu_address from = w->values + (zmi_gpu_address)(first * width + column * most * 2 * size);
   char *to = zmi_gpu_stage_at(w, s);
   if (width % 16 != 0) {
-    const int units = bytes / 4;
-    for (int u = zmi_thread(); u < rows * units; u += ZMI_GPU_THREADS)
-      ((unsigned *)(void *)to)[u] = zmi_gpu_at<const unsigned>(from + (zmi_gpu_address)(u / units * width))[u % units];
+#pragma unroll 1
+    for (int row = zmi_thread() >> 4; row < rows; row += ZMI_GPU_THREADS / 16) {
+#pragma unroll 1
+      for (int at = (zmi_thread() & 15) * 4; at < bytes; at += 64)
+        zmi_copy_word_async(to + row * bytes + at, zmi_gpu_at<const char>(from + (zmi_gpu_address)(row * width + at)));
+    }
     return;
   }
   const int shift = w->each == ZMI_GPU_KEYS ? 3 : 4, at = (zmi_thread() & ((1 << shift) - 1)) * 16;
@@ -506,10 +509,10 @@ template <bool WIDE, bool SPLIT> ZMI_APART void zmi_gpu_attend_all(const zmi_gpu
 // of the second half add up what the positions weigh. Heads are bfloat16.
 
 enum {
-  ZMI_GPU_FEW = 2,                                    // heads
-  ZMI_GPU_FEW_DIM = 128,                              // elements of a head, at most
-  ZMI_GPU_FEW_STEP = 16,                              // positions, or elements of a head, that are there or not
-  ZMI_GPU_FEW_ROW = ZMI_GPU_FEW_DIM / 8,              // words of 16 bytes from position to position of the values
+  ZMI_GPU_FEW = 2,                                     // heads
+  ZMI_GPU_FEW_DIM = 128,                               // elements of a head, at most
+  ZMI_GPU_FEW_STEP = 16,                               // positions, or elements of a head, that are there or not
+  ZMI_GPU_FEW_ROW = ZMI_GPU_FEW_DIM / 8,               // words of 16 bytes from position to position of the values
   ZMI_GPU_FEW_ROWS = ZMI_GPU_THREADS / ZMI_GPU_FEW_ROW // positions that all threads ask for together
 };
 enum { ZMI_GPU_FEW_EACH = ZMI_GPU_KEYS / ZMI_GPU_FEW_ROWS };
@@ -632,7 +635,7 @@ ZMI_INLINE void zmi_gpu_few_range(const zmi_gpu_attention *a, const zmi_gpu_few 
   const bool scores = position < w->count && half < w->heads, adds = pair < w->pairs && slot < w->heads;
   const unsigned before = (unsigned)(sequence * a->kv_heads + w->kv) * (unsigned)a->context + (unsigned)(w->range * ZMI_GPU_KEYS);
   const zmi_gpu_address at = (zmi_gpu_address)before * (unsigned)(w->pairs * 4); // positions in memory are fewer than 2^32
-  const int step = a->ranges * (ZMI_GPU_HEAD + a->dim); // from head to head
+  const int step = a->ranges * (ZMI_GPU_HEAD + a->dim);                          // from head to head
   zmi_gpu_words v[ZMI_GPU_FEW_EACH];
   zmi_gpu_few_keys_ask(w, a->keys + at);
   const unsigned q = adds ? zmi_gpu_at<const unsigned>(a->q)[(w->row * a->heads + w->first + slot) * w->pairs + pair] : 0u;
@@ -759,8 +762,10 @@ ZMI_INLINE float zmi_gpu_join_values(const float *from, long long step, int firs
 
 // Ranges beyond the row's have room, but nothing in it: they may be asked for before it is known how far the row sees. (The sum of the
 // first one as a choice, too: then the compiler asks for it with the others, and not when it is known that it is needed.)
-template <int DTYPE> ZMI_INLINE void zmi_gpu_join_head(const zmi_gpu_attention *a, int tile, float *shared) {
+template <int DTYPE> ZMI_APART void zmi_gpu_join_head(const zmi_gpu_instruction *in, int tile, char *scratch) {
   enum { MOST = 4 }; // elements of a thread: heads have at most 1024
+  const zmi_gpu_attention copy = in->as.attention, *a = &copy;
+  float *shared = zmi_near((float *)(void *)scratch);
   const int row = zmi_gpu_row_of(tile, a->rows, a->heads), t = zmi_thread();
   const int position = zmi_gpu_at<const int>(a->position)[row], sequence = zmi_gpu_at<const int>(a->sequence)[row];
   const long long step = ZMI_GPU_HEAD + a->dim;
@@ -798,11 +803,46 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_join_head(const zmi_gpu_attention *
   }
 }
 
-template <int DTYPE> ZMI_INLINE void zmi_gpu_join_heads(const zmi_gpu_attention *a, int tiles, int worker, int workers, float *shared) {
-  for (int t = worker; t < tiles; t += workers) zmi_gpu_join_head<DTYPE>(a, t, shared);
+// A head of few ranges: a thread joins those of its element alone, in little code and without waiting for others. All that may be needed is
+// asked for at once. False if there are more ranges.
+template <int DTYPE> ZMI_INLINE bool zmi_gpu_join_few(const zmi_gpu_attention *a, int tile) {
+  enum { FEW = 8 };
+  const int row = zmi_gpu_row_of(tile, a->rows, a->heads), t = zmi_thread(), i = t < a->dim ? t : a->dim - 1;
+  const int position = zmi_gpu_at<const int>(a->position)[row], sequence = zmi_gpu_at<const int>(a->sequence)[row];
+  const int step = ZMI_GPU_HEAD + a->dim, last = a->ranges - 1;
+  const float *first = zmi_gpu_at<const float>(a->partial) + (long long)(tile * a->ranges) * step;
+  zmi_gpu_couple head[FEW]; // maximum, sum
+  float v[FEW];
+#pragma unroll
+  for (int j = 0; j < FEW; j++) {
+    const float *from = first + (unsigned)((j < last ? j : last) * step);
+    head[j] = *(const zmi_gpu_couple *)(const void *)from;
+    v[j] = from[ZMI_GPU_HEAD + i];
+  }
+  const int ranges = (zmi_gpu_seen(a, position, sequence) + ZMI_GPU_KEYS - 1) / ZMI_GPU_KEYS;
+  if (ranges > FEW || a->dim > ZMI_GPU_THREADS) return false;
+  float max = head[0].f[0], sum = head[0].f[1], value = v[0];
+#pragma unroll
+  for (int j = 1; j < FEW; j++) {
+    if (j >= ranges) break;
+    const float joined = zmi_gpu_join_max(max, head[j].f[0]);
+    const float wa = zmi_gpu_join_weight(max, joined), wb = zmi_gpu_join_weight(head[j].f[0], joined);
+    value = zk_fma(wb, v[j], value * wa);
+    sum = zk_fma(wb, head[j].f[1], wa * sum);
+    max = joined;
+  }
+  if (t < a->dim) zmi_gpu_store(a->out, DTYPE, (long long)tile * a->dim + t, ranges ? value / sum : 0.0f);
+  return true;
+}
+
+// What many ranges take is apart, so that few do not pass by it.
+template <int DTYPE> ZMI_INLINE void zmi_gpu_join_heads(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+  const zmi_gpu_attention a = in->as.attention;
+  for (int t = worker; t < in->tiles; t += workers) {
+    if (!zmi_gpu_join_few<DTYPE>(&a, t)) zmi_gpu_join_head<DTYPE>(in, t, shared);
+  }
 }
 
 ZMI_APART void zmi_gpu_join_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
-  const zmi_gpu_attention a = in->as.attention;
-  ZMI_GPU_BY_DTYPE(a.dtype, zmi_gpu_join_heads<DTYPE>(&a, in->tiles, worker, workers, zmi_near((float *)(void *)shared)));
+  ZMI_GPU_BY_DTYPE(in->as.attention.dtype, zmi_gpu_join_heads<DTYPE>(in, worker, workers, shared));
 }

@@ -42,17 +42,19 @@ typedef struct zmi_gpu_head {
   float inverse; // of the root mean square
 } zmi_gpu_head;
 
-template <int DTYPE, int N>
+// ALIKE: weights of the norm are of DTYPE, too; else of any.
+template <int DTYPE, bool ALIKE, int N>
 ZMI_INLINE void zmi_gpu_head_load(const zmi_gpu_rotate *r, const zmi_gpu_head *h, bool there, int i, int j, zmi_gpu_elements_of<N> *to) {
   to->x[j] = there ? zmi_gpu_bits(r->x, DTYPE, h->from + i) : 0u;
-  to->weight[j] = there && r->norm ? zmi_gpu_word(r->norm, r->norm_dtype, i) : 0u;
+  to->weight[j] = !there || !r->norm ? 0u : ALIKE ? zmi_gpu_bits(r->norm, DTYPE, i) : zmi_gpu_word(r->norm, r->norm_dtype, i);
 }
 
-template <int DTYPE, int N>
+template <int DTYPE, bool ALIKE, int N>
 ZMI_INLINE float zmi_gpu_head_value(const zmi_gpu_rotate *r, const zmi_gpu_head *h, int i, int j, const zmi_gpu_elements_of<N> *of) {
   const float x = zmi_gpu_value(of->x[j], DTYPE);
   if (!r->norm) return x;
-  return zmi_gpu_round(x * h->inverse * zmi_gpu_of_word(of->weight[j], r->norm, r->norm_dtype, i), DTYPE);
+  const unsigned bits = of->weight[j];
+  return zmi_gpu_round(x * h->inverse * (ALIKE ? zmi_gpu_value(bits, DTYPE) : zmi_gpu_of_word(bits, r->norm, r->norm_dtype, i)), DTYPE);
 }
 
 ZMI_INLINE int zmi_gpu_first_of(const zmi_gpu_rotate *r, int i) {
@@ -62,39 +64,44 @@ ZMI_INLINE int zmi_gpu_second_of(const zmi_gpu_rotate *r, const zmi_gpu_head *h,
   return r->traditional ? 2 * i + 1 : i + h->pairs;
 }
 
-template <int DTYPE> ZMI_INLINE void zmi_gpu_pairs_load(const zmi_gpu_rotate *r, const zmi_gpu_head *h, int begin, zmi_gpu_pairs *p) {
+template <int DTYPE, bool ALIKE>
+ZMI_INLINE void zmi_gpu_pairs_load(const zmi_gpu_rotate *r, const zmi_gpu_head *h, int begin, zmi_gpu_pairs *p) {
 #pragma unroll
   for (int j = 0; j < ZMI_GPU_PAIRS; j++) {
     const int i = begin + 32 * j;
     const bool there = i < h->pairs;
-    zmi_gpu_head_load<DTYPE>(r, h, there, zmi_gpu_first_of(r, i), j, &p->first);
-    zmi_gpu_head_load<DTYPE>(r, h, there, zmi_gpu_second_of(r, h, i), j, &p->second);
+    zmi_gpu_head_load<DTYPE, ALIKE>(r, h, there, zmi_gpu_first_of(r, i), j, &p->first);
+    zmi_gpu_head_load<DTYPE, ALIKE>(r, h, there, zmi_gpu_second_of(r, h, i), j, &p->second);
     p->cosine[j] = there ? zmi_gpu_at<const float>(r->cosine)[h->turn + i] : 0.0f;
     p->sine[j] = there ? zmi_gpu_at<const float>(r->sine)[h->turn + i] : 0.0f;
   }
 }
 
-template <int DTYPE> ZMI_INLINE void zmi_gpu_pairs_turn(const zmi_gpu_rotate *r, const zmi_gpu_head *h, int begin, const zmi_gpu_pairs *p) {
+template <int DTYPE, bool ALIKE>
+ZMI_INLINE void zmi_gpu_pairs_turn(const zmi_gpu_rotate *r, const zmi_gpu_head *h, int begin, const zmi_gpu_pairs *p) {
 #pragma unroll
   for (int j = 0; j < ZMI_GPU_PAIRS; j++) {
     const int i = begin + 32 * j, first = zmi_gpu_first_of(r, i), second = zmi_gpu_second_of(r, h, i);
     if (i >= h->pairs) break;
-    const float a = zmi_gpu_head_value<DTYPE>(r, h, first, j, &p->first), b = zmi_gpu_head_value<DTYPE>(r, h, second, j, &p->second);
+    const float a = zmi_gpu_head_value<DTYPE, ALIKE>(r, h, first, j, &p->first),
+                b = zmi_gpu_head_value<DTYPE, ALIKE>(r, h, second, j, &p->second);
     zmi_gpu_store(r->out, DTYPE, h->to + first, zk_fma(a, p->cosine[j], zk_neg_float(b * p->sine[j])));
     zmi_gpu_store(r->out, DTYPE, h->to + second, zk_fma(a, p->sine[j], b * p->cosine[j]));
   }
 }
 
-template <int DTYPE> ZMI_INLINE void zmi_gpu_rests_load(const zmi_gpu_rotate *r, const zmi_gpu_head *h, int begin, zmi_gpu_rests *q) {
+template <int DTYPE, bool ALIKE>
+ZMI_INLINE void zmi_gpu_rests_load(const zmi_gpu_rotate *r, const zmi_gpu_head *h, int begin, zmi_gpu_rests *q) {
 #pragma unroll
-  for (int j = 0; j < ZMI_GPU_RESTS; j++) zmi_gpu_head_load<DTYPE>(r, h, begin + 32 * j < r->dim, begin + 32 * j, j, q);
+  for (int j = 0; j < ZMI_GPU_RESTS; j++) zmi_gpu_head_load<DTYPE, ALIKE>(r, h, begin + 32 * j < r->dim, begin + 32 * j, j, q);
 }
 
-template <int DTYPE> ZMI_INLINE void zmi_gpu_rests_give(const zmi_gpu_rotate *r, const zmi_gpu_head *h, int begin, const zmi_gpu_rests *q) {
+template <int DTYPE, bool ALIKE>
+ZMI_INLINE void zmi_gpu_rests_give(const zmi_gpu_rotate *r, const zmi_gpu_head *h, int begin, const zmi_gpu_rests *q) {
 #pragma unroll
   for (int j = 0; j < ZMI_GPU_RESTS; j++) {
     const int i = begin + 32 * j;
-    if (i < r->dim) zmi_gpu_store(r->out, DTYPE, h->to + i, zmi_gpu_head_value<DTYPE>(r, h, i, j, q));
+    if (i < r->dim) zmi_gpu_store(r->out, DTYPE, h->to + i, zmi_gpu_head_value<DTYPE, ALIKE>(r, h, i, j, q));
   }
 }
 
@@ -111,27 +118,36 @@ template <int DTYPE> ZMI_INLINE float zmi_gpu_head_inverse(const zmi_gpu_rotate 
   return 1.0f / zk_sqrt(zmi_gpu_fold(sum) / (float)r->dim + r->eps);
 }
 
-template <int DTYPE> ZMI_INLINE void zmi_gpu_rotate_head(const zmi_gpu_rotate *r, int tile) {
+// The first pairs come while the inverse is found: its shuffles stand before the first store, as in place is allowed.
+template <int DTYPE, bool ALIKE> ZMI_INLINE void zmi_gpu_rotate_head(const zmi_gpu_rotate *r, int tile) {
   const long long row = zmi_gpu_row_of(tile, r->rows, r->heads), head = tile - row * r->heads;
-  const int lane = zmi_thread() % 32, pairs = r->cosine ? r->pairs : 0, rest = 2 * pairs + lane;
+  const int lane = zmi_thread() % 32, pairs = r->cosine ? r->pairs : 0;
   zmi_gpu_head h = {row * r->x_stride + head * r->dim, (long long)tile * r->dim, row * pairs, pairs, 0.0f};
-  zmi_gpu_pairs p;
-  zmi_gpu_rests q;
-  zmi_gpu_pairs_load<DTYPE>(r, &h, lane, &p);
-  zmi_gpu_rests_load<DTYPE>(r, &h, rest, &q);
-  if (r->norm) h.inverse = zmi_gpu_head_inverse<DTYPE>(r, h.from); // its shuffles come before the first store: in place is allowed
-  for (int i = lane; i < pairs; i += 32 * ZMI_GPU_PAIRS) {
-    if (i != lane) zmi_gpu_pairs_load<DTYPE>(r, &h, i, &p);
-    zmi_gpu_pairs_turn<DTYPE>(r, &h, i, &p);
-  }
-  for (int i = rest; i < r->dim; i += 32 * ZMI_GPU_RESTS) {
-    if (i != rest) zmi_gpu_rests_load<DTYPE>(r, &h, i, &q);
-    zmi_gpu_rests_give<DTYPE>(r, &h, i, &q);
+  int begin = 0;
+#pragma unroll 1
+  do {
+    zmi_gpu_pairs p;
+    zmi_gpu_pairs_load<DTYPE, ALIKE>(r, &h, begin + lane, &p);
+    if (begin == 0 && r->norm) h.inverse = zmi_gpu_head_inverse<DTYPE>(r, h.from);
+    zmi_gpu_pairs_turn<DTYPE, ALIKE>(r, &h, begin + lane, &p);
+    begin += 32 * ZMI_GPU_PAIRS;
+  } while (begin < pairs);
+#pragma unroll 1
+  for (int i = 2 * pairs + lane; i < r->dim; i += 32 * ZMI_GPU_RESTS) {
+    zmi_gpu_rests q;
+    zmi_gpu_rests_load<DTYPE, ALIKE>(r, &h, i, &q);
+    zmi_gpu_rests_give<DTYPE, ALIKE>(r, &h, i, &q);
   }
 }
 
 template <int DTYPE> ZMI_INLINE void zmi_gpu_rotate_tiles(const zmi_gpu_rotate *r, int tiles, int first, int step) {
-  for (int t = first; t < tiles; t += step) zmi_gpu_rotate_head<DTYPE>(r, t);
+#pragma unroll 1
+  for (int t = first; t < tiles; t += step) {
+    if (r->norm_dtype == DTYPE)
+      zmi_gpu_rotate_head<DTYPE, true>(r, t);
+    else
+      zmi_gpu_rotate_head<DTYPE, false>(r, t);
+  }
 }
 
 ZMI_APART void zmi_gpu_rotate_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {

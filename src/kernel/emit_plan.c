@@ -122,8 +122,10 @@ enum { DEPTH = 8 }; // of expressions that are compared
 // Whether two values, each of its block of one row, are computed alike: from the same operands and from values of outside that are one.
 static bool are_alike(const zmi_emit_state *e, int a, int b, int depth) {
   if (a == b) return true;
-  if (depth == 0 || a < 0 || b < 0 || e->outer[a] < 0 || e->outer[b] < 0) return false;
+  if (depth == 0 || a < 0 || b < 0) return false;
   const zmi_inst *x = &e->code->insts[a], *y = &e->code->insts[b];
+  const bool fixed = x->op == ZMI_K_CONST || x->op == ZMI_K_PARAM; // the same wherever it stands
+  if (!fixed && (e->outer[a] < 0 || e->outer[b] < 0)) return false;
   const char kind = zmi_cop_rows[x->op].kind;
   if (x->op != y->op || x->type != y->type || x->index != y->index || x->extra != y->extra) return false;
   if (kind == 'X' || kind == 'M' || memcmp(&x->imm, &y->imm, sizeof x->imm) != 0) return false;

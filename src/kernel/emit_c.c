@@ -795,7 +795,6 @@ static void elements(zmi_emit_state *e) {
     blocks(e, 0, count, "count");
   else
     element_chunks(e);
-  if (e->blocks) zmi_emit_top(e, "if (stream) ze_fence();");
   e->depth--;
   zmi_emit_top(e, "}");
 }
@@ -836,7 +835,6 @@ static void rows(zmi_emit_state *e) {
   zmi_emit_walk(e, 0, (int)c->count);
   e->depth--;
   zmi_emit_top(e, "}");
-  if (e->chunk == BLOCK) zmi_emit_top(e, "if (stream) ze_fence();");
   e->depth--;
   zmi_emit_top(e, "}");
 }

@@ -143,7 +143,7 @@ size_t zmi_kernel_cache_clear(void); // files removed
 
 // Running. Each may be called by many workers at once on disjoint parts. params: in the order of their names.
 // shape: the class of the whole call, of which this may be a part; with ZMI_SHAPE_STREAM added, compiled kernels store results past the
-// caches, which pays where operands and results together are larger than those.
+// caches, which pays where operands and results together are larger than those; a fence of the caller orders them.
 enum { ZMI_SHAPE_STREAM = 64 };
 // ELEMENTS: in[i] and out[o] are n contiguous elements of their dtypes. step[i]: 1, or 0 for one element that all share.
 void zmi_instance_elements(const zmi_instance *x, const zmi_kernels *k, int shape, int64_t n, const void *const *in, const int *step,

@@ -79,6 +79,11 @@ static int stream_of(const zmi_call *c) {
   return zmi_streams(c) ? ZMI_SHAPE_STREAM : 0;
 }
 
+// Runs may be short: stores past the caches are ordered once, behind all of them.
+static void end_stream(int stream) {
+  if (stream) zmi_copied_past();
+}
+
 static int shape_class(const zmi_call *c) {
   return zmi_shape_class(ZMI_FORM_ELEMENTS, zmi_type_count(&c->out[0]->type), 0);
 }
@@ -133,7 +138,7 @@ size_t zmi_kernel_elements_scratch(const zmi_call *c) {
   return bytes;
 }
 
-static void run_copied(const zmi_call *c) {
+static void run_copied(const zmi_call *c, int shape) {
   const int64_t count = zmi_type_count(&c->out[0]->type);
   const void *in[ZMI_MAX_IN];
   int step[ZMI_MAX_IN];
@@ -146,7 +151,7 @@ static void run_copied(const zmi_call *c) {
     step[k] = 1;
     place += zmi_align64((size_t)count * size);
   }
-  zmi_instance_elements(instance_of(c), c->kernels, shape_class(c) + stream_of(c), count, in, step, params_of(c), c->dst);
+  zmi_instance_elements(instance_of(c), c->kernels, shape, count, in, step, params_of(c), c->dst);
 }
 
 static void outputs_at(const zmi_call *c, int64_t at, void **out) {
@@ -212,17 +217,19 @@ void zmi_run_elements(const zmi_call *c, int64_t first, int64_t last, zmi_elemen
 }
 
 static void run_instance(const void *user, const zmi_call *c, int64_t n, const void *const *in, const int *step, void *const *out) {
-  zmi_instance_elements(user, c->kernels, shape_class(c) + stream_of(c), n, in, step, params_of(c), out);
+  zmi_instance_elements(instance_of(c), c->kernels, *(const int *)user, n, in, step, params_of(c), out);
 }
 
 void zmi_kernel_elements_run(const zmi_call *c, int64_t begin, int64_t end) {
   const int64_t count = zmi_type_count(&c->out[0]->type);
   const bool one_call = zmi_kernel_elements_tiles(c) == 1;
   const int64_t tiles = zmi_element_tiles(c), first = first_tile(c, tiles, begin), last = first_tile(c, tiles, end);
+  const int stream = stream_of(c), shape = shape_class(c) + stream;
   if (c->scratch)
-    run_copied(c);
+    run_copied(c, shape);
   else
-    zmi_run_elements(c, first * ZMI_TILE, one_call ? count : ZMI_MIN(last * ZMI_TILE, count), run_instance, instance_of(c));
+    zmi_run_elements(c, first * ZMI_TILE, one_call ? count : ZMI_MIN(last * ZMI_TILE, count), run_instance, &shape);
+  end_stream(stream);
 }
 
 // ---- rows ----
@@ -317,11 +324,13 @@ void zmi_kernel_rows_run(const zmi_call *c, int64_t begin, int64_t end) {
   if (!s.gather_bytes) {
     const int64_t each = rows_of_tile(&s), tiles = zmi_tiles_of(s.rows, each);
     run_rows(c, &s, first_tile(c, tiles, begin) * each, ZMI_MIN(first_tile(c, tiles, end) * each, s.rows), NULL);
+    end_stream(stream_of(c));
     return;
   }
   for (int64_t lane = begin; lane < end; lane++) {
     run_rows(c, &s, zmi_lane_begin(s.rows, lane), zmi_lane_begin(s.rows, lane + 1), (char *)c->scratch + s.gather_bytes * (size_t)lane);
   }
+  end_stream(stream_of(c));
 }
 
 // ---- threadgroups ----

@@ -7,15 +7,19 @@
 #include <zmlx/elementwise.h>
 
 // ---- streams.c ----
-// Of eight ways in which all workers read `reads` arrays and write `writes` arrays of the same size, all beyond the caches, the one that is
-// fastest by the median of passes in turn, and its GB/s (1e9 bytes). way -1: no memory, or a pair that is not in the table.
+// Arrays of the same size, all beyond the caches, that are read or written; and of a quarter of it, read: a byte for each four.
+typedef struct bench_arrays {
+  int reads, writes, thin;
+} bench_arrays;
+// Of eight ways in which all workers do so, the one that is fastest by the median of passes in turn, and its GB/s (1e9 bytes). way -1: no
+// memory, or arrays that are not in the table.
 typedef struct bench_way {
   int way;
   double rate;
 } bench_way;
-bench_way bench_stream_way(zmi_pool *pool, int reads, int writes);
+bench_way bench_stream_way(zmi_pool *pool, bench_arrays a);
 // One pass in that way. Right behind another one over the same arrays it finds part of them in the caches: let other work stand between.
-double bench_stream_once(zmi_pool *pool, int reads, int writes, int way);
+double bench_stream_once(zmi_pool *pool, bench_arrays a, int way);
 
 // ---- chains.c ----
 enum { BENCH_CHAIN_IN = 6, BENCH_CHAIN_OUT = 3 };

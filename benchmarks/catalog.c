@@ -8,8 +8,8 @@
 //   chain NAME DTYPE ELEMENTS opens one of them, compiled by zm_compile
 //   save FOLDER              writes the open row's operands and results, floats as float32: in.0.npy, ..., out.0.npy, ...
 //   time SECONDS             evaluates what is open again and again for that long: {"seconds": of the fastest call, "calls"}
-//   turns READS WRITES N     one call of what is open and one pass of such streams in turn, N times: {"way", "seconds": [...], "rates": [...]}
-//   stream READS WRITES      {"way", "rate"}: the fastest way of reading and writing so many arrays, its GB/s (streams.c)
+//   turns READS WRITES THIN N  a call of what is open and a pass of such streams in turn, N times: {"way", "seconds": [...], "rates": [...]}
+//   stream READS WRITES THIN {"way", "rate"}: the fastest way of reading and writing so many arrays, its GB/s (streams.c)
 #include "arrays.h"
 #include "bench.h"
 
@@ -237,19 +237,19 @@ static void print_arrays(void) {
   printf("]\n");
 }
 
-static void print_stream(zmi_pool *pool, int reads, int writes) {
-  const bench_way best = pool ? bench_stream_way(pool, reads, writes) : (bench_way){-1, 0};
+static void print_stream(zmi_pool *pool, bench_arrays a) {
+  const bench_way best = pool ? bench_stream_way(pool, a) : (bench_way){-1, 0};
   if (best.way >= 0)
     printf("{\"way\": %d, \"rate\": %.4g}\n", best.way, best.rate);
   else
-    printf("{\"error\": \"no streams of %d reads and %d writes\"}\n", reads, writes);
+    printf("{\"error\": \"no streams of %d reads, %d writes and %d thin reads\"}\n", a.reads, a.writes, a.thin);
 }
 
 // What else runs on the machine slows neighbours in time alike: their ratio says more than the best of each.
-static void print_turns(const open_row *row, zmi_pool *pool, int reads, int writes, int count) {
+static void print_turns(const open_row *row, zmi_pool *pool, bench_arrays a, int count) {
   enum { MOST = 100 };
   double seconds[MOST], rates[MOST];
-  const bench_way best = bench_stream_way(pool, reads, writes);
+  const bench_way best = bench_stream_way(pool, a);
   if (!row->scope || best.way < 0) {
     printf("{\"error\": \"no row is open, or there are no such streams\"}\n");
     return;
@@ -262,7 +262,7 @@ static void print_turns(const open_row *row, zmi_pool *pool, int reads, int writ
       return;
     }
     seconds[i] = zmi_now() - start;
-    rates[i] = bench_stream_once(pool, reads, writes, best.way);
+    rates[i] = bench_stream_once(pool, a, best.way);
   }
   printf("{\"way\": %d, \"seconds\": [", best.way);
   for (int i = 0; i < count; i++) printf("%s%.4g", i ? ", " : "", seconds[i]);
@@ -293,7 +293,8 @@ int main(void) {
   open_row row = {0};
   char line[512], name[64], dtype[32], folder[400];
   zmi_pool *pool = zmi_pool_new(0);
-  int reads, writes, turns;
+  bench_arrays a;
+  int turns;
   long long elements;
   double seconds;
   while (fgets(line, sizeof line, stdin)) {
@@ -314,10 +315,10 @@ int main(void) {
       open_chain(&row, name, dtype, elements);
     else if (strncmp(line, "chains", 6) == 0)
       print_chains();
-    else if (sscanf(line, "turns %d %d %d", &reads, &writes, &turns) == 3)
-      print_turns(&row, pool, reads, writes, turns);
-    else if (sscanf(line, "stream %d %d", &reads, &writes) == 2)
-      print_stream(pool, reads, writes);
+    else if (sscanf(line, "turns %d %d %d %d", &a.reads, &a.writes, &a.thin, &turns) == 4)
+      print_turns(&row, pool, a, turns);
+    else if (sscanf(line, "stream %d %d %d", &a.reads, &a.writes, &a.thin) == 3)
+      print_stream(pool, a);
     else if (sscanf(line, "time %lf", &seconds) == 1)
       time_row(&row, seconds);
     else

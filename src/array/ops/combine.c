@@ -8,30 +8,25 @@ enum { Y, WEIGHTS };
 
 void zmi_combine_piece(const zmi_kernels *kn, const void *y, zm_dtype dtype, int64_t stride, const void *weights, zm_dtype weight_dtype,
                        int64_t slots, int64_t n, void *dst, zm_dtype to, bool past) {
-  enum { RUN = 128, TOGETHER = 16, AHEAD = 16384 }; // elements; slots; bytes that are under way
+  enum { RUN = 256 }; // elements between two requests for memory
   _Alignas(64) float sum[ZMI_COMBINE_MOST];
   const size_t size = zm_dtype_size(dtype);
-  // Slots are read side by side: memory gives more to several streams than to one.
-  const int64_t beside = ZMI_MIN(slots, TOGETHER), far = ZMI_MAX(AHEAD / (int64_t)size / ZMI_MAX(beside, 1) / RUN, 1) * RUN;
   memset(sum, 0, (size_t)n * sizeof *sum);
-  for (int64_t first = 0; first < slots; first += TOGETHER) {
-    const int64_t count = ZMI_MIN(slots - first, TOGETHER);
-    const bool done = past && to == ZM_F32 && first + count == slots;
-    float w[TOGETHER];
-    kn->load(zmi_at(weights, weight_dtype, first), weight_dtype, count, w);
+  for (int64_t s = 0; s < slots; s++) {
+    float w;
+    kn->load(zmi_at(weights, weight_dtype, s), weight_dtype, 1, &w);
     for (int64_t at = 0; at < n; at += RUN) {
+      const void *from = zmi_at(y, dtype, s * stride + at);
       const int64_t run = ZMI_MIN(RUN, n - at);
-      // Behind the end of a whole row, its slot of the next row comes.
-      const int64_t ahead = at + far < n || n < stride ? far : far - n + slots * stride;
-      for (int64_t s = 0; s < count; s++) {
-        const void *from = zmi_at(y, dtype, (first + s) * stride + at);
-        if (past) zmi_ask_ahead(from, (size_t)run * size, (size_t)ahead * size);
-        kn->axpy(w[s], from, dtype, run, sum + at);
-      }
-      if (done) zmi_copy_past((float *)dst + at, sum + at, (size_t)run * sizeof *sum);
+      // What comes next stands a row further on: the piece of the next slot.
+      if (past) zmi_ask_ahead(from, (size_t)run * size, (size_t)stride * size);
+      kn->axpy(w, from, dtype, run, sum + at);
     }
   }
-  if (!(past && to == ZM_F32 && slots > 0)) kn->store(sum, n, dst, to);
+  if (past && to == ZM_F32)
+    zmi_copy_past(dst, sum, (size_t)n * sizeof *sum);
+  else
+    kn->store(sum, n, dst, to);
 }
 
 void zmi_swiglu_values(const zmi_kernels *kn, float *gate, const float *up, int64_t n, zm_dtype dtype) {

@@ -48,6 +48,10 @@ static const struct {
     {ZMI_FORM_ROWS, ZM_F32, "nearly a softmax",
      "m = max(x); let q = m != 1e10f ? m : 0.0f; elements { e = exp(x - q); s = sum(e); } elements { y = exp(x - q) / s; z = w; }"},
     {ZMI_FORM_ROWS, ZM_F32, "nearly a softmax", "m = max(x); elements { s = sum(x * w); } elements { y = exp(x - m) / s; z = w; }"},
+    // a softmax of some places: what is left out, and what is taken off where nothing is left in, are constants in front and in each pass
+    {ZMI_FORM_ROWS, ZM_F32, "softmax of some",
+     "m = max(w < 1.0f ? x : -INFINITY); let q = m != -INFINITY ? m : 0.0f; elements { s = sum(exp((w < 1.0f ? x : -INFINITY) - q)); }"
+     " elements { y = w < 1.0f ? exp((w < 1.0f ? x : -INFINITY) - q) / s : 0.0f; z = exp((w < 1.0f ? x : -INFINITY) - q) / s; }"},
     {ZMI_FORM_ROWS, ZM_I32, "whole numbers", "elements { s = sum(x * 2); m = max(x); n = min(w); } elements { y = x * s; } z = m + n;"},
     // what is one for all places, in two passes and on both sides of a join
     {ZMI_FORM_ROWS, ZM_F32, "shared",

@@ -8,7 +8,7 @@
 //   chain NAME DTYPE ELEMENTS opens one of them, compiled by zm_compile
 //   save FOLDER              writes the open row's operands and results, floats as float32: in.0.npy, ..., out.0.npy, ...
 //   time SECONDS             evaluates what is open again and again for that long: {"seconds": of the fastest call, "calls"}
-//   turns READS WRITES THIN N  a call of what is open and a pass of such streams in turn, N times: {"way", "seconds": [...], "rates": [...]}
+//   turns READS WRITES THIN N  a call of what is open and a pass of such streams in turn, N times: {"way", "seconds": [], "rates": []}
 //   stream READS WRITES THIN {"way", "rate"}: the fastest way of reading and writing so many arrays, its GB/s (streams.c)
 #include "arrays.h"
 #include "bench.h"

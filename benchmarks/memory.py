@@ -2,10 +2,11 @@
 """Fused chains and kernels of rows on operands beyond the caches, beside what memory can do in the same process.
 
 For each chain of benchmarks/chains.c (compiled by zm_compile) and each chosen row of the catalog: one call and one pass of streams in
-turn, --rounds times. A pass reads and writes as many arrays as the row does (the nearest pair; "reads" alone where results are small), by
-all cores without arithmetic, in the way that was fastest of eight before, by medians: by stores past the caches or plain ones, with or
-without asking for lines ahead, line by line or in bursts (streams.c). One pass a turn, so that both find memory out of the caches. The
-share is the median of the ratios of neighbours: what else runs on the machine slows both. GB/s are those of the fastest rounds. Bytes are those of operands and results, each once. Cycles are of one core's time stamp
+turn, --rounds times. A pass reads and writes as many arrays as the row does (the nearest that there are; "reads" alone where results are
+small; 1.25 reads: one array of floats and one of bytes), by all cores without arithmetic, in the way that was fastest of eight before, by
+medians: by stores past the caches or plain ones, with or without asking for lines ahead, line by line or in bursts (streams.c). One pass
+a turn, so that both find memory out of the caches. The share is the median of the ratios of neighbours: what else runs on the machine
+slows both. GB/s are those of the fastest rounds. Bytes are those of operands and results, each once. Cycles are of one core's time stamp
 counter (--ghz) an element: of the row inside the caches (arithmetic and calls), and what memory takes at the best rate. Run it on an
 otherwise idle machine.
   benchmarks/memory.py --server build/benchmarks/bench_catalog --capsule benchmarks/capsules/catalog-memory.json

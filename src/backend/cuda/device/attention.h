@@ -670,8 +670,7 @@ ZMI_INLINE bool zmi_gpu_is_few(const zmi_gpu_attention *a) {
   return a->split && a->dtype == ZMI_GPU_BF16 && a->dim % ZMI_GPU_FEW_STEP == 0 && a->dim <= ZMI_GPU_FEW_DIM;
 }
 
-// Which range of which heads a worker has does not depend on how far rows reach, so that it is known when that has come. Neighbours share a
-// multiprocessor: every second worker comes first.
+// Which range of which heads a worker has does not depend on how far rows reach, so that it is known when that has come.
 ZMI_APART void zmi_gpu_attend_few(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_attention copy = in->as.attention, *a = &copy;
   const int lane = zmi_thread() % 32;
@@ -679,7 +678,7 @@ ZMI_APART void zmi_gpu_attend_few(const zmi_gpu_instruction *in, int worker, int
   const int sequence = lane < a->rows ? zmi_gpu_at<const int>(a->sequence)[lane] : -1;
   const int group = (int)((unsigned)a->heads / (unsigned)a->kv_heads), parts = (group + 1) / 2, wide = a->kv_heads * parts;
   zmi_gpu_few w;
-  int turn = worker / 2 + (worker & 1) * ((workers + 1) / 2);
+  int turn = worker;
   w.range = zmi_gpu_few_times(&turn, a->rows * wide);
   w.row = zmi_gpu_few_times(&turn, wide);
   w.kv = zmi_gpu_few_times(&turn, parts);

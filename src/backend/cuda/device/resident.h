@@ -33,7 +33,9 @@ ZMI_INLINE void zmi_gpu_wait(zmi_gpu_site *s) {
   for (int looks = 1; !all_there; looks++) {
     all_there = zmi_look(&play->arrived) >= all;
     if (all_there || looks % 64 != 0) continue;
-    if (zmi_nanoseconds() > s->deadline || (s->stop && zmi_look_host(s->stop))) zmi_add_atomic(&play->given_up, 1);
+    // One block alone looks at the host: the way there is so long that blocks which all go it wait longer at the next barrier, too.
+    const bool stops = s->worker == 0 && s->stop && zmi_look_host(s->stop);
+    if (stops || zmi_nanoseconds() > s->deadline) zmi_add_atomic(&play->given_up, 1);
     if (zmi_look(&play->given_up)) break;
     zmi_pause();
   }
@@ -137,7 +139,8 @@ ZMI_INLINE void zmi_gpu_play_one(const zmi_gpu_instruction *in, int now) {
   } else if (in->kind == ZMI_GPU_ROUTE && in->own) {
     zmi_gpu_route_own(in, s->worker, scratch, zmi_shared(), zmi_gpu_mark(s->step, now + 1));
   } else if (in->kind == ZMI_GPU_DOT && in->as.dot.stage) {
-    if (zmi_thread() == 0) zmi_tell(&zmi_gpu_feed_here()->reached, zmi_gpu_mark(s->step, now + 1));
+    const bool waited = in->as.dot.chosen && !in->as.dot.route; // for it the feeding warp waits
+    if (waited && zmi_thread() == 0) zmi_tell(&zmi_gpu_feed_here()->reached, zmi_gpu_mark(s->step, now + 1));
     zmi_gpu_stream_run(in, s->worker, s->workers, s->by, scratch, made, zmi_near(s->ring), s->slots);
   } else if (in->kind == ZMI_GPU_DOT && !in->as.dot.x) {
     zmi_gpu_dot_made(in, made, s->worker, s->workers, scratch);

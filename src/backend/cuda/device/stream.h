@@ -88,7 +88,7 @@ ZMI_INLINE zmi_gpu_ring zmi_gpu_ring_open(const char *slots, int count, int each
   const unsigned first = feed->stages[warp], stages = (unsigned)(units + each - 1) / (unsigned)each;
   zmi_gpu_ring r = {slots, feed, first, first + stages, (unsigned)count, 0, each};
   zmi_gpu_ring_move(&r, warp);
-  zmi_gpu_ring_tell(&r); // a warp without units holds nobody up
+  if (r.stage != first) zmi_gpu_ring_tell(&r); // a warp without units holds nobody up
   return r;
 }
 

@@ -88,6 +88,17 @@ ZMI_INLINE void zmi_bulk_asked(unsigned long long *gate) {
 ZMI_INLINE void zmi_bulk_wait(unsigned long long *gate, unsigned turn) {
   gpu_bulk_wait(gate, turn);
 }
+// Threads that are still to come in the upper half, of how many above them; how often all have gone in the lower half.
+ZMI_INLINE void zmi_gate_open(unsigned long long *gate, unsigned n) {
+  *gate = (unsigned long long)n << 48 | (unsigned long long)n << 32;
+}
+ZMI_INLINE void zmi_gate_arrive(unsigned long long *gate) {
+  *gate -= 1ull << 32;
+  if ((*gate >> 32 & 0xffffu) == 0) *gate = (*gate | *gate >> 48 << 32) + 1;
+}
+ZMI_INLINE bool zmi_gate_passed(const unsigned long long *gate, unsigned turn) {
+  return (*(const volatile unsigned long long *)gate & 1u) != turn;
+}
 ZMI_INLINE void zmi_tell(unsigned *p, unsigned x) {
   *(volatile unsigned *)p = x;
 }

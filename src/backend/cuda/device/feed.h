@@ -34,11 +34,11 @@ ZMI_INLINE bool zmi_gpu_feeder_waits(const zmi_gpu_feeder *f, const unsigned *wo
 
 // Waits until all warps are done with what the slot of the next stage holds.
 ZMI_INLINE bool zmi_gpu_feeder_has_room(const zmi_gpu_feeder *f) {
-  for (int warp = 0; warp < ZMI_GPU_WARPS; warp++) {
-    while ((int)(f->stage - zmi_told(&f->feed->taken[warp])) >= (int)f->count) { // a warp may be done with stages that have not come
-      if (zmi_told(&f->feed->ended)) return false;
-      zmi_pause();
-    }
+  const unsigned before = f->stage - f->count;
+  if (f->stage < f->count) return true; // (numbers do not come round: a play has 32 steps)
+  while (!zmi_gate_passed(&f->feed->room[before & (f->count - 1)], zmi_gpu_stage_turn(before, f->count))) {
+    if (zmi_told(&f->feed->ended)) return false;
+    zmi_pause();
   }
   return true;
 }

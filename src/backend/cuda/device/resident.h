@@ -112,9 +112,12 @@ ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, zmi_gpu
 // The ring, by a thread of the warp that will fill it.
 ZMI_INLINE void zmi_gpu_begin_ring() {
   zmi_gpu_feed *feed = zmi_gpu_feed_here();
-  for (int i = 0; i < ZMI_GPU_SLOTS; i++) zmi_bulk_open(&feed->gate[i]);
+  for (int i = 0; i < ZMI_GPU_SLOTS; i++) {
+    zmi_bulk_open(&feed->gate[i]);
+    zmi_gate_open(&feed->room[i], ZMI_GPU_WARPS);
+  }
   zmi_bulk_opened();
-  for (int i = 0; i < ZMI_GPU_WARPS; i++) feed->taken[i] = feed->stages[i] = 0;
+  for (int i = 0; i < ZMI_GPU_WARPS; i++) feed->stages[i] = 0;
   feed->routed = feed->reached = feed->ended = 0;
 }
 

@@ -16,8 +16,8 @@ typedef struct zmi_gpu_spot {
 
 // What the warps of a block tell each other of the ring, in shared memory.
 typedef struct zmi_gpu_feed {
-  unsigned long long gate[ZMI_GPU_SLOTS]; // of the slots
-  unsigned taken[ZMI_GPU_WARPS];          // stages that a warp is done with
+  unsigned long long gate[ZMI_GPU_SLOTS]; // of the slots: what a stage needs has come
+  unsigned long long room[ZMI_GPU_SLOTS]; // all warps are done with it
   unsigned stages[ZMI_GPU_WARPS];         // of all products before the one at hand; each warp counts them
   unsigned routed, reached;               // marks: of a ROUTE whose choice is here, of a product that is at hand
   unsigned ended;                         // no more stages are taken
@@ -63,22 +63,29 @@ ZMI_INLINE zmi_gpu_spot zmi_gpu_spot_first(int tile, int many, int units, int bl
 typedef struct zmi_gpu_ring {
   const char *slots;
   zmi_gpu_feed *feed;
-  unsigned stage, end, count; // end: behind the product's last stage; count: of slots, a power of two
-  int at, each;               // each: units of a stage
+  unsigned stage, done, end, count; // done: how many it has left; end: behind the product's last stage; count: of slots, a power of two
+  int at, each;                     // each: units of a stage
 } zmi_gpu_ring;
 
 ZMI_INLINE void zmi_gpu_ring_move(zmi_gpu_ring *r, int many) {
   for (r->at += many; r->at >= r->each; r->at -= r->each) r->stage++;
 }
 
-// The gate of a stage, once it has come.
-ZMI_INLINE void zmi_gpu_stage_wait(zmi_gpu_feed *feed, unsigned stage, unsigned count) {
-  zmi_bulk_wait(&feed->gate[stage & (count - 1)], stage & count ? 1u : 0u);
+// The turn of a stage's gates.
+ZMI_INLINE unsigned zmi_gpu_stage_turn(unsigned stage, unsigned count) {
+  return stage & count ? 1u : 0u;
 }
 
-// The warp is done with the stages before that of its next unit. It has none of those behind the product yet.
-ZMI_INLINE void zmi_gpu_ring_tell(const zmi_gpu_ring *r) {
-  if (zmi_thread() % 32 == 0) zmi_tell(&r->feed->taken[zmi_thread() / 32], r->stage < r->end ? r->stage : r->end);
+// Waits until a stage has come.
+ZMI_INLINE void zmi_gpu_stage_wait(zmi_gpu_feed *feed, unsigned stage, unsigned count) {
+  zmi_bulk_wait(&feed->gate[stage & (count - 1)], zmi_gpu_stage_turn(stage, count));
+}
+
+// The warp leaves the product's stages before number `stage`.
+ZMI_INLINE void zmi_gpu_ring_leave(zmi_gpu_ring *r, unsigned stage) {
+  for (; r->done != stage && r->done != r->end; r->done++) {
+    if (zmi_thread() % 32 == 0) zmi_gate_arrive(&r->feed->room[r->done & (r->count - 1)]);
+  }
 }
 
 // For a product of so many units.
@@ -86,9 +93,9 @@ ZMI_INLINE zmi_gpu_ring zmi_gpu_ring_open(const char *slots, int count, int each
   zmi_gpu_feed *feed = zmi_gpu_feed_here();
   const int warp = zmi_thread() / 32;
   const unsigned first = feed->stages[warp], stages = (unsigned)(units + each - 1) / (unsigned)each;
-  zmi_gpu_ring r = {slots, feed, first, first + stages, (unsigned)count, 0, each};
+  zmi_gpu_ring r = {slots, feed, first, first, first + stages, (unsigned)count, 0, each};
   zmi_gpu_ring_move(&r, warp);
-  if (r.stage != first) zmi_gpu_ring_tell(&r); // a warp without units holds nobody up
+  zmi_gpu_ring_leave(&r, r.stage); // a warp without units holds nobody up
   return r;
 }
 
@@ -100,13 +107,11 @@ ZMI_INLINE const char *zmi_gpu_ring_take(const zmi_gpu_ring *r, int unit_bytes) 
 ZMI_INLINE void zmi_gpu_ring_next(zmi_gpu_ring *r) {
   zmi_gpu_ring_move(r, ZMI_GPU_WARPS);
   zmi_sync_warp();
-  zmi_gpu_ring_tell(r);
+  zmi_gpu_ring_leave(r, r->stage);
 }
-ZMI_INLINE void zmi_gpu_ring_close(const zmi_gpu_ring *r) {
-  const int warp = zmi_thread() / 32;
-  if (zmi_thread() % 32 != 0) return;
-  r->feed->stages[warp] = r->end;
-  zmi_tell(&r->feed->taken[warp], r->end);
+ZMI_INLINE void zmi_gpu_ring_close(zmi_gpu_ring *r) {
+  zmi_gpu_ring_leave(r, r->end);
+  if (zmi_thread() % 32 == 0) r->feed->stages[zmi_thread() / 32] = r->end;
 }
 
 // ---- a unit ----

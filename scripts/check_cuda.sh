@@ -108,7 +108,7 @@ check_stop() { # folder
 check_tool() { # folder, tool, model, executor
   "$sanitizer" --tool "$2" --error-exitcode 9 "$zmlx" logits "$3" --tokens-file "$work/few" --device cuda --executor "$4" \
     --patch all --chunk 1 --out "$1/gpu" >"$1/said" 2>&1
-  note "$1" "$2 $(basename "$3") $4" $? "$(grep -m 1 -E 'ERROR|Error' "$1/said")"
+  note "$1" "$2 $(basename "$3") $4" $? "$(grep -m 1 -A 2 -E 'ERROR|Error' "$1/said" | tr -s '\n ' ' ')"
 }
 
 # The first use compiles the kernels and keeps them, so that the others find them.

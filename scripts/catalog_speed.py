@@ -85,7 +85,7 @@ def memory_row(r, why):
     if "error" in r:
         return [r["name"], "", "", "", "", "", r["error"]]
     s = r["streams"]
-    against = f"{s['reads']} : {s['writes']}" if s["writes"] else "reading"
+    against = f"{s['reads'] + s.get('thin', 0) / 4:g} : {s['writes']}" if s["writes"] else "reading"
     moved = (r["bytes_read"] + r["bytes_written"]) / 1e6
     reason = why.get("memory " + r["name"], "") if r["share"] < ENOUGH else ""
     if r["share"] < ENOUGH and not reason and is_computing(r):
@@ -102,8 +102,8 @@ def memory_section(path, c, why):
         "",
         f"{c['dtype']}, {c['elements']:,} elements in the first operand; {machine['cpu']}, {machine['cores']} cores, {machine['isa']}; "
         f"commit {c['commit']}. Made by `benchmarks/memory.py`. GB/s: bytes of operands and results, each once. \"Of\": what all cores",
-        "reach in the same process, measured in turns with the row, with as many arrays read and written (the nearest such pair) and no",
-        "arithmetic, by stores past the caches or plain ones, whichever is faster. Cycles: of one core's time stamp counter an element,",
+        "reach in the same process, measured in turns with the row, with as many arrays read and written (the nearest such pair; one of",
+        "bytes counts a quarter) and no arithmetic, in the way that is fastest there. Cycles: of one core's time stamp counter an element,",
         f"of the same kernel on operands inside the caches, calls included; memory takes {cycles:.1f} for a float read and one written.",
         "",
     ]

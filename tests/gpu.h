@@ -11,8 +11,8 @@ extern "C" {
 #endif
 
 // Runs `blocks` thread blocks of 256 or 288 threads with `shared` bytes of shared memory each, which are garbage at first. Up to eight
-// blocks are there at a time, the next one starts when one ends. seed 0: blocks and threads in order; else shuffled. NULL if all threads ended, else
-// what is wrong (a divergent barrier, a wait that nothing ends); static storage. The float rule holds. One call at a time.
+// blocks are there at a time, the next one starts when one ends. seed 0: blocks and threads in order; else shuffled. NULL if all threads
+// ended, else what is wrong (a divergent barrier, a wait that nothing ends); static storage. The float rule holds. One call at a time.
 enum { GPU_RESIDENT_BLOCKS = 8 };
 const char *gpu_simulate(void (*kernel)(void *), void *argument, int blocks, int threads, size_t shared, uint64_t seed);
 

@@ -288,8 +288,8 @@ static size_t edge(size_t bytes) {
   return (bytes + EDGE - 1) / EDGE * EDGE;
 }
 
-// Shared memory of a block: what it keeps, scratch of instructions and what READY makes, the ring of weights, as many slots as there is room
-// for. A multiprocessor has one block: two would make the same rows, and meet twice as many. 0 slots if there is no room for two.
+// Shared memory of a block: what it keeps, scratch of instructions and what READY makes, the ring of weights, as many slots as there is
+// room for. A multiprocessor has one block: two would make the same rows, and meet twice as many. 0 slots if there is no room for two.
 static zmi_gpu_play share_out(zmi_device_player *p) {
   enum { LEAST_SLOTS = 2 };
   zmi_gpu_play play = {0};

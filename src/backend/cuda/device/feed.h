@@ -50,7 +50,7 @@ ZMI_INLINE int zmi_gpu_feeder_expert(const zmi_gpu_wanted *w, int pair) {
   return expert >= 0 && expert < w->experts ? expert : 0;
 }
 
-// Asks for units from `s` on, up to `most`, which lie one after another in memory: those of a tile's matrix, and of tiles behind it. How many.
+// Asks for units from `s` on, up to `most`, that lie one after another in memory: of a tile's matrix and of tiles behind it. How many.
 ZMI_INLINE int zmi_gpu_feeder_ask(const zmi_gpu_wanted *w, const zmi_gpu_spot *s, int most, char *to, unsigned long long *gate) {
   const int ranges = w->up ? w->units / 2 : w->units, rest = w->k % ZMI_GPU_RANGE;
   const bool second = s->which >= ranges;

@@ -112,9 +112,9 @@ typedef struct zmi_gpu_digits {
 // Products with packed matrices. Pair p < pairs: x row p / share, matrix chosen[p] (0 if absent), result row p, rounded to dtype; zeros if
 // chosen[p] is out of range. x: rows of digits or of floats of x_dtype, x_bytes apart; absent: those that READY has made. Tile: pair p,
 // block b, as p * blocks + b. Only the resident kernel knows the rest: `up` are the weights of a second matrix like the first, with which
-// the result is round(silu(first)) * second; `stage`: weights come through the ring of weights (stream.h), so many units at a time; `route`: one
-// more than the number of the ROUTE, every block's own, that chooses; `kept`: every block makes all results, and they stay so many bytes
-// behind the beginning of its scratch.
+// the result is round(silu(first)) * second; `stage`: weights come through the ring of weights (stream.h), so many units at a time;
+// `route`: one more than the number of the ROUTE, every block's own, that chooses; `kept`: every block makes all results, and they stay so
+// many bytes behind the beginning of its scratch.
 typedef struct zmi_gpu_dot {
   zmi_gpu_matrix matrix;
   zmi_gpu_address x, chosen, out, up;

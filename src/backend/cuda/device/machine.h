@@ -35,7 +35,7 @@
 //   zmi_bulk_open(gate)  one thread: a gate, 8 bytes of shared memory, before its first use; zmi_bulk_opened() after it
 //   zmi_bulk_copy(to, from, bytes, gate)  all 32 threads of a warp: a multiple of 16 bytes of memory that nobody writes on their way to
 //                        shared memory, without holding up the warp; zmi_bulk_asked(gate) behind the last one that comes through a gate
-//   zmi_bulk_wait(gate, turn)  waits until they have come: through the gate for the first, third, ... time (turn 0) or the second, fourth, ... (1)
+//   zmi_bulk_wait(gate, turn)  waits until they have come: for the first, third, ... time through it (turn 0), or the second, ... (1)
 //   zmi_gate_open(gate, n)  one thread: a gate through which n threads go together, each by zmi_gate_arrive(gate), before its first use
 //   zmi_gate_passed(gate, turn)  whether they have gone, and what they did before is over: turn as above
 //   zmi_tell(p, x)       writes a word of shared memory: who sees it by zmi_told(p) sees what this thread wrote and saw before

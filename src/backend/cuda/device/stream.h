@@ -1,7 +1,7 @@
-// Products whose weights are asked for long before they are used. A block has a ring of slots in shared memory. A ninth warp goes through the
-// products to come, in the order in which they will be made, and copies on their way fill the slots: also across barriers, as weights
-// depend on nothing but, for experts, on the router. So the memory works while blocks wait for each other, and nobody who makes products has
-// to find out where weights lie.
+// Products whose weights are asked for long before they are used. A block has a ring of slots in shared memory. A ninth warp goes through
+// the products to come, in the order in which they will be made, and copies on their way fill the slots: also across barriers, as weights
+// depend on nothing but, for experts, on the router. So the memory works while blocks wait for each other, and nobody who makes products
+// has to find out where weights lie.
 //
 // A worker takes its tiles in one piece, in rounds of a few tiles. A unit is a range of 256 k of a tile; all units of a worker's tiles go
 // to its eight warps in turn. A stage is what a slot holds: `stage` units, one after another, which are mostly so in memory, too.
@@ -58,8 +58,8 @@ ZMI_INLINE zmi_gpu_spot zmi_gpu_spot_first(int tile, int many, int units, int bl
   return s;
 }
 
-// The ring as a warp that makes products has it in registers: the stage of its next unit, counted from the first of all, and which unit of it
-// that is.
+// The ring as a warp that makes products has it in registers: the stage of its next unit, counted from the first of all, and which unit of
+// it that is.
 typedef struct zmi_gpu_ring {
   const char *slots;
   zmi_gpu_feed *feed;

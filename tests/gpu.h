@@ -20,6 +20,7 @@ const char *gpu_simulate(void (*kernel)(void *), void *argument, int blocks, int
 extern unsigned long long gpu_clock_step;
 // At this look of the device at a word of the host, counted from 1, the host has just set it to 1; 0: never.
 extern long long gpu_stop_in;
+extern unsigned long gpu_looks; // at words of the host, so far
 
 struct zmi_gpu_instruction;
 // One instruction as its own launch of `workers` blocks, or through the function that dispatches on its kind. `shared` bytes are

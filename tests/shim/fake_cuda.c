@@ -78,6 +78,7 @@ static char data_of_program;
 
 FAKE_API fake_cuda_facts *fake_cuda_look(void);
 fake_cuda_facts *fake_cuda_look(void) {
+  facts.looks = gpu_looks;
   return &facts;
 }
 

@@ -24,6 +24,7 @@ typedef struct fake_cuda_facts {
   int memories, host_memories, streams, events, modules, graphs, execs, contexts; // alive now
   size_t bytes, most;                                                             // of device memory now, and the most since it was last 0
   unsigned long launches, replays, opened;                                        // opened: contexts taken so far
+  unsigned long looks;                                                            // of the device at the stop flag
   char wrong[320];                                                                // the first misuse of the interface, or ""
 } fake_cuda_facts;
 

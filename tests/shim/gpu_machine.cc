@@ -257,7 +257,9 @@ unsigned long long gpu_nanoseconds() {
 }
 
 long long gpu_stop_in;
+unsigned long gpu_looks;
 unsigned gpu_look_host(const unsigned *p) {
+  gpu_looks++;
   if (gpu_stop_in > 0 && --gpu_stop_in == 0) *const_cast<unsigned *>(p) = 1;
   return *p;
 }

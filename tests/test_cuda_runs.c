@@ -116,6 +116,21 @@ static void tokens_are_chosen_on_the_gpu(void **state) {
   }
 }
 
+static void tokens_are_drawn_on_the_gpu(void **state) {
+  (void)state;
+  static const zm_generate_options rows[] = {{.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.02f, .seed = 3},
+                                             {.temperature = 1, .seed = 1ull << 40}};
+  for (size_t i = 0; i < (WATCHED ? 1 : ZMI_COUNT(rows)); i++) {
+    zm_generate_options o = rows[i];
+    o.max_tokens = TOKENS;
+    o.ignore_eos = true;
+    assert_int_equal(same_on_both(&resident, 64, 0, &o, ZM_STOP_LENGTH), TOKENS);
+  }
+  // Stopped in the middle, so that tokens are drawn again.
+  const zm_generate_options all = {.max_tokens = TOKENS, .ignore_eos = true, .temperature = 1.5f, .seed = 9};
+  assert_int_equal(same_on_both(&resident, 64, 7, &all, ZM_STOP_CALLBACK), 7);
+}
+
 static void tokens_end_where_they_are_to_end(void **state) {
   (void)state;
   way w = resident;
@@ -449,6 +464,7 @@ static void clocks_of_the_resident_kernel(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(tokens_are_chosen_on_the_gpu),
+      cmocka_unit_test(tokens_are_drawn_on_the_gpu),
       cmocka_unit_test(tokens_end_where_they_are_to_end),
       cmocka_unit_test(text_ends_where_it_is_to_end),
       cmocka_unit_test(steps_that_are_stopped),

@@ -5,6 +5,7 @@
 #include "gpu.h"
 #include "lm/lm.h"
 #include "nvrtc.h"
+#include "watched.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -539,26 +540,28 @@ static void shares_of_workers(void **state) {
 
 // ---- choosing tokens ----
 
-// What the device says of logits is what the sampler chooses on the CPU: the first of the largest.
-static void choose(const float *logits, int vocab, int dtype, int blocks, uint64_t seed) {
-  enum { STEPS = 3 };
-  int token = 77, position = 5;
-  unsigned long long best[GPU_RESIDENT_BLOCKS + 1];
+// What the device says of logits is what the sampler chooses on the CPU.
+static void choose(const float *logits, int vocab, int dtype, int blocks, uint64_t seed, const zm_generate_options *o) {
+  enum { STEPS = 5, POSITION = 5 };
+  const size_t words = ZMI_GPU_CHOICE_WORDS(GPU_RESIDENT_BLOCKS), shared = ZMI_GPU_OWN_SHARED + 4096 + ZMI_GPU_RING_SHARED(2);
+  int token = 77, position = POSITION;
   zmi_gpu_mail mail = {0};
-  void *memory = make((size_t)vocab * 4);
+  void *memory = make((size_t)vocab * 4), *best = make(words * 8);
   const zmi_kernels *kernels = zmi_kernels_find("scalar");
   kernels->store(logits, vocab, memory, dtype == ZMI_GPU_BF16 ? ZM_BF16 : ZM_F32);
-  float *x = make((size_t)vocab * 4), logprob;
-  kernels->load(memory, dtype == ZMI_GPU_BF16 ? ZM_BF16 : ZM_F32, vocab, x);
-  zmi_sampler *sampler = zmi_sampler_new(&(zm_generate_options){0}, vocab, kernels);
-  int32_t expected = -1;
-  const bool any = zmi_sampler_next(sampler, x, 0, &expected, &logprob) == ZM_OK;
-  if (!any) expected = -1;
+  float *x = make((size_t)vocab * 4);
+  zmi_sampler *sampler = zmi_sampler_new(o, vocab, kernels);
+  int32_t expected[STEPS];
+  for (int i = 0; i < STEPS; i++) {
+    kernels->load(memory, dtype == ZMI_GPU_BF16 ? ZM_BF16 : ZM_F32, vocab, x);
+    if (zmi_sampler_next(sampler, x, POSITION + 1 + (uint64_t)i, &expected[i], NULL) != ZM_OK) expected[i] = -1;
+  }
+  const bool any = expected[0] >= 0;
   zmi_sampler_free(sampler);
   free(x);
   static zmi_gpu_instruction none;
   zmi_gpu_play play = {.ready_at = ZMI_GPU_OWN_SHARED,
-                       .ring_at = ZMI_GPU_OWN_SHARED,
+                       .ring_at = ZMI_GPU_OWN_SHARED + 4096,
                        .slots = 2,
                        .each = 1,
                        .mail = zmi_gpu_at(&mail),
@@ -570,43 +573,80 @@ static void choose(const float *logits, int vocab, int dtype, int blocks, uint64
                        .token = zmi_gpu_at(&token),
                        .position = zmi_gpu_at(&position),
                        .logits = zmi_gpu_at(memory),
-                       .best = zmi_gpu_at(best)};
-  const char *wrong = gpu_resident(&none, 0, 0, &play, blocks, (size_t)(ZMI_GPU_OWN_SHARED + ZMI_GPU_RING_SHARED(2)), seed);
+                       .best = zmi_gpu_at(best),
+                       .sampling = zmi_sampler_on_a_gpu(o, vocab)};
+  memset(best, 0, words * 8); // as before the first play; the second one finds what the first has left there
+  const char *wrong = gpu_resident(&none, 0, 0, &play, blocks, shared, seed);
   if (wrong) fail_msg("choosing of %d: %s", vocab, wrong);
   for (int i = 0; i < STEPS; i++) {
     const bool there = i == 0 || any;
-    const unsigned long long said = there ? (unsigned long long)(i + 1) << 32 | (uint32_t)expected : 0;
-    if (mail.said[i] != said) fail_msg("of %d logits, step %d: said %llx, expected %llx", vocab, i, mail.said[i], said);
+    const unsigned long long said = there ? (unsigned long long)(i + 1) << 32 | (uint32_t)expected[i] : 0;
+    if (mail.said[i] != said) {
+      fail_msg("of %d logits, step %d (temperature %g, top_k %d, top_p %g, min_p %g): said %llx, expected %llx", vocab, i,
+               (double)o->temperature, o->top_k, (double)o->top_p, (double)o->min_p, mail.said[i], said);
+    }
   }
-  assert_int_equal(token, any ? expected : 77);
-  assert_int_equal(position, any ? 5 + STEPS - 1 : 5);
+  assert_int_equal(token, any ? expected[STEPS - 2] : 77);
+  assert_int_equal(position, any ? POSITION + STEPS - 1 : POSITION);
   // It ends behind one of the ids that it was told.
   mail = (zmi_gpu_mail){0};
-  position = 5;
+  position = POSITION;
   play.arrived = play.given_up = 0;
-  play.end[0] = expected;
-  assert_null(gpu_resident(&none, 0, 0, &play, blocks, (size_t)(ZMI_GPU_OWN_SHARED + ZMI_GPU_RING_SHARED(2)), seed));
-  assert_int_equal(mail.said[0], 1ull << 32 | (uint32_t)expected);
+  play.end[0] = expected[0];
+  assert_null(gpu_resident(&none, 0, 0, &play, blocks, shared, seed));
+  assert_int_equal(mail.said[0], 1ull << 32 | (uint32_t)expected[0]);
   assert_int_equal(mail.said[1], 0);
-  assert_int_equal(position, 5);
+  assert_int_equal(position, POSITION);
   free(memory);
+  free(best);
+}
+
+enum { MOST_LOGITS = 3000 };
+
+// Of a turn: some special numbers, all equal or many equal ones.
+static int make_logits(float *x, int turn) {
+  static const float special[] = {NAN, -INFINITY, INFINITY, 0.0f, -0.0f, 1e-40f, -1e-40f, 1e-38f, 1.0f, -1.0f};
+  const int vocab = turn < 20 ? 1 + turn : 1 + (int)(next_random() % MOST_LOGITS);
+  for (int i = 0; i < vocab; i++) {
+    const uint64_t r = next_random();
+    x[i] = turn % 3 == 0   ? special[r % ZMI_COUNT(special)]                              // of all kinds
+           : turn % 3 == 1 ? special[turn % 2 ? r % 2 : 3 + r % 4]                        // none, or nothing but zeros
+                           : (float)((int)(r % 40) - 38) * (r % 97 == 0 ? 1.0f : 0.125f); // many equals
+  }
+  return vocab;
 }
 
 static void tokens_are_chosen(void **state) {
   (void)state;
-  enum { MOST = 5000 };
-  static float x[MOST];
-  static const float special[] = {NAN, -INFINITY, INFINITY, 0.0f, -0.0f, 1e-40f, -1e-40f, 1e-38f, 1.0f, -1.0f};
+  static float x[MOST_LOGITS];
   const unsigned saved = zmi_float_rule_enter();
   for (int turn = 0; turn < 60; turn++) {
-    const int vocab = turn < 20 ? 1 + turn : 1 + (int)(next_random() % MOST);
-    for (int i = 0; i < vocab; i++) {
-      const uint64_t r = next_random();
-      x[i] = turn % 3 == 0   ? special[r % ZMI_COUNT(special)]                              // of all kinds
-             : turn % 3 == 1 ? special[turn % 2 ? r % 2 : 3 + r % 4]                        // none, or nothing but zeros
-                             : (float)((int)(r % 40) - 38) * (r % 97 == 0 ? 1.0f : 0.125f); // many equals
-    }
-    choose(x, vocab, turn % 2 ? ZMI_GPU_BF16 : ZMI_GPU_F32, 1 + turn % GPU_RESIDENT_BLOCKS, (uint64_t)turn % 4);
+    const int vocab = make_logits(x, turn);
+    choose(x, vocab, turn % 2 ? ZMI_GPU_BF16 : ZMI_GPU_F32, 1 + turn % GPU_RESIDENT_BLOCKS, (uint64_t)turn % 4, &(zm_generate_options){0});
+  }
+  zmi_float_rule_leave(saved);
+}
+
+static void tokens_are_drawn(void **state) {
+  (void)state;
+  static float x[MOST_LOGITS];
+  static const zm_generate_options rows[] = {{.temperature = 1},
+                                             {.temperature = 0.7f, .top_k = 1},
+                                             {.temperature = 2, .top_k = 40},
+                                             {.temperature = 0.8f, .top_p = 0.9f},
+                                             {.temperature = 1.5f, .top_p = 0.01f},
+                                             {.temperature = 3, .min_p = 0.05f},
+                                             {.temperature = 1.3f, .top_k = 20, .top_p = 0.8f, .min_p = 0.02f},
+                                             {.temperature = 1.3f, .top_k = 3, .top_p = 0.999f},
+                                             {.temperature = 0.01f, .top_p = 0.5f, .min_p = 1},
+                                             {.temperature = 100, .top_k = 1000, .top_p = 0.7f}};
+  const unsigned saved = zmi_float_rule_enter();
+  for (int turn = 0; turn < (WATCHED ? 20 : 50); turn++) {
+    const int vocab = make_logits(x, turn);
+    zm_generate_options o = rows[turn % (int)ZMI_COUNT(rows)];
+    o.seed = next_random();
+    for (int i = 0; i < vocab && turn % 4 == 3; i++) x[i] = (float)next_random() * 0x1p-61f; // hardly two that are equal
+    choose(x, vocab, turn % 7 < 3 ? ZMI_GPU_BF16 : ZMI_GPU_F32, 1 + turn % GPU_RESIDENT_BLOCKS, (uint64_t)turn % 3, &o);
   }
   zmi_float_rule_leave(saved);
 }
@@ -783,6 +823,7 @@ int main(void) {
       cmocka_unit_test(rows_of_every_block),
       cmocka_unit_test(shares_of_workers),
       cmocka_unit_test(tokens_are_chosen),
+      cmocka_unit_test(tokens_are_drawn),
       cmocka_unit_test(choices_of_every_block),
       cmocka_unit_test(convolutions_of_every_block),
       cmocka_unit_test(text_compiles),

@@ -240,8 +240,8 @@ typedef struct zmi_device_player zmi_device_player;
 zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_executor executor);
 void zmi_device_player_free(zmi_device_player *p);
 zm_status zmi_device_player_play(zmi_device_player *p);
-// Several steps of one row without the host in between, where `runs` says so: each step chooses the first of the largest logits (NaN counts
-// as -infinity), and the next one takes it for the token and comes one position later. start begins at most `most` of them (and at most
+// Several steps of one row without the host in between, where `runs` says so: each step chooses a token by its logits (NaN counts as
+// -infinity), and the next one takes it and comes one position later. start begins at most `most` of them (and at most
 // ZMI_GPU_SAID); next waits for the next token, -1 where no logit is finite, and is false if no more come; stop asks for an end with the
 // token at hand; finish waits for the end. played: how many steps there were, the last of which may be half done if it was asked to stop;
 // more than next has told of: states are not those behind the last token. Behind start always comes finish, and nothing else is played in
@@ -251,6 +251,7 @@ typedef struct zmi_device_run {
   int most;
   const int32_t *end; // ids after which it ends; it may go on after some of many
   size_t ends;
+  zmi_gpu_sampling sampling; // the token of the step at position p is drawn for position p + 1
 } zmi_device_run;
 bool zmi_device_player_runs(const zmi_device_player *p);
 zm_status zmi_device_player_start(zmi_device_player *p, const zmi_device_run *run);

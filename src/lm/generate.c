@@ -165,8 +165,14 @@ static bool on_next(void *user, int32_t token) {
 static zm_status run_ahead(generation *g, int32_t *token, size_t *made) {
   const size_t most = g->options->max_tokens ? g->options->max_tokens : 256, before = g->count;
   *made = 0;
-  if (!g->options->skip_logprobs || !zmi_sampler_is_greedy(g->options)) return ZM_OK;
-  const zmi_run run = {.token = *token, .most = most - g->count, .end = g->end, .ends = g->ends, .on_next = on_next, .user = g};
+  if (!g->options->skip_logprobs || !zmi_sampler_looks_at_logits_alone(g->options)) return ZM_OK;
+  const zmi_run run = {.token = *token,
+                       .most = most - g->count,
+                       .end = g->end,
+                       .ends = g->ends,
+                       .sampling = zmi_sampler_on_a_gpu(g->options, g->vocab),
+                       .on_next = on_next,
+                       .user = g};
   zm_status status = zmi_session_run(g->session, &run, g->logits, made);
   if (!status) status = g->failed;
   if (status || !*made) return status;
@@ -214,8 +220,7 @@ static void hand_over(generation *g, size_t prompt_tokens, zm_generate_result *r
   g->text = (zmi_text){0};
 }
 
-zm_status zm_generate(zm_session *s, const int32_t *prompt, size_t count, const zm_generate_options *options,
-                      zm_generate_result *result) {
+zm_status zm_generate(zm_session *s, const int32_t *prompt, size_t count, const zm_generate_options *options, zm_generate_result *result) {
   if (!result) return zmi_fail(ZM_ERROR_ARGUMENT, "no result to fill was given");
   *result = (zm_generate_result){0};
   if (!s) return zmi_fail(ZM_ERROR_ARGUMENT, "no session was given");

@@ -15,7 +15,7 @@ zm_status zmi_session_rewind(zm_session *s, int32_t sequence, int32_t length);
 // measuring only: states that keep the latest inputs stay as they are.
 zm_status zmi_session_resume(zm_session *s, int32_t sequence, int32_t length);
 
-// Greedy decoding of one sequence where steps are played (a GPU with the resident kernel): reads `token`, then each token that it chooses,
+// Decoding of one sequence where steps are played (a GPU with the resident kernel): reads `token`, then each token that it chooses,
 // until `most` were chosen, one of `end` was, or `on_next` has returned false for one. on_next is told each as it is made, while the
 // sequence is as long as if the tokens before it had been read one by one. Afterwards the session is as if that had been so. *made: tokens
 // that were chosen; 0: steps are not played there, nothing was done. `logits` [vocab]: those behind the last one. If none of them is
@@ -25,6 +25,7 @@ typedef struct zmi_run {
   size_t most;
   const int32_t *end;
   size_t ends;
+  zmi_gpu_sampling sampling;
   bool (*on_next)(void *user, int32_t token);
   void *user;
 } zmi_run;
@@ -50,14 +51,18 @@ zm_status zmi_session_run(zm_session *s, const zmi_run *run, float *logits, size
 //   by rising
 //      id, the first one at which the running weight exceeds u times the whole weight.
 // These are the definitions of mlx-lm and llama.cpp (cuts before temperature); they differ in the order of the cuts, which is no matter
-// here. Weights are float32 (the library's exp); sums of them are float64 in the order of ids (top_p: in falling order; the whole
-// vocabulary: eight running sums by id modulo 8).
+// here. Weights are float32 (the library's exp). What is added up are whole numbers of 2^-40, weights rounded down: their sums are the same
+// in any order, so a GPU draws the same token (device/sample.h). top_p wants floor(p * total) of them, p and total as float64, at least 1;
+// u is a multiple of 2^-53, and its share of the total is rounded down. A log probability has a sum of its own: float64, eight running sums
+// by id modulo 8.
 typedef struct zmi_sampler zmi_sampler;
 
 // The first of the largest logits, the choice of temperature 0. With a NaN among them: some id in range.
 int32_t zmi_best_token(const zmi_kernels *kernels, const float *logits, int32_t vocab);
 zm_status zmi_sampler_check(const zm_generate_options *options, int32_t vocab); // ranges of all sampling options
-bool zmi_sampler_is_greedy(const zm_generate_options *options);                 // the largest logit, as the model said it
+// Neither bias nor penalties: the choice depends on the logits, the options and the position.
+bool zmi_sampler_looks_at_logits_alone(const zm_generate_options *options);
+zmi_gpu_sampling zmi_sampler_on_a_gpu(const zm_generate_options *options, int32_t vocab); // the same choice there
 zmi_sampler *zmi_sampler_new(const zm_generate_options *options, int32_t vocab, const zmi_kernels *kernels);
 void zmi_sampler_free(zmi_sampler *s);
 // Remembers a token for the penalties. generated: it is part of the answer, not of the prompt.

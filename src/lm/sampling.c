@@ -11,6 +11,9 @@ typedef struct seen_token {
   bool generated; // false: it came with the prompt
 } seen_token;
 
+// Whole weights of so many tokens, of at most 2^40 each, add up to less than 2^63.
+enum { MOST_VOCAB = 1 << 23 };
+
 struct zmi_sampler {
   zm_generate_options options;
   zm_logit_bias *bias; // a copy
@@ -43,12 +46,15 @@ void zmi_philox(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint3
   memcpy(out, c, sizeof c);
 }
 
-// Uniform in [0, 1), a multiple of 2^-53.
-double zmi_uniform(uint64_t seed, uint64_t position) {
+static uint64_t uniform_bits(uint64_t seed, uint64_t position) {
   uint32_t r[4];
   zmi_philox(seed, position, 0, r);
-  uint64_t bits = ((uint64_t)r[0] << 32 | r[1]) >> 11;
-  return (double)bits * 0x1p-53;
+  return ((uint64_t)r[0] << 32 | r[1]) >> 11;
+}
+
+// Uniform in [0, 1), a multiple of 2^-53.
+double zmi_uniform(uint64_t seed, uint64_t position) {
+  return (double)uniform_bits(seed, position) * 0x1p-53;
 }
 
 // ---- making and checking ----
@@ -88,7 +94,8 @@ zm_status zmi_sampler_check(const zm_generate_options *o, int32_t vocab) {
 }
 
 zmi_sampler *zmi_sampler_new(const zm_generate_options *o, int32_t vocab, const zmi_kernels *kernels) {
-  if (vocab < 1) return zmi_fail(ZM_ERROR_ARGUMENT, "a sampler needs a vocabulary of at least 1 token, not %d", vocab), NULL;
+  if (vocab < 1 || vocab > MOST_VOCAB)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "a sampler needs a vocabulary of 1 to %d tokens, not %d", MOST_VOCAB, vocab), NULL;
   if (zmi_sampler_check(o, vocab)) return NULL;
   zmi_sampler *s = zmi_calloc(1, sizeof *s);
   if (!s) return NULL;
@@ -166,17 +173,21 @@ int32_t zmi_best_token(const zmi_kernels *kernels, const float *logits, int32_t 
   return best;
 }
 
-// weight[i] = exp((x[i] - max) / temperature); infinite logits share everything. Returns the sum: eight running sums, index mod 8, added in
-// order.
-static double fill_weights(zmi_sampler *s, const float *x, float max, float temperature) {
+// weight[i] = exp((x[i] - max) / temperature); infinite logits share everything.
+static void fill_weights(zmi_sampler *s, const float *x, float max, float temperature) {
   float *w = s->weight;
-  double sum[8] = {0};
   if (max == INFINITY) {
     for (int32_t i = 0; i < s->vocab; i++) w[i] = x[i] == INFINITY ? 1.0f : 0.0f;
   } else {
     for (int32_t i = 0; i < s->vocab; i++) w[i] = (x[i] - max) / temperature;
     s->kernels->exp(w, s->vocab);
   }
+}
+
+// Eight running sums, index mod 8, added in order.
+static double sum_of_weights(const zmi_sampler *s) {
+  const float *w = s->weight;
+  double sum[8] = {0};
   int32_t i = 0;
   for (; i + 8 <= s->vocab; i += 8)
     for (int j = 0; j < 8; j++) sum[j] += (double)w[i + j];
@@ -184,6 +195,11 @@ static double fill_weights(zmi_sampler *s, const float *x, float max, float temp
   double total = 0;
   for (int j = 0; j < 8; j++) total += sum[j];
   return total;
+}
+
+// A weight in units of 2^-40, rounded down: sums of these are exact in any order, so that threads and GPUs may add them up as they like.
+static uint64_t whole(float weight) {
+  return (uint64_t)(int64_t)(weight * 0x1p40f); // at most 2^40: the signed conversion is one instruction
 }
 
 static float log_probability(float x, float max, double sum) {
@@ -247,19 +263,22 @@ static void sift_down(int32_t *heap, int32_t count, int32_t at, const float *x) 
   }
 }
 
-// The shortest beginning of the order whose probabilities add up to at least p, but no more than `c` keeps.
-static cut top_p_cut(zmi_sampler *s, const float *x, double total, double p, cut c) {
-  // Tokens lighter than this weigh less than half of 1 - p together, so the beginning that is looked for ends before them.
-  double light = 0.5 * (1.0 - p) * total / s->vocab;
+// The shortest beginning of the order whose whole weights add up to at least p of all, but no more than `c` keeps.
+static cut top_p_cut(zmi_sampler *s, const float *x, double p, cut c) {
+  uint64_t total = 0, sum = 0;
+  for (int32_t i = 0; i < s->vocab; i++) total += whole(s->weight[i]);
+  uint64_t wanted = (uint64_t)(p * (double)total);
+  wanted = ZMI_MIN(ZMI_MAX(wanted, 1), total);
+  // Tokens lighter than this weigh less than what is left out together, so the beginning that is looked for ends before them.
+  const uint64_t light = (total - wanted) / (uint64_t)s->vocab;
   int32_t count = 0;
   for (int32_t i = 0; i < s->vocab; i++)
-    if ((double)s->weight[i] >= light && kept(c, x[i], i)) s->heap[count++] = i;
+    if (whole(s->weight[i]) >= light && kept(c, x[i], i)) s->heap[count++] = i;
   for (int32_t i = count / 2 - 1; i >= 0; i--) sift_down(s->heap, count, i, x);
-  double sum = 0;
   while (count > 0) {
     int32_t top = s->heap[0];
-    sum += (double)s->weight[top];
-    if (sum >= p * total) return (cut){x[top], top};
+    sum += whole(s->weight[top]);
+    if (sum >= wanted) return (cut){x[top], top};
     s->heap[0] = s->heap[--count];
     sift_down(s->heap, count, 0, x);
   }
@@ -274,6 +293,13 @@ static cut min_p_cut(zmi_sampler *s, const float *x, float min_p) {
   return c;
 }
 
+// floor(total * bits / 2^53), bits < 2^53, total < 2^63.
+static uint64_t share_of(uint64_t total, uint64_t bits) {
+  const uint64_t a = bits << 11, ah = a >> 32, al = (uint32_t)a, th = total >> 32, tl = (uint32_t)total;
+  const uint64_t middle = ah * tl + (al * tl >> 32), other = al * th + (uint32_t)middle;
+  return ah * th + (middle >> 32) + (other >> 32);
+}
+
 static int32_t draw(zmi_sampler *s, const float *x, int32_t best, uint64_t position) {
   const zm_generate_options *o = &s->options;
   float max = x[best];
@@ -281,21 +307,20 @@ static int32_t draw(zmi_sampler *s, const float *x, int32_t best, uint64_t posit
   cut c = {-INFINITY, INT32_MAX};
   if (by_k) c = stricter(c, top_k_cut(x, s->vocab, o->top_k));
   if (by_p || by_min) {
-    double total = fill_weights(s, x, max, 1.0f);
+    fill_weights(s, x, max, 1.0f);
     if (by_min) c = stricter(c, min_p_cut(s, x, o->min_p));
-    if (by_p) c = top_p_cut(s, x, total, (double)o->top_p, c); // last: it sorts, the fewer the better
+    if (by_p) c = top_p_cut(s, x, (double)o->top_p, c); // last: it sorts, the fewer the better
   }
   fill_weights(s, x, max, o->temperature);
-  double total = 0;
+  uint64_t total = 0, sum = 0;
   for (int32_t i = 0; i < s->vocab; i++)
-    if (kept(c, x[i], i)) total += (double)s->weight[i];
-  double target = zmi_uniform(o->seed, position) * total, sum = 0;
+    if (kept(c, x[i], i)) total += whole(s->weight[i]);
+  const uint64_t target = share_of(total, uniform_bits(o->seed, position));
   int32_t last = best;
-  for (int32_t i = 0; i < s->vocab; i++) {
-    if (!kept(c, x[i], i) || s->weight[i] == 0) continue;
-    sum += (double)s->weight[i];
+  for (int32_t i = 0; i < s->vocab && sum <= target; i++) {
+    if (!kept(c, x[i], i) || whole(s->weight[i]) == 0) continue;
+    sum += whole(s->weight[i]);
     last = i;
-    if (sum > target) break;
   }
   return last;
 }
@@ -304,8 +329,16 @@ static bool changes_logits(const zm_generate_options *o) {
   return o->logit_bias_count || o->presence_penalty != 0 || (o->repetition_penalty > 0 && o->repetition_penalty != 1.0f);
 }
 
-bool zmi_sampler_is_greedy(const zm_generate_options *o) {
-  return !(o->temperature > 0) && !changes_logits(o);
+zmi_gpu_sampling zmi_sampler_on_a_gpu(const zm_generate_options *o, int32_t vocab) {
+  return (zmi_gpu_sampling){.seed = o->seed,
+                            .temperature = o->temperature,
+                            .top_p = o->top_p < 1 ? o->top_p : 0,
+                            .min_p = o->min_p,
+                            .top_k = o->top_k < vocab ? o->top_k : 0};
+}
+
+bool zmi_sampler_looks_at_logits_alone(const zm_generate_options *o) {
+  return !changes_logits(o);
 }
 
 static zm_status next_token(zmi_sampler *s, float *x, uint64_t position, int32_t *token, float *logprob) {
@@ -314,7 +347,11 @@ static zm_status next_token(zmi_sampler *s, float *x, uint64_t position, int32_t
   float max = x[best];
   if (max == -INFINITY)
     return zmi_fail(ZM_ERROR_FORMAT, "the model gave no finite logit at position %" PRIu64 ": its weights are damaged", position);
-  const double sum = logprob ? fill_weights(s, x, max, 1.0f) : 0;
+  double sum = 0;
+  if (logprob) {
+    fill_weights(s, x, max, 1.0f);
+    sum = sum_of_weights(s);
+  }
   const float *raw = x; // what the model said, for the log probability
   if (changes_logits(&s->options)) {
     memcpy(s->raw, x, (size_t)s->vocab * sizeof *x);

@@ -333,7 +333,8 @@ static zm_status start_run(zm_session *s, zmi_program *p, const zmi_run *run, si
                                                                        .logits = "logits",
                                                                        .most = (int)ZMI_MIN(most, (size_t)ZMI_GPU_SAID),
                                                                        .end = run->end,
-                                                                       .ends = run->ends});
+                                                                       .ends = run->ends,
+                                                                       .sampling = run->sampling});
 }
 
 // Tokens as they come. The model's lock is not held: what is told may ask for anything but this session.

@@ -46,6 +46,10 @@
 
 #include "backend/cuda/device/feed.h"
 
+#include "backend/cuda/device/site.h"
+
+#include "backend/cuda/device/choose.h"
+
 #include "backend/cuda/device/resident.h"
 
 // ---- one instruction ----

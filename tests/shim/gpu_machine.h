@@ -174,6 +174,12 @@ ZMI_INLINE unsigned zmi_add_atomic(unsigned *p, unsigned n) {
   *p += n;
   return before;
 }
+ZMI_INLINE void zmi_add_atomic_wide(unsigned long long *p, unsigned long long n) {
+  *p += n;
+}
+ZMI_INLINE unsigned long long zmi_multiply_high(unsigned long long a, unsigned long long b) {
+  return (unsigned long long)((unsigned __int128)a * b >> 64);
+}
 ZMI_INLINE void zmi_fence() {
 }
 ZMI_INLINE unsigned long long zmi_nanoseconds() {

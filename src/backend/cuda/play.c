@@ -293,7 +293,7 @@ static size_t edge(size_t bytes) {
 static zmi_gpu_play share_out(zmi_device_player *p) {
   enum { LEAST_SLOTS = 2 };
   zmi_gpu_play play = {0};
-  size_t scratch = 0, ready = 0, over = 0; // over: of scratch that lies over the rows
+  size_t scratch = edge(ZMI_GPU_CHOICE_SHARED), ready = 0, over = 0; // over: of scratch that lies over the rows
   for (size_t i = 0; i < p->fused_count; i++) {
     const zmi_gpu_instruction *in = &p->fused[i];
     size_t *of = zmi_gpu_over_rows(in) ? &over : &scratch;
@@ -354,7 +354,7 @@ static zm_status make_resident(zmi_device_player *p) {
   }
   play.each = ZMI_MAX(p->blocks, 1);
   p->blocks *= d->processors;
-  if (status == ZM_OK) status = zmi_device_alloc(d, ((size_t)p->blocks + 1) * 8, "choosing tokens", &p->best);
+  if (status == ZM_OK) status = zmi_device_alloc(d, ZMI_GPU_CHOICE_WORDS((size_t)p->blocks) * 8, "choosing tokens", &p->best);
   play.best = p->best;
   return status == ZM_OK ? open_post(p, &play) : status;
 }
@@ -568,6 +568,7 @@ zm_status zmi_device_player_start(zmi_device_player *p, const zmi_device_run *ru
   start->dtype = zmi_gpu_dtype_of(logits->type.dtype);
   start->ends = (int)ZMI_MIN(run->ends, (size_t)ZMI_GPU_ENDS); // of the others the host finds out
   for (int i = 0; i < start->ends; i++) start->end[i] = run->end[i];
+  start->sampling = run->sampling;
   cu_result r = queue(p);
   if (r) start->most = 0;
   return zmi_device_check(d, r, "starting steps");

@@ -239,13 +239,19 @@ typedef struct zmi_gpu_mail {
   unsigned long long said[ZMI_GPU_SAID];
 } zmi_gpu_mail;
 
+// How a token is chosen (lm/lm.h says it exactly). temperature 0: the first of the largest logits. top_k, top_p, min_p: 0: off.
+typedef struct zmi_gpu_sampling {
+  unsigned long long seed;
+  float temperature, top_p, min_p;
+  int top_k; // less than the vocabulary
+} zmi_gpu_sampling;
+
 // A resident play, in device memory. The first two are zero before it. Where the parts of a block's shared memory begin (what a block
 // keeps stands first, then scratch of instructions; sizes.h): what READY makes, and the ring of weights of `slots` slots. each:
 // blocks of a multiprocessor. stamps: absent, or [blocks][count][2] clocks: when a block began an instruction, behind its barrier, and when
 // it was done with it. mail: absent, or that of the host.
-// most: 0, or how many steps it plays at most, one after another. Behind each the first of the largest of the logits is chosen; the next
-// step takes it for the token and comes one position later. It ends behind one of the `ends` ids of `end`. best: 8 bytes for each block and
-// 8 more.
+// most: 0, or how many steps it plays at most, one after another. Behind each a token is chosen by the logits; the next step takes it and
+// comes one position later. It ends behind one of the `ends` ids of `end`. best: ZMI_GPU_CHOICE_WORDS of 8 bytes, zero before the first play.
 typedef struct zmi_gpu_play {
   unsigned arrived, given_up;
   int ready_at, ring_at, slots, each;
@@ -253,6 +259,7 @@ typedef struct zmi_gpu_play {
   int most, vocab, dtype, ends;
   int end[ZMI_GPU_ENDS];
   zmi_gpu_address token, position, logits, best;
+  zmi_gpu_sampling sampling;
 } zmi_gpu_play;
 
 typedef struct zmi_gpu_instruction {

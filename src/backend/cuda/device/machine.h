@@ -24,6 +24,7 @@
 //   zmi_add_double, zmi_multiply_double, zmi_fma_double   rounded once, never contracted
 //   zmi_pause()          a moment, while waiting for another block
 //   zmi_add_atomic(p, n) the word at p before n was added, seen by all blocks
+//   zmi_add_atomic_wide(p, n) adds to 8 bytes, seen by all blocks; zmi_multiply_high(a, b) the upper half of a product of 64 bits each
 //   zmi_fence()          what this thread wrote is seen by all blocks before what it writes next, and it sees what they did so
 //   zmi_nanoseconds()    of a clock that all blocks share
 //   zmi_arrive(p)        adds 1 to the word at p; what the block wrote before is seen by those who look at p later
@@ -248,6 +249,12 @@ ZMI_INLINE void zmi_pause() {
 }
 ZMI_INLINE unsigned zmi_add_atomic(unsigned *p, unsigned n) {
   return atomicAdd(p, n);
+}
+ZMI_INLINE void zmi_add_atomic_wide(unsigned long long *p, unsigned long long n) {
+  atomicAdd(p, n);
+}
+ZMI_INLINE unsigned long long zmi_multiply_high(unsigned long long a, unsigned long long b) {
+  return __umul64hi(a, b);
 }
 ZMI_INLINE void zmi_fence() {
   __threadfence();

@@ -119,7 +119,8 @@ static void tokens_are_chosen_on_the_gpu(void **state) {
 static void tokens_are_drawn_on_the_gpu(void **state) {
   (void)state;
   static const zm_generate_options rows[] = {{.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.02f, .seed = 3},
-                                             {.temperature = 1, .seed = 1ull << 40}};
+                                             {.temperature = 1, .seed = 1ull << 40},
+                                             {.repetition_penalty = 1.2f, .presence_penalty = 0.5f, .penalty_window = 20}};
   for (size_t i = 0; i < (WATCHED ? 1 : ZMI_COUNT(rows)); i++) {
     zm_generate_options o = rows[i];
     o.max_tokens = TOKENS;

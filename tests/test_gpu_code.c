@@ -552,9 +552,13 @@ static void choose(const float *logits, int vocab, int dtype, int blocks, uint64
   float *x = make((size_t)vocab * 4);
   zmi_sampler *sampler = zmi_sampler_new(o, vocab, kernels);
   int32_t expected[STEPS];
+  zmi_gpu_sampling how;
+  for (int i = 0; i < (int)(seed % 3) * 40; i++) zmi_sampler_see(sampler, (int32_t)(next_random() % (uint64_t)vocab), i % 4 == 0);
+  assert_true(zmi_sampler_on_a_gpu(sampler, &how));
   for (int i = 0; i < STEPS; i++) {
     kernels->load(memory, dtype == ZMI_GPU_BF16 ? ZM_BF16 : ZM_F32, vocab, x);
     if (zmi_sampler_next(sampler, x, POSITION + 1 + (uint64_t)i, &expected[i], NULL) != ZM_OK) expected[i] = -1;
+    zmi_sampler_see(sampler, expected[i], true);
   }
   const bool any = expected[0] >= 0;
   zmi_sampler_free(sampler);
@@ -574,7 +578,7 @@ static void choose(const float *logits, int vocab, int dtype, int blocks, uint64
                        .position = zmi_gpu_at(&position),
                        .logits = zmi_gpu_at(memory),
                        .best = zmi_gpu_at(best),
-                       .sampling = zmi_sampler_on_a_gpu(o, vocab)};
+                       .sampling = how};
   memset(best, 0, words * 8); // as before the first play; the second one finds what the first has left there
   const char *wrong = gpu_resident(&none, 0, 0, &play, blocks, shared, seed);
   if (wrong) fail_msg("choosing of %d: %s", vocab, wrong);
@@ -639,12 +643,22 @@ static void tokens_are_drawn(void **state) {
                                              {.temperature = 1.3f, .top_k = 20, .top_p = 0.8f, .min_p = 0.02f},
                                              {.temperature = 1.3f, .top_k = 3, .top_p = 0.999f},
                                              {.temperature = 0.01f, .top_p = 0.5f, .min_p = 1},
-                                             {.temperature = 100, .top_k = 1000, .top_p = 0.7f}};
+                                             {.temperature = 100, .top_k = 1000, .top_p = 0.7f},
+                                             {.repetition_penalty = 1.3f},
+                                             {.repetition_penalty = 0.7f, .presence_penalty = 2, .penalty_window = 3},
+                                             {.temperature = 2, .presence_penalty = -1.5f, .penalty_window = 50, .top_k = 5}};
   const unsigned saved = zmi_float_rule_enter();
   for (int turn = 0; turn < (WATCHED ? 20 : 50); turn++) {
     const int vocab = make_logits(x, turn);
     zm_generate_options o = rows[turn % (int)ZMI_COUNT(rows)];
     o.seed = next_random();
+    zm_logit_bias bias[ZMI_GPU_BIASES];
+    for (int i = 0; i < ZMI_GPU_BIASES; i++) {
+      const float b = (float)((int)(next_random() % 17) - 8);
+      bias[i] = (zm_logit_bias){(int32_t)(next_random() % (uint64_t)vocab), b == 8 ? -INFINITY : b == 7 && turn % 5 == 0 ? INFINITY : b};
+    }
+    o.logit_bias = bias;
+    o.logit_bias_count = turn % 3 == 1 ? next_random() % (ZMI_GPU_BIASES + 1) : 0;
     for (int i = 0; i < vocab && turn % 4 == 3; i++) x[i] = (float)next_random() * 0x1p-61f; // hardly two that are equal
     choose(x, vocab, turn % 7 < 3 ? ZMI_GPU_BF16 : ZMI_GPU_F32, 1 + turn % GPU_RESIDENT_BLOCKS, (uint64_t)turn % 3, &o);
   }

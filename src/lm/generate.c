@@ -164,19 +164,15 @@ static bool on_next(void *user, int32_t token) {
 // Tokens that are chosen where steps are played, as many as may be at a time. *token is the last one; *made is 0 if there are none.
 static zm_status run_ahead(generation *g, int32_t *token, size_t *made) {
   const size_t most = g->options->max_tokens ? g->options->max_tokens : 256, before = g->count;
+  zmi_run run = {.token = *token, .most = most - g->count, .end = g->end, .ends = g->ends, .on_next = on_next, .user = g};
   *made = 0;
-  if (!g->options->skip_logprobs || !zmi_sampler_looks_at_logits_alone(g->options)) return ZM_OK;
-  const zmi_run run = {.token = *token,
-                       .most = most - g->count,
-                       .end = g->end,
-                       .ends = g->ends,
-                       .sampling = zmi_sampler_on_a_gpu(g->options, g->vocab),
-                       .on_next = on_next,
-                       .user = g};
+  if (!g->options->skip_logprobs || !zmi_sampler_on_a_gpu(g->sampler, &run.sampling)) return ZM_OK;
   zm_status status = zmi_session_run(g->session, &run, g->logits, made);
   if (!status) status = g->failed;
   if (status || !*made) return status;
-  if (g->count - before < *made) return sample_token(g, token); // the last one has no finite logit: the sampler says so
+  const bool all = g->count - before == *made;
+  for (size_t i = before; i + all < g->count; i++) zmi_sampler_see(g->sampler, g->tokens[i], true);
+  if (!all) return sample_token(g, token); // the last one has no finite logit: the sampler says so
   *token = g->tokens[g->count - 1];
   return ZM_OK;
 }
@@ -191,9 +187,9 @@ static zm_status run(generation *g, const int32_t *prompt, size_t count) {
   status = sample_token(g, &token);
   while (!status && !g->stop) {
     size_t made = 0;
+    zmi_sampler_see(g->sampler, token, true);
     status = run_ahead(g, &token, &made);
     if (status || made) continue;
-    zmi_sampler_see(g->sampler, token, true);
     status = zm_session_step(g->session, &(zm_row){0, token}, 1, g->logits, 1);
     if (!status) status = sample_token(g, &token);
   }

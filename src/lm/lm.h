@@ -60,13 +60,12 @@ typedef struct zmi_sampler zmi_sampler;
 // The first of the largest logits, the choice of temperature 0. With a NaN among them: some id in range.
 int32_t zmi_best_token(const zmi_kernels *kernels, const float *logits, int32_t vocab);
 zm_status zmi_sampler_check(const zm_generate_options *options, int32_t vocab); // ranges of all sampling options
-// Neither bias nor penalties: the choice depends on the logits, the options and the position.
-bool zmi_sampler_looks_at_logits_alone(const zm_generate_options *options);
-zmi_gpu_sampling zmi_sampler_on_a_gpu(const zm_generate_options *options, int32_t vocab); // the same choice there
 zmi_sampler *zmi_sampler_new(const zm_generate_options *options, int32_t vocab, const zmi_kernels *kernels);
 void zmi_sampler_free(zmi_sampler *s);
 // Remembers a token for the penalties. generated: it is part of the answer, not of the prompt.
 void zmi_sampler_see(zmi_sampler *s, int32_t token, bool generated);
+// The same choice where steps are played, behind what was seen so far. False if the device cannot: too many biases, too long a window.
+bool zmi_sampler_on_a_gpu(const zmi_sampler *s, zmi_gpu_sampling *how);
 // Chooses the token at `position`. logits [vocab] are changed. logprob may be NULL.
 zm_status zmi_sampler_next(zmi_sampler *s, float *logits, uint64_t position, int32_t *token, float *logprob);
 

@@ -329,16 +329,27 @@ static bool changes_logits(const zm_generate_options *o) {
   return o->logit_bias_count || o->presence_penalty != 0 || (o->repetition_penalty > 0 && o->repetition_penalty != 1.0f);
 }
 
-zmi_gpu_sampling zmi_sampler_on_a_gpu(const zm_generate_options *o, int32_t vocab) {
-  return (zmi_gpu_sampling){.seed = o->seed,
+bool zmi_sampler_on_a_gpu(const zmi_sampler *s, zmi_gpu_sampling *how) {
+  const zm_generate_options *o = &s->options;
+  const float repetition = o->repetition_penalty > 0 ? o->repetition_penalty : 1.0f;
+  const bool penalties = repetition != 1.0f || o->presence_penalty != 0;
+  if (o->logit_bias_count > ZMI_GPU_BIASES || (penalties && s->window_size > ZMI_GPU_SEEN)) return false;
+  *how = (zmi_gpu_sampling){.seed = o->seed,
                             .temperature = o->temperature,
                             .top_p = o->top_p < 1 ? o->top_p : 0,
                             .min_p = o->min_p,
-                            .top_k = o->top_k < vocab ? o->top_k : 0};
-}
-
-bool zmi_sampler_looks_at_logits_alone(const zm_generate_options *o) {
-  return !changes_logits(o);
+                            .top_k = o->top_k < s->vocab ? o->top_k : 0,
+                            .repetition = repetition,
+                            .presence = o->presence_penalty,
+                            .window = (int)ZMI_MIN(s->window_size, (size_t)ZMI_GPU_SEEN),
+                            .seen_count = penalties ? (int)s->window_count : 0,
+                            .biases = (int)o->logit_bias_count};
+  for (int i = 0; i < how->seen_count; i++) {
+    const size_t at = (s->window_next + s->window_size - s->window_count + (size_t)i) % s->window_size;
+    how->seen[i] = (zmi_gpu_earlier){s->window[at].token, s->window[at].generated};
+  }
+  for (int i = 0; i < how->biases; i++) how->bias[i] = (zmi_gpu_bias){s->bias[i].token, s->bias[i].bias};
+  return true;
 }
 
 static zm_status next_token(zmi_sampler *s, float *x, uint64_t position, int32_t *token, float *logprob) {

@@ -4,7 +4,7 @@
 
 // Words of zmi_gpu_play.best: a number of each block in turn, by what it is; then single ones, and the bins.
 enum { ZMI_GPU_BEST, ZMI_GPU_TOTAL, ZMI_GPU_LOWEST, ZMI_GPU_TIES, ZMI_GPU_SHARE, ZMI_GPU_PARTS };
-enum { ZMI_GPU_STOP, ZMI_GPU_TOKEN, ZMI_GPU_SINGLE };
+enum { ZMI_GPU_STOP, ZMI_GPU_TOKEN, ZMI_GPU_MADE, ZMI_GPU_SINGLE = ZMI_GPU_MADE + ZMI_GPU_SAID }; // MADE: tokens of this play
 static_assert(ZMI_GPU_CHOICE_WORDS(7) == 7 * ZMI_GPU_PARTS + ZMI_GPU_SINGLE + ZMI_GPU_TURNS * ZMI_GPU_LISTS * ZMI_GPU_BINS, "their number");
 
 ZMI_INLINE unsigned long long *zmi_gpu_parts(int what) {
@@ -33,9 +33,24 @@ ZMI_INLINE float zmi_gpu_of_rank(unsigned rank) {
   return zk_of_bits(rank >> 31 ? rank & 0x7fffffffu : ~rank);
 }
 
+// Ranks of the block's logits that biases and penalties have changed, in shared memory.
+typedef struct zmi_gpu_changes {
+  unsigned count, unused;
+  struct {
+    int token;
+    unsigned rank;
+  } of[ZMI_GPU_CHANGES];
+} zmi_gpu_changes;
+ZMI_INLINE zmi_gpu_changes *zmi_gpu_changes_here() {
+  return (zmi_gpu_changes *)(void *)(zmi_gpu_scratch() + ZMI_GPU_CHOICE_LIST);
+}
+
 ZMI_INLINE unsigned zmi_gpu_rank_at(int i) {
   const zmi_gpu_play *p = zmi_gpu_here()->play;
-  return zmi_gpu_rank(zmi_gpu_load(p->logits, p->dtype, i));
+  const zmi_gpu_changes *changes = zmi_gpu_changes_here();
+  unsigned rank = zmi_gpu_rank(zmi_gpu_load(p->logits, p->dtype, i));
+  for (unsigned j = 0; j < changes->count; j++) rank = changes->of[j].token == i ? changes->of[j].rank : rank;
+  return rank;
 }
 
 // This block's logits: [first, last), which threads take in turn, or each a piece of its own.
@@ -119,6 +134,61 @@ ZMI_APART unsigned long long zmi_gpu_greatest_of_blocks(int what) {
 
 ZMI_INLINE void zmi_gpu_say(int what, unsigned long long x) {
   if (zmi_thread() == 0) zmi_gpu_parts(what)[zmi_gpu_here()->worker] = x;
+}
+
+// ---- biases and penalties ----
+
+// Token number i of those that may be changed: of biases, what was seen, what this play has made; -1: none, or not in the window any more.
+ZMI_INLINE int zmi_gpu_change(const zmi_gpu_sampling *how, int i, bool *generated) {
+  const int made = zmi_gpu_here()->step, early = how->biases + how->seen_count + made - how->window;
+  *generated = true;
+  if (i < how->biases) return how->bias[i].token;
+  if (i < early || (how->repetition == 1.0f && how->presence == 0.0f)) return -1;
+  if (i >= how->biases + how->seen_count) return (int)zmi_gpu_single(ZMI_GPU_MADE)[i - how->biases - how->seen_count];
+  *generated = how->seen[i - how->biases].generated != 0;
+  return how->seen[i - how->biases].token;
+}
+
+// The logit of a token with what is added and taken away, in the order of the sampler on the CPU.
+ZMI_APART unsigned zmi_gpu_changed(const zmi_gpu_sampling *how, int all, int token) {
+  const zmi_gpu_play *p = zmi_gpu_here()->play;
+  const float none = zk_of_bits(0xff800000u);
+  float x = zmi_gpu_of_rank(zmi_gpu_rank(zmi_gpu_load(p->logits, p->dtype, token)));
+  bool seen = false, generated = false, by_model;
+  for (int i = 0; i < how->biases; i++) {
+    const float bias = how->bias[i].bias;
+    if (how->bias[i].token == token && x != none) x = bias == none ? none : x + bias;
+  }
+  for (int i = how->biases; i < all; i++) {
+    if (zmi_gpu_change(how, i, &by_model) != token) continue;
+    seen = true;
+    generated = generated || by_model;
+  }
+  if (seen) x = x > 0 ? x / how->repetition : x * how->repetition;
+  if (generated) x -= how->presence;
+  return zmi_gpu_rank(x);
+}
+
+// Lists what is changed of the block's logits.
+ZMI_APART void zmi_gpu_list_changes() {
+  const zmi_gpu_site *s = zmi_gpu_here();
+  const zmi_gpu_sampling *how = &s->play->sampling;
+  zmi_gpu_changes *changes = zmi_gpu_changes_here();
+  const int all = how->biases + how->seen_count + s->step;
+  const zmi_gpu_span mine = zmi_gpu_block_logits();
+  if (zmi_thread() == 0) changes->count = 0;
+  zmi_sync();
+  for (int i = zmi_thread(); i < all; i += ZMI_GPU_THREADS) {
+    bool generated, first = true;
+    const int token = zmi_gpu_change(how, i, &generated);
+    if (token < mine.first || token >= mine.last) continue;
+    for (int j = 0; j < i; j++) first = first && zmi_gpu_change(how, j, &generated) != token;
+    if (!first) continue;
+    const unsigned at = zmi_add_atomic(&changes->count, 1);
+    changes->of[at].token = token;
+    changes->of[at].rank = zmi_gpu_changed(how, all, token);
+  }
+  zmi_sync();
 }
 
 // ---- weights ----
@@ -339,6 +409,7 @@ ZMI_APART bool zmi_gpu_choose() {
   if (!zmi_gpu_meet()) return false;
   const unsigned stop = worker == 0 && t == 0 && mail ? zmi_look_host(&mail->stop) : 0u;
   const int position = *zmi_gpu_at<const int>(p->position); // before a block that is faster has written the next one
+  zmi_gpu_list_changes();
   zmi_gpu_say(ZMI_GPU_BEST, zmi_gpu_greatest(zmi_gpu_best_logit()));
   if (t == 0 && worker == 0) *zmi_gpu_single(ZMI_GPU_STOP) = stop;
   if (!zmi_gpu_meet()) return false;
@@ -353,6 +424,7 @@ ZMI_APART bool zmi_gpu_choose() {
   if (t == 0 && on) {
     *zmi_gpu_at<int>(p->token) = id;
     *zmi_gpu_at<int>(p->position) = position + 1;
+    zmi_gpu_single(ZMI_GPU_MADE)[made] = (unsigned)id;
     s->step = made + 1;
     s->deadline = zmi_nanoseconds() + s->allowed;
   }

@@ -22,6 +22,8 @@ enum {
   ZMI_GPU_RANK = 8,
   ZMI_GPU_SAID = 32, // most tokens of a play
   ZMI_GPU_ENDS = 8,  // most ids after which it ends
+  ZMI_GPU_SEEN = 64, // most tokens that a play remembers for penalties
+  ZMI_GPU_BIASES = 32,
   // Shared memory of a block, in bytes.
   ZMI_GPU_NORM_SHARED = (2048 + 16) * 4,
   ZMI_GPU_DOT_SHARED = 64 * 16 * 4
@@ -239,11 +241,23 @@ typedef struct zmi_gpu_mail {
   unsigned long long said[ZMI_GPU_SAID];
 } zmi_gpu_mail;
 
-// How a token is chosen (lm/lm.h says it exactly). temperature 0: the first of the largest logits. top_k, top_p, min_p: 0: off.
+// How a token is chosen (lm/lm.h says it exactly). temperature 0: the first of the largest logits. top_k, top_p, min_p: 0: off. Penalties
+// are for the latest `window` of the tokens of `seen`, the oldest first, and of those chosen since.
+typedef struct zmi_gpu_earlier {
+  int token, generated; // generated: by the model, not of the prompt
+} zmi_gpu_earlier;
+typedef struct zmi_gpu_bias {
+  int token;
+  float bias;
+} zmi_gpu_bias;
 typedef struct zmi_gpu_sampling {
   unsigned long long seed;
   float temperature, top_p, min_p;
-  int top_k; // less than the vocabulary
+  int top_k;                  // less than the vocabulary
+  float repetition, presence; // 1 and 0: off
+  int window, seen_count, biases;
+  zmi_gpu_earlier seen[ZMI_GPU_SEEN];
+  zmi_gpu_bias bias[ZMI_GPU_BIASES];
 } zmi_gpu_sampling;
 
 // A resident play, in device memory. The first two are zero before it. Where the parts of a block's shared memory begin (what a block
@@ -251,7 +265,8 @@ typedef struct zmi_gpu_sampling {
 // blocks of a multiprocessor. stamps: absent, or [blocks][count][2] clocks: when a block began an instruction, behind its barrier, and when
 // it was done with it. mail: absent, or that of the host.
 // most: 0, or how many steps it plays at most, one after another. Behind each a token is chosen by the logits; the next step takes it and
-// comes one position later. It ends behind one of the `ends` ids of `end`. best: ZMI_GPU_CHOICE_WORDS of 8 bytes, zero before the first play.
+// comes one position later. It ends behind one of the `ends` ids of `end`. best: ZMI_GPU_CHOICE_WORDS of 8 bytes, zero before the first
+// play.
 typedef struct zmi_gpu_play {
   unsigned arrived, given_up;
   int ready_at, ring_at, slots, each;

@@ -49,8 +49,10 @@ enum {
 #define ZMI_GPU_OWN_SHARED ((ZMI_GPU_OWN_FEED + ZMI_GPU_FEED + 127) / 128 * 128)
 // A choice among tokens: words of memory that it takes, and of shared memory. Four bits of a rank in each of eight turns, for two lists.
 enum { ZMI_GPU_LISTS = 2, ZMI_GPU_TURNS = 8, ZMI_GPU_BINS = 16 };
-#define ZMI_GPU_CHOICE_WORDS(blocks) (5 * (blocks) + 2 + ZMI_GPU_TURNS * ZMI_GPU_LISTS * ZMI_GPU_BINS)
-#define ZMI_GPU_CHOICE_SHARED (ZMI_GPU_WARPS * ZMI_GPU_LISTS * ZMI_GPU_BINS * 8)
+#define ZMI_GPU_CHOICE_WORDS(blocks) (5 * (blocks) + 2 + ZMI_GPU_SAID + ZMI_GPU_TURNS * ZMI_GPU_LISTS * ZMI_GPU_BINS)
+#define ZMI_GPU_CHANGES (ZMI_GPU_SEEN + ZMI_GPU_SAID + ZMI_GPU_BIASES) // logits that biases and penalties change
+#define ZMI_GPU_CHOICE_LIST (ZMI_GPU_WARPS * ZMI_GPU_LISTS * ZMI_GPU_BINS * 8) // where their list is in shared memory, behind words of warps
+#define ZMI_GPU_CHOICE_SHARED (ZMI_GPU_CHOICE_LIST + 8 + ZMI_GPU_CHANGES * 8)
 #define ZMI_GPU_READY_SHARED(k) (((int)(k) + ZMI_GPU_LANES) * 4)
 
 // Products of many rows: blocks of 16 rows of weights and rows of x of a tile; k of a step. A stage of shared memory holds a step: codes,

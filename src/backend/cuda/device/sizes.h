@@ -51,7 +51,7 @@ enum {
 enum { ZMI_GPU_LISTS = 2, ZMI_GPU_TURNS = 8, ZMI_GPU_BINS = 16 };
 #define ZMI_GPU_CHOICE_WORDS(blocks) (5 * (blocks) + 2 + ZMI_GPU_SAID + ZMI_GPU_TURNS * ZMI_GPU_LISTS * ZMI_GPU_BINS)
 #define ZMI_GPU_CHANGES (ZMI_GPU_SEEN + ZMI_GPU_SAID + ZMI_GPU_BIASES) // logits that biases and penalties change
-#define ZMI_GPU_CHOICE_LIST (ZMI_GPU_WARPS * ZMI_GPU_LISTS * ZMI_GPU_BINS * 8) // where their list is in shared memory, behind words of warps
+#define ZMI_GPU_CHOICE_LIST (ZMI_GPU_WARPS * ZMI_GPU_LISTS * ZMI_GPU_BINS * 8) // their list in shared memory, behind words of warps
 #define ZMI_GPU_CHOICE_SHARED (ZMI_GPU_CHOICE_LIST + 8 + ZMI_GPU_CHANGES * 8)
 #define ZMI_GPU_READY_SHARED(k) (((int)(k) + ZMI_GPU_LANES) * 4)
 

@@ -60,8 +60,10 @@ typedef struct block {
   char *at;
   size_t bytes;
   int what;
-  bool changes;       // a launch has written there
+  bool changes;       // a launch has written there, or the host does each time
+  int uploads;        // to its beginning
   char *before, *now; // of check_flow
+  char *start;        // of check_parts
 } block;
 
 static fake_cuda_facts facts;
@@ -262,6 +264,230 @@ static void start_resident(void *at) {
   zmi_gpu_resident((const void *)w->from, w->value, w->first, (void *)w->to, w->bytes);
 }
 
+// ---- what launches touch ----
+
+enum { MOST_TOGETHER = 8 };
+typedef struct wide_flow {
+  zmi_gpu_range reads[MOST_TOGETHER * ZMI_GPU_READS], writes[MOST_TOGETHER * ZMI_GPU_WRITES];
+} wide_flow;
+
+// Puts what lies in a range from `from` into `to`; both stand for the block.
+static void take_range(const block *b, char *to, const char *from, zmi_gpu_range r) {
+  const uintptr_t at = (uintptr_t)b->at, begin = ZMI_MAX(at, (uintptr_t)r.at), end = ZMI_MIN(at + b->bytes, (uintptr_t)(r.at + r.bytes));
+  if (r.bytes && begin < end) memcpy(to + (begin - at), from + (begin - at), end - begin);
+}
+
+static void take_ranges(const block *b, char *to, const char *from, const zmi_gpu_range *r, size_t count) {
+  for (size_t i = 0; i < count; i++) take_range(b, to, from, r[i]);
+}
+
+// Keeps memory as it is: in `start`, `before` or `now` of each block.
+static void keep_memory(size_t where) {
+  for (size_t i = 0; i < block_count; i++) {
+    block *b = &blocks[i];
+    char **to = (char **)(void *)((char *)b + where);
+    if (b->what != DEVICE) continue;
+    *to = realloc(*to, b->bytes + 1);
+    memcpy(*to, b->at, b->bytes);
+  }
+}
+
+static void back_to_start(void) {
+  for (size_t i = 0; i < block_count; i++) {
+    block *b = &blocks[i];
+    if (b->what == DEVICE) memcpy(b->at, b->start, b->bytes);
+    free(b->start);
+    b->start = NULL;
+  }
+}
+
+// Memory that launches have written, or that is an input of each step, is changed wherever this one does not touch it, by what is said of
+// it.
+static void change_the_rest(const wide_flow *f) {
+  for (size_t i = 0; i < block_count; i++) {
+    block *b = &blocks[i];
+    if (b->what != DEVICE) continue;
+    memcpy(b->at, b->before, b->bytes);
+    for (size_t k = 0; k < b->bytes && b->changes; k++) b->at[k] ^= 0x5b;
+    take_ranges(b, b->at, b->before, f->reads, ZMI_COUNT(f->reads));
+    take_ranges(b, b->at, b->before, f->writes, ZMI_COUNT(f->writes));
+  }
+}
+
+// Instructions that are played together: a launch of one, or a play of the resident kernel.
+typedef struct part {
+  zmi_gpu_instruction all[MOST_TOGETHER];
+  int count, first; // first: the first product whose weights come through the ring, or the count
+  const work *launch;
+  const zmi_gpu_play *play; // as it was before
+} part;
+
+// What all of them touch.
+static wide_flow flow_of(const part *p) {
+  wide_flow f = {0};
+  for (int i = 0; i < p->count; i++) {
+    const zmi_gpu_flow one = zmi_gpu_flow_of(&p->all[i]);
+    memcpy(f.reads + i * ZMI_GPU_READS, one.reads, sizeof one.reads);
+    memcpy(f.writes + i * ZMI_GPU_WRITES, one.writes, sizeof one.writes);
+  }
+  return f;
+}
+
+static const char *play_part(const part *p) {
+  if (p->launch->kind == LAUNCH) return gpu_step(&p->all[0], (int)p->launch->blocks, 0);
+  zmi_gpu_play play = *p->play;
+  work w = *p->launch;
+  play.stamps = play.mail = 0;
+  play.most = 0;
+  w.from = (const char *)p->all;
+  w.to = (char *)&play;
+  w.value = p->count;
+  w.first = p->first;
+  return gpu_simulate(start_resident, &w, (int)w.blocks, ZMI_GPU_FED, w.shared, 0);
+}
+
+// Plays it twice: what it writes lies where flow.c says, and does not depend on what is elsewhere.
+static const char *check_flow(const part *p) {
+  const wide_flow f = flow_of(p);
+  keep_memory(offsetof(block, before));
+  const char *wrong = play_part(p);
+  keep_memory(offsetof(block, now));
+  if (!wrong) change_the_rest(&f);
+  if (!wrong) wrong = play_part(p);
+  for (size_t i = 0; i < block_count; i++) {
+    block *b = &blocks[i];
+    if (b->what != DEVICE) continue;
+    char *again = malloc(b->bytes + 1);
+    memcpy(again, b->now, b->bytes);
+    take_ranges(b, again, b->at, f.writes, ZMI_COUNT(f.writes));
+    if (!wrong && memcmp(again, b->now, b->bytes) != 0) wrong = "its results depend on memory that flow.c does not name";
+    memcpy(again, b->now, b->bytes);
+    take_ranges(b, again, b->before, f.writes, ZMI_COUNT(f.writes));
+    if (!wrong && memcmp(again, b->before, b->bytes) != 0) wrong = "it writes memory that flow.c does not name";
+    b->changes |= memcmp(b->now, b->before, b->bytes) != 0;
+    memcpy(b->at, b->now, b->bytes);
+    free(again);
+    free(b->before);
+    free(b->now);
+    b->before = b->now = NULL;
+  }
+  return wrong;
+}
+
+// ---- parts of a resident play ----
+
+// What a READY makes its rows of, for fake_cuda_facts.
+static unsigned source_of(const zmi_gpu_ready *r) {
+  unsigned of = r->norm ? FAKE_READY_NORM : FAKE_READY_PLAIN;
+  if (r->conv.rows) of = FAKE_READY_CONV;
+  if (r->add) of |= FAKE_READY_ADDED;
+  if (r->slots) of |= FAKE_READY_EXPERTS;
+  if (r->sum) of |= FAKE_READY_SUM;
+  if (r->blocks) of |= FAKE_READY_OWN_ROWS;
+  if (r->rows > 1) of |= FAKE_READY_ROWS;
+  return of;
+}
+
+// Whether instruction j takes from the blocks' own memory what instruction i puts there, which stands before it. ready: the last READY
+// before j.
+static bool takes(const zmi_gpu_instruction *all, int j, int i, int ready) {
+  const zmi_gpu_instruction *in = &all[j];
+  if (in->kind == ZMI_GPU_ROUTE) return in->as.route.kept && i == j - 1;
+  if (in->kind != ZMI_GPU_DOT) return false;
+  return (!in->as.dot.x && i == ready) || i + 1 == in->as.dot.route;
+}
+
+static int ready_before(const zmi_gpu_instruction *all, int j) {
+  while (--j >= 0 && all[j].kind != ZMI_GPU_READY) {
+  }
+  return j;
+}
+
+// Instruction i with those before it whose results it takes from the blocks' own memory, which are played once more. False if they are too
+// many.
+static bool part_of(const zmi_gpu_instruction *all, int i, part *p) {
+  int of[MOST_TOGETHER] = {i}, count = 1;
+  for (int done = 0; done < count; done++) {
+    const int j = of[done], ready = ready_before(all, j);
+    for (int b = 0; b < j; b++) {
+      bool there = !takes(all, j, b, ready);
+      for (int k = 0; k < count; k++) there |= of[k] == b;
+      if (there) continue;
+      if (count == MOST_TOGETHER) return false;
+      of[count++] = b;
+    }
+  }
+  for (int b = 0; b <= i; b++) {
+    for (int k = 0; k < count; k++) {
+      if (of[k] == b) p->all[p->count++] = all[b];
+    }
+  }
+  return true;
+}
+
+// A READY, whose rows nobody sees, with the first product that takes them, which for once writes its results to memory and is told by
+// memory which experts it takes: so nothing else is read that the READY might.
+static bool ready_with_product(const zmi_gpu_instruction *all, int count, int i, part *p) {
+  int j = i + 1;
+  while (j < count && (all[j].kind != ZMI_GPU_DOT || all[j].as.dot.x)) j++;
+  if (j == count || ready_before(all, j) != i) return false;
+  p->all[0] = all[i];
+  p->all[1] = all[j];
+  p->all[1].as.dot.route = p->all[1].as.dot.kept = p->all[1].own = 0;
+  p->count = 2;
+  facts.sources |= source_of(&all[i].as.ready);
+  return true;
+}
+
+// Numbers of instructions are those of the part, and there is nothing to wait for but the instruction before.
+static void number_part(part *p) {
+  int route = 0;
+  p->first = p->count;
+  for (int k = 0; k < p->count; k++) {
+    zmi_gpu_instruction *in = &p->all[k];
+    in->barrier = k > 0;
+    if (in->kind == ZMI_GPU_ROUTE) route = k + 1;
+    if (in->kind == ZMI_GPU_DOT && in->as.dot.route) in->as.dot.route = route;
+  }
+  for (int k = p->count; k-- > 0;) {
+    p->all[k].next = p->first;
+    if (p->all[k].kind == ZMI_GPU_DOT && p->all[k].as.dot.stage) p->first = k;
+  }
+}
+
+// Plays the instructions of a resident play one after another, each with what it needs, and looks at what they touch.
+static const char *check_parts(const work *w) {
+  const zmi_gpu_instruction *all = (const void *)w->from;
+  static char words[160];
+  const char *wrong = NULL;
+  const zmi_gpu_play play = *(const zmi_gpu_play *)(const void *)w->to;
+  keep_memory(offsetof(block, start));
+  for (int i = 0; i < w->value && !wrong; i++) {
+    part p = {.launch = w, .play = &play};
+    const bool alone = all[i].kind == ZMI_GPU_READY ? ready_with_product(all, w->value, i, &p) : part_of(all, i, &p);
+    number_part(&p);
+    wrong = alone ? check_flow(&p) : "it cannot be played alone";
+    if (wrong) snprintf(words, sizeof words, "instruction %d of kind %d: %s", i, all[i].kind, wrong);
+  }
+  back_to_start();
+  return wrong ? words : NULL;
+}
+
+static cu_result run_launch(const work *w) {
+  const zmi_gpu_instruction *in = (const void *)w->from;
+  if (fault_in && --fault_in == 0) return (cu_result)fake_option("lost", CU_ILLEGAL_ADDRESS);
+  if (!block_of(in, sizeof *in, DEVICE)) return misused(CU_ILLEGAL_ADDRESS, "an instruction is not in device memory");
+  if (in->kind != w->value || in->tiles <= 0 || (unsigned)in->shared != w->shared)
+    return misused(CU_ILLEGAL_ADDRESS, "instruction of kind %d, %d tiles, %d bytes: launched as kind %d with %u bytes", in->kind, in->tiles,
+                   in->shared, w->value, w->shared);
+  cu_result r = check_addresses(in);
+  if (r) return r;
+  // In order, and now and then shuffled; never through the function that dispatches (gpu.h).
+  const char *wrong = fake_option("flow", 0) ? check_flow(&(part){.all = {*in}, .count = 1, .launch = w})
+                                             : gpu_step(in, (int)w->blocks, facts.launches % 5 == 3 ? facts.launches * 2 : 0);
+  return wrong ? misused(CU_ILLEGAL_ADDRESS, "kind %d: %s", in->kind, wrong) : 0;
+}
+
 static cu_result run_resident(const work *w) {
   work copy = *w;
   const zmi_gpu_instruction *all = (const void *)w->from;
@@ -277,92 +503,23 @@ static cu_result run_resident(const work *w) {
   if (!r && play->most && !block_of((void *)(uintptr_t)play->best, blocks_best, DEVICE))
     return misused(CU_ILLEGAL_ADDRESS, "there is no room for the best logits of %u blocks", w->blocks);
   if (fake_option("hang", 0)) ((zmi_gpu_play *)(void *)w->to)->arrived--;
+  if (!r && fake_option("flow", 0)) {
+    const char *wrong = check_parts(w);
+    if (wrong) return misused(CU_ILLEGAL_ADDRESS, "the resident kernel: %s", wrong);
+  }
   const uint64_t seed = facts.launches % 5 == 3 ? facts.launches * 2 : 0;
   const char *wrong = r ? NULL : gpu_simulate(start_resident, &copy, (int)w->blocks, ZMI_GPU_FED, w->shared, seed);
   return wrong ? misused(CU_ILLEGAL_ADDRESS, "the resident kernel: %s", wrong) : r;
 }
 
-// ---- what launches touch ----
-
-// Puts what lies in a range from `from` into `to`; both stand for the block.
-static void take_range(const block *b, char *to, const char *from, zmi_gpu_range r) {
-  const uintptr_t at = (uintptr_t)b->at, begin = ZMI_MAX(at, (uintptr_t)r.at), end = ZMI_MIN(at + b->bytes, (uintptr_t)(r.at + r.bytes));
-  if (r.bytes && begin < end) memcpy(to + (begin - at), from + (begin - at), end - begin);
-}
-
-static void take_ranges(const block *b, char *to, const char *from, const zmi_gpu_range *r, int count) {
-  for (int i = 0; i < count; i++) take_range(b, to, from, r[i]);
-}
-
-// Keeps memory as it is, in `before` or in `now`.
-static void keep_memory(bool before) {
-  for (size_t i = 0; i < block_count; i++) {
-    block *b = &blocks[i];
-    char **to = before ? &b->before : &b->now;
-    if (b->what != DEVICE) continue;
-    *to = realloc(*to, b->bytes + 1);
-    memcpy(*to, b->at, b->bytes);
-  }
-}
-
-// Memory that launches have written is changed wherever this one does not touch it, by what is said of it.
-static void change_the_rest(const zmi_gpu_flow *f) {
-  for (size_t i = 0; i < block_count; i++) {
-    block *b = &blocks[i];
-    if (b->what != DEVICE) continue;
-    memcpy(b->at, b->before, b->bytes);
-    for (size_t k = 0; k < b->bytes && b->changes; k++) b->at[k] ^= 0x5b;
-    take_ranges(b, b->at, b->before, f->reads, ZMI_GPU_READS);
-    take_ranges(b, b->at, b->before, f->writes, ZMI_GPU_WRITES);
-  }
-}
-
-// Plays a launch twice: what it writes lies where flow.c says, and does not depend on what is elsewhere.
-static const char *check_flow(const zmi_gpu_instruction *in, int workers) {
-  const zmi_gpu_flow f = zmi_gpu_flow_of(in);
-  keep_memory(true);
-  const char *wrong = gpu_step(in, workers, 0);
-  keep_memory(false);
-  if (!wrong) change_the_rest(&f);
-  if (!wrong) wrong = gpu_step(in, workers, 0);
-  for (size_t i = 0; i < block_count; i++) {
-    block *b = &blocks[i];
-    if (b->what != DEVICE) continue;
-    char *again = malloc(b->bytes + 1);
-    memcpy(again, b->now, b->bytes);
-    take_ranges(b, again, b->at, f.writes, ZMI_GPU_WRITES);
-    if (!wrong && memcmp(again, b->now, b->bytes) != 0) wrong = "its results depend on memory that flow.c does not name";
-    memcpy(again, b->now, b->bytes);
-    take_ranges(b, again, b->before, f.writes, ZMI_GPU_WRITES);
-    if (!wrong && memcmp(again, b->before, b->bytes) != 0) wrong = "it writes memory that flow.c does not name";
-    b->changes |= memcmp(b->now, b->before, b->bytes) != 0;
-    memcpy(b->at, b->now, b->bytes);
-    free(again);
-    free(b->before);
-    free(b->now);
-    b->before = b->now = NULL;
-  }
-  return wrong;
-}
-
-static cu_result run_launch(const work *w) {
-  const zmi_gpu_instruction *in = (const void *)w->from;
-  if (fault_in && --fault_in == 0) return (cu_result)fake_option("lost", CU_ILLEGAL_ADDRESS);
-  if (!block_of(in, sizeof *in, DEVICE)) return misused(CU_ILLEGAL_ADDRESS, "an instruction is not in device memory");
-  if (in->kind != w->value || in->tiles <= 0 || (unsigned)in->shared != w->shared)
-    return misused(CU_ILLEGAL_ADDRESS, "instruction of kind %d, %d tiles, %d bytes: launched as kind %d with %u bytes", in->kind, in->tiles,
-                   in->shared, w->value, w->shared);
-  cu_result r = check_addresses(in);
-  if (r) return r;
-  // In order, and now and then shuffled; never through the function that dispatches (gpu.h).
-  const char *wrong = fake_option("flow", 0) ? check_flow(in, (int)w->blocks)
-                                             : gpu_step(in, (int)w->blocks, facts.launches % 5 == 3 ? facts.launches * 2 : 0);
-  return wrong ? misused(CU_ILLEGAL_ADDRESS, "kind %d: %s", in->kind, wrong) : 0;
-}
-
 static cu_result run_work(const work *w) {
   switch (w->kind) {
   case UPLOAD:
+    for (size_t i = 0; i < block_count; i++) {
+      if (blocks[i].what == DEVICE && blocks[i].at == w->to) blocks[i].changes |= blocks[i].uploads++ > 0;
+    }
+    memcpy(w->to, w->from, w->bytes);
+    return 0;
   case DOWNLOAD:
   case COPY:
     memcpy(w->to, w->from, w->bytes);

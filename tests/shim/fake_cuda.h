@@ -9,7 +9,7 @@
 //   load=N          loading code gives N, as long as loads=N is not used up
 //   lost=N          what a fault gives instead of an illegal address
 //   hang=1          a block of resident launches is missing, and the clock runs
-//   flow=1          launches must touch what flow.c says of them, and nothing else
+//   flow=1          launches must touch what flow.c says of them, and nothing else; and so must the instructions of resident launches
 //   stop=N          at the Nth look of the device at the stop flag the host has set it
 //   fault=N         the Nth launch from here on reads an illegal address, after which the context is of no use
 //   refuse=N        the Nth call to launch is refused, which the context survives
@@ -20,11 +20,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+// What a READY makes its rows of: plain rows, normalized ones or those of a convolution; more than one; only the rows of a worker's tiles.
+// Added first: rows, or weighted sums of experts' results; the sum is kept.
+enum {
+  FAKE_READY_PLAIN = 1,
+  FAKE_READY_NORM = 2,
+  FAKE_READY_CONV = 4,
+  FAKE_READY_ROWS = 8,
+  FAKE_READY_OWN_ROWS = 16,
+  FAKE_READY_ADDED = 32,
+  FAKE_READY_EXPERTS = 64,
+  FAKE_READY_SUM = 128,
+  FAKE_READY_ALL = 255
+};
+
 typedef struct fake_cuda_facts {
   int memories, host_memories, streams, events, modules, graphs, execs, contexts; // alive now
   size_t bytes, most;                                                             // of device memory now, and the most since it was last 0
   unsigned long launches, replays, opened;                                        // opened: contexts taken so far
   unsigned long looks;                                                            // of the device at the stop flag
+  unsigned sources;                                                               // of READY, whose flow was looked at
   char wrong[320];                                                                // the first misuse of the interface, or ""
 } fake_cuda_facts;
 

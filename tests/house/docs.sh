@@ -9,6 +9,7 @@ documents="README.md CONTRIBUTING.md $(find docs -name '*.md' | sort | tr '\n' '
 expect_empty "docs/cli.md is up to date (make docs)" "$("$zmlx" help --markdown 2>&1 | diff docs/cli.md - 2>&1 | head -n 20)"
 expect_empty "docs/operations.md is up to date (make docs)" "$(python3 scripts/operations_table.py --check 2>&1)"
 expect_empty "tables of docs/performance.md are up to date (scripts/sweep_table.py)" "$(python3 scripts/sweep_table.py --check 2>&1)"
+expect_empty "the timeline of docs/cuda.md is up to date (scripts/cuda_timeline.py)" "$(python3 scripts/cuda_timeline.py --check 2>&1)"
 expect_empty "docs/catalog-speed.md is up to date (scripts/catalog_speed.py)" "$(python3 scripts/catalog_speed.py --check 2>&1)"
 
 # Words in backquotes that look like files of the tree: a folder of it, a slash, and no pattern in it.

@@ -84,6 +84,11 @@ fake_cuda_facts *fake_cuda_look(void) {
   return &facts;
 }
 
+// Blocks and threads in order, and now and then shuffled.
+static uint64_t seed_of_launch(void) {
+  return facts.launches % 5 == 3 && !fake_option("order", 0) ? facts.launches * 2 : 0;
+}
+
 static void read_options(void) {
   devices = fake_option("devices", 1);
   total = (size_t)fake_option("memory", 256 << 20);
@@ -483,8 +488,8 @@ static cu_result run_launch(const work *w) {
   cu_result r = check_addresses(in);
   if (r) return r;
   // In order, and now and then shuffled; never through the function that dispatches (gpu.h).
-  const char *wrong = fake_option("flow", 0) ? check_flow(&(part){.all = {*in}, .count = 1, .launch = w})
-                                             : gpu_step(in, (int)w->blocks, facts.launches % 5 == 3 ? facts.launches * 2 : 0);
+  const char *wrong =
+      fake_option("flow", 0) ? check_flow(&(part){.all = {*in}, .count = 1, .launch = w}) : gpu_step(in, (int)w->blocks, seed_of_launch());
   return wrong ? misused(CU_ILLEGAL_ADDRESS, "kind %d: %s", in->kind, wrong) : 0;
 }
 
@@ -507,7 +512,7 @@ static cu_result run_resident(const work *w) {
     const char *wrong = check_parts(w);
     if (wrong) return misused(CU_ILLEGAL_ADDRESS, "the resident kernel: %s", wrong);
   }
-  const uint64_t seed = facts.launches % 5 == 3 ? facts.launches * 2 : 0;
+  const uint64_t seed = seed_of_launch();
   const char *wrong = r ? NULL : gpu_simulate(start_resident, &copy, (int)w->blocks, ZMI_GPU_FED, w->shared, seed);
   return wrong ? misused(CU_ILLEGAL_ADDRESS, "the resident kernel: %s", wrong) : r;
 }

@@ -10,6 +10,7 @@
 //   lost=N          what a fault gives instead of an illegal address
 //   hang=1          a block of resident launches is missing, and the clock runs
 //   flow=1          launches must touch what flow.c says of them, and nothing else; and so must the instructions of resident launches
+//   order=1         blocks and threads of all launches run in order
 //   stop=N          at the Nth look of the device at the stop flag the host has set it
 //   fault=N         the Nth launch from here on reads an illegal address, after which the context is of no use
 //   refuse=N        the Nth call to launch is refused, which the context survives

@@ -313,7 +313,8 @@ static void change_the_rest(const wide_flow *f) {
     block *b = &blocks[i];
     if (b->what != DEVICE) continue;
     memcpy(b->at, b->before, b->bytes);
-    for (size_t k = 0; k < b->bytes && b->changes; k++) b->at[k] ^= 0x5b;
+    for (size_t k = 0; k < b->bytes && b->changes; k++)
+      b->at[k] = (char)(b->at[k] ^ 0xdb); // positions and numbers of sequences become negative
     take_ranges(b, b->at, b->before, f->reads, ZMI_COUNT(f->reads));
     take_ranges(b, b->at, b->before, f->writes, ZMI_COUNT(f->writes));
   }

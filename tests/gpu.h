@@ -3,6 +3,7 @@
 #ifndef ZMLX_TEST_GPU_H
 #define ZMLX_TEST_GPU_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,9 @@ extern unsigned long long gpu_clock_step;
 // At this look of the device at a word of the host, counted from 1, the host has just set it to 1; 0: never.
 extern long long gpu_stop_in;
 extern unsigned long gpu_looks; // at words of the host, so far
+
+// Whether copies to shared memory may read there; NULL: anywhere.
+extern bool (*gpu_is_memory)(const void *at, size_t bytes);
 
 struct zmi_gpu_instruction;
 // One instruction as its own launch of `workers` blocks, or through the function that dispatches on its kind. `shared` bytes are

@@ -738,6 +738,106 @@ static void choices_of_every_block(void **state) {
   }
 }
 
+// ---- experts ----
+
+enum { EXPERTS = 8, TOP = 5, WIDTH = 256, VOCAB = 21, LAYERS = 2, MANY_ROWS = 26, MOST_PAIRS = MANY_ROWS * TOP, EACH = 5 };
+
+typedef struct experts {
+  int rows;
+  matrix router[LAYERS], gate[LAYERS], up[LAYERS];
+  float *table;
+  char *digits;
+  int index[MANY_ROWS], chosen[LAYERS][MOST_PAIRS], position;
+  float x[MANY_ROWS * WIDTH], logits[MANY_ROWS * EXPERTS], weights[MOST_PAIRS];
+  float raised[MOST_PAIRS * VOCAB], out[LAYERS][MOST_PAIRS * VOCAB];
+  zmi_gpu_instruction all[2 + EACH * LAYERS];
+} experts;
+
+static zmi_gpu_instruction product_of(const matrix *m, const experts *e, const int *chosen, float *out, int share) {
+  const int blocks = (m->g.n + 15) / 16, pairs = e->rows * share;
+  zmi_gpu_instruction in = {.kind = ZMI_GPU_DOT, .tiles = pairs * blocks, .shared = ZMI_GPU_DOT_SHARED};
+  in.as.dot = (zmi_gpu_dot){.matrix = m->g, .x = at(e->digits), .chosen = chosen ? at(chosen) : 0, .out = at(out), .out_stride = m->g.n};
+  in.as.dot.x_bytes = (long long)zmi_digits_bytes(WIDTH, 64, 3);
+  in.as.dot.pairs = pairs, in.as.dot.share = share, in.as.dot.blocks = blocks;
+  return in;
+}
+
+// Rows that an index names, the first of which is the token, and two layers of a router, its choice, and gate and up of the experts.
+static void experts_make(experts *e, int rows, uint64_t seed) {
+  const zmi_format f = {ZMI_QUANT_AFFINE, 4, 64, ZM_BF16, 0};
+  const long long row = (long long)zmi_digits_bytes(WIDTH, 64, 3);
+  memset(e, 0x5a, sizeof *e);
+  e->rows = rows;
+  free(floats(ZMI_GPU_F32, VOCAB * WIDTH, PLAIN, &e->table));
+  e->digits = make((size_t)(row * rows));
+  for (int i = 0; i < rows; i++) e->index[i] = (int)((seed + (uint64_t)i * 5) % VOCAB);
+  memset(e->all, 0, sizeof e->all);
+  e->all[0] = (zmi_gpu_instruction){.kind = ZMI_GPU_TAKE, .tiles = rows};
+  e->all[0].as.take = (zmi_gpu_take){at(e->table), at(e->index), at(e->x), WIDTH * 4, rows, VOCAB};
+  e->all[1] = (zmi_gpu_instruction){.kind = ZMI_GPU_DIGITS, .tiles = rows};
+  e->all[1].as.digits = (zmi_gpu_digits){at(e->x), at(e->digits), WIDTH, row, rows, WIDTH, 64, 3, ZMI_GPU_F32, 0};
+  for (int l = 0; l < LAYERS; l++) {
+    zmi_gpu_instruction *in = &e->all[2 + EACH * l];
+    e->router[l] = matrix_make(f, EXPERTS, WIDTH, 1, -1, PLAIN);
+    e->gate[l] = matrix_make(f, VOCAB, WIDTH, EXPERTS, -1, PLAIN);
+    e->up[l] = matrix_make(f, VOCAB, WIDTH, EXPERTS, -1, PLAIN);
+    in[0] = product_of(&e->router[l], e, NULL, e->logits, 1);
+    in[1] = (zmi_gpu_instruction){.kind = ZMI_GPU_ROUTE, .tiles = rows, .shared = ZMI_GPU_ROUTE_SHARED(EXPERTS)};
+    in[1].as.route = (zmi_gpu_route){.logits = at(e->logits), .chosen = at(e->chosen[l]), .weights = at(e->weights), .scale = 1.0f};
+    in[1].as.route.rows = rows, in[1].as.route.experts = EXPERTS, in[1].as.route.k = TOP;
+    in[2] = product_of(&e->gate[l], e, e->chosen[l], e->out[l], TOP);
+    in[3] = product_of(&e->up[l], e, e->chosen[l], e->raised, TOP);
+    in[4] = (zmi_gpu_instruction){.kind = ZMI_GPU_ELEMENTS, .tiles = (rows * TOP * VOCAB + ZMI_GPU_PIECE - 1) / ZMI_GPU_PIECE};
+    in[4].as.elements =
+        (zmi_gpu_elements){in[2].as.dot.out, at(e->raised), in[2].as.dot.out, rows * TOP, VOCAB, VOCAB, VOCAB, ZMI_GPU_GATED, ZMI_GPU_F32};
+  }
+}
+
+// The experts of a later layer, and of a later step, are those that it chooses: weights are not asked for before.
+static void check_experts(int rows, int steps, int slots, uint64_t seed) {
+  static experts e, expected;
+  unsigned long long best[GPU_RESIDENT_BLOCKS + 1];
+  experts_make(&e, rows, seed);
+  const experts before = e;
+  for (int step = 0, id = 0; step < steps; step++, id = 0) {
+    for (size_t i = 0; i < ZMI_COUNT(e.all); i++) assert_null(gpu_step(&e.all[i], 3, seed));
+    for (int i = 1; i < VOCAB; i++) id = e.out[LAYERS - 1][i] > e.out[LAYERS - 1][id] ? i : id;
+    if (step + 1 < steps) e.index[0] = id;
+  }
+  expected = e, e = before;
+  const zmi_gpu_range output = {at(e.out), sizeof e.out};
+  zmi_gpu_instruction *made = NULL;
+  size_t count = 0;
+  int first = 0, own = 0;
+  assert_int_equal(zmi_device_fuse(e.all, ZMI_COUNT(e.all), &output, 1, true, &made, &count, &first), ZM_OK);
+  zmi_gpu_play play = {.slots = slots, .each = 1, .most = steps, .vocab = VOCAB, .dtype = ZMI_GPU_F32, .token = at(e.index)};
+  play.position = at(&e.position), play.logits = at(e.out[LAYERS - 1]), play.best = at(best);
+  for (size_t i = 0; i < count; i++) {
+    play.ready_at = ZMI_MAX(play.ready_at, ZMI_GPU_OWN_SHARED + (made[i].shared + 127) / 128 * 128);
+    own += made[i].kind == ZMI_GPU_DOT && made[i].as.dot.route && made[i].as.dot.up;
+  }
+  assert_int_equal(own, rows * TOP <= ZMI_GPU_OWN ? LAYERS : 0);
+  play.ring_at = play.ready_at + ZMI_GPU_READY_BYTES;
+  const char *wrong = gpu_resident(made, (int)count, first, &play, 4, (size_t)(play.ring_at + ZMI_GPU_RING_SHARED(slots)), seed);
+  if (wrong) fail_msg("experts of %d rows, %d steps: %s", rows, steps, wrong);
+  assert_int_equal(e.index[0], expected.index[0]);
+  assert_memory_equal(e.chosen, expected.chosen, sizeof e.chosen);
+  assert_memory_equal(e.out, expected.out, sizeof e.out);
+  zmi_free(made);
+  for (int l = 0; l < LAYERS; l++) matrix_drop(&e.router[l]), matrix_drop(&e.gate[l]), matrix_drop(&e.up[l]);
+  free(e.table), free(e.digits);
+}
+
+static void experts_of_later_layers_and_steps(void **state) {
+  (void)state;
+  for (uint64_t seed = 0; seed < 3; seed++)
+    for (int steps = 1; steps <= 3; steps++) {
+      check_experts(1, steps, 8, seed);
+      check_experts(3, steps, 2, seed);
+      check_experts(MANY_ROWS, steps, seed % 2 ? 8 : 4, seed);
+    }
+}
+
 // The only row of a convolution in front of a product; its state is written behind that.
 static void check_convolved(int dtype, int nature, int position, int sequence, bool bias, int taps) {
   enum { N = 21, K = 2240, SEQUENCES = 2 };
@@ -839,6 +939,7 @@ int main(void) {
       cmocka_unit_test(tokens_are_chosen),
       cmocka_unit_test(tokens_are_drawn),
       cmocka_unit_test(choices_of_every_block),
+      cmocka_unit_test(experts_of_later_layers_and_steps),
       cmocka_unit_test(convolutions_of_every_block),
       cmocka_unit_test(text_compiles),
   };

@@ -84,12 +84,15 @@ fake_cuda_facts *fake_cuda_look(void) {
   return &facts;
 }
 
+static bool is_device_memory(const void *at, size_t bytes);
+
 // Blocks and threads in order, and now and then shuffled.
 static uint64_t seed_of_launch(void) {
   return facts.launches % 5 == 3 && !fake_option("order", 0) ? facts.launches * 2 : 0;
 }
 
 static void read_options(void) {
+  gpu_is_memory = is_device_memory;
   devices = fake_option("devices", 1);
   total = (size_t)fake_option("memory", 256 << 20);
   fault_in = fake_option("fault", 0);
@@ -120,6 +123,10 @@ static block *block_of(const void *at, size_t bytes, int what) {
     if (blocks[i].what == what && p >= from && p - from <= blocks[i].bytes && bytes <= blocks[i].bytes - (p - from)) return &blocks[i];
   }
   return NULL;
+}
+
+static bool is_device_memory(const void *at, size_t bytes) {
+  return block_of(at, bytes, DEVICE) != NULL;
 }
 
 static cu_result get_block(void **at, size_t bytes, int what) {

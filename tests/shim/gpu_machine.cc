@@ -130,6 +130,7 @@ struct gpu_block {
   gpu_warp warp[WARPS];
   gpu_barrier barrier, all; // of the first THREADS, of all
   int threads, ended;
+  size_t shared;     // bytes of its memory
   bool there, stuck; // stuck: in its last turn nothing but pauses
   char *memory;
 };
@@ -300,9 +301,16 @@ void gpu_bulk_open(unsigned long long *gate) {
   *gate = 0;
 }
 
+bool (*gpu_is_memory)(const void *at, size_t bytes);
+
 void gpu_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate) {
   gpu_block *b = gpu.block;
   if (gpu_here->thread % WARP != 0) return;
+  if (bytes <= 0 || to < b->memory || (size_t)(to - b->memory) + (size_t)bytes > b->shared ||
+      (gpu_is_memory && !gpu_is_memory(from, (size_t)bytes))) {
+    snprintf(gpu.wrong, sizeof gpu.wrong, "a copy of %d bytes begins or ends in memory that is not there", bytes);
+    return;
+  }
   if (((uintptr_t)to | (uintptr_t)from | (uintptr_t)bytes) % 16) snprintf(gpu.wrong, sizeof gpu.wrong, "a copy is not aligned to 16 bytes");
   if (*gate & COMING || b->bulks == BULKS) {
     snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d asks for a copy while others of its gate are on their way", gpu_here->thread);
@@ -313,7 +321,12 @@ void gpu_bulk_copy(char *to, const char *from, int bytes, unsigned long long *ga
 }
 
 void gpu_bulk_asked(unsigned long long *gate) {
-  if (gpu_here->thread % WARP == 0) *gate |= COMING;
+  int copies = 0;
+  if (gpu_here->thread % WARP != 0) return;
+  for (int i = 0; i < gpu.block->bulks; i++) copies += gpu.block->bulk[i].gate == gate;
+  if (*gate & COMING || copies == 0)
+    snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d says twice that all copies of a gate are asked for, or of none", gpu_here->thread);
+  *gate |= COMING;
 }
 
 static bool gpu_bulk_come(unsigned long long *gate) {
@@ -337,6 +350,22 @@ void gpu_bulk_wait(unsigned long long *gate, unsigned turn) {
   while ((*gate & ~COMING) % 2 == turn) {
     if (!gpu_bulk_come(gate)) gpu_give_way(); // the thread that asks for them has not done so yet
   }
+}
+
+// A gate of threads: how many go together, how many of them are to come (8 bits each), which warps have (16), how often all have gone.
+void gpu_gate_open(unsigned long long *gate, unsigned n) {
+  *gate = (unsigned long long)n << 56 | (unsigned long long)n << 48;
+}
+
+void gpu_gate_arrive(unsigned long long *gate) {
+  const unsigned long long all = *gate >> 56, mine = 1ull << (32 + gpu_here->thread / WARP);
+  if (*gate & mine) {
+    snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d: its warp comes to a gate for the second time before all others have",
+             gpu_here->thread);
+    return;
+  }
+  *gate = (*gate | mine) - (1ull << 48);
+  if ((*gate >> 48 & 0xffu) == 0) *gate = all << 56 | all << 48 | ((*gate + 1) & 0xffffffffu);
 }
 
 unsigned gpu_exchange(unsigned x, int lane, int line) {
@@ -403,6 +432,8 @@ static void gpu_start_block(gpu_block *b, int block, int blocks, int threads, si
   memset(b->warp, 0, sizeof b->warp);
   b->barrier.arrived = b->all.arrived = b->ended = 0;
   b->threads = threads;
+  b->shared = shared;
+  b->bulks = 0;
   b->there = true;
   b->stuck = false;
   for (int t = 0; t < threads; t++) {
@@ -413,7 +444,6 @@ static void gpu_start_block(gpu_block *b, int block, int blocks, int threads, si
     f->place.shared = b->memory;
     f->state = READY;
     f->fake = NULL;
-    b->bulks = 0;
     f->copies = 0;
     f->groups = 0;
 #if defined(GPU_ASAN)
@@ -456,6 +486,7 @@ static void gpu_turn(gpu_block *b, bool shuffled, size_t shared) {
   if (!gpu.moved && !paused) gpu_explain(b);
   if (b->ended < b->threads) return;
   b->there = false;
+  if (b->bulks) snprintf(gpu.wrong, sizeof gpu.wrong, "block %d: ends while copies are on their way", b->fiber[0].place.block);
   for (size_t i = shared; i < (shared + 127) / 128 * 128 + 128; i++) {
     if (b->memory[i] != 0x5c) snprintf(gpu.wrong, sizeof gpu.wrong, "block %d: wrote behind its shared memory", b->fiber[0].place.block);
   }

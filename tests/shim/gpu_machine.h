@@ -37,6 +37,8 @@ void gpu_bulk_open(unsigned long long *gate);
 void gpu_bulk_copy(char *to, const char *from, int bytes, unsigned long long *gate);
 void gpu_bulk_asked(unsigned long long *gate);
 void gpu_bulk_wait(unsigned long long *gate, unsigned turn);
+void gpu_gate_open(unsigned long long *gate, unsigned n);
+void gpu_gate_arrive(unsigned long long *gate);
 
 ZMI_INLINE char *zmi_shared() {
   return gpu_here->shared;
@@ -88,13 +90,11 @@ ZMI_INLINE void zmi_bulk_asked(unsigned long long *gate) {
 ZMI_INLINE void zmi_bulk_wait(unsigned long long *gate, unsigned turn) {
   gpu_bulk_wait(gate, turn);
 }
-// Threads that are still to come in the upper half, of how many above them; how often all have gone in the lower half.
 ZMI_INLINE void zmi_gate_open(unsigned long long *gate, unsigned n) {
-  *gate = (unsigned long long)n << 48 | (unsigned long long)n << 32;
+  gpu_gate_open(gate, n);
 }
 ZMI_INLINE void zmi_gate_arrive(unsigned long long *gate) {
-  *gate -= 1ull << 32;
-  if ((*gate >> 32 & 0xffffu) == 0) *gate = (*gate | *gate >> 48 << 32) + 1;
+  gpu_gate_arrive(gate);
 }
 ZMI_INLINE bool zmi_gate_passed(const unsigned long long *gate, unsigned turn) {
   return (*(const volatile unsigned long long *)gate & 1u) != turn;

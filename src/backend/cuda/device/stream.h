@@ -84,7 +84,10 @@ ZMI_INLINE void zmi_gpu_stage_wait(zmi_gpu_feed *feed, unsigned stage, unsigned 
 // The warp leaves the product's stages before number `stage`.
 ZMI_INLINE void zmi_gpu_ring_leave(zmi_gpu_ring *r, unsigned stage) {
   for (; r->done != stage && r->done != r->end; r->done++) {
-    if (zmi_thread() % 32 == 0) zmi_gate_arrive(&r->feed->room[r->done & (r->count - 1)]);
+    if (zmi_thread() % 32 != 0) continue;
+    // Of a stage without a unit of the warp, too: before it has come, others may still be in the one that the slot had.
+    zmi_gpu_stage_wait(r->feed, r->done, r->count);
+    zmi_gate_arrive(&r->feed->room[r->done & (r->count - 1)]);
   }
 }
 

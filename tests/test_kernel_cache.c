@@ -408,17 +408,19 @@ static void the_size_is_bounded(void **state) {
   (void)state;
   zmi_cache c;
   static char data[100 << 10];
-  char name[32];
+  char name[80];
+  char first[80];
+  snprintf(first, sizeof first, "%064x.so", 0);
   setenv("ZMLX_CACHE_MB", "1", 1);
   zmi_cache_open(&c);
   assert_non_null(c.folder);
   for (int i = 0; i < 30; i++) {
     size_t size;
-    snprintf(name, sizeof name, "entry-%d", i);
+    snprintf(name, sizeof name, "%064x.so", i);
     data[0] = (char)i;
     assert_true(zmi_cache_put(&c, name, data, sizeof data));
     nanosleep(&(struct timespec){0, 2000000}, NULL);
-    char *back = zmi_cache_read(&c, "entry-0", &size); // used all the time: it stays
+    char *back = zmi_cache_read(&c, first, &size); // used all the time: it stays
     assert_non_null(back);
     assert_int_equal(size, sizeof data);
     zmi_free(back);
@@ -426,13 +428,66 @@ static void the_size_is_bounded(void **state) {
     assert_true(facts.bytes <= 1 << 20 && facts.limit == 1 << 20);
   }
   size_t size;
-  assert_null(zmi_cache_read(&c, "entry-1", &size)); // used longest ago: gone
-  char *last = zmi_cache_read(&c, "entry-29", &size);
+  char *last = zmi_cache_read(&c, name, &size);
+  snprintf(name, sizeof name, "%064x.so", 1);
+  assert_null(zmi_cache_read(&c, name, &size)); // used longest ago: gone
   assert_non_null(last);
   zmi_free(last);
   assert_true(zmi_cache_clear(&c) > 3);
   assert_int_equal(zmi_cache_look(&c).entries, 0);
   zmi_cache_close(&c);
+}
+
+// The folder may be somebody's own, as with ZMLX_CACHE_DIR=. in a project that has a folder `kernels`: what no writer of the cache made is
+// neither counted nor removed, however full the cache is.
+static void files_of_others_stay(void **state) {
+  (void)state;
+  static const char hash[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+  static const char *const endings[] = {"", ".cu", ".so.bak", ".c.part-", ".so.part-12-3-0000abcd~", "0.so"};
+  static const char *const names_of_theirs[] = {"mine.cu", "README.md", "tune-up.txt", "tune-", "cuda-notes.cubin", "kernel.so", ".failed"};
+  static const char *const ours[] = {".so", ".failed", ".c", ".so.part-12-3-0000abcd"};
+  static char data[1 << 20];
+  char name[128], file[1200];
+  const char *folders[] = {"work-folder", "work-sheets-of-mine"};
+  char *kernels = zmi_path_join(folder.path, "kernels");
+  zmi_cache c;
+  size_t theirs = 0;
+  setenv("ZMLX_CACHE_MB", "1", 1);
+  zmi_cache_open(&c);
+  for (size_t i = 0; i < ZMI_COUNT(endings) + ZMI_COUNT(names_of_theirs); i++, theirs++) {
+    if (i < ZMI_COUNT(endings)) snprintf(name, sizeof name, "%s%s", hash, endings[i]);
+    snprintf(file, sizeof file, "%s/%s", kernels, i < ZMI_COUNT(endings) ? name : names_of_theirs[i - ZMI_COUNT(endings)]);
+    assert_int_equal(temp_write(file, data, sizeof data / 2), 0);
+    assert_int_equal(utimensat(AT_FDCWD, file, (struct timespec[]){{1, 0}, {1, 0}}, 0), 0);
+  }
+  for (size_t i = 0; i < ZMI_COUNT(folders); i++) {
+    snprintf(file, sizeof file, "%s/%s", kernels, folders[i]);
+    assert_int_equal(mkdir(file, 0755), 0);
+    strcat(file, "/kernel.c");
+    assert_int_equal(temp_write(file, "mine", 4), 0);
+    *strrchr(file, '/') = 0;
+    assert_int_equal(utimensat(AT_FDCWD, file, (struct timespec[]){{1, 0}, {1, 0}}, 0), 0);
+  }
+  assert_int_equal(zmi_cache_look(&c).entries, 0);
+  assert_false(zmi_cache_put(&c, "mine.cu", data, 100)); // a form that would never be cleared
+  for (size_t i = 0; i < ZMI_COUNT(ours); i++) {
+    snprintf(file, sizeof file, "%s/%s%s", kernels, hash, ours[i]);
+    assert_int_equal(temp_write(file, data, 100), 0);
+  }
+  assert_true(zmi_cache_put(&c, "tune-0123456789abcdef0123456789abcdef", data, 100));
+  assert_true(zmi_cache_put(&c, "cuda-0123456789abcdef0123456789abcdef.cubin", data, 600 << 10));
+  assert_int_equal(zmi_cache_look(&c).entries, ZMI_COUNT(ours) + 2);
+  assert_true(zmi_cache_put(&c, "tune-0123456789abcdef0123456789abcde0", data, 600 << 10)); // room is made
+  assert_int_equal(zmi_cache_look(&c).entries, 1);
+  zmi_cache_clear(&c);
+  assert_int_equal(zmi_cache_look(&c).entries, 0);
+  assert_int_equal(names(""), (int)(theirs + ZMI_COUNT(folders)) - 1); // without the one that starts with a dot
+  for (size_t i = 0; i < ZMI_COUNT(folders); i++) {
+    snprintf(file, sizeof file, "%s/%s/kernel.c", kernels, folders[i]);
+    assert_int_equal(access(file, F_OK), 0);
+  }
+  zmi_cache_close(&c);
+  zmi_free(kernels);
 }
 
 // Processes that compile, damage and clear at the same time all get right answers.
@@ -683,6 +738,7 @@ int main(void) {
       TEST(a_killed_process_leaves_no_compiler),
       TEST(folders_that_cannot_be_used),
       TEST(the_size_is_bounded),
+      TEST(files_of_others_stay),
       TEST(many_processes),
       TEST(instances_are_shared),
       TEST(an_instance_without_a_compiler),

@@ -82,6 +82,8 @@ zm_status zmi_writer_write(zmi_writer *w, const void *data, size_t size);
 zm_status
 zmi_writer_publish(zmi_writer *w); // flush, fsync, rename; frees w in any case; on failure the target is untouched and nothing stays behind
 void zmi_writer_abandon(zmi_writer *w); // removes the temporary file; NULL is ignored
+// Whether a file whose name is that of its target and then this is the temporary one of a writer, which may have been killed.
+bool zmi_writer_left(const char *ending);
 char *zmi_path_join(const char *folder, const char *name);
 bool zmi_path_is_folder(const char *path);
 bool zmi_path_exists(const char *path);
@@ -180,7 +182,8 @@ void zmi_sha256_end(zmi_sha256 *h, uint8_t digest[32]);
 
 // ---- the folder (cache.c) ----
 // `kernels` in the cache folder: of this user alone (0700), at most ZMLX_CACHE_MB megabytes; what was used longest ago goes first. Entries
-// are files named by the hash of all that went into them, with a checksum of their own; one that is damaged counts as absent.
+// are files named by the hash of all that went into them, with a checksum of their own; one that is damaged counts as absent. Names are of
+// few forms (cache.c lists them): other files in the folder are neither counted nor removed.
 typedef struct zmi_cache {
   char *folder; // NULL: there is none that can be used; `why` says the reason
   char why[256];
@@ -189,7 +192,7 @@ void zmi_cache_open(zmi_cache *c);
 void zmi_cache_close(zmi_cache *c);
 // The path of a sound entry, marked as used; NULL if there is none. name: a file name. The caller frees it.
 char *zmi_cache_find(const zmi_cache *c, const char *name);
-// Publishes the bytes of a file as an entry, then makes room. False if it could not be written.
+// Publishes the bytes of a file as an entry, then makes room. False if it could not be written, or the name is of no known form.
 bool zmi_cache_put(const zmi_cache *c, const char *name, const void *data, size_t size);
 // Content of an entry without its checksum; the caller frees it. NULL if there is no sound one.
 char *zmi_cache_read(const zmi_cache *c, const char *name, size_t *size);

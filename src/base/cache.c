@@ -92,7 +92,26 @@ static int by_use(const void *a, const void *b) {
   return x->used.tv_nsec < y->used.tv_nsec ? -1 : x->used.tv_nsec > y->used.tv_nsec;
 }
 
-// Files of the folder; folders in it are workplaces of compilers and are not counted.
+// The folder may be one that somebody works in (ZMLX_CACHE_DIR=.), so what counts as an entry, and may be removed, has a name that only
+// writers of entries give: the hash of a kernel and an ending, a choice of tuning, device code; and what a writer that was killed left.
+static bool is_entry(const char *name, bool temporaries) {
+  static const struct {
+    const char *start;
+    size_t digits;
+    const char *ending;
+  } forms[] = {{"", 64, ".so"}, {"", 64, ".failed"}, {"", 64, ".c"}, {"tune-", 32, ""}, {"cuda-", 32, ".cubin"}};
+  for (size_t i = 0; i < ZMI_COUNT(forms); i++) {
+    const size_t start = strlen(forms[i].start), ending = strlen(forms[i].ending);
+    if (strncmp(name, forms[i].start, start) != 0 || strspn(name + start, "0123456789abcdef") != forms[i].digits) continue;
+    const char *rest = name + start + forms[i].digits;
+    if (strncmp(rest, forms[i].ending, ending) != 0) continue;
+    rest += ending;
+    if (!*rest || (temporaries && zmi_writer_left(rest))) return true;
+  }
+  return false;
+}
+
+// Entries of the folder. Other files in it are somebody's own; folders are workplaces of compilers.
 static entry *list(const zmi_cache *c, size_t *count) {
   entry *all = NULL;
   size_t n = 0, capacity = 0;
@@ -101,7 +120,7 @@ static entry *list(const zmi_cache *c, size_t *count) {
   if (!d) return NULL;
   for (struct dirent *f; (f = readdir(d)) != NULL;) {
     struct stat st;
-    if (fstatat(dirfd(d), f->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode)) continue;
+    if (!is_entry(f->d_name, true) || fstatat(dirfd(d), f->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode)) continue;
     if (!ZMI_GROW(all, capacity, n + 1)) break;
     snprintf(all[n].name, sizeof all[n].name, "%s", f->d_name);
     all[n].bytes = (uint64_t)st.st_size;
@@ -118,7 +137,8 @@ static void drop(const zmi_cache *c, const char *name) {
   zmi_free(path);
 }
 
-// Workplaces of processes that were killed: folders of this user whose names start so, and that nobody has touched for a while.
+// Workplaces of processes that were killed: folders of this user alone whose names start so, as mkdtemp makes them, and that nobody has
+// touched for a while.
 void zmi_cache_sweep(const char *folder, const char *start) {
   DIR *d = opendir(folder);
   if (!d) return;
@@ -127,8 +147,9 @@ void zmi_cache_sweep(const char *folder, const char *start) {
     struct stat st;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    if (strncmp(f->d_name, start, strlen(start)) != 0 || fstatat(dirfd(d), f->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || now.tv_sec - st.st_mtim.tv_sec < STALE_SECONDS) continue;
+    if (strncmp(f->d_name, start, strlen(start)) != 0 || strlen(f->d_name) != strlen(start) + 6) continue;
+    if (fstatat(dirfd(d), f->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISDIR(st.st_mode) || (st.st_mode & 077)) continue;
+    if (st.st_uid != geteuid() || now.tv_sec - st.st_mtim.tv_sec < STALE_SECONDS) continue;
     int fd = openat(dirfd(d), f->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0) continue;
     for (size_t i = 0; i < ZMI_COUNT(inner); i++) unlinkat(fd, inner[i], 0);
@@ -214,7 +235,8 @@ char *zmi_cache_find(const zmi_cache *c, const char *name) {
 }
 
 bool zmi_cache_put(const zmi_cache *c, const char *name, const void *data, size_t size) {
-  char *path = c->folder && size <= MOST_ENTRY - SEAL_BYTES ? zmi_path_join(c->folder, name) : NULL;
+  const bool takes = c->folder && size <= MOST_ENTRY - SEAL_BYTES && is_entry(name, false);
+  char *path = takes ? zmi_path_join(c->folder, name) : NULL;
   zmi_writer *w = path ? zmi_writer_open(path) : NULL;
   uint8_t digest[32];
   bool done = false;

@@ -171,6 +171,13 @@ static bool set_temporary(zmi_writer *w) {
   return true;
 }
 
+bool zmi_writer_left(const char *ending) {
+  long process;
+  unsigned serial, mix;
+  int end = 0;
+  return sscanf(ending, ".part-%ld-%u-%8x%n", &process, &serial, &mix, &end) == 3 && end > 0 && !ending[end];
+}
+
 static int open_nameless(const char *path, mode_t mode) {
 #ifdef O_TMPFILE
   char folder[PATH_MAX], link[64];

@@ -131,6 +131,86 @@ static void values(void **state) {
   }
 }
 
+// Rounds are those of C as if a counter could not overflow, whatever its type and the types of what bounds it. x is 3, y is -2.
+static void rounds_of_loops(void **state) {
+  (void)state;
+  static const struct {
+    const char *loop;
+    float rounds, sum; // sum: of the counter, as a float
+  } cases_of_loops[] = {
+      {"for (int k = 0; k < 8; k++)", 8, 28},
+      {"for (uint k = 0u; k < 4000000000u; k += 1000000000)", 4, 6e9f},
+      {"for (uint k = 3000000000u; k > 0u; k -= 1000000000)", 3, 6e9f},
+      {"for (uint k = 4294967290u; k <= 4294967295u; k += 5)", 2, 4294967290.0f + 4294967295.0f},
+      {"for (uint k = uint(x) + 4294967280u; k <= UINT_MAX; k += 4)", 4, 4 * 4294967296.0f},
+      {"for (uint k = 0; k < 4000000000u; k += 3000000000u)", 2, 3e9f},
+      {"for (uint k = 0; k < 4000000000u; k += uint(x) * 1000000000u)", 2, 3e9f},
+      {"for (uint k = 5; k >= 0; k--)", 6, 15},
+      {"for (int k = 2000000000; k > -2000000000; k -= 1000000000)", 4, 2e9f},
+      {"for (int k = -2000000000; k < 2000000000; k += 1000000000)", 4, -2e9f},
+      {"for (int k = 2147483640; k <= 2147483647; k++)", 8, 8 * 2147483648.0f},
+      {"for (int k = -2147483640; k >= INT_MIN; k -= 4)", 3, 3 * -2147483648.0f},
+      {"for (int k = 0; k <= 2147483647; k += 1000000000)", 3, 3e9f},
+      {"for (int k = 0; k <= int(x * 1e30f); k += 1000000000)", 3, 3e9f},
+      {"for (int k = 0; k < int(x * 1e30f); k += 1000000000)", 3, 3e9f},
+      {"for (int k = int(x * -1e30f); k < int(x * 1e30f); k += 2147483647)", 3, 0},
+      {"for (int k = int(x); k <= 2000000000u; k += 1000000000)", 2, 1000000006.0f},
+      {"for (int k = int(x); k <= 1000000000 + int(x); k += 1000000000)", 2, 1000000006.0f},
+      {"for (int k = int(x); k < 3; k++)", 0, 0},
+      {"for (int k = int(x); k <= 3; k++)", 1, 3},
+      {"for (int k = int(x); k < int(y); k++)", 0, 0},
+      {"for (int k = 5; k >= int(y); k -= int(y))", 8, 12}, // a step that is no constant is at least 1
+      {"for (int k = 0; k < 2000000000l; k += 1000000000)", 2, 1e9f},
+      {"for (int k = int(x); k > -9000000000l; k -= 2147483647)", 5, 0}, // the counter itself wraps around
+      {"for (int k = int(x); k < 2; k++)", 0, 0},
+      // counters that are scaled
+      {"for (int k = 1; k <= 1024; k <<= 1)", 11, 2047},
+      {"for (int k = 1024; k > 0; k /= 3)", 7, 1532},
+      {"for (uint k = 1; k < 4000000000u; k <<= 1)", 32, 4294967295.0f},
+      {"for (uint k = 3000000000u; k >= 1; k /= 10)", 10, 3333333333.0f},
+      {"for (int k = 1; k <= 2147483647; k *= 2)", 31, 2147483647.0f},
+      {"for (int k = 1; k < int(x * 1e30f); k *= 100000)", 2, 100001},
+      {"for (int k = 1; k < int(x) * 100; k <<= int(x))", 3, 73},
+  };
+  for (size_t i = 0; i < ZMI_COUNT(cases_of_loops); i++) {
+    char source[256];
+    snprintf(source, sizeof source, "float n = 0, s = 0; %s { n += 1; s += float(k); } o = n; p = s;", cases_of_loops[i].loop);
+    const zmi_kernel_text text = {.name = "k", .form = ZMI_FORM_ELEMENTS, .inputs = "x y", .outputs = "o p", .source = source};
+    zmi_kernel *k = zmi_kernel_define(&text);
+    zmi_code *c = k ? zmi_kernel_code(k, (zm_dtype[]){ZM_F32, ZM_F32}, (zm_dtype[]){ZM_F32, ZM_F32}) : NULL;
+    if (!c) fail_msg("%s", zm_last_error());
+    const float three = 3, minus = -2;
+    float o = -1, p = -1;
+    const float sum = cases_of_loops[i].sum;
+    assert_int_equal(
+        zmi_interpret_elements(c, zmi_kernels_find(NULL), 1, (const void *[]){&three, &minus}, (int[]){1, 1}, NULL, (void *[]){&o, &p}),
+        ZM_OK);
+    if (o != cases_of_loops[i].rounds || (sum != 0 && fabsf(p - sum) > 1e-5f * fabsf(sum)))
+      fail_msg("%s: %g rounds and a sum of %g, not %g and %g", cases_of_loops[i].loop, (double)o, (double)p,
+               (double)cases_of_loops[i].rounds, (double)sum);
+    zmi_code_free(c);
+    zmi_kernel_release(k);
+  }
+}
+
+// The usual loops stay loops over plain ints: nothing is counted before them.
+static void usual_loops_count_in_ints(void **state) {
+  (void)state;
+  static const char *const loops[] = {
+      "for (int k = 0; k < 8; k++)",      "for (int k = 7; k >= 0; k--)",     "for (uint k = 1; k <= 8u; k += 3)",
+      "for (int k = 0; k < int(x); k++)", "for (int k = int(x); k > 0; k--)", "for (uint k = 1; k < 64u; k <<= 1)",
+  };
+  for (size_t i = 0; i < ZMI_COUNT(loops); i++) {
+    char source[256];
+    snprintf(source, sizeof source, "int n = 0; %s { n += 1; } o = n;", loops[i]);
+    zmi_code *c = elements(source, ZM_F32, ZM_F32);
+    for (size_t k = 0; k < c->count; k++)
+      if (c->insts[k].op == ZMI_K_DIV || c->insts[k].type == ZMI_C_LONG || c->insts[k].type == ZMI_C_ULONG)
+        fail_msg("%s: %s of %s", loops[i], zmi_cop_rows[c->insts[k].op].name, zmi_ctype_name(c->insts[k].type));
+    zmi_code_free(c);
+  }
+}
+
 // Functions that are text of the language: how far they are off, in units of the last place of the true value (docs/numerics.md).
 static void error_of_mish(void **state) {
   (void)state;
@@ -298,6 +378,10 @@ static void refused(void **state) {
       {false, "if (x > 0) return; o = x;", "'return' is not part of the language", "^~~~~~"},
       {true, "for (int i = 0; i < 4; i++) { if (i == 2) return; } o[0] = x[0];", "'return' is not part of the language", "^~~~~~"},
       {true, "if (thread > 3) return; barrier(); o[thread] = x[thread];", "barrier", "^~~~~~~~~"},
+      {false, "o = 0; for (uint k = 0; k < UINT_MAX; k++) { if (k > x) break; }", "k:1:8: a loop makes at most 2147483647 rounds",
+       "^~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~"},
+      {false, "o = 0; for (int k = INT_MIN; k <= INT_MAX; k++) o += 1;", "a loop makes at most 2147483647 rounds",
+       "^~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~"},
       {true, "uint3 at = thread_position_in_grid; o[at.x] = 1;", "unknown type 'uint3'", "^~~~~"},
       {true, "device float *p = x; o[0] = p[0];", "unknown type 'device'", "^~~~~~"},
       {true, "#if K\no[0] = 1;\n#endif", "k:1:1: of the lines with '#' there are #define, #undef, #include and #pragma", "^~~"},
@@ -356,6 +440,8 @@ static void refused(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(values),
+                                     cmocka_unit_test(rounds_of_loops),
+                                     cmocka_unit_test(usual_loops_count_in_ints),
                                      cmocka_unit_test(error_of_mish),
                                      cmocka_unit_test(leaving_early),
                                      cmocka_unit_test(what_threads_are_called),

@@ -70,7 +70,7 @@ static int truth(zmi_lower *l, int value) {
   return zmi_code_convert(l->c, ZMI_C_BOOL, value);
 }
 
-int zmi_lower_whole(zmi_lower *l, int32_t node, bool wide) {
+int zmi_lower_integer(zmi_lower *l, int32_t node) {
   int v = zmi_lower_expression(l, node);
   zmi_ctype t = zmi_type_at(l, v);
   if (v < 0) return -1;
@@ -78,6 +78,13 @@ int zmi_lower_whole(zmi_lower *l, int32_t node, bool wide) {
     return zmi_lower_fail(l, node,
                           "an integer is expected, this is float: convert it with int(...), or declare its parameter as in \"int k\"");
   }
+  return t == ZMI_C_BOOL ? zmi_code_convert(l->c, ZMI_C_INT, v) : v;
+}
+
+int zmi_lower_whole(zmi_lower *l, int32_t node, bool wide) {
+  int v = zmi_lower_integer(l, node);
+  zmi_ctype t = zmi_type_at(l, v);
+  if (v < 0) return -1;
   if (wide && (t == ZMI_C_UINT || t == ZMI_C_ULONG)) return zmi_code_convert(l->c, ZMI_C_LONG, v);
   return wide && t == ZMI_C_LONG ? v : zmi_code_convert(l->c, ZMI_C_INT, v);
 }

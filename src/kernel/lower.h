@@ -31,6 +31,7 @@ int zmi_lower_fail(zmi_lower *l, int32_t node, const char *format, ...) __attrib
 zmi_ctype zmi_type_at(const zmi_lower *l, int value);
 int zmi_lower_expression(zmi_lower *l, int32_t node);
 int zmi_lower_zero(zmi_lower *l, zmi_ctype type);
+int zmi_lower_integer(zmi_lower *l, int32_t node);          // of its own type, an integer; anything else is an error
 int zmi_lower_whole(zmi_lower *l, int32_t node, bool wide); // a place or bound: INT, or LONG if wide
 int zmi_lower_written(zmi_lower *l, int value, int type);   // converted to a type as written, rounded if that is a storage dtype
 int zmi_lower_arithmetic(zmi_lower *l, int32_t node, int op, int a, int b);
@@ -40,6 +41,13 @@ zm_status zmi_lower_row(zmi_lower *l, int32_t node);        // the same at row l
 void zmi_lower_close(zmi_lower *l, int opener);             // values made since are not seen any more
 zm_status zmi_lower_statements(zmi_lower *l, int32_t first);
 zm_status zmi_lower_program(zmi_lower *l);
+// ---- lower_range.c ----
+typedef struct zmi_range {
+  int64_t low, high; // of an ULONG the highest LONG stands for all that are higher, too
+} zmi_range;
+zmi_range zmi_lower_range(const zmi_lower *l, int value); // of an integer or bool
+bool zmi_range_fits(zmi_range r, zmi_ctype t);
+zmi_range zmi_range_converted(zmi_range r, zmi_ctype t);
 // ---- lower_tiles.c ----
 int zmi_lower_grid(zmi_lower *l, const zmi_node *n);
 zm_status zmi_lower_simd_memory(zmi_lower *l);

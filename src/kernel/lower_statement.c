@@ -69,36 +69,18 @@ static zm_status close_block(zmi_lower *l, const zmi_node *n, int opener) {
 }
 
 // ---- loops ----
-static int compare(zmi_lower *l, int32_t node, int sign, int a, int b) {
-  return zmi_lower_arithmetic(l, node, sign, a, b);
-}
-
 static int const_int(zmi_lower *l, int64_t value) {
   return zmi_code_const_i(l->c, ZMI_C_INT, value);
 }
 
-static int scaled(zmi_lower *l, int32_t node, const zmi_node *n, int value, int by) { // the next value of a counter that scales
-  int sign = n->op2 == '<' ? '<' | '<' << 8 : n->op2 == '>' ? '>' | '>' << 8 : n->op2;
-  return zmi_code_convert(l->c, (zmi_ctype)n->type, zmi_lower_arithmetic(l, node, sign, value, by));
+static int op2(zmi_lower *l, zmi_cop op, int a, int b) {
+  return zmi_code_op(l->c, op, a, b, -1);
 }
 
-// Rounds of a loop whose counter scales: counted first, so that the loop itself is bounded by a number that all threads agree on.
-static int count_rounds(zmi_lower *l, int32_t node, const zmi_node *n, int first, int bound, int by) {
-  zmi_ctype t = (zmi_ctype)n->type;
-  int rounds = zmi_emit_x(l, ZMI_K_VAR, ZMI_C_INT, const_int(l, 0), -1, 0, 0);
-  int counter = zmi_emit_x(l, ZMI_K_VAR, t, zmi_code_convert(l->c, t, first), -1, 0, 0);
-  int loop = zmi_code_emit(
-      l->c, &(zmi_inst){.op = ZMI_K_FOR, .type = ZMI_C_INT, .a = const_int(l, 0), .b = const_int(l, 33), .c = const_int(l, 1)});
-  if (rounds < 0 || counter < 0 || loop < 0) return -1;
-  int now = zmi_emit_x(l, ZMI_K_GET, t, -1, -1, counter, 0), more = compare(l, node, n->op, now, bound);
-  int old = zmi_emit_x(l, ZMI_K_GET, ZMI_C_INT, -1, -1, rounds, 0);
-  int next = zmi_code_op(l->c, ZMI_K_SELECT, more, scaled(l, node, n, now, by), now);
-  int sum = zmi_code_op(l->c, ZMI_K_ADD, old, zmi_code_convert(l->c, ZMI_C_INT, more), -1);
-  if (zmi_emit_x(l, ZMI_K_SET, ZMI_C_NONE, next, -1, counter, 0) < 0 || zmi_emit_x(l, ZMI_K_SET, ZMI_C_NONE, sum, -1, rounds, 0) < 0)
-    return -1;
-  if (zmi_emit_x(l, ZMI_K_END, ZMI_C_NONE, -1, -1, 0, 0) < 0) return -1;
-  zmi_lower_close(l, loop);
-  return zmi_emit_x(l, ZMI_K_GET, ZMI_C_INT, -1, -1, rounds, 0);
+static int as(zmi_lower *l, zmi_ctype t, int value) { // a number by its value, as far as the type goes
+  if (t == ZMI_C_LONG && zmi_type_at(l, value) == ZMI_C_ULONG)
+    value = op2(l, ZMI_K_MIN, value, zmi_code_const_i(l->c, ZMI_C_ULONG, INT64_MAX));
+  return zmi_code_convert(l->c, t, value);
 }
 
 static int open_for(zmi_lower *l, int first, int end, int step) {
@@ -107,10 +89,53 @@ static int open_for(zmi_lower *l, int first, int end, int step) {
   return step < 0 ? -1 : zmi_code_emit(l->c, &(zmi_inst){.op = ZMI_K_FOR, .type = ZMI_C_INT, .a = first, .b = end, .c = step});
 }
 
-static zm_status scaling_loop(zmi_lower *l, int32_t node, const zmi_node *n, int first, int bound, int by) {
+// ---- loops whose counter scales ----
+typedef struct scaling {
+  int32_t node;
+  const zmi_node *n;
+  int first, bound, by;
+} scaling;
+
+static int scaled(zmi_lower *l, const scaling *s, zmi_ctype t, int value, int by) { // the next value of the counter
+  const int op = s->n->op2, sign = op == '<' ? '<' | '<' << 8 : op == '>' ? '>' | '>' << 8 : op;
+  return zmi_code_convert(l->c, t, zmi_lower_arithmetic(l, s->node, sign, value, by));
+}
+
+// Whether the number that ends the loop can be too large for the counter's type.
+static bool passes_type(const zmi_lower *l, const scaling *s) {
+  if (s->n->op2 != '*' && s->n->op2 != '<') return false;
+  const zmi_range b = zmi_lower_range(l, s->bound), by = zmi_lower_range(l, s->by);
+  if (by.low < 0 || by.high > (s->n->op2 == '*' ? INT32_MAX : 30) || !zmi_range_fits(b, ZMI_C_INT)) return true;
+  return ZMI_MAX(b.high, -b.low) * (s->n->op2 == '*' ? by.high : (int64_t)1 << by.high) > INT32_MAX;
+}
+
+// Rounds: counted first, so that the loop itself is bounded by a number that all threads agree on.
+static int count_scaling(zmi_lower *l, const scaling *s) {
+  const zmi_ctype own = (zmi_ctype)s->n->type;
+  const bool wide = passes_type(l, s) || !zmi_range_fits(zmi_lower_range(l, s->bound), own);
+  const zmi_ctype t = wide ? ZMI_C_LONG : own;
+  int by = s->by, bound = as(l, t, s->bound), first = zmi_code_convert(l->c, t, zmi_code_convert(l->c, own, s->first));
+  if (wide && s->n->op2 == '<') by = op2(l, ZMI_K_BIT_AND, as(l, ZMI_C_INT, by), const_int(l, 31));
+  int rounds = zmi_emit_x(l, ZMI_K_VAR, ZMI_C_INT, const_int(l, 0), -1, 0, 0);
+  int counter = zmi_emit_x(l, ZMI_K_VAR, t, first, -1, 0, 0);
+  int loop = open_for(l, const_int(l, 0), const_int(l, 33), const_int(l, 1));
+  if (rounds < 0 || counter < 0 || loop < 0) return -1;
+  int now = zmi_emit_x(l, ZMI_K_GET, t, -1, -1, counter, 0), more = zmi_lower_arithmetic(l, s->node, s->n->op, now, bound);
+  int old = zmi_emit_x(l, ZMI_K_GET, ZMI_C_INT, -1, -1, rounds, 0);
+  int next = zmi_code_op(l->c, ZMI_K_SELECT, more, scaled(l, s, t, now, by), now);
+  int sum = op2(l, ZMI_K_ADD, old, zmi_code_convert(l->c, ZMI_C_INT, more));
+  if (zmi_emit_x(l, ZMI_K_SET, ZMI_C_NONE, next, -1, counter, 0) < 0 || zmi_emit_x(l, ZMI_K_SET, ZMI_C_NONE, sum, -1, rounds, 0) < 0)
+    return -1;
+  if (zmi_emit_x(l, ZMI_K_END, ZMI_C_NONE, -1, -1, 0, 0) < 0) return -1;
+  zmi_lower_close(l, loop);
+  return zmi_emit_x(l, ZMI_K_GET, ZMI_C_INT, -1, -1, rounds, 0);
+}
+
+static zm_status scaling_loop(zmi_lower *l, const scaling *s) {
+  const zmi_node *n = s->n;
   zmi_ctype t = (zmi_ctype)n->type;
-  int rounds = count_rounds(l, node, n, first, bound, by);
-  int counter = zmi_emit_x(l, ZMI_K_VAR, t, zmi_code_convert(l->c, t, first), -1, 0, 0);
+  int rounds = count_scaling(l, s);
+  int counter = zmi_emit_x(l, ZMI_K_VAR, t, zmi_code_convert(l->c, t, s->first), -1, 0, 0);
   if (rounds < 0 || counter < 0 || open_block(l, n) != ZM_OK) return zm_last_status();
   int opener = open_for(l, const_int(l, 0), rounds, const_int(l, 1));
   if (opener < 0) return zm_last_status();
@@ -118,32 +143,89 @@ static zm_status scaling_loop(zmi_lower *l, int32_t node, const zmi_node *n, int
   l->slots[n->symbol] = (zmi_held){.value = now, .var = -1, .type = (uint8_t)t, .declared = true};
   if (now < 0 || zmi_lower_statements(l, n->first) != ZM_OK) return zm_last_status();
   now = zmi_emit_x(l, ZMI_K_GET, t, -1, -1, counter, 0);
-  int next = scaled(l, node, n, now, by);
+  int next = scaled(l, s, t, now, s->by);
   if (next < 0 || zmi_emit_x(l, ZMI_K_SET, ZMI_C_NONE, next, -1, counter, 0) < 0) return zm_last_status();
   return close_block(l, n, opener);
 }
 
+// ---- loops that count up or down ----
+typedef struct counting {
+  zmi_ctype type;       // of the counter
+  int first, bound, by; // each of the type that it was written in
+  bool rising, equal;
+  zmi_range f, b, s; // what they can be, the first as a number of the counter's type
+} counting;
+
+enum { MOST_ROUNDS = INT32_MAX };
+
+// Numbers of which no sum or difference leaves the ints: the loop counts in them as it is written.
+static bool stays_in_ints(const counting *c) {
+  if (!zmi_range_fits(c->f, ZMI_C_INT) || !zmi_range_fits(c->b, ZMI_C_INT) || !zmi_range_fits(c->s, ZMI_C_INT)) return false;
+  const zmi_range end = c->rising ? c->b : (zmi_range){c->f.low - c->b.high, c->f.high - c->b.low};
+  return zmi_range_fits((zmi_range){end.low, end.high + c->equal}, ZMI_C_INT);
+}
+
+static bool too_many(const counting *c) { // as far as constants say so
+  const int64_t low = c->rising ? c->f.high : c->b.high, high = c->rising ? c->b.low : c->f.low;
+  if (c->s.low != c->s.high || c->s.low < 1 || high < low) return false;
+  return ((uint64_t)high - (uint64_t)low - !c->equal) / (uint64_t)c->s.low >= MOST_ROUNDS && (c->equal || high > low);
+}
+
+// The distance of two numbers, and so the rounds, are exact without a sign, in the narrowest type that holds both.
+static int count_rounds(zmi_lower *l, const counting *c, int *by) {
+  zmi_ctype t = ZMI_C_LONG, size = ZMI_C_ULONG;
+  if (c->s.high <= UINT32_MAX && zmi_range_fits(c->f, ZMI_C_INT) && zmi_range_fits(c->b, ZMI_C_INT)) t = ZMI_C_INT, size = ZMI_C_UINT;
+  if (c->s.high <= UINT32_MAX && zmi_range_fits(c->f, ZMI_C_UINT) && zmi_range_fits(c->b, ZMI_C_UINT)) t = size = ZMI_C_UINT;
+  const int first = as(l, t, zmi_code_convert(l->c, c->type, c->first)), bound = as(l, t, c->bound);
+  const int low = c->rising ? first : bound, high = c->rising ? bound : first;
+  int more = op2(l, c->equal ? ZMI_K_GE : ZMI_K_GT, high, low);
+  int distance = op2(l, ZMI_K_SUB, zmi_code_convert(l->c, size, high), zmi_code_convert(l->c, size, low));
+  if (!c->equal) distance = op2(l, ZMI_K_SUB, distance, zmi_code_const_i(l->c, size, 1));
+  *by = c->s.low >= 1 ? c->by : op2(l, ZMI_K_MAX, c->by, zmi_code_const_i(l->c, zmi_type_at(l, c->by), 1));
+  int rounds = op2(l, ZMI_K_DIV, distance, zmi_code_convert(l->c, size, *by));
+  rounds = op2(l, ZMI_K_MIN, rounds, zmi_code_const_i(l->c, size, MOST_ROUNDS - 1));
+  rounds = op2(l, ZMI_K_ADD, zmi_code_convert(l->c, ZMI_C_INT, rounds), const_int(l, 1));
+  return zmi_code_op(l->c, ZMI_K_SELECT, more, rounds, const_int(l, 0));
+}
+
+static int open_counting(zmi_lower *l, const counting *c, int *counter) {
+  const zmi_cop along = c->rising ? ZMI_K_ADD : ZMI_K_SUB;
+  if (stays_in_ints(c)) {
+    const int first = zmi_code_convert(l->c, ZMI_C_INT, c->first), bound = zmi_code_convert(l->c, ZMI_C_INT, c->bound);
+    int end = c->rising ? bound : op2(l, ZMI_K_SUB, first, bound);
+    if (c->equal) end = op2(l, ZMI_K_ADD, end, const_int(l, 1));
+    const int opener = open_for(l, c->rising ? first : const_int(l, 0), end, zmi_code_convert(l->c, ZMI_C_INT, c->by));
+    *counter = zmi_code_convert(l->c, c->type, c->rising || opener < 0 ? opener : op2(l, ZMI_K_SUB, first, opener));
+    return opener;
+  }
+  int by;
+  const int rounds = count_rounds(l, c, &by), first = zmi_code_convert(l->c, c->type, c->first);
+  const int opener = open_for(l, const_int(l, 0), rounds, const_int(l, 1));
+  const int way = opener < 0 ? -1 : op2(l, ZMI_K_MUL, zmi_code_convert(l->c, c->type, opener), zmi_code_convert(l->c, c->type, by));
+  *counter = op2(l, along, first, way);
+  return opener;
+}
+
 static zm_status lower_for(zmi_lower *l, int32_t node) {
   const zmi_node *n = at(l, node);
-  int first = zmi_lower_whole(l, n->a, false), bound = first < 0 ? -1 : zmi_lower_whole(l, n->b, false);
-  int by = bound < 0 ? -1 : zmi_lower_whole(l, n->c, false);
+  const int first = zmi_lower_integer(l, n->a), bound = first < 0 ? -1 : zmi_lower_integer(l, n->b);
+  const int by = bound < 0 ? -1 : zmi_lower_integer(l, n->c);
   if (by < 0) return zm_last_status();
-  if (n->op2 != '+' && n->op2 != '-') return scaling_loop(l, node, n, first, bound, by);
-  const zmi_inst *step = &l->c->insts[by];
-  bool rising = (n->op & 0xff) == '<', equal = n->op >> 8 == '=';
-  if (rising != (n->op2 == '+')) {
+  if (n->op2 != '+' && n->op2 != '-') return scaling_loop(l, &(scaling){node, n, first, bound, by});
+  counting c = {.type = (zmi_ctype)n->type, .first = first, .bound = bound, .by = by};
+  c.rising = (n->op & 0xff) == '<', c.equal = n->op >> 8 == '=';
+  c.f = zmi_range_converted(zmi_lower_range(l, first), c.type);
+  c.b = zmi_lower_range(l, bound), c.s = zmi_lower_range(l, by);
+  if (c.rising != (n->op2 == '+')) {
     zmi_lower_fail(l, node, "the loop's counter moves away from its bound");
-  } else if (step->op == ZMI_K_CONST && step->imm.i <= 0) {
+  } else if (l->c->insts[by].op == ZMI_K_CONST && c.s.high <= 0) {
     zmi_lower_fail(l, n->c, "the step of a loop is positive");
+  } else if (too_many(&c)) {
+    zmi_lower_fail(l, node, "a loop makes at most %d rounds", MOST_ROUNDS);
   }
   if (l->failed || open_block(l, n) != ZM_OK) return zm_last_status();
-  int begin = rising ? first : const_int(l, 0);
-  int end = rising ? bound : zmi_code_op(l->c, ZMI_K_SUB, first, bound, -1);
-  if (equal) end = zmi_code_op(l->c, ZMI_K_ADD, end, const_int(l, 1), -1);
-  int opener = open_for(l, begin, end, by);
-  if (opener < 0) return zm_last_status();
-  int counter = zmi_code_convert(l->c, (zmi_ctype)n->type, rising ? opener : zmi_code_op(l->c, ZMI_K_SUB, first, opener, -1));
-  if (counter < 0) return zm_last_status();
+  int counter, opener = open_counting(l, &c, &counter);
+  if (opener < 0 || counter < 0) return zm_last_status();
   l->slots[n->symbol] = (zmi_held){.value = counter, .var = -1, .type = n->type, .declared = true};
   if (zmi_lower_statements(l, n->first) != ZM_OK) return zm_last_status();
   return close_block(l, n, opener);

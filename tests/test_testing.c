@@ -95,6 +95,45 @@ static void values(void **state) {
   assert_int_equal(zm_assert_matches(&m), ZM_ERROR_ARGUMENT);
 }
 
+typedef struct constant {
+  zm_dtype dtype;
+  uint64_t bits;
+} constant;
+
+static zm_status constants(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  const constant *c = user;
+  (void)in, (void)nin, (void)nout;
+  float real = (float)(int64_t)c->bits;
+  out[0] = zm_array_from_data(c->dtype == ZM_F32 ? (const void *)&real : &c->bits, c->dtype, (int64_t[]){1}, 1);
+  return out[0] ? ZM_OK : zm_last_status();
+}
+
+// Integers are compared as integers: doubles hold 53 bits.
+static void integers(void **state) {
+  (void)state;
+  const uint64_t big = (uint64_t)1 << 53;
+  struct {
+    constant found, expected;
+    const char *says; // NULL: they are equal
+  } cases[] = {
+      {{ZM_I64, big + 1}, {ZM_I64, big}, "found 9007199254740993, expected 9007199254740992; integers must be equal"},
+      {{ZM_I64, 0 - big - 1}, {ZM_I64, 0 - big}, "found -9007199254740993, expected -9007199254740992"},
+      {{ZM_U64, UINT64_MAX}, {ZM_I64, UINT64_MAX}, "found 18446744073709551615, expected -1"},
+      {{ZM_U64, UINT64_MAX}, {ZM_U64, UINT64_MAX - 1}, "found 18446744073709551615, expected 18446744073709551614"},
+      {{ZM_I64, big + 1}, {ZM_F32, big}, "found 9007199254740993, expected 9.00719925e+15"},
+      {{ZM_I64, big}, {ZM_F32, big}, NULL},
+      {{ZM_I64, (uint64_t)1 << 63}, {ZM_I64, (uint64_t)1 << 63}, NULL},
+      {{ZM_I64, 7}, {ZM_U64, 7}, NULL},
+      {{ZM_I32, UINT32_MAX}, {ZM_I64, UINT64_MAX}, NULL},
+  };
+  for (size_t i = 0; i < ZMI_COUNT(cases); i++) {
+    zm_match m = {.name = "big", .f = constants, .user = &cases[i].found, .reference = constants, .nin = 1, .shapes = shapes, .sets = 1};
+    m.reference_user = &cases[i].expected;
+    assert_int_equal(zm_assert_matches(&m), cases[i].says ? ZM_ERROR_MISMATCH : ZM_OK);
+    if (cases[i].says) assert_says("big (float32, [5]): result 0 at [0]", cases[i].says);
+  }
+}
+
 static void gradients(void **state) {
   (void)state;
   zm_match m = {.name = "softplus", .f = softplus, .nin = 1, .shapes = shapes, .sets = ZMI_COUNT(shapes)};
@@ -103,6 +142,16 @@ static void gradients(void **state) {
   static const zm_dtype all[] = {ZM_F32, ZM_F16, ZM_BF16};
   m.dtypes = all, m.dtype_count = ZMI_COUNT(all);
   if (zm_assert_gradient_matches(&m) != ZM_OK) fail_msg("%s", zm_last_error());
+  m.reference = NULL; // the same dtypes against differences of float32
+  if (zm_assert_gradient_matches(&m) != ZM_OK) fail_msg("%s", zm_last_error());
+  m = (zm_match){.name = "stopped", .f = stopped, .nin = 2, .shapes = pairs, .sets = 2};
+  for (size_t i = 0; i < ZMI_COUNT(all); i++) {
+    m.dtypes = &all[i], m.dtype_count = 1;
+    assert_int_equal(zm_assert_gradient_matches(&m), ZM_ERROR_MISMATCH);
+    assert_says(zm_dtype_name(all[i]), "gradient of operand 1");
+  }
+  m.operand[0] = m.operand[1] = ZM_I32;
+  assert_int_equal(zm_assert_gradient_matches(&m), ZM_ERROR_ARGUMENT);
   m = (zm_match){.name = "product", .f = product, .nin = 2, .shapes = pairs, .sets = 2};
   if (zm_assert_gradient_matches(&m) != ZM_OK) fail_msg("%s", zm_last_error());
   m.f = stopped;
@@ -139,6 +188,15 @@ static void mistakes(void **state) {
   assert_int_equal(zm_assert_matches(&m), ZM_ERROR_ARGUMENT);
   assert_says("softplus (float32, [5])", "the reference failed and left no message");
   m.reference = softplus;
+  m.dtypes = (const zm_dtype[]){ZM_F32};
+  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_ARGUMENT);
+  assert_says("softplus: dtypes are given, but dtype_count is 0", "nothing would be compared");
+  assert_int_equal(zm_assert_gradient_matches(&m), ZM_ERROR_ARGUMENT);
+  m.dtypes = NULL, m.nout = -1;
+  assert_int_equal(zm_assert_matches(&m), ZM_ERROR_ARGUMENT);
+  assert_says("softplus: nout is -1", "1 or more results");
+  assert_int_equal(zm_assert_gradient_matches(&m), ZM_ERROR_ARGUMENT);
+  m.nout = 0;
   m.shapes = (const zm_shape[]){{99, {3}}};
   assert_int_equal(zm_assert_matches(&m), ZM_ERROR_ARGUMENT);
   assert_says("softplus: set 0, operand 0: its shape has rank 99", "expected 0 to 8");
@@ -192,7 +250,7 @@ static void timings(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(values), cmocka_unit_test(gradients), cmocka_unit_test(mistakes),
-                                     cmocka_unit_test(timings)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(values), cmocka_unit_test(integers), cmocka_unit_test(gradients),
+                                     cmocka_unit_test(mistakes), cmocka_unit_test(timings)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -28,23 +28,26 @@ typedef struct zm_match {
   // What it must equal: gets the same operands, floats as float32. Gradients may do without: they are then checked against differences.
   zm_function reference;
   void *reference_user;
-  int nin, nout; // operands, results; nout 0: 1
+  int nin, nout; // operands, results; nout 0: 1; less is an error
   // `sets` sets of nin shapes, one after another. A test without shapes of 0, of 1 and of odd sizes is not finished.
   const zm_shape *shapes;
   size_t sets;
-  const zm_dtype *dtypes; // of the float operands; NULL: float32, float16, bfloat16 (gradients: float32)
-  size_t dtype_count;
+  const zm_dtype *dtypes;                             // of the float operands; NULL: float32, float16, bfloat16 (gradients: float32)
+  size_t dtype_count;                                 // of `dtypes`; 0 with dtypes is an error, as nothing would be compared
   zm_dtype operand[ZM_MAX_OPERANDS];                  // an operand that always has this dtype; ZM_DTYPE_DEFAULT: the dtype in turn
   double low[ZM_MAX_OPERANDS], high[ZM_MAX_OPERANDS]; // range of its random values; both 0: -2 to 2 (integers: 0 to 9)
-  // |value - expected| <= atol + rtol |expected| must hold at every place. 0: by dtype (float32 1e-5, float16 2e-3, bfloat16 2e-2; checks
-  // against differences 5e-3). A NaN never passes. Infinities must be equal. Integers must be equal.
+  // |value - expected| <= atol + rtol |expected| must hold at every place. 0: by dtype (float32 1e-5, float16 2e-3, bfloat16 2e-2; of
+  // gradients ten times that; checks against differences 5e-3 at least). A NaN never passes. Infinities must be equal. Integers must be
+  // equal, and are compared as integers, whatever their size.
   double rtol, atol;
   uint64_t seed;
 } zm_match;
 
 // ZM_ERROR_MISMATCH: values, or shapes, are not those of the reference. What cannot be compared at all has other errors.
 ZM_API zm_status zm_assert_matches(const zm_match *match);
-// Gradients of the float operands, for random cotangents, against those of the reference; without a reference against central differences.
+// Gradients of the float operands, for random cotangents, against those of the reference; without a reference against central differences
+// of what is tested, which is called with the same operands as float32 for them, whatever the dtype of the gradient. It is an error if no
+// operand is of floats.
 ZM_API zm_status zm_assert_gradient_matches(const zm_match *match);
 
 // ---- timing ----

@@ -108,6 +108,37 @@ static double value_at(const void *data, zm_dtype d, int64_t i) {
   }
 }
 
+// An integer without loss: doubles do not tell 2^53 + 1 from 2^53.
+typedef struct whole {
+  bool negative;
+  uint64_t size;
+} whole;
+
+static bool whole_at(const void *data, zm_dtype d, int64_t i, whole *w) { // false: it is none, or one of more than 64 bits
+  const double x = value_at(data, d, i), size = __builtin_fabs(x);
+  int64_t value;
+  if (d == ZM_U64) {
+    *w = (whole){false, ((const uint64_t *)data)[i]};
+    return true;
+  }
+  if (is_float(d)) {
+    if (!(size < 0x1p64) || __builtin_floor(size) != size) return false;
+    *w = (whole){x < 0, (uint64_t)size};
+    return true;
+  }
+  value = d == ZM_I64 ? ((const int64_t *)data)[i] : (int64_t)x;
+  *w = (whole){value < 0, value < 0 ? 0 - (uint64_t)value : (uint64_t)value};
+  return true;
+}
+
+static void number_text(const void *data, zm_dtype d, int64_t i, zmi_text *out) {
+  whole w;
+  if (is_float(d))
+    zmi_text_add(out, "%.9g", value_at(data, d, i));
+  else if (whole_at(data, d, i, &w))
+    zmi_text_add(out, "%s%llu", w.negative ? "-" : "", (unsigned long long)w.size);
+}
+
 static void place_text(const zm_array *a, int64_t i, zmi_text *out) {
   int64_t index[ZM_MAX_RANK];
   const int rank = zm_array_rank(a);
@@ -130,11 +161,15 @@ static void case_text(const matching *t, zmi_text *out) {
   zmi_text_add(out, ")");
 }
 
+static void mismatch_text(const matching *t, const zm_array *a, int o, int64_t i, zmi_text *text) {
+  case_text(t, text);
+  zmi_text_add(text, ": %s %d at ", t->what, o);
+  place_text(a, i, text);
+}
+
 static zm_status mismatch(const matching *t, const zm_array *a, int o, int64_t i, double found, double expected) {
   zmi_text text = {0};
-  case_text(t, &text);
-  zmi_text_add(&text, ": %s %d at ", t->what, o);
-  place_text(a, i, &text);
+  mismatch_text(t, a, o, i, &text);
   zmi_text_add(&text, ": found %.9g, expected %.9g", found, expected);
   if (found == found && expected == expected)
     zmi_text_add(&text, "; they differ by %.3g, allowed is %.3g", __builtin_fabs(found - expected),
@@ -144,10 +179,22 @@ static zm_status mismatch(const matching *t, const zm_array *a, int o, int64_t i
   return status;
 }
 
-static bool matches(const matching *t, double found, double expected, bool floats) {
+static zm_status other_integer(const matching *t, zm_array *found, zm_array *expected, int o, int64_t i) {
+  zmi_text text = {0};
+  mismatch_text(t, found, o, i, &text);
+  zmi_text_add(&text, ": found ");
+  number_text(zm_array_data(found), zm_array_dtype(found), i, &text);
+  zmi_text_add(&text, ", expected ");
+  number_text(zm_array_data(expected), zm_array_dtype(expected), i, &text);
+  zm_status status = zmi_fail(ZM_ERROR_MISMATCH, "%s; integers must be equal", zmi_text_str(&text));
+  zmi_text_release(&text);
+  return status;
+}
+
+static bool matches(const matching *t, double found, double expected) {
   if (found != found || expected != expected) return false;
   if (found == expected) return true;
-  if (!floats || __builtin_isinf(found) || __builtin_isinf(expected)) return false;
+  if (__builtin_isinf(found) || __builtin_isinf(expected)) return false;
   return __builtin_fabs(found - expected) <= t->atol + t->rtol * __builtin_fabs(expected);
 }
 
@@ -167,18 +214,25 @@ static zm_status compare(const matching *t, int o, zm_array *found, zm_array *ex
   const void *a = zm_array_data(found), *b = zm_array_data(expected);
   if (n > 0 && (!a || !b)) return zm_last_status();
   const zm_dtype da = zm_array_dtype(found), db = zm_array_dtype(expected);
-  for (int64_t i = 0; i < n; i++) {
+  for (int64_t i = 0; i < n && !is_float(da); i++) {
+    whole x, y;
+    const bool both = whole_at(a, da, i, &x) && whole_at(b, db, i, &y);
+    if (!both || x.negative != y.negative || x.size != y.size) return other_integer(t, found, expected, o, i);
+  }
+  for (int64_t i = 0; i < n && is_float(da); i++) {
     const double x = value_at(a, da, i), y = value_at(b, db, i);
-    if (!matches(t, x, y, is_float(da))) return mismatch(t, found, o, i, x, y);
+    if (!matches(t, x, y)) return mismatch(t, found, o, i, x, y);
   }
   return ZM_OK;
 }
 
 // ---- the cases of a match ----
 
-static void set_tolerance(matching *t, double floor) {
-  const double by_dtype = t->dtype == ZM_F16 ? 2e-3 : t->dtype == ZM_BF16 ? 2e-2 : 1e-5;
-  const double usual = by_dtype > floor ? by_dtype : floor;
+static double tolerance_of(zm_dtype d) {
+  return d == ZM_F16 ? 2e-3 : d == ZM_BF16 ? 2e-2 : 1e-5;
+}
+
+static void set_tolerance(matching *t, double usual) {
   t->rtol = t->m->rtol > 0 ? t->m->rtol : usual;
   t->atol = t->m->atol > 0 ? t->m->atol : usual;
 }
@@ -195,7 +249,7 @@ static zm_status check_values(matching *t) {
   zm_array *out[ZM_MAX_RESULTS] = {NULL}, *expected[ZM_MAX_RESULTS] = {NULL};
   const zm_match *m = t->m;
   t->what = "result";
-  set_tolerance(t, 0);
+  set_tolerance(t, tolerance_of(t->dtype));
   if (apply_tested((void *)(uintptr_t)m, t->in, m->nin, out, t->nout) != ZM_OK ||
       apply_reference((void *)(uintptr_t)m, t->wide, m->nin, expected, t->nout) != ZM_OK)
     return within_case(t);
@@ -249,8 +303,8 @@ static zm_status probe(const matching *t, int k, int64_t at, double by, zm_array
 static zm_status check_differences(matching *t, int k, zm_array *gradient, zm_array *const *cotangents) {
   const int64_t n = zm_array_size(gradient), step = n > MOST_PROBES ? n / MOST_PROBES | 1 : 1;
   const void *g = zm_array_data(gradient);
-  const double h = 0x1p-6;
-  set_tolerance(t, 5e-3);
+  const double h = 0x1p-6, by_dtype = 10 * ZMI_MAX(tolerance_of(t->dtype), tolerance_of(zm_array_dtype(gradient)));
+  set_tolerance(t, ZMI_MAX(by_dtype, 5e-3)); // the gradient is of the dtype, the differences are of float32
   for (int64_t i = 0; i < n; i += step) {
     double f[4];
     static const double moves[4] = {1, -1, 2, -2};
@@ -258,7 +312,7 @@ static zm_status check_differences(matching *t, int k, zm_array *gradient, zm_ar
       if (probe(t, k, i, moves[p] * h, cotangents, &f[p]) != ZM_OK) return within_case(t);
     const double expected = (8 * (f[0] - f[1]) - (f[2] - f[3])) / (12 * h); // exact up to the fifth derivative
     const double found = value_at(g, zm_array_dtype(gradient), i);
-    if (!matches(t, found, expected, true)) return mismatch(t, gradient, k, i, found, expected);
+    if (!matches(t, found, expected)) return mismatch(t, gradient, k, i, found, expected);
   }
   return ZM_OK;
 }
@@ -268,9 +322,7 @@ static zm_status check_gradients(matching *t) {
   zm_array *out[ZM_MAX_RESULTS] = {NULL}, *given[ZM_MAX_RESULTS] = {NULL}, *wide[ZM_MAX_RESULTS] = {NULL};
   zm_array *gradients[ZM_MAX_OPERANDS] = {NULL}, *expected[ZM_MAX_OPERANDS] = {NULL};
   t->what = "gradient of operand";
-  set_tolerance(t, 0);
-  t->rtol = m->rtol > 0 ? t->rtol : 10 * t->rtol; // sums of many rounded terms
-  t->atol = m->atol > 0 ? t->atol : 10 * t->atol;
+  set_tolerance(t, 10 * tolerance_of(t->dtype)); // sums of many rounded terms
   if (apply_tested((void *)(uintptr_t)m, t->in, m->nin, out, t->nout) != ZM_OK ||
       make_cotangents(t, out, m->seed + 99, given, wide) != ZM_OK ||
       zm_vjp(apply_tested, (void *)(uintptr_t)m, t->in, m->nin, given, out, t->nout, gradients) != ZM_OK)
@@ -278,13 +330,13 @@ static zm_status check_gradients(matching *t) {
   if (m->reference && zm_vjp(apply_reference, (void *)(uintptr_t)m, t->wide, m->nin, wide, out, t->nout, expected) != ZM_OK)
     return within_case(t);
   zm_status status = ZM_OK;
+  int compared = 0;
   for (int k = 0; k < m->nin && status == ZM_OK; k++) {
     if (!is_float(zm_array_dtype(t->in[k]))) continue;
-    if (m->reference)
-      status = compare(t, k, gradients[k], expected[k]);
-    else if (t->dtype == ZM_F32)
-      status = check_differences(t, k, gradients[k], wide);
+    status = m->reference ? compare(t, k, gradients[k], expected[k]) : check_differences(t, k, gradients[k], wide);
+    compared++;
   }
+  if (status == ZM_OK && compared == 0) return zmi_fail(ZM_ERROR_ARGUMENT, "%s: no operand is of floats, so there is no gradient", t->name);
   return status;
 }
 
@@ -313,6 +365,8 @@ static zm_status check_all(const zm_match *m, const zm_dtype *dtypes, size_t cou
   if (m->nin < 1 || m->nin > ZM_MAX_OPERANDS || t.nout > ZM_MAX_RESULTS || !m->shapes || m->sets == 0 || (!m->op && !m->f))
     return zmi_fail(ZM_ERROR_ARGUMENT, "%s: a match needs an op or a function, 1 to %d operands, at most %d results, and shapes", t.name,
                     ZM_MAX_OPERANDS, ZM_MAX_RESULTS);
+  if (m->nout < 0) return zmi_fail(ZM_ERROR_ARGUMENT, "%s: nout is %d: 1 or more results, or 0, which is 1", t.name, m->nout);
+  if (count == 0) return zmi_fail(ZM_ERROR_ARGUMENT, "%s: dtypes are given, but dtype_count is 0, so nothing would be compared", t.name);
   if (check_shapes(m, t.name) != ZM_OK) return zm_last_status();
   for (size_t d = 0; d < count; d++)
     for (size_t s = 0; s < m->sets; s++) {

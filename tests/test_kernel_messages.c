@@ -185,6 +185,20 @@ static void words_of_other_languages(void **state) {
       {"while (x > 0) { }", "'while' is not part of the language: a loop has a bound", 1, 1},
       {"x * while", "'while' is not part of the language", 1, 5},
       {"x 3", "the expression ends before this", 1, 3},
+      {"x * reinterpret_cast<int>(x)", "'reinterpret_cast' is a word of C that is not in the language, and a value is expected", 1, 5},
+      {"dynamic_cast<int>(x)", "'dynamic_cast' is a word of C", 1, 1},
+      {"x + int", "'int' is a type, and a value is expected: a conversion is 'int(x)'", 1, 5},
+      {"x + T", "'T' is a type", 1, 5},
+      {"half * x", "'half' is a type", 1, 1},
+      {"x + size_t", "'size_t' is a type", 1, 5},
+      {"x == nullptr", "'nullptr' is a word of C that is not in the language", 1, 6},
+      {"x + goto", "'goto' is a word of C", 1, 5},
+      {"x + sizeof", "'sizeof' is a word of C", 1, 5},
+      {"x + struct", "'struct' is a word of C", 1, 5},
+      {"x * let", "'let' is a word of the language, and a value is expected", 1, 5},
+      {"x * auto", "'auto' is a word of the language", 1, 5},
+      {"x * const", "'const' is a word of the language", 1, 5},
+      {"x + threadgroup", "'threadgroup' is a word of the language", 1, 5},
   };
   for (size_t i = 0; i < ZMI_COUNT(free_names); i++)
     refused(zm_elementwise(free_names[i].source, &(zm_elementwise_options){.name = "k"}), &free_names[i]);

@@ -7,15 +7,6 @@
 
 static const char *const list_words[] = {"inputs", "outputs", "parameters"};
 
-static bool is_reserved(const char *name, uint32_t size) {
-  static const char *const words[] = {"for",       "if",   "else",  "while",  "do",          "return",   "let",  "auto",  "const",
-                                      "constexpr", "true", "false", "shared", "threadgroup", "elements", "join", "break", "continue"};
-  for (size_t i = 0; i < ZMI_COUNT(words); i++) {
-    if (strlen(words[i]) == size && memcmp(words[i], name, size) == 0) return true;
-  }
-  return zmi_type_find(name, size) >= 0;
-}
-
 static bool add_name(zmi_parser *p, int list, zmi_token name, int type) {
   zmi_kernel *k = p->k;
   int *count[] = {&k->facts.nin, &k->facts.nout, &k->facts.nparams};
@@ -24,7 +15,7 @@ static bool add_name(zmi_parser *p, int list, zmi_token name, int type) {
   const char *text = p->source + name.begin;
   uint32_t size = name.end - name.begin;
   int32_t other = zmi_symbol_find(p, text, size);
-  if (is_reserved(text, size)) {
+  if (zmi_is_reserved(text, size)) {
     zmi_parse_fail(p, name.begin, name.end, "this word is part of the language");
   } else if (other >= 0 && k->symbols[other].kind <= ZMI_Y_PARAM) {
     zmi_parse_fail(p, name.begin, name.end, "this name was used before");

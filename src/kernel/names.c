@@ -225,8 +225,33 @@ bool zmi_is_other_word(const char *name, uint32_t size) {
   return false;
 }
 
+bool zmi_is_reserved(const char *name, uint32_t size) {
+  static const char *const words[] = {"for",       "if",   "else",  "while",  "do",          "return",   "let",  "auto",  "const",
+                                      "constexpr", "true", "false", "shared", "threadgroup", "elements", "join", "break", "continue"};
+  for (size_t i = 0; i < ZMI_COUNT(words); i++) {
+    if (same(words[i], name, size)) return true;
+  }
+  return zmi_type_find(name, size) >= 0;
+}
+
+// Words of C and of C++, which is what Metal sources are written in: no name there is one of these.
+static bool is_word_of_c(const char *name, uint32_t size) {
+  static const char *const words[] = {"alignas",  "alignof",     "asm",     "case",      "catch",     "class",     "const_cast",
+                                      "decltype", "default",     "delete",  "enum",      "explicit",  "extern",    "dynamic_cast",
+                                      "friend",   "goto",        "inline",  "mutable",   "namespace", "new",       "noexcept",
+                                      "nullptr",  "operator",    "private", "protected", "public",    "register",  "restrict",
+                                      "sizeof",   "static",      "struct",  "switch",    "template",  "this",      "reinterpret_cast",
+                                      "throw",    "static_cast", "try",     "typedef",   "typename",  "typeid",    "union",
+                                      "using",    "virtual",     "void",    "volatile",  "NULL",      "ptrdiff_t", "as_type"};
+  for (size_t i = 0; i < ZMI_COUNT(words); i++) {
+    if (same(words[i], name, size)) return true;
+  }
+  return false;
+}
+
 bool zmi_is_no_input(const char *name, uint32_t size) {
-  return is_constant(name, size) || is_other_type(name, size) || zmi_is_other_word(name, size);
+  return is_constant(name, size) || is_other_type(name, size) || zmi_is_other_word(name, size) || zmi_is_reserved(name, size) ||
+         is_word_of_c(name, size);
 }
 
 void zmi_unknown_word(zmi_parser *p, uint32_t begin, uint32_t end) {
@@ -405,6 +430,16 @@ void zmi_unknown_name(zmi_parser *p, uint32_t begin, uint32_t end, bool function
   }
   if (is_other_type(wanted, size)) {
     zmi_parse_fail(p, begin, end, "unknown type '%.*s': the types are " ZMI_TYPE_WORDS, (int)size, wanted);
+    return;
+  }
+  if (!function && zmi_type_find(wanted, size) >= 0) {
+    zmi_parse_fail(p, begin, end, "'%.*s' is a type, and a value is expected: a conversion is '%.*s(x)'", (int)size, wanted, (int)size,
+                   wanted);
+    return;
+  }
+  if (!function && (zmi_is_reserved(wanted, size) || is_word_of_c(wanted, size))) {
+    zmi_parse_fail(p, begin, end, "'%.*s' is a word of %s, and a value is expected", (int)size, wanted,
+                   zmi_is_reserved(wanted, size) ? "the language" : "C that is not in the language");
     return;
   }
   nearest best = {NULL, 0, size > 3 ? 3 : size > 1 ? 2 : 1}; // one letter is like any other

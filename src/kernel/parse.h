@@ -190,6 +190,7 @@ bool zmi_symbols_builtin(zmi_parser *p);
 void zmi_unknown_name(zmi_parser *p, uint32_t begin, uint32_t end, bool function);
 void zmi_unknown_word(zmi_parser *p, uint32_t begin, uint32_t end);
 bool zmi_is_other_word(const char *name, uint32_t size); // of C's statements, which the language has not
+bool zmi_is_reserved(const char *name, uint32_t size);   // a word of the language, or a type: no list of names has it
 bool zmi_is_no_input(const char *name, uint32_t size);   // a word, type or constant: a free name like it is a mistake
 
 // ---- parse.c, parse_statement.c ----

@@ -170,8 +170,14 @@ static void a_compiler_that_fails(void **state) {
   assert_kept(note, source_42);
   script("cc-junk", "#!/bin/sh\nwhile [ $# -gt 0 ]; do [ \"$1\" = -o ] && echo junk >\"$2\"; shift; done\n");
   assert_int_equal(build(source_42, "scalar", false, note, &cached), -1);
-  assert_non_null(strstr(note, "could not be loaded"));
+  assert_non_null(strstr(note, "could not be loaded: ")); // why: in the words of the system
+  assert_null(strstr(note, "it said"));
   assert_null(entry_path()); // and nothing of it is remembered
+  script("cc-full", "#!/bin/sh\necho 'the disk is full' >&2\n");
+  assert_int_equal(build(source_42, "scalar", false, note, &cached), -1);
+  assert_non_null(strstr(note, "could not be loaded: "));
+  assert_non_null(strstr(note, "; it said: the disk is full; the source is kept in "));
+  assert_kept(note, source_42);
   setenv("ZMLX_CC", "there-is-no-such-compiler", 1);
   assert_int_equal(build(source_42, "scalar", false, note, &cached), -1);
   assert_non_null(strstr(note, "there-is-no-such-compiler"));
@@ -356,13 +362,14 @@ static void a_compiler_that_hangs(void **state) {
   bool cached;
   snprintf(path, sizeof path, "%s/child", folder.path);
   // It leaves a child of its own, which must go too.
-  snprintf(text, sizeof text, "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\nsleep 100 &\necho $! >%s\nsleep 100\n", path);
+  snprintf(text, sizeof text,
+           "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'no license yet: waiting'\nsleep 100 &\necho $! >%s\nsleep 100\n", path);
   script("cc-slow", text);
   setenv("ZMLX_CC_SECONDS", "0.5", 1);
   double start = zmi_now();
   assert_int_equal(build(source_42, "scalar", false, note, &cached), -1);
   assert_true(zmi_now() - start < 10);
-  assert_non_null(strstr(note, "0.5 seconds"));
+  assert_non_null(strstr(note, "0.5 seconds: no license yet: waiting; the source is kept in "));
   assert_kept(note, source_42);
   assert_true(is_gone(pid_in(path)));
   start = zmi_now(); // it is not asked a second time

@@ -348,9 +348,12 @@ static void add_files(job *j, const workplace *w) {
   j->argv[n] = NULL;
 }
 
-static void *load(const char *path) {
+static void *load(const char *path, char why[WORDS]) { // why: it may be NULL
   void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (!handle) (void)dlerror();
+  const char *said = handle ? NULL : dlerror();
+  const size_t size = strlen(path);
+  if (said && strncmp(said, path, size) == 0 && strncmp(said + size, ": ", 2) == 0) said += size + 2; // the file is gone when this is read
+  if (why) snprintf(why, WORDS, "%s", said ? said : "");
   return handle;
 }
 
@@ -426,15 +429,18 @@ static void remember_failure(const job *j, const zmi_cache *cache, double hung_f
 }
 
 // Why there is nothing to load after the child's status, as one sentence.
-static void explain(const job *j, const workplace *w, int status, double seconds, const char *place, char note[512]) {
+static void explain(const job *j, const workplace *w, int status, double seconds, const char *loader, const char *place, char note[512]) {
   char words[WORDS];
   first_words(w->words, words);
+  const char *and = words[0] ? ": " : "";
   if (status == -2)
-    snprintf(note, 512, "%.120s had not compiled it after %g seconds; the source is kept in %.300s", j->path, seconds, place);
+    snprintf(note, 512, "%.80s had not compiled it after %g seconds%s%.120s; the source is kept in %.230s", j->path, seconds, and, words,
+             place);
   else if (status == -1)
     snprintf(note, 512, "%.120s could not be started; the source is kept in %.300s", j->path, place);
   else if (status == 0)
-    snprintf(note, 512, "what %.120s made could not be loaded; the source is kept in %.300s", j->path, place);
+    snprintf(note, 512, "what %.70s made could not be loaded%s%.70s%s%.90s; the source is kept in %.190s", j->path, loader[0] ? ": " : "",
+             loader, words[0] ? "; it said: " : "", words, place);
   else
     snprintf(note, 512, "%.80s failed (status %d): %.120s; the source is kept in %.230s", j->path, status,
              words[0] ? words : "it said nothing", place);
@@ -457,7 +463,8 @@ static void *build(const job *j, const zmi_cache *cache, char note[512]) {
     return NULL;
   }
   const int status = run_child(mine.argv, w.words, seconds);
-  void *handle = status == 0 ? load(w.object) : NULL;
+  char loader[WORDS] = "";
+  void *handle = status == 0 ? load(w.object, loader) : NULL;
   if (handle) {
     publish(j, &w, cache);
     close_workplace(&w);
@@ -469,7 +476,7 @@ static void *build(const job *j, const zmi_cache *cache, char note[512]) {
     pthread_mutex_unlock(&compiler_lock);
   }
   keep_source(j, &w, cache, place, &kept);
-  explain(j, &w, status, seconds, place, note);
+  explain(j, &w, status, seconds, loader, place, note);
   if (status == -2 || (status >= 0 && status < 128)) remember_failure(j, cache, status == -2 ? seconds : 0, note);
   unlink(w.object);
   unlink(w.words);
@@ -491,7 +498,7 @@ void *zmi_compile_c(const char *name, const char *source, const char *tier, bool
   if (!found) snprintf(note, 512, "%s", c->why);
   pthread_mutex_unlock(&compiler_lock);
   if (known && (entry = zmi_cache_find(&cache, j.key)) != NULL) {
-    handle = load(entry);
+    handle = load(entry, NULL);
     *was_cached = handle != NULL;
   }
   if (known && !handle && hung) {

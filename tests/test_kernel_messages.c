@@ -215,6 +215,22 @@ static void words_of_other_languages(void **state) {
     refused(zm_elementwise(named[i].source, &(zm_elementwise_options){.name = "k", .inputs = "x", .outputs = "y"}), &named[i]);
 }
 
+// Lines that end as those of Windows do are shown without their ends.
+static void lines_of_windows(void **state) {
+  (void)state;
+  static const struct {
+    const char *source, *says;
+  } cases[] = {
+      {"let a = x;\r\na + tanhh(x)\r\n", "kernel k:2:5: unknown function 'tanhh'; did you mean 'tanh'?\n  a + tanhh(x)\n      ^~~~~"},
+      {"let a = x; a + qq(x)\r\n", "\n  let a = x; a + qq(x)\n"},
+  };
+  for (size_t i = 0; i < ZMI_COUNT(cases); i++) {
+    assert_null(zm_elementwise(cases[i].source, &(zm_elementwise_options){.name = "k"}));
+    if (!strstr(zm_last_error(), cases[i].says) || strchr(strchr(zm_last_error(), '\n'), '?')) fail_msg("%s", zm_last_error());
+    zm_clear_error();
+  }
+}
+
 static void nothing_is_dropped(zm_op *op, const char *says) {
   if (op) fail_msg("taken, although %s", says);
   if (!strstr(zm_last_error(), says)) fail_msg("%s; expected %s", zm_last_error(), says);
@@ -294,13 +310,9 @@ static void pieces_of_reductions(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(numbers_that_no_float_holds),
-      cmocka_unit_test(elements_of_other_places),
-      cmocka_unit_test(too_deep),
-      cmocka_unit_test(tiles_say_what_is_wrong),
-      cmocka_unit_test(words_of_other_languages),
-      cmocka_unit_test(options_that_nothing_reads),
-      cmocka_unit_test(pieces_of_reductions),
+      cmocka_unit_test(numbers_that_no_float_holds), cmocka_unit_test(elements_of_other_places), cmocka_unit_test(too_deep),
+      cmocka_unit_test(tiles_say_what_is_wrong),     cmocka_unit_test(words_of_other_languages), cmocka_unit_test(lines_of_windows),
+      cmocka_unit_test(options_that_nothing_reads),  cmocka_unit_test(pieces_of_reductions),
   };
   return cmocka_run_group_tests_name("kernel_messages", tests, NULL, NULL);
 }

@@ -61,6 +61,8 @@ void zmi_show_place(const char *name, const char *source, uint32_t size, uint32_
   uint32_t first = begin, last = begin;
   while (first > 0 && source[first - 1] != '\n') first--;
   while (last < size && source[last] != '\n') last++;
+  if (last > first && source[last - 1] == '\r') last--; // lines may end as those of Windows do
+  if (begin > last) begin = last;
   const char *piece = "";
   int length = 0;
   const uint32_t line = line_of(source, first, &piece, &length);

@@ -212,6 +212,8 @@ static void mistakes(void **state) {
   zm_bench_result r;
   assert_int_equal(zm_bench_compare(softplus, NULL, lying, NULL, &o, &r), ZM_ERROR_ARGUMENT);
   assert_says("zm_bench_compare: a function returned ZM_OK", "its result 0 is NULL");
+  assert_int_equal(zm_bench_compare(softplus, NULL, silent, NULL, &o, &r), ZM_ERROR_ARGUMENT);
+  assert_says("zm_bench_compare: a function failed", "left no message");
   assert_int_equal(zm_bench_compare(softplus, NULL, softplus, NULL, &none, &r), ZM_ERROR_ARGUMENT);
   zm_scope_close(scope);
 }

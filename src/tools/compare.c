@@ -15,7 +15,9 @@ enum { USUAL_ROUNDS = 15, ROUNDS_OF_INTERVAL = 6, MOST_ROUNDS = 10000, MOST_CALL
 
 static zm_status call(const side *s, const zm_bench_options *o, int nout, zm_array **out) {
   for (int i = 0; i < nout; i++) out[i] = NULL;
+  zm_clear_error();
   zm_status status = s->f(s->user, o->in, o->nin, out, nout);
+  if (status != ZM_OK && zm_last_status() == ZM_OK) zmi_fail(status, "zm_bench_compare: a function failed and left no message");
   for (int i = 0; i < nout && status == ZM_OK; i++)
     if (!out[i]) status = zmi_fail(ZM_ERROR_ARGUMENT, "zm_bench_compare: a function returned ZM_OK, but its result %d is NULL", i);
   return status == ZM_OK ? zm_eval(out, (size_t)nout) : status;

@@ -63,6 +63,11 @@ int zmi_derive_traces(zmi_derive *d) {
   return count;
 }
 
+zm_dtype zmi_derive_dtype(zmi_ctype type) {
+  static const zm_dtype dtypes[ZMI_C_COUNT] = {ZM_F32, ZM_BOOL, ZM_I32, ZM_U32, ZM_I64, ZM_U64, ZM_F32};
+  return dtypes[type];
+}
+
 zm_status zmi_derive_replay(zmi_derive *d, int block) {
   int end = zmi_derive_block_end(d, block);
   for (int i = block + 1; i < end; i++) {

@@ -56,6 +56,7 @@ zm_status zmi_derive_add_operand(zmi_derive *d, zm_dtype dtype, bool per_row, in
 zm_status zmi_derive_operands(zmi_derive *d);       // the operands of `from` first; an error where there are no derivatives
 int zmi_derive_traces(zmi_derive *d);               // numbers them; how many there are
 zmi_code *zmi_code_localized(const zmi_code *code); // see derive_localize.c
+zm_dtype zmi_derive_dtype(zmi_ctype type);        // in which a value of the type is kept between two codes, exactly
 int zmi_derive_block_end(const zmi_derive *d, int block);
 int zmi_inst_operand(const zmi_inst *x, int k);
 

@@ -505,18 +505,13 @@ static zm_status final_pass(reverse *r, const bool *wanted) {
   return ZM_OK;
 }
 
-static zm_dtype trace_dtype(zmi_ctype t) {
-  static const zm_dtype dtypes[ZMI_C_COUNT] = {ZM_F32, ZM_BOOL, ZM_I32, ZM_U32, ZM_I64, ZM_U64, ZM_F32};
-  return dtypes[t];
-}
-
 static zm_status operands(reverse *r, const bool *given, const bool *wanted) {
   zmi_code *c = r->d.to;
   if (zmi_derive_operands(&r->d) != ZM_OK) return zm_last_status();
   r->d.first_trace = c->nin;
   for (int i = 0, n = 0, operand; i < (int)r->from->count && r->d.traced; i++) {
     if (r->d.trace[i] != n) continue;
-    if (zmi_derive_add_operand(&r->d, trace_dtype(at(r, i)->type), r->d.around[i] < 0, &operand) != ZM_OK) return zm_last_status();
+    if (zmi_derive_add_operand(&r->d, zmi_derive_dtype(at(r, i)->type), r->d.around[i] < 0, &operand) != ZM_OK) return zm_last_status();
     n++;
   }
   for (int o = 0; o < r->from->nout; o++) {
@@ -592,7 +587,7 @@ static zm_status trace(zmi_derive *d) {
     if (d->trace[i] != c->nout) continue; // none, or read before
     zmi_inst out = {.op = ZMI_K_OUTPUT, .a = d->map[i], .b = -1, .c = -1, .index = c->nout};
     c->per_row[c->nout] = d->around[i] < 0;
-    c->out[c->nout++] = trace_dtype(x->type);
+    c->out[c->nout++] = zmi_derive_dtype(x->type);
     if (zmi_code_emit(c, &out) < 0) return zm_last_status();
   }
   return zmi_code_finish(c);

@@ -79,6 +79,17 @@ zmi_code *zmi_code_vjp(const zmi_code *code, const bool *given, const bool *want
 // from the inputs, per element, and what they are after the block, per row; all are operands between the inputs and the cotangents. Else
 // NULL.
 zmi_code *zmi_code_vjp_traced(const zmi_code *code, const bool *given, const bool *wanted, zmi_code **traces);
+// Code of rows whose gradient cannot be taken at once, in two, as its serial blocks run both ways: the gradient is that of `rest`, then that
+// of `first`. Operands of both are those of the code; `rest` has after them the last `passed` results of `first`, one element a row. Wanted
+// operands of 16 bits that both read are float32 in both.
+typedef struct zmi_parts {
+  zmi_code *first, *rest;
+  int passed;
+  bool active[ZMI_CODE_MAX]; // of what is passed: depends on a wanted operand
+  int result[ZMI_CODE_MAX];  // of each result of the code: its number in `first`, or ~ its number in `rest`
+} zmi_parts;
+zm_status zmi_code_parts(const zmi_code *code, const bool *wanted, zmi_parts *parts); // `first` is NULL where there is one part only
+void zmi_parts_release(zmi_parts *parts);
 
 // ---- composition (fuse.c) ----
 // One elementwise code from several, parameters one piece after another; or one of rows, if one piece is of rows and the others, without

@@ -12,16 +12,38 @@ struct zmi_derived {
   uint64_t given, wanted; // bits
   zmi_bound *bound;       // one reference
   zmi_bound *traces;      // gives the operands that `bound` takes between the inputs and the cotangents; NULL: none
+  zmi_bound *part[2];     // instead of `bound`: the function in two, whose gradients are taken one after the other
+  zmi_parts parts;        // how these are made, without the codes
 };
+
+static void release(zmi_bound *b) {
+  if (b) zmi_owner_release(&b->owner);
+}
 
 void zmi_derived_free(zmi_derived *d) {
   while (d) {
     zmi_derived *next = d->next;
-    zmi_owner_release(&d->bound->owner);
-    if (d->traces) zmi_owner_release(&d->traces->owner);
+    release(d->bound), release(d->traces), release(d->part[0]), release(d->part[1]);
     zmi_free(d);
     d = next;
   }
+}
+
+// The gradient of the function in two, after an error that says that it cannot be taken at once: that error stays if there is one part only.
+static zmi_derived *make_parts(const zmi_code *code, const bool *wanted) {
+  zmi_parts parts;
+  if (zmi_code_parts(code, wanted, &parts) != ZM_OK || !parts.first) return NULL;
+  zmi_derived *d = zmi_calloc(1, sizeof *d);
+  if (d) {
+    d->parts = parts;
+    d->parts.first = d->parts.rest = NULL;
+    d->part[0] = zmi_bound_new(parts.first, NULL);
+    d->part[1] = d->part[0] ? zmi_bound_new(parts.rest, NULL) : NULL;
+    if (!d->part[1]) zmi_derived_free(d), d = NULL;
+  }
+  zmi_parts_release(&parts);
+  if (d) zmi_error_clear();
+  return d;
 }
 
 static zmi_derived *make_derived(const zmi_code *code, bool tangent, uint64_t given, uint64_t wanted) {
@@ -31,14 +53,16 @@ static zmi_derived *make_derived(const zmi_code *code, bool tangent, uint64_t gi
     w[i] = wanted >> i & 1;
   }
   zmi_code *traces = NULL, *made = tangent ? zmi_code_jvp(code, w) : zmi_code_vjp_traced(code, g, w, &traces);
-  zmi_bound *bound = made ? zmi_bound_new(made, NULL) : NULL, *before = bound && traces ? zmi_bound_new(traces, NULL) : NULL;
-  zmi_derived *d = bound && (before || !traces) ? zmi_calloc(1, sizeof *d) : NULL;
-  if (d) {
-    *d = (zmi_derived){NULL, tangent, given, wanted, bound, before};
-  } else {
-    if (bound) zmi_owner_release(&bound->owner);
-    if (before) zmi_owner_release(&before->owner);
+  const zm_status why = made ? ZM_OK : zm_last_status();
+  zmi_derived *d = NULL;
+  if (!tangent && (why == ZM_ERROR_UNSUPPORTED || why == ZM_ERROR_LIMIT)) {
+    d = make_parts(code, w);
+  } else if (made && (d = zmi_calloc(1, sizeof *d))) {
+    d->bound = zmi_bound_new(made, NULL);
+    d->traces = d->bound && traces ? zmi_bound_new(traces, NULL) : NULL;
+    if (!d->bound || (traces && !d->traces)) zmi_derived_free(d), d = NULL;
   }
+  if (d) d->tangent = tangent, d->given = given, d->wanted = wanted;
   zmi_code_free(made);
   zmi_code_free(traces);
   return d;
@@ -145,6 +169,46 @@ static zm_status author_vjp(const zmi_author *a, const zmi_node *n, zm_array *co
 
 // ---- vjp ----
 
+static zm_status kernel_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient);
+
+static bool reads(const zmi_code *c, int operand) {
+  for (size_t i = 0; i < c->count; i++) {
+    if (c->insts[i].op == ZMI_K_INPUT && c->insts[i].index == operand) return true;
+  }
+  return false;
+}
+
+// A function in two: both are applied, and what goes back through the rest goes on through the first.
+static zm_status parts_vjp(const zmi_derived *d, const zmi_node *n, zm_array *const *given, zm_array **gradient) {
+  const zmi_code *code[2] = {zmi_instance_code(d->part[0]->instance), zmi_instance_code(d->part[1]->instance)};
+  const double *params = zmi_node_params(n);
+  const int own = code[0]->nout - d->parts.passed; // results of the first that are results of the function
+  zm_array *in[ZMI_CODE_MAX], *out[2][ZMI_MAX_OUT], *to[2][ZMI_MAX_OUT] = {{NULL}}, *by[2][ZMI_CODE_MAX] = {{NULL}};
+  bool want[2][ZMI_CODE_MAX] = {{false}}, any[2] = {false};
+  for (int i = 0; i < n->nin; i++) {
+    if (!(in[i] = zm_astype(n->in[i], code[0]->in[i]))) return zm_last_status();
+    for (int p = 0; p < 2; p++) want[p][i] = d->wanted >> i & 1 && reads(code[p], i);
+  }
+  if (zmi_bound_apply(d->part[0], n->nin, in, params, NULL, out[0]) != ZM_OK) return zm_last_status();
+  for (int k = 0; k < d->parts.passed; k++) in[n->nin + k] = out[0][own + k], want[1][n->nin + k] = d->parts.active[k];
+  if (zmi_bound_apply(d->part[1], code[1]->nin, in, params, NULL, out[1]) != ZM_OK) return zm_last_status();
+  for (int o = 0; o < n->nout; o++) {
+    const int at = d->parts.result[o];
+    if (given[o]) to[at < 0][at < 0 ? ~at : at] = given[o], any[at < 0] = true;
+  }
+  if (any[1] && kernel_vjp(out[1][0]->node, to[1], want[1], by[1]) != ZM_OK) return zm_last_status();
+  for (int k = 0; k < d->parts.passed; k++) {
+    if ((to[0][own + k] = by[1][n->nin + k])) any[0] = true;
+  }
+  if (any[0] && kernel_vjp(out[0][0]->node, to[0], want[0], by[0]) != ZM_OK) return zm_last_status();
+  for (int i = 0; i < n->nin; i++) {
+    zm_array *sum = by[0][i] && by[1][i] ? zm_add(by[0][i], by[1][i]) : by[0][i] ? by[0][i] : by[1][i];
+    if (!by[0][i] && !by[1][i]) continue;
+    if (!(gradient[i] = zm_astype(sum, n->in[i]->type.dtype))) return zm_last_status();
+  }
+  return ZM_OK;
+}
+
 static zm_status kernel_vjp(const zmi_node *n, zm_array *const *given, const bool *wanted, zm_array **gradient) {
   zmi_bound *b = zmi_bound_of(n->owner);
   bool left[ZMI_MAX_IN] = {false};
@@ -180,10 +244,10 @@ static zm_status kernel_vjp(const zmi_node *n, zm_array *const *given, const boo
     if (part) {
       const zmi_derived *d = derived_of(b, false, given_bits, part);
       if (!d) return zm_last_status();
-      zm_status status = derived_apply(d, n, count, cotangents, results);
+      zm_status status = d->bound ? derived_apply(d, n, count, cotangents, results) : parts_vjp(d, n, given, gradient);
       if (status != ZM_OK) return status;
       at = 0;
-      for (int i = first; i < last; i++) {
+      for (int i = first; i < last && d->bound; i++) {
         if (part >> i & 1) gradient[i] = results[at++];
       }
     }

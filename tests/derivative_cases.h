@@ -118,7 +118,7 @@ static const char *const derivative_one[] = {
     "elements { s = sum(x); float z = 0; for (int j = 0; j < 3; j++) z = z * x + w; t = sum(z); } y = s * t;",
 };
 
-// Rows of x and w with a result at each place; some of these need accumulators of all places in the second order.
+// Rows of x and w with a result at each place; some of these need accumulators of all places, or two kernels, in the second order.
 static const char *const derivative_each[] = {
     "elements { m = max(x); } elements { e = exp(x - m); s = sum(e); } elements { y = exp(x - m) / s * w; }",
     "let r = rsqrt(sum(x * x) / D + 1e-3f); elements { y = x * r * w; }",
@@ -128,6 +128,9 @@ static const char *const derivative_each[] = {
     "elements { a = cumsum(x); y = cumsum(a * w); }",
     "float a = 0; elements { a = a * 0.7f + x * w; y = 2 * a + w; }",
     "float a = 0; elements reverse { a = a * 0.7f + x; y = a + exp(w); }",
+    "float s = 0; elements { s = s * 0.9f + x * w; } elements { y = s * x; }",
+    "float s = 0; elements reverse { s = s * 0.9f + x * w; } elements { y = s * s * x; }",
+    "float s = 0; elements { s = s + x * w; } join { s = s + right.s; } elements { y = s * x; }",
     "s = sum(x); elements { float z = x; for (int j = 0; j < 2; j++) { z = z * s + w; } y = z; }",
     "elements { y = x * i + w * D; }",
     "let r = rsqrt(sumsq(x * w + 0.2f) / D + 0.1f); elements { y = x * r * w; }",
@@ -168,12 +171,25 @@ static const char *const derivative_row_loops[] = {
     ("float a = sum(x); float b = sum(w); for (int j = 0; j < 3; j++) { let t = a; a = b * 0.5f; b = t * b; if (j > 0) { for (int q = 0;"
      " q < j; q++) b += a; } } for (int k = 0; k < 2; k++) { a = a * b; } elements { y = x * a + b; }"),
     "float a = 0; elements { a = a + x * w; } join { a = a + right.a; } y = a * a;",
+    "float a = 0; elements { a = a * 0.9f + x * x; } join { a = a + right.a; } y = sqrt(a + sum(w));",
     "float a = 0; float b = 0; elements { a = a + x; b = b + w * x; } join { a += right.a; b += right.b; } elements { y = a * b * x; }",
     "float a = 1; elements { for (int j = 0; j < 3; j++) { a = a * 0.5f + x * w; } } y = a * a;",
     "float g(float a) { return a * tanh(a); }\nfloat z = g(sum(x)); for (int j = 0; j < 9; j++) { z = z * 0.7f + 0.1f; if (z < 0.4f) "
     "break; }"
     " elements { y = g(x) * z * w; }",
     "n = 0; s = 0; elements { if (x > 0.6f) { for (int j = 0; j < 2; j++) { s += x * w; n += 1; } } } y = s / max(n, 1);",
+};
+
+// Gradients that are those of two kernels or more already in the first order: blocks of both directions, joined lanes beside serial ones.
+static const char *const derivative_parts[] = {
+    "a = 0; b = 0; elements { a = a * x + 1; } elements reverse { b = b * x + a * w; } y = b;",
+    "a = 0; b = 0; elements { a = a * x + w; } elements { b = b + x * a; } join { b += right.b; } y = b + a;",
+    "a = 0; elements { a = a * 0.5f + x; } elements { a = a * 0.3f + x * w; } join { a = a * 0.1f + right.a; } y = a * a;",
+    "let q = sum(w) * 0.5f; a = 0; elements { a = a * w + x; } elements reverse { a = a * 0.5f + x * q; } elements { a = "
+    "sin(a) + w; } b = a; elements reverse { b = b * 0.5f + x * i; } elements { t = sum(b * x); } if (t > D) { a = a * t; } elements reverse { a = a * 0.5f + b; y = a * q; }",
+    "n = 0; bool some = false; a = 1; elements { if (x > 0.6f) { n += 1; some = true; } a = a * 0.5f + w * x; } let m = n * 2 + 1;"
+    "elements reverse { a = some ? a * x + m : a * w; } y = a * n + m;",
+    "a = 0; elements { a = a + cumsum(x) * w; } elements { m = max(a * x); } b = m; elements { b = b + x * a; } join { b += right.b; } y = b;",
 };
 
 #endif

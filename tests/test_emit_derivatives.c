@@ -1,4 +1,4 @@
-// Kernels of derivatives, emitted: tangents, gradients (with the kernels of the values that they need) and those of gradients, of each row
+// Kernels of derivatives, emitted: tangents, gradients (with the kernels and the parts that they need) and those of gradients, of each row
 // of the catalog that is one kernel and of the sources whose derivatives are checked against differences. Emitted C and Metal (run through
 // the shim) give the interpreter's bits, emitted CUDA C compiles.
 #include "derivative_cases.h"
@@ -8,8 +8,9 @@
 
 #include <stdio.h>
 
-static int kinds[5]; // how many there are of each
-static const char *const kind_names[] = {"tangents", "gradients", "kernels of values", "tangents of gradients", "gradients of gradients"};
+static int kinds[6]; // how many there are of each
+static const char *const kind_names[] = {"tangents",  "gradients", "kernels of values", "tangents of gradients", "gradients of gradients",
+                                         "parts"};
 static int bases; // codes whose derivatives were taken
 
 static bool keep(zmi_code *c, int kind, const char *name) {
@@ -27,24 +28,40 @@ static void wants(const zmi_code *c, bool given[ZMI_CODE_MAX], bool wanted[ZMI_C
   }
 }
 
-// The derivatives of one code, and of its gradient one of the two in turn.
-static bool add_derivatives(const zmi_code *c, const char *name) {
-  enum { LONGEST = 150 }; // instructions: compiling takes its time
+// The kernels of a gradient: one, after a kernel of values if need be, or those of two parts. Of a gradient itself one of its own derivatives
+// in turn.
+static bool add_gradient(const zmi_code *c, bool second, const char *name) {
+  enum { LONGEST = 150 }; // instructions, in the second order: compiling takes its time
   static int turn;
+  bool given[ZMI_CODE_MAX], wanted[ZMI_CODE_MAX], taken;
+  wants(c, given, wanted);
+  zmi_code *traces, *vjp = zmi_code_vjp_traced(c, given, wanted, &traces);
+  if (!vjp) {
+    zmi_parts p;
+    if (zmi_code_parts(c, wanted, &p) != ZM_OK || !p.first) return false;
+    taken = add_gradient(p.rest, second, name) && add_gradient(p.first, second, name);
+    return keep(p.first, 5, name) && keep(p.rest, 5, name) && taken;
+  }
+  taken = keep(traces, 2, name);
+  if (!second && turn++ % 2) {
+    taken = taken && add_gradient(vjp, true, name);
+  } else if (!second) {
+    wants(vjp, given, wanted);
+    zmi_code *jvp = zmi_code_jvp(vjp, wanted);
+    taken = taken && jvp && (jvp->count > LONGEST || keep(jvp, 3, name));
+    if (jvp && jvp->count > LONGEST) zmi_code_free(jvp);
+  }
+  if (!second || vjp->count <= LONGEST) return keep(vjp, second ? 4 : 1, name) && taken;
+  zmi_code_free(vjp);
+  return taken;
+}
+
+// The derivatives of one code.
+static bool add_derivatives(const zmi_code *c, const char *name) {
   bool given[ZMI_CODE_MAX], wanted[ZMI_CODE_MAX];
   wants(c, given, wanted);
-  zmi_code *traces = NULL, *vjp = zmi_code_vjp_traced(c, given, wanted, &traces), *second = NULL;
-  bool taken = keep(zmi_code_jvp(c, wanted), 0, name) && keep(traces, 2, name);
   bases++;
-  if (vjp) {
-    const int kind = 3 + turn++ % 2;
-    wants(vjp, given, wanted);
-    traces = NULL;
-    second = kind == 3 ? zmi_code_jvp(vjp, wanted) : zmi_code_vjp_traced(vjp, given, wanted, &traces);
-    if (second && second->count > LONGEST) zmi_code_free(second), second = NULL;
-    taken = taken && keep(second, kind, name) && keep(traces, 2, name);
-  }
-  return taken && keep(vjp, 1, name);
+  return keep(zmi_code_jvp(c, wanted), 0, name) && add_gradient(c, false, name);
 }
 
 static bool add_source(zmi_form form, const char *inputs, const char *outputs, const char *source) {
@@ -90,7 +107,8 @@ static bool add_all(void) {
   } rows[] = {{derivative_one, ZMI_COUNT(derivative_one)},
               {derivative_each, ZMI_COUNT(derivative_each)},
               {derivative_traced, ZMI_COUNT(derivative_traced)},
-              {derivative_row_loops, ZMI_COUNT(derivative_row_loops)}};
+              {derivative_row_loops, ZMI_COUNT(derivative_row_loops)},
+              {derivative_parts, ZMI_COUNT(derivative_parts)}};
   for (size_t k = 0; k < ZMI_COUNT(rows); k++)
     for (size_t i = 0; added && i < rows[k].count; i++) added = add_source(ZMI_FORM_ROWS, "x w", "y", rows[k].sources[i]);
   return added;
@@ -108,14 +126,14 @@ static int set_up(void **state) {
   return compile_all();
 }
 
-// Each code has a gradient; one has no tangent.
+// Each code has a gradient, of one kernel or more; one has no tangent.
 static void all_kinds_are_there(void **state) {
   (void)state;
   for (size_t k = 0; k < ZMI_COUNT(kinds); k++) print_message("# %s: %d\n", kind_names[k], kinds[k]);
-  assert_int_equal(kinds[1], bases);
+  assert_true(kinds[1] >= bases + (int)ZMI_COUNT(derivative_parts));
   assert_int_equal(kinds[0], bases - 1);
   assert_true(kinds[2] >= (int)ZMI_COUNT(derivative_traced));
-  assert_true(kinds[3] > bases / 3 && kinds[4] > bases / 3);
+  assert_true(kinds[3] > bases / 3 && kinds[4] > bases / 3 && kinds[5] > 2 * (int)ZMI_COUNT(derivative_parts));
 }
 
 static void elements_agree(void **state) {

@@ -31,11 +31,16 @@ int zmi_derive_block_end(const zmi_derive *d, int block) {
 }
 
 // ---- once more ----
+int zmi_derive_trace(zmi_derive *d, int i) {
+  const bool operand = !d->finding;
+  return zmi_code_leaf(d->to, operand ? ZMI_K_INPUT : ZMI_K_PARAM, at(d, i)->type,
+                       (operand ? d->first_trace : ZMI_POISON + 1) + d->trace[i], 0);
+}
+
 // A value that cannot be computed again: from its trace, else a parameter that there is not, found again when it is still needed.
 static int given_value(zmi_derive *d, int i) {
-  zmi_ctype type = at(d, i)->type;
-  if (d->traced) return zmi_code_leaf(d->to, ZMI_K_INPUT, type, d->first_trace + d->trace[i], 0);
-  return zmi_code_leaf(d->to, ZMI_K_PARAM, type, ZMI_POISON, 0);
+  if (d->traced && d->trace[i] >= 0) return zmi_derive_trace(d, i);
+  return zmi_code_leaf(d->to, ZMI_K_PARAM, at(d, i)->type, ZMI_POISON, 0);
 }
 
 // Whether a block of elements sets the variable.
@@ -60,7 +65,15 @@ int zmi_derive_traces(zmi_derive *d) {
     }
     if (d->trace[i] < 0) d->trace[i] = count++;
   }
-  return count;
+  if (!d->needed) return count;
+  int kept = 0;
+  for (int n = 0; n < count; n++) {
+    const int now = d->needed[n] ? kept++ : -1;
+    for (int i = 0; i < (int)d->from->count && now != n; i++) {
+      if (d->trace[i] == n) d->trace[i] = now;
+    }
+  }
+  return kept;
 }
 
 zm_dtype zmi_derive_dtype(zmi_ctype type) {

@@ -387,8 +387,7 @@ static zm_status block_to_rows(reverse *r, block *b) {
 static zm_status forward(reverse *r) { // row values and reductions; what turns out not to be needed goes away in the end
   for (int i = 0; i < (int)r->from->count; i++) {
     if (r->d.traced && r->d.trace[i] >= 0 && r->d.around[i] < 0) {
-      r->d.map[i] = zmi_code_leaf(r->d.to, ZMI_K_INPUT, at(r, i)->type, r->d.first_trace + r->d.trace[i], 0);
-      if (r->d.map[i] < 0) return zm_last_status();
+      if ((r->d.map[i] = zmi_derive_trace(&r->d, i)) < 0) return zm_last_status();
     } else if (at(r, i)->op != ZMI_K_OUTPUT && zmi_derive_copy(&r->d, i) < 0) {
       return zm_last_status();
     }
@@ -509,7 +508,7 @@ static zm_status operands(reverse *r, const bool *given, const bool *wanted) {
   zmi_code *c = r->d.to;
   if (zmi_derive_operands(&r->d) != ZM_OK) return zm_last_status();
   r->d.first_trace = c->nin;
-  for (int i = 0, n = 0, operand; i < (int)r->from->count && r->d.traced; i++) {
+  for (int i = 0, n = 0, operand; i < (int)r->from->count && r->d.traced && !r->d.finding; i++) {
     if (r->d.trace[i] != n) continue;
     if (zmi_derive_add_operand(&r->d, zmi_derive_dtype(at(r, i)->type), r->d.around[i] < 0, &operand) != ZM_OK) return zm_last_status();
     n++;
@@ -531,7 +530,7 @@ static zm_status operands(reverse *r, const bool *given, const bool *wanted) {
 
 static bool still_poisoned(const zmi_code *c) {
   for (size_t i = 0; i < c->count; i++) {
-    if (c->insts[i].op == ZMI_K_PARAM && c->insts[i].index == ZMI_POISON) return true;
+    if (c->insts[i].op == ZMI_K_PARAM && c->insts[i].index >= ZMI_POISON) return true;
   }
   return false;
 }
@@ -548,6 +547,7 @@ static zm_status vjp(reverse *r, const zmi_code *code, const bool *given, const 
   bool rows = code->form == ZMI_FORM_ROWS;
   if (rows && (forward(r) != ZM_OK || rows_back(r) != ZM_OK)) return zm_last_status();
   if (final_pass(r, wanted) != ZM_OK || zmi_code_sweep(r->d.to) != ZM_OK) return zm_last_status();
+  if (r->d.finding) return ZM_OK;
   if (!still_poisoned(r->d.to)) return zmi_code_finish(r->d.to);
   bool serial = false;
   for (int b = 0; b < r->count; b++) serial |= r->blocks[b].serials > 0;
@@ -555,16 +555,19 @@ static zm_status vjp(reverse *r, const zmi_code *code, const bool *given, const 
   return refuse(r, "a serial reduction whose slope needs the accumulator of each place");
 }
 
-typedef enum way { SCANS_FALL, SCANS_RISE, TRACED } way;
+typedef enum way { SCANS_FALL, SCANS_RISE, FIND_TRACES, TRACED } way;
 
-static zm_status attempt(reverse *r, const zmi_code *code, const bool *given, const bool *wanted, way how, bool localized, bool *again) {
+static zm_status attempt(reverse *r, const zmi_code *code, const bool *given, const bool *wanted, way how, const bool *needed,
+                         bool localized, bool *again) {
   *again = false;
   memset(r, 0, sizeof *r);
   r->from = code;
   r->localized = localized;
   zm_status status = zmi_derive_start(&r->d, code, "_vjp", wanted);
   r->d.scans_fall = how != SCANS_RISE;
-  r->d.traced = how == TRACED;
+  r->d.traced = how >= FIND_TRACES;
+  r->d.finding = how == FIND_TRACES;
+  r->d.needed = needed;
   if (status == ZM_OK && r->d.traced) zmi_derive_traces(&r->d);
   if (status == ZM_OK) status = vjp(r, code, given, wanted, again);
   zmi_derive_end(&r->d);
@@ -579,7 +582,8 @@ static zm_status trace(zmi_derive *d) {
   zmi_code *c = d->to;
   int count = zmi_derive_traces(d);
   if (zmi_derive_operands(d) != ZM_OK) return zm_last_status();
-  if (count > ZMI_KERNEL_OUT) return zmi_fail(ZM_ERROR_LIMIT, "kernel %s: more than %d serial variables", d->from->name, ZMI_KERNEL_OUT);
+  if (count > ZMI_MAX_OUT)
+    return zmi_fail(ZM_ERROR_LIMIT, "kernel %s: its gradient needs more than %d variables and running sums", d->from->name, ZMI_MAX_OUT);
   for (int i = 0; i < (int)d->from->count; i++) {
     const zmi_inst *x = &d->from->insts[i];
     if (x->op == ZMI_K_OUTPUT) continue;
@@ -593,10 +597,11 @@ static zm_status trace(zmi_derive *d) {
   return zmi_code_finish(c);
 }
 
-static zmi_code *trace_code(const zmi_code *code) {
+static zmi_code *trace_code(const zmi_code *code, const bool *needed) {
   const bool none[ZMI_CODE_MAX] = {false};
   zmi_derive d;
   zm_status status = zmi_derive_start(&d, code, "_trace", none);
+  d.needed = needed;
   if (status == ZM_OK) status = trace(&d);
   zmi_derive_end(&d);
   if (status == ZM_OK) return d.to;
@@ -604,22 +609,37 @@ static zmi_code *trace_code(const zmi_code *code) {
   return NULL;
 }
 
+// The gradient where values of serial variables are operands, and the code that gives them: those that turn out to be needed.
+static zm_status attempt_traced(reverse *r, const zmi_code *code, const bool *given, const bool *wanted, zmi_code **traces,
+                                bool localized) {
+  bool again, any = false, *needed = zmi_calloc(code->count + 1, sizeof *needed);
+  if (!needed) return zm_last_status();
+  zm_status status = attempt(r, code, given, wanted, FIND_TRACES, NULL, localized, &again);
+  if (status == ZM_OK) {
+    for (size_t i = 0; i < r->d.to->count; i++) {
+      const zmi_inst *x = &r->d.to->insts[i];
+      if (x->op == ZMI_K_PARAM && x->index > ZMI_POISON) needed[x->index - ZMI_POISON - 1] = any = true;
+    }
+    zmi_code_free(r->d.to);
+    status = attempt(r, code, given, wanted, TRACED, needed, localized, &again);
+  }
+  if (status == ZM_OK && any && !(*traces = trace_code(code, needed))) {
+    zmi_code_free(r->d.to);
+    status = zm_last_status();
+  }
+  zmi_free(needed);
+  return status;
+}
+
 // The gradient of the code as it is. `first`: nothing came to nothing before it.
 static zm_status attempts(reverse *r, const zmi_code *code, const bool *given, const bool *wanted, zmi_code **traces, bool localized,
                           bool *first) {
   bool again;
   // Running sums go back from the last place, exactly. Where their own values are needed on the way that cannot be: then by differences.
-  zm_status status = attempt(r, code, given, wanted, SCANS_FALL, localized, &again);
+  zm_status status = attempt(r, code, given, wanted, SCANS_FALL, NULL, localized, &again);
   *first = status == ZM_OK;
-  const bool serial = status == ZM_ERROR_UNSUPPORTED && !again;
-  if (!*first && again) status = attempt(r, code, given, wanted, SCANS_RISE, localized, &again);
-  if (serial && traces) {
-    status = attempt(r, code, given, wanted, TRACED, localized, &again);
-    if (status == ZM_OK && !(*traces = trace_code(code))) {
-      zmi_code_free(r->d.to);
-      status = zm_last_status();
-    }
-  }
+  if (!*first && again) status = attempt(r, code, given, wanted, SCANS_RISE, NULL, localized, &again);
+  if (status == ZM_ERROR_UNSUPPORTED && traces) status = attempt_traced(r, code, given, wanted, traces, localized);
   return status;
 }
 

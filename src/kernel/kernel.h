@@ -79,9 +79,9 @@ zmi_code *zmi_code_vjp(const zmi_code *code, const bool *given, const bool *want
 // from the inputs, per element, and what they are after the block, per row; all are operands between the inputs and the cotangents. Else
 // NULL.
 zmi_code *zmi_code_vjp_traced(const zmi_code *code, const bool *given, const bool *wanted, zmi_code **traces);
-// Code of rows whose gradient cannot be taken at once, in two, as its serial blocks run both ways: the gradient is that of `rest`, then that
-// of `first`. Operands of both are those of the code; `rest` has after them the last `passed` results of `first`, one element a row. Wanted
-// operands of 16 bits that both read are float32 in both.
+// Code of rows in two, for gradients that cannot be taken at once, as where serial blocks run both ways: that of `rest` is taken first and
+// that of `first` after it. Operands of both are those of the code; `rest` has after them the last `passed` results of `first`, one element
+// a row. Wanted operands of 16 bits that both read are float32 in both.
 typedef struct zmi_parts {
   zmi_code *first, *rest;
   int passed;

@@ -29,7 +29,7 @@ void zmi_derived_free(zmi_derived *d) {
   }
 }
 
-// The gradient of the function in two, after an error that says that it cannot be taken at once: that error stays if there is one part only.
+// The gradient of the function in two, after an error that says that it cannot be taken at once; that error stays where there is one part.
 static zmi_derived *make_parts(const zmi_code *code, const bool *wanted) {
   zmi_parts parts;
   if (zmi_code_parts(code, wanted, &parts) != ZM_OK || !parts.first) return NULL;

@@ -128,6 +128,7 @@ static const char *const derivative_each[] = {
     "elements { a = cumsum(x); y = cumsum(a * w); }",
     "float a = 0; elements { a = a * 0.7f + x * w; y = 2 * a + w; }",
     "float a = 0; elements reverse { a = a * 0.7f + x; y = a + exp(w); }",
+    "float a = 0; elements { a = a * 0.5f + x; y = a * w; }",
     "float s = 0; elements { s = s * 0.9f + x * w; } elements { y = s * x; }",
     "float s = 0; elements reverse { s = s * 0.9f + x * w; } elements { y = s * s * x; }",
     "float s = 0; elements { s = s + x * w; } join { s = s + right.s; } elements { y = s * x; }",
@@ -185,11 +186,14 @@ static const char *const derivative_parts[] = {
     "a = 0; b = 0; elements { a = a * x + 1; } elements reverse { b = b * x + a * w; } y = b;",
     "a = 0; b = 0; elements { a = a * x + w; } elements { b = b + x * a; } join { b += right.b; } y = b + a;",
     "a = 0; elements { a = a * 0.5f + x; } elements { a = a * 0.3f + x * w; } join { a = a * 0.1f + right.a; } y = a * a;",
+    "a = 0; elements { a = a + x; } join { a += right.a; } elements { a = a * 0.1f + x * w; } join { a = a * 0.5f + right.a; } y = a * a;",
     "let q = sum(w) * 0.5f; a = 0; elements { a = a * w + x; } elements reverse { a = a * 0.5f + x * q; } elements { a = "
-    "sin(a) + w; } b = a; elements reverse { b = b * 0.5f + x * i; } elements { t = sum(b * x); } if (t > D) { a = a * t; } elements reverse { a = a * 0.5f + b; y = a * q; }",
+    "sin(a) + w; } b = a; elements reverse { b = b * 0.5f + x * i; } elements { t = sum(b * x); } if (t > D) { a = a * t; } elements "
+    "reverse { a = a * 0.5f + b; y = a * q; }",
     "n = 0; bool some = false; a = 1; elements { if (x > 0.6f) { n += 1; some = true; } a = a * 0.5f + w * x; } let m = n * 2 + 1;"
     "elements reverse { a = some ? a * x + m : a * w; } y = a * n + m;",
-    "a = 0; elements { a = a + cumsum(x) * w; } elements { m = max(a * x); } b = m; elements { b = b + x * a; } join { b += right.b; } y = b;",
+    "a = 0; elements { a = a + cumsum(x) * w; } elements { m = max(a * x); } b = m; elements { b = b + x * a; } join { b += right.b; } y = "
+    "b;",
 };
 
 #endif

@@ -483,6 +483,29 @@ static void serial_rows_have_gradients(void **state) {
   zm_op_free(softmax);
 }
 
+// A gradient in two parts, of 16 bits: computed in float32, added, and rounded then.
+static void gradients_in_parts_are_rounded_once(void **state) {
+  (void)state;
+  zm_op *op = must(zm_kernel(&(zm_kernel_options){
+      .inputs = "x w", .outputs = "y", .source = "a = 0; elements { a = a * w + x; } elements reverse { a = a * x + w; y = a * x; }"}));
+  static const zm_dtype dtypes[] = {ZM_BF16, ZM_F16};
+  for (size_t d = 0; d < ZMI_COUNT(dtypes); d++) {
+    zm_scope *scope = zm_scope_open();
+    zm_array *in[3], *wide[3], *y, *found[2], *exact[2];
+    for (int i = 0; i < 3; i++) in[i] = zm_multiply(noise(dtypes[d], SHAPE(3, 70)), zm_full(0.5, dtypes[d], NULL, 0));
+    for (int i = 0; i < 3; i++) wide[i] = zm_astype(in[i], ZM_F32);
+    MUST(zm_vjp(apply_op, op, in, 2, &in[2], &y, 1, found), "of 16 bits");
+    MUST(zm_vjp(apply_op, op, wide, 2, &wide[2], &y, 1, exact), "of 32 bits");
+    for (int i = 0; i < 2; i++) {
+      const void *a = zm_array_data(found[i]), *b = zm_array_data(zm_astype(exact[i], dtypes[d]));
+      assert_int_equal(zm_array_dtype(found[i]), dtypes[d]);
+      assert_memory_equal(a, b, 3 * 70 * 2);
+    }
+    zm_scope_close(scope);
+  }
+  zm_op_free(op);
+}
+
 static zm_status product_gradient(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
   zm_array *y;
   (void)nin, (void)nout;
@@ -519,7 +542,8 @@ static void products_have_second_derivatives_at_zeros(void **state) {
   zm_op_free(op);
 }
 
-// Joined lanes, each with several places or none, loops in serial blocks, loops and branches between blocks: to the second order.
+// Joined lanes, each with several places or none, loops in serial blocks, loops and branches between blocks, serial blocks of both
+// directions: to the second order.
 static void lanes_and_loops_have_gradients(void **state) {
   (void)state;
   static const char *const sources[] = {
@@ -531,6 +555,13 @@ static void lanes_and_loops_have_gradients(void **state) {
       "acc = 0.5f; elements { for (int j = 0; j < 2; j++) { acc = sin(acc) * w + 0.3f * x; } y = acc; }",
       "float r = sum(x * x) / D; float z = 1; for (int j = 0; j < 5; j++) { z = 0.5f * (z + r / z); } elements { y = x / z * w; }",
       "let r = sum(x) / D; float z = r; if (r > 0.7f) { for (int j = 0; j < 2; j++) z = sin(z) + r; } else { z = r * r; } y = z * sum(w);",
+      "float s = 0; elements { s = s * 0.9f + x * w * 0.3f; } y = s * s;",
+      "float s = 0; elements { s = s * 0.9f + x * w * 0.3f; } elements { y = s * x; }",
+      "float s = 0; elements reverse { s = s * 0.9f + x * w * 0.3f; } elements { y = s * x; }",
+      "float s = 0; elements { s = s + x * w * 0.2f; } join { s = s + right.s; } y = s * s;",
+      "float s = 0; elements { s = s * 0.9f + x * w * 0.2f; } join { s = s + right.s; } elements { y = sqrt(s + 1) * x; }",
+      "a = 0; b = 0; elements { a = a * 0.8f + x * 0.3f; } elements reverse { b = b * 0.5f * x + a * w; } y = b;",
+      "a = 0; elements { a = a * 0.5f + x; } elements { a = a * 0.3f + x * w; } join { a = a * 0.5f + right.a; } y = a;",
   };
   for (size_t i = 0; i < ZMI_COUNT(sources); i++) {
     zm_op *op = must(zm_kernel(&(zm_kernel_options){.inputs = "x w", .outputs = "y", .source = sources[i]}));
@@ -542,26 +573,32 @@ static void lanes_and_loops_have_gradients(void **state) {
   }
 }
 
-// Each allocation of a gradient that takes two kernels fails once; the sanitizers look for leaks.
-static void memory_may_run_out_on_the_way_back(void **state) {
-  (void)state;
+// Each allocation of a gradient fails once; the sanitizers look for leaks.
+static void run_out_of_memory(const char *source, float expected) {
   bool fired = true;
   zmi_instance_forget();
   for (uint64_t n = 1; fired; n++) {
-    zm_op *op = must(zm_reduce(&(zm_reduce_options){.init = "1", .update = "acc * 0.5f + v * acc"}));
+    zm_op *op = must(zm_kernel(&(zm_kernel_options){.inputs = "x", .outputs = "y", .source = source}));
     zm_scope *scope = zm_scope_open();
     zm_array *x = zm_full(1.5, ZM_F32, SHAPE(3)), *y, *gradient = NULL;
     const uint64_t before = zmi_alloc_count();
     zmi_alloc_fail_at(n);
     const bool made = zm_vjp(apply_op, op, &x, 1, NULL, &y, 1, &gradient) == ZM_OK;
     const float *data = made ? zm_array_data(gradient) : NULL;
-    if (data ? data[2] != 4 : zm_last_status() != ZM_ERROR_MEMORY) fail_msg("allocation %llu: %s", (unsigned long long)n, zm_last_error());
+    if (data ? data[2] != expected : zm_last_status() != ZM_ERROR_MEMORY)
+      fail_msg("%s: allocation %llu: %s", source, (unsigned long long)n, zm_last_error());
     fired = zmi_alloc_count() - before >= n && !data;
     zmi_alloc_fail_at(0);
     zm_scope_close(scope);
     zm_op_free(op);
     zmi_instance_forget();
   }
+}
+
+static void memory_may_run_out_on_the_way_back(void **state) {
+  (void)state;
+  run_out_of_memory("a = 1; elements { a = a * 0.5f + x * a; } y = a;", 4);                                        // after one of values
+  run_out_of_memory("a = 0; elements { a = a * 0.5f + x; } elements reverse { a = a * x + 1; } y = a;", 9.28125f); // of two parts
 }
 
 static void memory_may_run_out(void **state) {
@@ -600,6 +637,7 @@ int main(void) {
       cmocka_unit_test(authors_gradients_of_reductions),
       cmocka_unit_test(serial_rows_have_gradients),
       cmocka_unit_test(lanes_and_loops_have_gradients),
+      cmocka_unit_test(gradients_in_parts_are_rounded_once),
       cmocka_unit_test(products_have_second_derivatives_at_zeros),
       cmocka_unit_test(what_the_type_t_is),
       cmocka_unit_test(memory_may_run_out),

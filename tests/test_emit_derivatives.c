@@ -9,7 +9,7 @@
 #include <stdio.h>
 
 static int kinds[6]; // how many there are of each
-static const char *const kind_names[] = {"tangents",  "gradients", "kernels of values", "tangents of gradients", "gradients of gradients",
+static const char *const kind_names[] = {"tangents", "gradients", "kernels of values", "tangents of gradients", "gradients of gradients",
                                          "parts"};
 static int bases; // codes whose derivatives were taken
 
@@ -28,8 +28,8 @@ static void wants(const zmi_code *c, bool given[ZMI_CODE_MAX], bool wanted[ZMI_C
   }
 }
 
-// The kernels of a gradient: one, after a kernel of values if need be, or those of two parts. Of a gradient itself one of its own derivatives
-// in turn.
+// The kernels of a gradient: one, after a kernel of values if need be, or those of two parts. Of a gradient in turn one of its own two
+// derivatives.
 static bool add_gradient(const zmi_code *c, bool second, const char *name) {
   enum { LONGEST = 150 }; // instructions, in the second order: compiling takes its time
   static int turn;

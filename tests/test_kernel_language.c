@@ -338,16 +338,16 @@ static int width_of(bool per_row, int d) {
   return per_row ? 1 : d;
 }
 
-// The gradient of the floats among the inputs for the cotangents g, whatever kernels it takes: one, one after a kernel of values, or those
-// of two parts. The derivatives of each of them are checked `order` - 1 times.
-static void gradient_of(const zmi_code *c, int d, double (*x)[8], double (*g)[8], double (*gradient)[8], int order, const char *what) {
-  bool all[ZMI_CODE_MAX], floats[ZMI_CODE_MAX];
+// The gradient of the inputs that are wanted, floats, for the cotangents g, whatever kernels it takes: one, one after a kernel of values,
+// or those of two parts. The derivatives of each of them are checked `order` - 1 times.
+static void gradient_of(const zmi_code *c, const bool *wanted, int d, double (*x)[8], double (*g)[8], double (*gradient)[8], int order,
+                        const char *what) {
+  bool all[ZMI_CODE_MAX];
   memset(all, true, sizeof all);
-  for (int i = 0; i < ZMI_CODE_MAX; i++) floats[i] = i < c->nin && zmi_ctype_of(c->in[i]) == ZMI_C_FLOAT;
   double wide[ZMI_CODE_MAX][8], made[ZMI_CODE_MAX][8], back[ZMI_CODE_MAX][8];
   memcpy(wide, x, (size_t)c->nin * sizeof *wide);
   memset(gradient, 0, (size_t)c->nin * sizeof *gradient);
-  zmi_code *traces, *vjp = zmi_code_vjp_traced(c, all, floats, &traces);
+  zmi_code *traces, *vjp = zmi_code_vjp_traced(c, all, wanted, &traces);
   if (vjp) {
     const int count = traces ? traces->nout : 0;
     assert_int_equal(vjp->nin, c->nin + count + c->nout);
@@ -355,7 +355,7 @@ static void gradient_of(const zmi_code *c, int d, double (*x)[8], double (*g)[8]
     memcpy(wide + c->nin + count, g, (size_t)c->nout * sizeof *wide);
     evaluate(vjp, d, wide, back, NULL);
     for (int i = 0, n = 0; i < c->nin; i++) {
-      if (floats[i]) memcpy(gradient[i], back[n++], sizeof *gradient);
+      if (wanted[i]) memcpy(gradient[i], back[n++], sizeof *gradient);
     }
     if (order > 1) check_code(vjp, d, wide, order - 1, what);
     if (order > 1 && traces) check_code(traces, d, x, order - 1, what);
@@ -363,15 +363,18 @@ static void gradient_of(const zmi_code *c, int d, double (*x)[8], double (*g)[8]
     return;
   }
   zmi_parts p;
-  if (zmi_code_parts(c, floats, &p) != ZM_OK || !p.first) fail_msg("%s (order %d): %s", what, order, zm_last_error());
+  bool of_rest[ZMI_CODE_MAX] = {false};
+  if (zmi_code_parts(c, wanted, &p) != ZM_OK || !p.first) fail_msg("%s (order %d): %s", what, order, zm_last_error());
   const int own = p.first->nout - p.passed;
   double there[ZMI_CODE_MAX][8] = {{0}}, rest[ZMI_CODE_MAX][8] = {{0}};
   for (int o = 0; o < c->nout; o++) memcpy(p.result[o] < 0 ? rest[~p.result[o]] : there[p.result[o]], g[o], sizeof *g);
   evaluate(p.first, d, x, made, NULL);
   memcpy(wide + c->nin, made + own, (size_t)p.passed * sizeof *wide);
-  gradient_of(p.rest, d, wide, rest, back, order, what);
+  memcpy(of_rest, wanted, (size_t)c->nin * sizeof *of_rest);
+  memcpy(of_rest + c->nin, p.active, (size_t)p.passed * sizeof *of_rest);
+  gradient_of(p.rest, of_rest, d, wide, rest, back, order, what);
   memcpy(there + own, back + c->nin, (size_t)p.passed * sizeof *there);
-  gradient_of(p.first, d, x, there, made, order, what);
+  gradient_of(p.first, wanted, d, x, there, made, order, what);
   for (int i = 0; i < c->nin; i++) {
     for (int k = 0; k < d; k++) gradient[i][k] = made[i][k] + back[i][k];
   }
@@ -379,7 +382,8 @@ static void gradient_of(const zmi_code *c, int d, double (*x)[8], double (*g)[8]
 }
 
 // Tangents against differences along `steps`; gives them. False where they are left out.
-static bool check_tangents(const zmi_code *c, int d, double (*x)[8], double (*steps)[8], double (*tangent)[8], int order, const char *what) {
+static bool check_tangents(const zmi_code *c, int d, double (*x)[8], double (*steps)[8], double (*tangent)[8], int order,
+                           const char *what) {
   bool floats[ZMI_CODE_MAX] = {false};
   double wide[ZMI_CODE_MAX][8], plus[ZMI_CODE_MAX][8], minus[ZMI_CODE_MAX][8];
   int n = c->nin;
@@ -412,14 +416,16 @@ static bool check_tangents(const zmi_code *c, int d, double (*x)[8], double (*st
 static void check_code(const zmi_code *c, int d, double (*x)[8], int order, const char *what) {
   double plus[ZMI_CODE_MAX][8], minus[ZMI_CODE_MAX][8], tangent[ZMI_CODE_MAX][8], gradient[ZMI_CODE_MAX][8];
   double steps[ZMI_CODE_MAX][8] = {{0}}, g[ZMI_CODE_MAX][8] = {{0}};
+  bool floats[ZMI_CODE_MAX] = {false};
   for (int i = 0; i < c->nin; i++) {
-    for (int k = 0; k < d && zmi_ctype_of(c->in[i]) == ZMI_C_FLOAT; k++) steps[i][k] = random_between(-1, 1);
+    floats[i] = zmi_ctype_of(c->in[i]) == ZMI_C_FLOAT;
+    for (int k = 0; k < d && floats[i]; k++) steps[i][k] = random_between(-1, 1);
   }
   for (int o = 0; o < c->nout; o++) {
     for (int k = 0; k < d && zmi_ctype_of(c->out[o]) == ZMI_C_FLOAT; k++) g[o][k] = random_between(-1, 1);
   }
   const bool forwards = check_tangents(c, d, x, steps, tangent, order, what);
-  gradient_of(c, d, x, g, gradient, order, what);
+  gradient_of(c, floats, d, x, g, gradient, order, what);
   double left = 0, right = 0, size = 0; // gradient . steps = g . tangent
   for (int i = 0; i < c->nin && forwards; i++) {
     for (int k = 0; k < width_of(c->in_per_row[i], d); k++) left += gradient[i][k] * steps[i][k], size += fabs(gradient[i][k]);
@@ -429,7 +435,7 @@ static void check_code(const zmi_code *c, int d, double (*x)[8], int order, cons
   }
   if (!(fabs(left - right) <= 3e-6 * (1 + size))) fail_msg("%s: gradient (order %d): %.9g, from tangents %.9g", what, order, left, right);
   for (int i = 0; i < c->nin; i++) { // each component
-    for (int k = 0; k < width_of(c->in_per_row[i], d) && zmi_ctype_of(c->in[i]) == ZMI_C_FLOAT; k++) {
+    for (int k = 0; k < width_of(c->in_per_row[i], d) && floats[i]; k++) {
       double unit[ZMI_CODE_MAX][8] = {{0}}, difference = 0;
       unit[i][k] = 1;
       shift(c, d, x, unit, STEP, plus);
@@ -520,6 +526,36 @@ static void rows_in_parts_have_gradients(void **state) {
     zmi_code_free(c);
     check(ZMI_FORM_ROWS, "x w", "y", derivative_parts[i], 5, 0.3, 1.2, 1);
     check(ZMI_FORM_ROWS, "x w", "y", derivative_parts[i], 3, 0.3, 1.2, 2);
+  }
+}
+
+// Gradients of one operand alone: variables that do not depend on it may still be needed on the way back.
+static void rows_have_gradients_of_one_operand(void **state) {
+  (void)state;
+  static const struct {
+    const char *const *sources;
+    size_t count;
+  } rows[] = {{derivative_one, ZMI_COUNT(derivative_one)},
+              {derivative_each, ZMI_COUNT(derivative_each)},
+              {derivative_traced, ZMI_COUNT(derivative_traced)},
+              {derivative_row_loops, ZMI_COUNT(derivative_row_loops)},
+              {derivative_parts, ZMI_COUNT(derivative_parts)}};
+  double x[ZMI_CODE_MAX][8], g[ZMI_CODE_MAX][8], both[ZMI_CODE_MAX][8], one[ZMI_CODE_MAX][8];
+  for (size_t n = 0; n < ZMI_COUNT(rows); n++) {
+    for (size_t i = 0; i < rows[n].count; i++) {
+      const char *source = rows[n].sources[i];
+      zmi_code *c = code_of(ZMI_FORM_ROWS, "x w", "y", source, ZM_F32);
+      for (int k = 0; k < 5; k++) x[0][k] = random_between(0.3, 1.2), x[1][k] = random_between(0.3, 1.2), g[0][k] = random_between(-1, 1);
+      gradient_of(c, (bool[ZMI_CODE_MAX]){true, true}, 5, x, g, both, 1, source);
+      for (int operand = 0; operand < 2; operand++) {
+        gradient_of(c, (bool[ZMI_CODE_MAX]){operand == 0, operand == 1}, 5, x, g, one, 1, source);
+        for (int k = 0; k < 5; k++) {
+          if (!(fabs(one[operand][k] - both[operand][k]) <= 1e-9 * scale_of(both[operand][k], 0)))
+            fail_msg("%s: gradient of %d at %d: %.9g, with that of the other %.9g", source, operand, k, one[operand][k], both[operand][k]);
+        }
+      }
+      zmi_code_free(c);
+    }
   }
 }
 
@@ -807,6 +843,7 @@ int main(void) {
       cmocka_unit_test(traced_rows_have_gradients),
       cmocka_unit_test(loops_of_rows_have_gradients),
       cmocka_unit_test(rows_in_parts_have_gradients),
+      cmocka_unit_test(rows_have_gradients_of_one_operand),
       cmocka_unit_test(parts_are_of_wider_operands),
       cmocka_unit_test(ties_are_as_in_mlx),
       cmocka_unit_test(derivatives_are_simple),

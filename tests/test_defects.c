@@ -218,6 +218,30 @@ static void an_expert_of_a_masked_group_is_never_chosen(void) {
   }
 }
 
+// Scores that rank with or below whatever a masked one could be: NaN, and a bias of -infinity.
+static void no_score_is_so_low_that_a_masked_expert_is_chosen(void) {
+  static const struct {
+    int64_t experts, k;
+    float logits[8], bias[8];
+    uint32_t wanted[4];
+  } cases[] = {
+      {8, 3, {9, 9, NAN, NAN, 0, 0, 0, 0}, {0}, {0, 1, 2}},
+      {8, 4, {0}, {0, 0, 0, 0, 5, 5, -INFINITY, -INFINITY}, {4, 5, 6, 7}},
+      {8, 4, {0}, {-INFINITY, -INFINITY, 5, 5, 0, 0, 0, 0}, {2, 3, 0, 1}},
+      {4, 2, {NAN, NAN, NAN, NAN}, {0}, {0, 1}},
+      {4, 2, {0}, {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, {0, 1}},
+  };
+  for (size_t c = 0; c < ZMI_COUNT(cases); c++) {
+    zm_array *x = filled(cases[c].logits, ZM_F32, SHAPE(1, cases[c].experts)), *weights, *indices;
+    zm_array *bias = filled(cases[c].bias, ZM_F32, SHAPE(cases[c].experts));
+    MUST(zm_deepseek_router_topk_sigmoid(x, bias, (int)cases[c].k, 2, 1, &weights, &indices));
+    const uint32_t *found = data_of(indices);
+    for (int64_t i = 0; i < cases[c].k; i++) {
+      if (found[i] != cases[c].wanted[i]) fail_msg("case %zu, choice %lld is %u", c, (long long)i, found[i]);
+    }
+  }
+}
+
 // Indices of 64 bits that would be good ones in their low 32.
 static void an_index_beyond_32_bits_is_out_of_range(void) {
   static const int64_t far[] = {((int64_t)1 << 32) + 1, 0};
@@ -633,6 +657,7 @@ static void one_bound_of_both_tolerances_must_hold(void) {
   X(dispatch_follows_the_indices)                                                                                                          \
   X(gating_of_ten_thousand_rows_is_that_of_a_plain_loop)                                                                                   \
   X(an_expert_of_a_masked_group_is_never_chosen)                                                                                           \
+  X(no_score_is_so_low_that_a_masked_expert_is_chosen)                                                                                     \
   X(an_index_beyond_32_bits_is_out_of_range)                                                                                               \
   X(a_gate_without_what_it_gates_is_refused)                                                                                               \
   X(an_update_of_a_cache_keeps_what_was_there)                                                                                             \

@@ -92,24 +92,26 @@ size_t zmi_route_work(const zmi_route_rule *r, int64_t experts) {
   return floats_of(r, experts) + zmi_align64((size_t)ZMI_MAX(r->k, ZMI_MAX(r->top_groups, 2)) * sizeof(uint64_t));
 }
 
-// Scores of groups that are not among the best become -infinity: nothing in them can be chosen before what is in the others.
-static void keep_groups(const zmi_route_rule *r, float *score, int64_t experts, float *group, uint64_t *best) {
-  static const union {
-    uint32_t u;
-    float f;
-  } none = {.u = 0xff800000u};
-  int64_t size = experts / r->groups;
+// Packs the scores of the best groups together, in order of index: what is not among them cannot be chosen, whatever the scores are. (No
+// score ranks below all others: NaN does below -infinity, and equal ones go by index.) Returns how many there are; kept [top_groups]
+// becomes the groups, in the memory of `group`.
+static int64_t pack_groups(const zmi_route_rule *r, float *score, int64_t experts, float *group, uint64_t *best, int32_t **kept) {
+  int64_t size = experts / r->groups, count = 0;
   for (int64_t g = 0; g < r->groups; g++) {
     const float *s = score + g * size;
     zmi_largest(s, size, ZMI_MIN(size, 2), best);
     group[g] = size > 1 ? s[zmi_largest_index(best[0])] + s[zmi_largest_index(best[1])] : s[0];
   }
   zmi_largest(group, r->groups, r->top_groups, best);
+  *kept = (int32_t *)(void *)group;
   for (int64_t g = 0; g < r->groups; g++) {
-    bool kept = false;
-    for (int64_t i = 0; i < r->top_groups; i++) kept |= zmi_largest_index(best[i]) == (uint32_t)g;
-    for (int64_t e = g * size; !kept && e < (g + 1) * size; e++) score[e] = none.f;
+    bool among = false;
+    for (int64_t i = 0; i < r->top_groups; i++) among |= zmi_largest_index(best[i]) == (uint32_t)g;
+    if (!among) continue;
+    memmove(score + count * size, score + g * size, (size_t)size * sizeof *score);
+    (*kept)[count++] = (int32_t)g;
   }
+  return count * size;
 }
 
 void zmi_route_row(const zmi_kernels *kn, const zmi_route_rule *r, const void *logits, zm_dtype dtype, int64_t experts, const float *bias,
@@ -122,11 +124,14 @@ void zmi_route_row(const zmi_kernels *kn, const zmi_route_rule *r, const void *l
   if (r->rounds) kn->round(p, experts, dtype);
   for (int64_t e = 0; e < experts; e++) score[e] = bias ? p[e] + bias[e] : p[e];
   if (r->weighs_bias) memcpy(p, score, (size_t)experts * sizeof *p);
-  if (r->groups > 1) keep_groups(r, score, experts, group, best);
-  zmi_largest(score, experts, r->k, best);
+  int64_t choices = experts, size = experts / r->groups;
+  int32_t *kept = NULL;
+  if (r->groups > 1) choices = pack_groups(r, score, experts, group, best, &kept);
+  zmi_largest(score, choices, r->k, best);
   float total = 0;
   for (int64_t s = 0; s < r->k; s++) {
-    chosen[s] = (int32_t)zmi_largest_index(best[s]);
+    const int64_t at = zmi_largest_index(best[s]);
+    chosen[s] = (int32_t)(kept ? kept[at / size] * size + at % size : at);
     w[s] = p[chosen[s]];
     total += w[s];
   }

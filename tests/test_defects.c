@@ -562,6 +562,91 @@ static void the_slope_of_what_was_not_chosen_stays_out(void) {
   }
 }
 
+// ---- slopes at every magnitude ----
+
+static double sigmoid_of(double x) {
+  return 1 / (1 + exp(-x));
+}
+
+static double slope_of(const char *word, double x) {
+#define IS(name) (strcmp(word, name) == 0)
+  const double s = sigmoid_of(x), bell = s * sigmoid_of(-x), t = tanh(fmax(x, 0) + log1p(exp(-fabs(x)))), k = 0.071354816272600253;
+  const double u = x * (1.5957691216057308 + k * x * x), rise = 1.5957691216057308 + 3 * k * x * x;
+  if (IS("exp") || IS("expm1")) return exp(x);
+  if (IS("log")) return 1 / x;
+  if (IS("tanh")) return pow(cosh(x), -2);
+  if (IS("sigmoid")) return bell;
+  if (IS("relu")) return x > 0;
+  if (IS("relu2")) return x > 0 ? 2 * x : 0;
+  if (IS("silu")) return s + x * bell;
+  if (IS("gelu_tanh")) return sigmoid_of(u) + x * sigmoid_of(u) * sigmoid_of(-u) * rise;
+  if (IS("softplus")) return s;
+  if (IS("mish")) return t + x * (1 - t * t) * s;
+  return x > 0 ? 1 : 0.5 * exp(x); // elu
+}
+
+static zm_array *half_elu_grad(zm_array *x, zm_array *g) {
+  return zm_elu_grad(x, g, 0.5);
+}
+
+// scale: of sums of terms of either sign, one of them x times a rounded 1 - s.
+static void slope_near(const char *word, zm_array *slope, double x, zm_dtype dtype) {
+  const double unit = dtype == ZM_F32 ? 0x1p-23 : dtype == ZM_F16 ? 0x1p-11 : 0x1p-8, least = dtype == ZM_F16 ? 0x1p-23 : 2e-36;
+  const double want = slope_of(word, x), scale = IS("silu") || IS("mish") || IS("gelu_tanh") ? 4 : 0;
+  const double found = (double)floats(zm_astype(slope, ZM_F32))[0];
+  if (fabs(want) > (dtype == ZM_F16 ? 65000 : 3.4e38)) return;
+  if (!(fabs(found - want) <= 4 * unit * (fabs(want) + scale) + least))
+    fail_msg("%s, %s, at %.9g: %.9g, wanted %.9g", word, zm_dtype_name(dtype), x, found, want);
+}
+
+// What is left of 1 - y^2, 1 - y and y + 1 where y was rounded to nearly 1 or -1, and a factor that stays what it is while x grows.
+static void slopes_keep_their_digits_at_every_magnitude(void) {
+#define SLOPE(word)                                                                                                                        \
+  { #word, zm_##word, zm_##word##_grad, NULL }
+  static const struct {
+    const char *word;
+    zm_array *(*function)(zm_array *);
+    zm_array *(*row)(zm_array *, zm_array *);
+    const char *source;
+  } cases[] = {SLOPE(exp),
+               SLOPE(log),
+               SLOPE(relu),
+               SLOPE(relu2),
+               SLOPE(silu),
+               SLOPE(gelu_tanh),
+               SLOPE(softplus),
+               SLOPE(mish),
+               {"tanh", zm_tanh, zm_tanh_grad, "tanh(x)"},
+               {"sigmoid", zm_sigmoid, zm_sigmoid_grad, "sigmoid(x)"},
+               {"elu", elu, half_elu_grad, "x > 0 ? x : 0.5 * expm1(x)"},
+               {"expm1", zm_expm1, NULL, "expm1(x)"}};
+  static const float magnitudes[] = {1e-37f, 1e-30f, 1e-8f, 1e-3f, 0.1f, 0.5f, 1,  2,  3,   4,    5,    8,    10,    10.5f,
+                                     15,     20,     30,    43,    60,   80,   86, 89, 100, 1e3f, 1e5f, 1e8f, 1e18f, 3e38f};
+  static const zm_dtype dtypes[] = {ZM_F32, ZM_BF16, ZM_F16};
+  for (size_t c = 0; c < ZMI_COUNT(cases); c++) {
+    chosen by_function = {NULL, cases[c].function}, by_source = {cases[c].source ? zm_elementwise(cases[c].source, NULL) : NULL, NULL};
+    for (size_t i = 0; i < 2 * ZMI_COUNT(magnitudes) * ZMI_COUNT(dtypes); i++) {
+      const zm_dtype dtype = dtypes[i % ZMI_COUNT(dtypes)];
+      const float magnitude = magnitudes[i / ZMI_COUNT(dtypes) / 2], x = i / ZMI_COUNT(dtypes) % 2 ? -magnitude : magnitude, one = 1;
+      zm_scope *scope = zm_scope_open();
+      zm_array *a = filled(&x, dtype, NULL, 0), *g = filled(&one, dtype, NULL, 0), *slope;
+      const double at = (double)floats(zm_astype(a, ZM_F32))[0];
+      const bool there = isfinite(at) && !(at <= 0 && c == 1) && !(magnitude > 1e19f && c == 5); // x^2 of gelu_tanh must be finite
+      if (there) {
+        MUST(slope_of_chosen(&by_function, &a, 1, &slope, 1));
+        slope_near(cases[c].word, slope, at, dtype);
+        if (cases[c].row) slope_near(cases[c].word, cases[c].row(a, g), at, dtype);
+      }
+      if (there && by_source.op) {
+        MUST(slope_of_chosen(&by_source, &a, 1, &slope, 1));
+        slope_near(cases[c].word, slope, at, dtype);
+      }
+      zm_scope_close(scope);
+    }
+    zm_op_free(by_source.op);
+  }
+}
+
 static zm_status cross_entropy(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
   (void)nin, (void)nout;
   return (out[0] = zm_softmax_cross_entropy(in[0], user, -1)) ? ZM_OK : zm_last_status();
@@ -675,6 +760,7 @@ static void one_bound_of_both_tolerances_must_hold(void) {
   X(a_bias_has_the_gradient_of_what_it_is_added_to)                                                                                        \
   X(the_cotangents_of_all_results_count)                                                                                                   \
   X(the_slope_of_what_was_not_chosen_stays_out)                                                                                            \
+  X(slopes_keep_their_digits_at_every_magnitude)                                                                                           \
   X(a_target_that_is_no_class_has_no_gradient_of_zero)                                                                                     \
   X(nan_never_matches)                                                                                                                     \
   X(one_bound_of_both_tolerances_must_hold)

@@ -51,17 +51,19 @@ zm_array *zm_elu(zm_array *x, double alpha) {
 
 GRADIENT(exp_grad, "y = g * exp(x);")
 GRADIENT(log_grad, "y = g / x;")
-GRADIENT(tanh_grad, "let t = tanh(x); y = g * (1.0f - t * t);")
-GRADIENT(sigmoid_grad, "let s = sigmoid(x); y = g * s * (1.0f - s);")
+// Both are even: from -|x| nothing cancels in 1 - s. (1 - tanh(x)^2 = 4 s (1 - s) of 2x. Unlike abs, copysign has a slope at 0.)
+GRADIENT(tanh_grad, "let s = sigmoid(copysign(2.0f * x, -1.0f)); y = g * (4.0f * s * (1.0f - s));")
+GRADIENT(sigmoid_grad, "let s = sigmoid(copysign(x, -1.0f)); y = g * (s * (1.0f - s));")
 GRADIENT(relu_grad, "y = x > 0.0f ? g : (x != x ? x : 0.0f);")
 GRADIENT(relu2_grad, "y = x > 0.0f ? 2.0f * x * g : (x != x ? x : 0.0f);")
 GRADIENT(silu_grad, "let s = sigmoid(x); y = g * (s + x * s * (1.0f - s));")
 GRADIENT(gelu_tanh_grad, "let s = sigmoid(x * fma(0.0713548162726f, x * x, 1.5957691216057f));"
                          "y = g * (s + x * s * (1.0f - s) * fma(0.2140644488178f, x * x, 1.5957691216057f));")
 GRADIENT(softplus_grad, "y = g * sigmoid(x);")
-// t = tanh(softplus(x)) = n / (n + 2) as in `mish`, 1 - t^2 = 4 (n + 1) / (n + 2)^2, and n + 1 = (1 + e)^2
-GRADIENT(mish_grad, "let e = exp(x + x > 20.0f ? 10.0f : x); let n = e * (e + 2.0f); let w = 1.0f / (n + 2.0f); y = g * (n * w + x * (4.0f "
-                    "* e * (1.0f + e) * w) * w);")
+// t = tanh(softplus(x)) = n / (n + 2) as in `mish`, 1 - t^2 = 4 (n + 1) / (n + 2)^2, and n + 1 = (1 + e)^2. From 12 on the second term is
+// below half a unit of the last place of 1: x stays 12 in it, as it does in e.
+GRADIENT(mish_grad, "let c = x + x > 24.0f ? 12.0f : x; let e = exp(c); let n = e * (e + 2.0f); let w = 1.0f / (n + 2.0f); "
+                    "y = g * (n * w + c * (4.0f * e * (1.0f + e) * w) * w);")
 ZMI_ELEMENTS(elu_grad, "x g", "alpha", "x > 0.0f ? g : g * alpha * exp(x)")
 
 zm_array *zm_elu_grad(zm_array *x, zm_array *g, double alpha) {

@@ -158,6 +158,13 @@ static int near_one(const terms *t) { // (1 - a)(1 + a), exact where 1 - a^2 is 
   return mul(t, op2(t, ZMI_K_SUB, num(t, 1), t->a), op2(t, ZMI_K_ADD, num(t, 1), t->a));
 }
 
+// The slope of the sigmoid: even, so s is taken of -|a|, where nothing cancels in 1 - s. (Of a result near 1, which is rounded, few or no
+// digits would be left. copysign has a slope at 0 for the next derivative, abs has none.)
+static int bell(const terms *t, int a) {
+  int s = op1(t, ZMI_K_SIGMOID, op2(t, ZMI_K_COPYSIGN, a, num(t, -1)));
+  return mul(t, s, op2(t, ZMI_K_SUB, num(t, 1), s));
+}
+
 static zmi_factor times(int v) {
   return (zmi_factor){ZMI_F_TIMES, v};
 }
@@ -236,8 +243,8 @@ static zmi_factor function_rule(const terms *t, zmi_cop op) { // of one operand
     return times(y);
   case ZMI_K_EXP2:
     return times(mul(t, y, num(t, ln2)));
-  case ZMI_K_EXPM1:
-    return times(op2(t, ZMI_K_ADD, y, num(t, 1)));
+  case ZMI_K_EXPM1: // not y + 1: y is rounded, and -1 where e^a still has all its digits
+    return times(op1(t, ZMI_K_EXP, a));
   case ZMI_K_LOG:
     return divide(a);
   case ZMI_K_LOG2:
@@ -262,8 +269,8 @@ static zmi_factor function_rule(const terms *t, zmi_cop op) { // of one operand
     return times(op1(t, ZMI_K_COSH, a));
   case ZMI_K_COSH:
     return times(op1(t, ZMI_K_SINH, a));
-  case ZMI_K_TANH:
-    return times(op2(t, ZMI_K_SUB, num(t, 1), mul(t, y, y)));
+  case ZMI_K_TANH: // 1 - y^2
+    return times(mul(t, num(t, 4), bell(t, op2(t, ZMI_K_ADD, a, a))));
   case ZMI_K_ASINH:
     return times(op1(t, ZMI_K_RSQRT, op2(t, ZMI_K_ADD, num(t, 1), mul(t, a, a))));
   case ZMI_K_ACOSH:
@@ -275,7 +282,7 @@ static zmi_factor function_rule(const terms *t, zmi_cop op) { // of one operand
   case ZMI_K_ERFINV:
     return times(mul(t, num(t, 0.88622692545275801f), op1(t, ZMI_K_EXP, mul(t, y, y))));
   case ZMI_K_SIGMOID:
-    return times(mul(t, y, op2(t, ZMI_K_SUB, num(t, 1), y)));
+    return times(bell(t, a));
   case ZMI_K_SILU: {
     int s = op1(t, ZMI_K_SIGMOID, a);
     return times(op2(t, ZMI_K_ADD, s, mul(t, y, op2(t, ZMI_K_SUB, num(t, 1), s))));

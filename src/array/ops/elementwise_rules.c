@@ -91,10 +91,10 @@ static zm_array *rsqrt_times(const zmi_node *n, int i, zm_array *v) {
   return zm_divide(zm_multiply(scaled(v, -0.5), zmi_result(n, 0)), n->in[0]);
 }
 
+// y (1 - y): not from y, which is rounded, and 1 where the slope still has all its digits
 static zm_array *sigmoid_times(const zmi_node *n, int i, zm_array *v) {
   (void)i;
-  zm_array *y = zmi_result(n, 0);
-  return zm_multiply(v, zm_multiply(y, zm_subtract(zmi_scalar_like(y, 1), y)));
+  return zm_multiply(v, zm_multiply(zmi_result(n, 0), zm_sigmoid(zm_negative(n->in[0]))));
 }
 
 // s (1 + x (1 - s)) with s = sigmoid(x)
@@ -104,10 +104,11 @@ static zm_array *silu_times(const zmi_node *n, int i, zm_array *v) {
   return zm_multiply(v, zm_multiply(s, zm_add(one, zm_multiply(n->in[0], zm_subtract(one, s)))));
 }
 
+// 1 - y^2 as 4 sigmoid(2x) sigmoid(-2x), for the same reason
 static zm_array *tanh_times(const zmi_node *n, int i, zm_array *v) {
   (void)i;
-  zm_array *y = zmi_result(n, 0);
-  return zm_multiply(v, zm_subtract(zmi_scalar_like(y, 1), zm_multiply(y, y)));
+  zm_array *x = n->in[0];
+  return zm_multiply(v, zm_multiply(scaled(zm_sigmoid(scaled(x, 2)), 4), zm_sigmoid(scaled(x, -2))));
 }
 
 static zm_array *power_times(const zmi_node *n, int i, zm_array *v) {
@@ -151,7 +152,7 @@ ONE(reciprocal, zm_negative(zm_multiply(v, zm_square(RESULT))))
 ONE(degrees, scaled(v, 57.29577951308232))
 ONE(radians, scaled(v, 0.017453292519943295))
 ONE(exp2, zm_multiply(v, scaled(RESULT, 0.6931471805599453)))
-ONE(expm1, zm_multiply(v, PLUS(RESULT, 1)))
+ONE(expm1, zm_multiply(v, zm_exp(x))) // not y + 1: y is rounded, and -1 where e^x still has all its digits
 ONE(log2, zm_divide(scaled(v, 1.4426950408889634), x))
 ONE(log10, zm_divide(scaled(v, 0.4342944819032518), x))
 ONE(log1p, zm_divide(v, PLUS(x, 1)))

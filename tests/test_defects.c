@@ -599,6 +599,18 @@ static void slope_near(const char *word, zm_array *slope, double x, zm_dtype dty
     fail_msg("%s, %s, at %.9g: %.9g, wanted %.9g", word, zm_dtype_name(dtype), x, found, want);
 }
 
+static void relu_passes_nothing_back_where_x_is_nan(void) {
+  zm_array *(*const functions[])(zm_array *) = {zm_relu, zm_relu2};
+  zm_array *(*const rows[])(zm_array *, zm_array *) = {zm_relu_grad, zm_relu2_grad};
+  for (size_t i = 0; i < ZMI_COUNT(functions); i++) {
+    const float nan = NAN, one_of_g = 1;
+    zm_array *x = filled(&nan, ZM_F32, NULL, 0), *g = filled(&one_of_g, ZM_F32, NULL, 0), *slope;
+    MUST(slope_of_chosen(&(chosen){NULL, functions[i]}, &x, 1, &slope, 1));
+    assert_true(isnan(one(functions[i], nan)));
+    assert_true(floats(slope)[0] == 0 && floats(rows[i](x, g))[0] == 0);
+  }
+}
+
 // What is left of 1 - y^2, 1 - y and y + 1 where y was rounded to nearly 1 or -1, and a factor that stays what it is while x grows.
 static void slopes_keep_their_digits_at_every_magnitude(void) {
 #define SLOPE(word)                                                                                                                        \
@@ -761,6 +773,7 @@ static void one_bound_of_both_tolerances_must_hold(void) {
   X(the_cotangents_of_all_results_count)                                                                                                   \
   X(the_slope_of_what_was_not_chosen_stays_out)                                                                                            \
   X(slopes_keep_their_digits_at_every_magnitude)                                                                                           \
+  X(relu_passes_nothing_back_where_x_is_nan)                                                                                               \
   X(a_target_that_is_no_class_has_no_gradient_of_zero)                                                                                     \
   X(nan_never_matches)                                                                                                                     \
   X(one_bound_of_both_tolerances_must_hold)

@@ -35,9 +35,9 @@ OF_ARRAYS(sigmoid)
 OF_ARRAYS(silu)
 OF_ARRAYS(softplus)
 
-// NaN stays NaN; the derivative at 0 is 0.
-UNARY(relu, "x > 0.0f ? x : (x != x ? x : 0.0f)")
-UNARY(relu2, "x > 0.0f ? x * x : (x != x ? x : 0.0f)")
+// NaN stays NaN; the derivative at 0 and at NaN, which is not above 0, is 0.
+UNARY(relu, "x > 0.0f ? x : (x != x ? NAN : 0.0f)")
+UNARY(relu2, "x > 0.0f ? x * x : (x != x ? NAN : 0.0f)")
 UNARY(gelu_tanh, "gelu_tanh(x)")
 UNARY(mish, "mish(x)")
 
@@ -54,8 +54,8 @@ GRADIENT(log_grad, "y = g / x;")
 // Both are even: from -|x| nothing cancels in 1 - s. (1 - tanh(x)^2 = 4 s (1 - s) of 2x. Unlike abs, copysign has a slope at 0.)
 GRADIENT(tanh_grad, "let s = sigmoid(copysign(2.0f * x, -1.0f)); y = g * (4.0f * s * (1.0f - s));")
 GRADIENT(sigmoid_grad, "let s = sigmoid(copysign(x, -1.0f)); y = g * (s * (1.0f - s));")
-GRADIENT(relu_grad, "y = x > 0.0f ? g : (x != x ? x : 0.0f);")
-GRADIENT(relu2_grad, "y = x > 0.0f ? 2.0f * x * g : (x != x ? x : 0.0f);")
+GRADIENT(relu_grad, "y = x > 0.0f ? g : 0.0f;")
+GRADIENT(relu2_grad, "y = x > 0.0f ? 2.0f * x * g : 0.0f;")
 GRADIENT(silu_grad, "let s = sigmoid(x); y = g * (s + x * s * (1.0f - s));")
 GRADIENT(gelu_tanh_grad, "let s = sigmoid(x * fma(0.0713548162726f, x * x, 1.5957691216057f));"
                          "y = g * (s + x * s * (1.0f - s) * fma(0.2140644488178f, x * x, 1.5957691216057f));")
@@ -90,8 +90,8 @@ static const zmi_entry entries[] = {
     OLD(log, "ln x"),
     OLD(tanh, "tanh x"),
     OLD(sigmoid, "1 / (1 + e^-x)"),
-    ONE(relu, "max(x, 0)"),
-    ONE(relu2, "max(x, 0)^2"),
+    ONE(relu, "max(x, 0); NaN if x is NaN"),
+    ONE(relu2, "max(x, 0)^2; NaN if x is NaN"),
     OLD(silu, "x sigmoid(x)"),
     ONE(gelu_tanh, "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))"),
     OLD(softplus, "max(x, 0) + log1p(e^-|x|), without overflow"),
@@ -105,10 +105,10 @@ static const zmi_entry entries[] = {
      .sample = "x 1024 1024"},
     TWO(exp_grad, "g e^x"),
     TWO(log_grad, "g / x"),
-    TWO(tanh_grad, "g (1 - tanh(x)^2)"),
-    TWO(sigmoid_grad, "g s (1 - s), s = sigmoid(x)"),
-    TWO(relu_grad, "g if x > 0, else 0"),
-    TWO(relu2_grad, "2 x g if x > 0, else 0"),
+    TWO(tanh_grad, "g 4 s (1 - s), s = sigmoid(-2 |x|), which is g (1 - tanh(x)^2)"),
+    TWO(sigmoid_grad, "g s (1 - s), s = sigmoid(-|x|)"),
+    TWO(relu_grad, "g if x > 0, else 0, also if x is NaN"),
+    TWO(relu2_grad, "2 x g if x > 0, else 0, also if x is NaN"),
     TWO(silu_grad, "g (s + x s (1 - s)), s = sigmoid(x)"),
     TWO(gelu_tanh_grad, "g d gelu_tanh / dx"),
     TWO(softplus_grad, "g sigmoid(x)"),

@@ -659,6 +659,60 @@ static void slopes_keep_their_digits_at_every_magnitude(void) {
   }
 }
 
+// ---- slopes of powers ----
+
+typedef struct nested {
+  zm_op *op; // NULL: zm_power
+  int order; // of the derivative by a; the last one may be by b
+  bool by_b;
+} nested;
+
+static zm_status slope_of_power(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
+  const nested *n = user;
+  nested inner = {n->op, n->order - 1, false};
+  zm_array *y, *gradient[2];
+  (void)nout;
+  if (n->order == 0) {
+    out[0] = n->op ? NULL : zm_power(in[0], in[1]);
+    return n->op ? zm_op_apply(n->op, in, nin, out, 1) : out[0] ? ZM_OK : zm_last_status();
+  }
+  const zm_status status = zm_vjp(slope_of_power, &inner, in, nin, NULL, &y, 1, gradient);
+  if (status == ZM_OK) out[0] = gradient[n->by_b];
+  return status;
+}
+
+// b a^(b - 1) is 0 where b is 0, and a^b log(a) where a^b is, in the operation and in the language; so are all further slopes of constants.
+static void a_power_that_is_constant_has_no_slope(void) {
+  static const struct {
+    int order;
+    bool by_b;
+    float a, b;
+    double wanted;
+  } cases[] = {
+      {1, false, 0, 0, 0},          {1, false, INFINITY, 0, 0}, {1, false, NAN, 0, 0},        {1, false, 2, 0, 0},
+      {1, false, 0, 1, 1},          {1, false, 0, 2, 0},        {1, false, 0, -1, -INFINITY}, {1, false, 3, 2, 6},
+      {2, false, 0, 1, 0},          {2, false, 0, 2, 2},        {3, false, 0, 2, 0},          {2, false, 0, 0, 0},
+      {3, false, 2, 3, 6},          {1, true, 0, NAN, NAN},     {1, true, 0, 0, -INFINITY},   {1, true, 0, -1, -INFINITY},
+      {1, true, 0, 2, 0},           {1, true, INFINITY, -1, 0}, {1, true, 2, 3, 5.545177444}, {2, true, 2, 0, 0.5},
+      {2, true, 2, 3, 12.31776617}, {2, true, 0, 3, 0},
+  };
+  zm_op *op = zm_elementwise("pow(a, b)", &(zm_elementwise_options){.inputs = "a b"});
+  assert_non_null(op);
+  for (size_t i = 0; i < 2 * ZMI_COUNT(cases); i++) {
+    const size_t c = i / 2;
+    zm_array *in[2] = {filled(&cases[c].a, ZM_F32, NULL, 0), filled(&cases[c].b, ZM_F32, NULL, 0)}, *slope = NULL;
+    MUST(slope_of_power(&(nested){i % 2 ? op : NULL, cases[c].order, cases[c].by_b}, in, 2, &slope, 1));
+    const double found = (double)floats(slope)[0], wanted = cases[c].wanted;
+    if (isnan(wanted) ? !isnan(found) : !(found == wanted || fabs(found - wanted) <= 1e-5 * fabs(wanted)))
+      fail_msg("case %zu, %s: found %g, wanted %g", c, i % 2 ? "pow" : "zm_power", found, wanted);
+  }
+  zm_op_free(op);
+  const float small = 1e-5f, zero = 0; // 1 / a is infinite in float16
+  zm_array *half[2] = {filled(&small, ZM_F16, NULL, 0), filled(&zero, ZM_F16, NULL, 0)}, *slope = NULL;
+  MUST(slope_of_power(&(nested){NULL, 1, false}, half, 2, &slope, 1));
+  assert_true(floats(zm_astype(slope, ZM_F32))[0] == 0);
+}
+
 static zm_status cross_entropy(void *user, zm_array *const *in, int nin, zm_array **out, int nout) {
   (void)nin, (void)nout;
   return (out[0] = zm_softmax_cross_entropy(in[0], user, -1)) ? ZM_OK : zm_last_status();
@@ -773,6 +827,7 @@ static void one_bound_of_both_tolerances_must_hold(void) {
   X(the_cotangents_of_all_results_count)                                                                                                   \
   X(the_slope_of_what_was_not_chosen_stays_out)                                                                                            \
   X(slopes_keep_their_digits_at_every_magnitude)                                                                                           \
+  X(a_power_that_is_constant_has_no_slope)                                                                                                 \
   X(relu_passes_nothing_back_where_x_is_nan)                                                                                               \
   X(a_target_that_is_no_class_has_no_gradient_of_zero)                                                                                     \
   X(nan_never_matches)                                                                                                                     \

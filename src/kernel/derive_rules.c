@@ -184,7 +184,14 @@ static zmi_factor power_rule(const terms *t, int operand) {
   if (operand == 1) { // y log(a); 0 where y is 0
     return times(zmi_code_op(t->c, ZMI_K_SELECT, op2(t, ZMI_K_EQ, t->y, num(t, 0)), num(t, 0), mul(t, t->y, op1(t, ZMI_K_LOG, t->a))));
   }
-  float e = b->op == ZMI_K_CONST ? b->imm.f : 0;
+  if (b->op != ZMI_K_CONST) { // 0 where b is 0, also where 1 / a is not finite: a^0 stands in for a^(b - 1)
+    int infinite = op1(t, ZMI_K_NOT, op1(t, ZMI_K_ISFINITE, op2(t, ZMI_K_DIV, num(t, 1), t->a)));
+    int constant = op2(t, ZMI_K_AND, op2(t, ZMI_K_EQ, t->b, num(t, 0)), infinite);
+    int rest = zmi_code_op(t->c, ZMI_K_SELECT, constant, num(t, 0), op2(t, ZMI_K_SUB, t->b, num(t, 1)));
+    return times(mul(t, t->b, op2(t, ZMI_K_POW, t->a, rest)));
+  }
+  float e = b->imm.f;
+  if (e == 0) return (zmi_factor){ZMI_F_NONE, -1};
   if (e == 1) return (zmi_factor){ZMI_F_ONE, -1};
   if (e == 2) return times(mul(t, num(t, 2), t->a));
   if (e == 3) return times(mul(t, num(t, 3), mul(t, t->a, t->a)));

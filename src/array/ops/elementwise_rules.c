@@ -112,10 +112,14 @@ static zm_array *tanh_times(const zmi_node *n, int i, zm_array *v) {
 }
 
 static zm_array *power_times(const zmi_node *n, int i, zm_array *v) {
-  zm_array *a = n->in[0], *b = n->in[1];
-  if (i == 0) return zm_multiply(v, zm_multiply(b, zm_power(a, zm_subtract(b, zmi_scalar_like(b, 1)))));
-  // a^b log(a), which is 0 where a is 0
-  return masked(zm_not_equal(a, zmi_scalar_like(a, 0)), zm_multiply(v, zm_multiply(zmi_result(n, 0), zm_log(a))));
+  zm_array *a = n->in[0], *b = n->in[1], *y = zmi_result(n, 0);
+  if (i == 0) { // b a^(b - 1), which is 0 where b is 0, also where 1 / a is not finite: a^0 stands in for it
+    zm_array *constant = zm_logical_and(zm_equal(b, zmi_scalar_like(b, 0)), zm_logical_not(zm_isfinite(zm_reciprocal(a))));
+    zm_array *rest = zm_where(constant, zmi_scalar_like(b, 0), zm_subtract(b, zmi_scalar_like(b, 1)));
+    return zm_multiply(v, zm_multiply(b, zm_power(a, rest)));
+  }
+  // y log(a), which is 0 where y is 0: log(1) stands in for it, so that the slope of log stays out of further derivatives
+  return zm_multiply(v, zm_multiply(y, zm_log(zm_where(zm_equal(y, zmi_scalar_like(y, 0)), zmi_scalar_like(a, 1), a))));
 }
 
 static zm_array *remainder_times(const zmi_node *n, int i, zm_array *v) {
@@ -201,7 +205,8 @@ RULES(maximum, "all operands; of two equal ones the second") RULES(minimum, "all
 RULES(negative, "x") RULES(abs, "x; 0 at 0") RULES(exp, "x") RULES(log, "x") RULES(sqrt, "x") RULES(rsqrt, "x")
 RULES(sigmoid, "x") RULES(silu, "x") RULES(tanh, "x")
 NO_GRADIENT(equal) NO_GRADIENT(not_equal) NO_GRADIENT(less) NO_GRADIENT(less_equal) NO_GRADIENT(greater) NO_GRADIENT(greater_equal)
-RULES(power, "all operands") RULES(remainder, "all operands") RULES(arctan2, "all operands") RULES(logaddexp, "all operands")
+RULES(power, "all operands; of a 0 where b is 0, of b 0 where the result is 0")
+RULES(remainder, "all operands") RULES(arctan2, "all operands") RULES(logaddexp, "all operands")
 RULES(replace_nonfinite, "all operands")
 RULES(square, "x") RULES(reciprocal, "x") RULES(degrees, "x") RULES(radians, "x") RULES(exp2, "x") RULES(expm1, "x") RULES(log2, "x")
 RULES(log10, "x") RULES(log1p, "x") RULES(sin, "x") RULES(cos, "x") RULES(tan, "x") RULES(arcsin, "x") RULES(arccos, "x") RULES(arctan, "x")

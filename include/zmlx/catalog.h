@@ -73,7 +73,8 @@ ZM_API zm_array *zm_logsumexp_lastdim(zm_array *x);
 ZM_API zm_array *zm_masked_softmax(zm_array *x, zm_array *mask); // a row that sees nothing gives zeros
 ZM_API zm_array *zm_scale_mask_softmax(zm_array *x, zm_array *mask, double scale);
 // softmax(scale q k^T + mask) v: q [B, H, L, D], k [B, G, S, D], v [B, G, S, E], H a multiple of G -> [B, H, L, E], in float32 inside.
-// Memory grows with L and S, not with their product; gradients compute the scores again. A row that sees nothing gives the mean of v.
+// Memory grows with L and S, not with their product; gradients compute the scores again. A row all of whose keys
+// are hidden by a bool mask or `causal` gives the mean of v; one whose floats are all -infinity gives NaN, as softmax does.
 typedef struct zm_attention_options {
   double scale;    // 0: 1 / sqrt(D)
   zm_array *mask;  // NULL: none. bool: true is seen; floats: added to the scaled scores. Broadcast to [B, H, L, S]

@@ -286,6 +286,139 @@ static void convolutions_in_the_written_order(void **state) {
   }
 }
 
+// ---- taps that meet no element add nothing: NaN and infinities of weights and cotangents don't spread through them ----
+
+typedef struct strange_row {
+  int space;
+  int64_t size[2], kernel[2], groups, per, each; // per: channels of a group, each: filters of one
+  zm_conv_options o;
+} strange_row;
+
+static int64_t along(const int64_t *list, const strange_row *r, int d, int64_t none) { // axis d of two; the first one of one is not there
+  const int at = d - (2 - r->space);
+  return at < 0 || (list[at] == 0 && none == 1) ? none : list[at];
+}
+
+static zm_conv_options two_axes(const strange_row *r) {
+  zm_conv_options o = {.flip = r->o.flip, .groups = r->groups};
+  for (int d = 0; d < 2; d++) {
+    o.stride[d] = along(r->o.stride, r, d, 1);
+    o.dilation[d] = along(r->o.dilation, r, d, 1);
+    o.input_dilation[d] = along(r->o.input_dilation, r, d, 1);
+    o.padding_low[d] = along(r->o.padding_low, r, d, 0);
+  }
+  return o;
+}
+
+// y, dx and dw, of the taps that meet an element alone.
+static void met_sums(const strange_row *r, zm_array *const *in, zm_array *g, double *const *sums) {
+  const zm_conv_options o = two_axes(r);
+  const float *x = in[0]->data, *w = in[1]->data, *c = g->data;
+  const int64_t h = along(r->size, r, 0, 1), wide = along(r->size, r, 1, 1), kh = along(r->kernel, r, 0, 1), kw = along(r->kernel, r, 1, 1);
+  const int64_t filters = r->groups * r->each, channels = r->groups * r->per, out = zm_array_dim(g, r->space);
+  for (int64_t line = 0; line < zm_array_size(g) / filters; line++) {
+    const int64_t oh = r->space == 2 ? zm_array_dim(g, 1) : 1, ox = line % out, oy = line / out % oh, image = line / out / oh;
+    for (int64_t tap = 0; tap < kh * kw; tap++) {
+      int64_t py, px;
+      if (!inside(&o, 0, oy, tap / kw, kh, h, &py) || !inside(&o, 1, ox, tap % kw, kw, wide, &px)) continue;
+      for (int64_t q = 0; q < filters * r->per; q++) {
+        const int64_t filter = q / r->per, from = ((image * h + py) * wide + px) * channels + filter / r->each * r->per + q % r->per;
+        const int64_t weight = (filter * kh * kw + tap) * r->per + q % r->per, to = line * filters + filter;
+        sums[0][to] += (double)x[from] * (double)w[weight];
+        sums[1][from] += (double)c[to] * (double)w[weight];
+        sums[2][weight] += (double)c[to] * (double)x[from];
+      }
+    }
+  }
+}
+
+static void compare_strange(const char *what, zm_array *y, const double *wanted) {
+  float *found = play_everywhere(what, y);
+  for (int64_t i = 0; i < zm_array_size(y); i++) {
+    const double f = (double)found[i], w = wanted[i];
+    if (isfinite(w) ? !(fabs(f - w) <= 1e-4) : isnan(w) ? !isnan(f) : f != w)
+      fail_msg("%s: element %lld is %g, wanted %g", what, (long long)i, f, w);
+  }
+  zmi_free(found);
+}
+
+// `strange` at place `at` (of `run` elements) of operand `operand`: x, the weight or the cotangent.
+static void strange_case(const strange_row *r, size_t index, int operand, float strange, bool last, int64_t run) {
+  static const char *const names[] = {"x", "the weight", "the cotangent"};
+  zm_scope *scope = zm_scope_open();
+  zm_conv_options o = r->o;
+  o.groups = r->groups;
+  int64_t x[4] = {2}, w[4] = {r->groups * r->each}, out[4];
+  for (int d = 0; d < r->space; d++) x[1 + d] = r->size[d], w[1 + d] = r->kernel[d];
+  x[1 + r->space] = r->groups * r->per;
+  w[1 + r->space] = r->per;
+  zm_array *in[3] = {noise(ZM_F32, x, r->space + 2), noise(ZM_F32, w, r->space + 2)}, *y = zm_conv_general(in[0], in[1], &o), *found[2];
+  assert_non_null(y);
+  for (int d = 0; d < r->space + 2; d++) out[d] = zm_array_dim(y, d);
+  in[2] = noise(ZM_F32, out, r->space + 2);
+  float *data = in[operand]->data;
+  const int64_t n = zm_array_size(in[operand]);
+  for (int64_t i = 0; i < ZMI_MIN(run, n); i++) data[last ? n - 1 - i : i] = strange;
+  double *sums[3];
+  for (int i = 0; i < 3; i++) sums[i] = calloc((size_t)zm_array_size(i == 0 ? y : in[i - 1]), sizeof(double));
+  met_sums(r, in, in[2], sums);
+  assert_int_equal(zm_vjp(conv_function, &o, in, 2, &in[2], &y, 1, found), ZM_OK);
+  zm_array *const results[3] = {y, found[0], found[1]};
+  for (int i = 0; i < 3; i++) {
+    char what[96];
+    snprintf(what, sizeof what, "row %zu, %g in %s, %s", index, (double)strange, names[operand], i == 0 ? "y" : i == 1 ? "dx" : "dw");
+    compare_strange(what, results[i], sums[i]);
+    free(sums[i]);
+  }
+  zm_scope_close(scope);
+}
+
+static void taps_without_elements_add_nothing(void **state) {
+  (void)state;
+  static const strange_row rows[] = {
+      {1, {8}, {2}, 1, 1, 1, {.stride = {2}}},
+      {1, {9}, {3}, 1, 2, 3, {.dilation = {2}, .padding_low = {2}, .padding_high = {1}}},
+      {1, {20}, {3}, 1, 1, 2, {.stride = {3}, .padding_low = {1}, .padding_high = {2}, .flip = true}},
+      {1, {18}, {4}, 1, 3, 2, {.padding_low = {3}, .padding_high = {2}, .input_dilation = {2}}},
+      {1, {40}, {5}, 1, 70, 20, {.stride = {2}, .padding_low = {2}, .padding_high = {2}}},
+      {1, {11}, {3}, 2, 3, 2, {.stride = {2}, .dilation = {3}, .padding_low = {4}, .padding_high = {1}, .input_dilation = {3}}},
+      {2, {5, 7}, {3, 2}, 1, 2, 20, {.stride = {2, 1}, .padding_low = {1, 1}, .padding_high = {1, 0}}},
+      {2, {6, 7}, {3, 3}, 2, 20, 17, {.stride = {2, 3}, .padding_low = {1, 2}, .padding_high = {1, 1}, .flip = true}},
+      {2, {6, 15}, {2, 3}, 1, 1, 3, {.dilation = {1, 2}, .padding_low = {1, 3}, .padding_high = {0, 2}, .input_dilation = {2, 1}}},
+      {2, {5, 6}, {3, 3}, 30, 1, 1, {.stride = {2, 1}, .padding_low = {1, 1}, .padding_high = {1, 1}}},
+      {2, {5, 6}, {2, 3}, 4, 1, 2, {.dilation = {2, 1}, .padding_low = {-1, 1}, .padding_high = {2, 1}, .input_dilation = {1, 2}}},
+      {2, {4, 5}, {1, 1}, 1, 3, 4, {.stride = {2, 2}, .padding_low = {1, 0}, .padding_high = {0, 2}}},
+      {2, {3, 3}, {8, 8}, 1, 2, 13, {.stride = {4, 6}, .padding_low = {7, 7}, .padding_high = {6, 7}}},
+  };
+  const float values[] = {NAN, INFINITY, -INFINITY};
+  for (size_t i = 0; i < ZMI_COUNT(rows) * 3 * ZMI_COUNT(values); i++) {
+    const int operand = (int)(i / ZMI_COUNT(values) % 3);
+    const size_t row = i / ZMI_COUNT(values) / 3;
+    for (int last = 0; last < 2; last++)
+      strange_case(&rows[row], row, operand, values[i % ZMI_COUNT(values)], last == 1, 1 + (int64_t)i % 3);
+  }
+}
+
+// A weight of NaN between finite ones, as it is seen: gradients by x of strides.
+static void a_gradient_of_strides(void **state) {
+  (void)state;
+  zm_scope *scope = zm_scope_open();
+  float numbers[8] = {1, 2, 3, 4, 5, 6, 7, 8}, weights[2] = {1, NAN}, infinite[1] = {INFINITY};
+  zm_array *in[2] = {zm_array_from_data(numbers, ZM_F32, SHAPE(1, 8, 1)), zm_array_from_data(weights, ZM_F32, SHAPE(1, 2, 1))}, *y,
+           *found[2];
+  zm_conv_options o = {.stride = {2}};
+  assert_int_equal(zm_vjp(conv_function, &o, in, 2, NULL, &y, 1, found), ZM_OK);
+  compare_strange("stride 2", found[0], (const double[]){1, NAN, 1, NAN, 1, NAN, 1, NAN});
+  o = (zm_conv_options){.dilation = {2}};
+  assert_int_equal(zm_vjp(conv_function, &o, in, 2, NULL, &y, 1, found), ZM_OK);
+  compare_strange("dilation 2", found[0], (const double[]){1, 1, NAN, NAN, NAN, NAN, NAN, NAN});
+  o = (zm_conv_options){.stride = {3}};
+  in[1] = zm_array_from_data(infinite, ZM_F32, SHAPE(1, 1, 1));
+  assert_int_equal(zm_vjp(conv_function, &o, in, 2, NULL, &y, 1, found), ZM_OK);
+  compare_strange("stride 3", found[0], (const double[]){INFINITY, 0, 0, INFINITY, 0, 0, INFINITY, 0});
+  zm_scope_close(scope);
+}
+
 static void conv_refuses(void **state) {
   (void)state;
   zm_scope *scope = zm_scope_open();
@@ -321,6 +454,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(convolutions_of_mlx),
       cmocka_unit_test(convolutions_in_the_written_order),
+      cmocka_unit_test(taps_without_elements_add_nothing),
+      cmocka_unit_test(a_gradient_of_strides),
       cmocka_unit_test(conv_refuses),
       cmocka_unit_test(convolve_as_mlx),
       cmocka_unit_test(the_written_order),

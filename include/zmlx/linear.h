@@ -21,7 +21,8 @@ ZM_API zm_array *zm_addmm(zm_array *c, zm_array *a, zm_array *b, double alpha, d
 ZM_API zm_array *zm_gather_mm(zm_array *a, zm_array *b, zm_array *lhs, zm_array *rhs, bool sorted);
 
 // Convolutions of channels-last arrays, as MLX has them (cross-correlations, unless flipped):
-// x [N, spatial..., C], weight [O, kernel..., C / groups] -> [N, out..., O], 1 to 3 spatial dimensions.
+// x [N, spatial..., C], weight [O, kernel..., C / groups] -> [N, out..., O], 1 to 3 spatial dimensions. Where a weight meets no element of
+// x, in padding or between elements, it adds nothing, be it NaN.
 typedef struct zm_conv_options {
   int64_t stride[3];                       // 0: 1
   int64_t padding_low[3], padding_high[3]; // zeros in front and behind; negative: that much is cut off

@@ -1,7 +1,8 @@
 // Convolutions of 1 to 3 spatial dimensions, channels last: x [N, spatial..., C], weight [O, kernel..., C / groups] -> [N, out..., O].
 // A result is the product of a patch of x with a row of the weight: k goes through the kernel's places in order, and through the channels
-// at each place, in the order of matmul; places outside of x are zeros. Patches are cut out while panels are packed (gemm.c), never stored.
-#include "array/ops/product.h"
+// at each place, in the order of matmul; places without an element of x are zeros (conv.h says more). Patches are cut out while panels are
+// packed (gemm.c), never stored.
+#include "array/ops/conv.h"
 #include <zmlx/linear.h>
 #include <zmlx/ops.h>
 
@@ -9,48 +10,32 @@
 
 // Where there are many groups, or few channels and filters, no product of matrices is worth its panels: vectors run over channels then, or
 // over places. The order of k is the same.
-enum { SPACE = 3, CHANNELS = 256 }; // most spatial dimensions; channels that a depthwise convolution takes together
-
-typedef struct conv_attrs {
-  int64_t space, groups, flip;
-  int64_t stride[SPACE], low[SPACE], high[SPACE], dilation[SPACE], input_dilation[SPACE];
-} conv_attrs;
+enum { CHANNELS = 256 }; // that a depthwise convolution takes together
 
 // clang-format off
-#define THREE(text, member)                                                              \
-  {text "0", ZMI_FIELD_INT, offsetof(conv_attrs, member), NULL},                         \
-  {text "1", ZMI_FIELD_INT, offsetof(conv_attrs, member) + 8, NULL},                     \
-  {text "2", ZMI_FIELD_INT, offsetof(conv_attrs, member) + 16, NULL}
+#define THREE(text, member)                                                                  \
+  {text "0", ZMI_FIELD_INT, offsetof(zmi_conv_attrs, member), NULL},                         \
+  {text "1", ZMI_FIELD_INT, offsetof(zmi_conv_attrs, member) + 8, NULL},                     \
+  {text "2", ZMI_FIELD_INT, offsetof(zmi_conv_attrs, member) + 16, NULL}
 static const zmi_field fields[] = {
-    {"space", ZMI_FIELD_INT, offsetof(conv_attrs, space), NULL}, {"groups", ZMI_FIELD_INT, offsetof(conv_attrs, groups), NULL},
-    {"flip", ZMI_FIELD_INT, offsetof(conv_attrs, flip), NULL},
+    {"space", ZMI_FIELD_INT, offsetof(zmi_conv_attrs, space), NULL}, {"groups", ZMI_FIELD_INT, offsetof(zmi_conv_attrs, groups), NULL},
+    {"flip", ZMI_FIELD_INT, offsetof(zmi_conv_attrs, flip), NULL},
     THREE("stride", stride), THREE("low", low), THREE("high", high), THREE("dilation", dilation),
     THREE("input_dilation", input_dilation), {0}};
 // clang-format on
 
-// The call in numbers; dimensions of space that are not there are 1.
-typedef struct conv {
-  const zmi_call *call;
-  const conv_attrs *a;
-  const zmi_kernels *kernels;
-  zm_dtype dtype;
-  int64_t batch, in[SPACE], kernel[SPACE], out[SPACE];
-  int64_t channels, filters, group_channels, group_filters; // C, O, C / groups, O / groups
-  int64_t step[SPACE];                                      // of x, in elements
-} conv;
-
 static int64_t three(const zmi_type *t, int64_t space, int64_t *size) {
   int64_t count = 1;
-  for (int i = 0; i < SPACE; i++) {
+  for (int i = 0; i < ZMI_CONV_SPACE; i++) {
     size[i] = i < space ? t->shape[1 + i] : 1;
     count *= size[i];
   }
   return count;
 }
 
-static conv conv_of(const zmi_call *c) {
+static zmi_convolution conv_of(const zmi_call *c) {
   const zmi_type *x = &c->in[0]->type, *w = &c->in[1]->type;
-  conv v = {.call = c, .a = c->attrs, .kernels = c->kernels, .dtype = x->dtype, .batch = x->shape[0]};
+  zmi_convolution v = {.call = c, .a = c->attrs, .kernels = c->kernels, .dtype = x->dtype, .batch = x->shape[0]};
   three(x, v.a->space, v.in);
   three(w, v.a->space, v.kernel);
   three(&c->out[0]->type, v.a->space, v.out);
@@ -68,56 +53,22 @@ static int64_t spread(int64_t size, int64_t apart) { // elements that a dilated 
   return size == 0 ? 0 : (size - 1) * apart + 1;
 }
 
-// Where along axis d of x place `k` of the kernel lies for output `o`; -1: outside, or between the elements of a dilated x.
-static int64_t place_of(const conv *v, int d, int64_t o, int64_t k) {
-  const conv_attrs *a = v->a;
-  int64_t p = o * a->stride[d] + (a->flip ? v->kernel[d] - 1 - k : k) * a->dilation[d] - a->low[d], apart = a->input_dilation[d];
-  if (p < 0 || (apart != 1 && p % apart != 0)) return -1;
-  if (apart != 1) p /= apart;
-  return p < v->in[d] ? p : -1;
-}
-
 // ---- as products: line = output place, k = (kernel place, channel) ----
 
-// The element of x at which place `tap` of the kernel's first `axes` axes lies, at the first one of the others; -1: outside.
-static int64_t element_of(const conv *v, int64_t image, const int64_t *o, int64_t tap, int axes) {
-  int64_t at = image * v->in[0] * v->step[0];
-  for (int d = axes - 1; d >= 0; d--) {
-    int64_t p = place_of(v, d, o[d], tap % v->kernel[d]);
-    tap /= v->kernel[d];
-    if (p < 0) return -1;
-    at += p * v->step[d];
-  }
-  return at;
-}
-
-// Where the channels of kernel place `tap` begin, or -1.
-static int64_t tap_of(const conv *v, int64_t image, const int64_t *o, int64_t tap) {
-  return element_of(v, image, o, tap, SPACE);
-}
-
-static int64_t output_place(const conv *v, int64_t line, int64_t *o) {
-  for (int d = SPACE - 1; d >= 0; d--) {
-    o[d] = line % v->out[d];
-    line /= v->out[d];
-  }
-  return line;
-}
-
 // Places of the kernel from `tap` on whose elements follow one another in x, without leaving a row of either; 1 where each is on its own.
-static int64_t taps_together(const conv *v, const int64_t *o, int64_t tap) {
-  const conv_attrs *a = v->a;
+static int64_t taps_together(const zmi_convolution *v, const int64_t *o, int64_t tap) {
+  const zmi_conv_attrs *a = v->a;
   const int last = (int)a->space - 1;
   if (a->groups != 1 || a->flip || a->dilation[last] != 1 || a->input_dilation[last] != 1) return 1;
-  int64_t in_row = v->kernel[last] - tap % v->kernel[last], first = place_of(v, last, o[last], tap % v->kernel[last]);
+  int64_t in_row = v->kernel[last] - tap % v->kernel[last], first = zmi_conv_place(v, last, o[last], tap % v->kernel[last]);
   return first < 0 ? 1 : ZMI_MIN(in_row, v->in[last] - first);
 }
 
 static void load_patch(const zmi_kernels *kn, const zmi_side *s, int64_t line, int64_t k, int64_t n, float *out) {
-  const conv *v = s->user;
-  int64_t o[SPACE], image = output_place(v, line, o), tap = k / v->group_channels, channel = k % v->group_channels;
+  const zmi_convolution *v = s->user;
+  int64_t o[ZMI_CONV_SPACE], image = zmi_conv_output(v, line, o), tap = k / v->group_channels, channel = k % v->group_channels;
   while (n > 0) {
-    const int64_t at = tap_of(v, image, o, tap), together = at < 0 ? 1 : taps_together(v, o, tap);
+    const int64_t at = zmi_conv_tap(v, image, o, tap), together = at < 0 ? 1 : taps_together(v, o, tap);
     const int64_t run = ZMI_MIN(together * v->group_channels - channel, n);
     if (at < 0)
       memset(out, 0, (size_t)run * sizeof *out);
@@ -133,15 +84,15 @@ static void load_patch(const zmi_kernels *kn, const zmi_side *s, int64_t line, i
 }
 
 // A kernel of one place that meets every element: x is the matrix of patches.
-static bool is_plain(const conv *v) {
-  for (int d = 0; d < SPACE; d++) {
+static bool is_plain(const zmi_convolution *v) {
+  for (int d = 0; d < ZMI_CONV_SPACE; d++) {
     if (v->kernel[d] != 1 || v->a->stride[d] != 1 || v->a->low[d] != 0 || v->a->input_dilation[d] != 1 || v->out[d] != v->in[d])
       return false;
   }
   return true;
 }
 
-static zmi_gemm gemm_of(const conv *v) {
+static zmi_gemm gemm_of(const zmi_convolution *v) {
   const int64_t k = v->kernel[0] * v->kernel[1] * v->kernel[2] * v->group_channels;
   zmi_product p = {.k = k, .batches = v->a->groups, .batch_rank = 1, .batch = {v->a->groups}};
   p.a = (zmi_side){.data = v->call->src[0], .dtype = v->dtype, .lines = v->batch * v->out[0] * v->out[1] * v->out[2], .user = v};
@@ -158,26 +109,22 @@ static zmi_gemm gemm_of(const conv *v) {
 
 // ---- depthwise: each filter has one channel; vectors run over the filters ----
 
-static bool is_depthwise(const conv *v) {
+static bool is_depthwise(const zmi_convolution *v) {
   return v->group_channels == 1 && v->a->groups > 1;
 }
 
-static int64_t taps_of(const conv *v) {
-  return v->kernel[0] * v->kernel[1] * v->kernel[2];
-}
-
 // Depthwise and narrow convolutions have the weight as float32, a tile for each filter.
-static size_t weight_scratch(const conv *v) {
-  return (size_t)(taps_of(v) * v->group_channels * v->filters) * sizeof(float);
+static size_t weight_scratch(const zmi_convolution *v) {
+  return (size_t)(zmi_conv_taps(v) * v->group_channels * v->filters) * sizeof(float);
 }
 
-static int64_t weight_tiles(const conv *v) {
+static int64_t weight_tiles(const zmi_convolution *v) {
   return v->filters;
 }
 
 // The weight as float32 [taps, O].
-static void turn_weight(const conv *v, int64_t begin, int64_t end) {
-  const int64_t taps = taps_of(v), size = (int64_t)zm_dtype_size(v->dtype);
+static void turn_weight(const zmi_convolution *v, int64_t begin, int64_t end) {
+  const int64_t taps = zmi_conv_taps(v), size = (int64_t)zm_dtype_size(v->dtype);
   float *out = v->call->scratch;
   for (int64_t f = begin; f < end; f++) {
     for (int64_t t = 0; t < taps; t++) {
@@ -187,7 +134,7 @@ static void turn_weight(const conv *v, int64_t begin, int64_t end) {
 }
 
 // Channels of filters [first, first + n) at an element of x, as float32.
-static const float *channels_at(const conv *v, int64_t at, int64_t first, int64_t n, float *buffer) {
+static const float *channels_at(const zmi_convolution *v, int64_t at, int64_t first, int64_t n, float *buffer) {
   const int64_t each = v->group_filters, low = first / each, high = (first + n - 1) / each + 1, size = (int64_t)zm_dtype_size(v->dtype);
   const char *from = (const char *)v->call->src[0] + (at + low) * size;
   if (each == 1 && v->dtype == ZM_F32) return (const float *)(const void *)from;
@@ -202,14 +149,14 @@ static const float *channels_at(const conv *v, int64_t at, int64_t first, int64_
 }
 
 // Filters [first, first + n) of one output place.
-static void depthwise_place(const conv *v, int64_t line, int64_t first, int64_t n) {
+static void depthwise_place(const zmi_convolution *v, int64_t line, int64_t first, int64_t n) {
   _Alignas(64) float total[CHANNELS], partial[CHANNELS], buffer[CHANNELS];
-  int64_t o[SPACE], image = output_place(v, line, o), taps = taps_of(v);
+  int64_t o[ZMI_CONV_SPACE], image = zmi_conv_output(v, line, o), taps = zmi_conv_taps(v);
   const float *w = (const float *)v->call->scratch + first;
   for (int64_t begin = 0; begin < taps; begin += ZMI_RANGE) {
     memset(partial, 0, sizeof partial);
     for (int64_t t = begin; t < ZMI_MIN(begin + ZMI_RANGE, taps); t++) {
-      int64_t at = tap_of(v, image, o, t);
+      int64_t at = zmi_conv_tap(v, image, o, t);
       if (at < 0) {
         // Zeros are multiplied too: a weight that is not finite makes NaN.
         memset(buffer, 0, sizeof buffer);
@@ -226,11 +173,11 @@ static void depthwise_place(const conv *v, int64_t line, int64_t first, int64_t 
 
 enum { DEPTHWISE_PLACES = 16 }; // output places of a tile
 
-static int64_t depthwise_tiles(const conv *v) {
+static int64_t depthwise_tiles(const zmi_convolution *v) {
   return zmi_tiles_of(v->batch * v->out[0] * v->out[1] * v->out[2], DEPTHWISE_PLACES) * zmi_tiles_of(v->filters, CHANNELS);
 }
 
-static void depthwise_run(const conv *v, int64_t begin, int64_t end) {
+static void depthwise_run(const zmi_convolution *v, int64_t begin, int64_t end) {
   const int64_t cuts = zmi_tiles_of(v->filters, CHANNELS), places = v->batch * v->out[0] * v->out[1] * v->out[2];
   for (int64_t t = begin; t < end; t++) {
     int64_t first = t % cuts * CHANNELS, line = t / cuts * DEPTHWISE_PLACES, last = ZMI_MIN(line + DEPTHWISE_PLACES, places);
@@ -240,32 +187,32 @@ static void depthwise_run(const conv *v, int64_t begin, int64_t end) {
 
 // ---- narrow: few channels and filters; vectors run over places of the last axis ----
 
-enum { PLACES = 128, NARROW_FILTERS = 16, NARROW_ROW = 4096, NARROW_LEAST = 12 };
+enum { NARROW_FILTERS = 16, NARROW_ROW = 4096, NARROW_LEAST = 12 };
 
 // Elements of x that `places` places along the last axis meet.
-static int64_t narrow_span(const conv *v, int64_t places) {
+static int64_t narrow_span(const zmi_convolution *v, int64_t places) {
   const int last = (int)v->a->space - 1;
   return places + (v->kernel[last] - 1) * v->a->dilation[last];
 }
 
-static bool is_narrow(const conv *v) {
+static bool is_narrow(const zmi_convolution *v) {
   const int last = (int)v->a->space - 1;
-  return v->a->groups == 1 && v->filters <= NARROW_FILTERS && v->a->stride[last] == 1 && v->out[last] >= NARROW_LEAST &&
-         v->channels > 0 && v->channels <= NARROW_ROW / narrow_span(v, PLACES);
+  return v->a->groups == 1 && v->filters <= NARROW_FILTERS && v->a->stride[last] == 1 && v->out[last] >= NARROW_LEAST && v->channels > 0 &&
+         v->channels <= NARROW_ROW / narrow_span(v, ZMI_CONV_PLACES);
 }
 
 // The weight as float32 [O, k].
-static void narrow_weight(const conv *v, int64_t begin, int64_t end) {
-  const int64_t k = taps_of(v) * v->channels;
+static void narrow_weight(const zmi_convolution *v, int64_t begin, int64_t end) {
+  const int64_t k = zmi_conv_taps(v) * v->channels;
   v->kernels->load((const char *)v->call->src[1] + (size_t)(begin * k) * zm_dtype_size(v->dtype), v->dtype, (end - begin) * k,
                    (float *)v->call->scratch + begin * k);
 }
 
 // The row of x that kernel row `tap` on meets from output place o on, as float32 [C][span]; zeros are multiplied too.
-static void narrow_row(const conv *v, int64_t image, const int64_t *o, int64_t tap, int64_t span, float *row) {
+static void narrow_row(const zmi_convolution *v, int64_t image, const int64_t *o, int64_t tap, int64_t span, float *row) {
   const int last = (int)v->a->space - 1;
   const int64_t apart = v->a->input_dilation[last], size = (int64_t)zm_dtype_size(v->dtype);
-  const int64_t at = element_of(v, image, o, tap / v->kernel[last], last);
+  const int64_t at = zmi_conv_element(v, image, o, tap / v->kernel[last], last);
   memset(row, 0, (size_t)(v->channels * span) * sizeof *row);
   if (at < 0) return;
   // Element j of the span is the place p = o - low + j of the dilated axis.
@@ -280,15 +227,15 @@ static void narrow_row(const conv *v, int64_t image, const int64_t *o, int64_t t
     return;
   }
   for (; j < stop; j += apart, from += v->channels * size) {
-    float here[NARROW_ROW / PLACES];
+    float here[NARROW_ROW / ZMI_CONV_PLACES];
     v->kernels->load(from, v->dtype, v->channels, here);
     for (int64_t i = 0; i < v->channels; i++) row[i * span + j] = here[i];
   }
 }
 
 // One filter and one row of its kernel, of which the first number is the k-th: n places more in its range's sums, and in those before it.
-static void narrow_filter(const conv *v, const float *w, int64_t k, const float *row, int64_t span, int64_t n,
-                          float *partial, float *total) {
+static void narrow_filter(const zmi_convolution *v, const float *w, int64_t k, const float *row, int64_t span, int64_t n, float *partial,
+                          float *total) {
   const int last = (int)v->a->space - 1;
   for (int64_t t = 0; t < v->kernel[last]; t++) {
     const float *from = row + (v->a->flip ? v->kernel[last] - 1 - t : t) * v->a->dilation[last];
@@ -303,11 +250,11 @@ static void narrow_filter(const conv *v, const float *w, int64_t k, const float 
 }
 
 // Places [o, o + n) of an output row, all filters.
-static void narrow_places(const conv *v, int64_t image, const int64_t *o, int64_t line, int64_t n) {
-  _Alignas(64) float partial[NARROW_FILTERS][PLACES], total[NARROW_FILTERS][PLACES], row[NARROW_ROW];
-  float out[PLACES * NARROW_FILTERS];
+static void narrow_places(const zmi_convolution *v, int64_t image, const int64_t *o, int64_t line, int64_t n) {
+  _Alignas(64) float partial[NARROW_FILTERS][ZMI_CONV_PLACES], total[NARROW_FILTERS][ZMI_CONV_PLACES], row[NARROW_ROW];
+  float out[ZMI_CONV_PLACES * NARROW_FILTERS];
   const int last = (int)v->a->space - 1;
-  const int64_t taps = taps_of(v), k = taps * v->channels, span = narrow_span(v, n);
+  const int64_t taps = zmi_conv_taps(v), k = taps * v->channels, span = narrow_span(v, n);
   for (int64_t tap = 0; tap < taps; tap += v->kernel[last]) {
     narrow_row(v, image, o, tap, span, row);
     for (int64_t f = 0; f < v->filters; f++)
@@ -319,43 +266,36 @@ static void narrow_places(const conv *v, int64_t image, const int64_t *o, int64_
   v->kernels->store(out, n * v->filters, (char *)v->call->dst[0] + (size_t)(line * v->filters) * zm_dtype_size(v->dtype), v->dtype);
 }
 
-static int64_t narrow_tiles(const conv *v) {
-  const int64_t row = v->out[v->a->space - 1];
-  return v->batch * v->out[0] * v->out[1] * v->out[2] / row * zmi_tiles_of(row, PLACES);
-}
-
-static void narrow_run(const conv *v, int64_t begin, int64_t end) {
-  const int64_t row = v->out[v->a->space - 1], cuts = zmi_tiles_of(row, PLACES);
+static void narrow_run(const zmi_convolution *v, int64_t begin, int64_t end) {
   for (int64_t t = begin; t < end; t++) {
-    const int64_t first = t % cuts * PLACES, line = t / cuts * row + first;
-    int64_t o[SPACE], image = output_place(v, line, o);
-    narrow_places(v, image, o, line, ZMI_MIN(row - first, PLACES));
+    int64_t o[ZMI_CONV_SPACE], image, line, n = zmi_conv_row_tile(v, t, &image, o, &line);
+    narrow_places(v, image, o, line, n);
   }
 }
 
 // ---- products of matrices ----
 
-static size_t product_scratch(const conv *v) {
+static size_t product_scratch(const zmi_convolution *v) {
   zmi_gemm g = gemm_of(v);
   return g.bytes_a + g.bytes_b;
 }
 
-static int64_t product_ready_tiles(const conv *v) {
+static int64_t product_ready_tiles(const zmi_convolution *v) {
   zmi_gemm g = gemm_of(v);
   return zmi_gemm_pack_tiles(&g);
 }
 
-static void product_ready(const conv *v, int64_t begin, int64_t end) {
+static void product_ready(const zmi_convolution *v, int64_t begin, int64_t end) {
   zmi_gemm g = gemm_of(v);
   zmi_gemm_pack(v->kernels, &g, v->call->scratch, begin, end);
 }
 
-static int64_t product_tiles(const conv *v) {
+static int64_t product_tiles(const zmi_convolution *v) {
   zmi_gemm g = gemm_of(v);
   return zmi_gemm_tiles(&g);
 }
 
-static void product_run(const conv *v, int64_t begin, int64_t end) {
+static void product_run(const zmi_convolution *v, int64_t begin, int64_t end) {
   zmi_gemm g = gemm_of(v);
   zmi_gemm_out out = {.kernels = v->kernels, .dst = v->call->dst[0], .dtype = v->dtype};
   zmi_gemm_run(&g, v->call->scratch, &out, begin, end);
@@ -363,52 +303,62 @@ static void product_run(const conv *v, int64_t begin, int64_t end) {
 
 // ---- stages ----
 
-static bool always(const conv *v) {
+static bool always(const zmi_convolution *v) {
   (void)v;
   return true;
 }
 
 // The first way that suits a call is taken.
 static const struct way {
-  bool (*suits)(const conv *v);
-  size_t (*scratch)(const conv *v);
-  int64_t (*ready_tiles)(const conv *v);
-  void (*ready)(const conv *v, int64_t begin, int64_t end);
-  int64_t (*tiles)(const conv *v);
-  void (*run)(const conv *v, int64_t begin, int64_t end);
+  bool (*suits)(const zmi_convolution *v);
+  size_t (*scratch)(const zmi_convolution *v);
+  int64_t (*ready_tiles)(const zmi_convolution *v);
+  void (*ready)(const zmi_convolution *v, int64_t begin, int64_t end);
+  int64_t (*tiles)(const zmi_convolution *v);
+  void (*run)(const zmi_convolution *v, int64_t begin, int64_t end);
 } ways[] = {{is_depthwise, weight_scratch, weight_tiles, turn_weight, depthwise_tiles, depthwise_run},
-            {is_narrow, weight_scratch, weight_tiles, narrow_weight, narrow_tiles, narrow_run},
+            {is_narrow, weight_scratch, weight_tiles, narrow_weight, zmi_conv_row_tiles, narrow_run},
             {always, product_scratch, product_ready_tiles, product_ready, product_tiles, product_run}};
 
-static const struct way *way_of(const conv *v) {
+static const struct way *way_of(const zmi_convolution *v) {
   const struct way *w = ways;
   while (!w->suits(v)) w++;
   return w;
 }
 
 static size_t scratch(const zmi_call *c) {
-  const conv v = conv_of(c);
+  const zmi_convolution v = conv_of(c);
   return way_of(&v)->scratch(&v);
 }
 
 static int64_t ready_tiles(const zmi_call *c) {
-  const conv v = conv_of(c);
+  const zmi_convolution v = conv_of(c);
   return zmi_type_count(&c->out[0]->type) == 0 ? 0 : way_of(&v)->ready_tiles(&v);
 }
 
 static void ready_run(const zmi_call *c, int64_t begin, int64_t end) {
-  const conv v = conv_of(c);
+  const zmi_convolution v = conv_of(c);
   way_of(&v)->ready(&v, begin, end);
 }
 
 static int64_t tiles(const zmi_call *c) {
-  const conv v = conv_of(c);
+  const zmi_convolution v = conv_of(c);
   return zmi_type_count(&c->out[0]->type) == 0 ? 0 : way_of(&v)->tiles(&v);
 }
 
 static void run(const zmi_call *c, int64_t begin, int64_t end) {
-  const conv v = conv_of(c);
+  const zmi_convolution v = conv_of(c);
   way_of(&v)->run(&v, begin, end);
+}
+
+static int64_t mend_tiles(const zmi_call *c) {
+  const zmi_convolution v = conv_of(c);
+  return zmi_type_count(&c->out[0]->type) == 0 ? 0 : zmi_conv_mend_tiles(&v);
+}
+
+static void mend_run(const zmi_call *c, int64_t begin, int64_t end) {
+  const zmi_convolution v = conv_of(c);
+  zmi_conv_mend(&v, begin, end);
 }
 
 // ---- shapes ----
@@ -418,10 +368,11 @@ static bool sane(int64_t v, int64_t least) {
   return v >= least && v <= (INT64_C(1) << 30);
 }
 
-static zm_status check_attrs(const conv_attrs *a) {
-  if (a->space < 1 || a->space > SPACE) return zmi_fail(ZM_ERROR_ARGUMENT, "%lld spatial dimensions, expected 1 to 3", (long long)a->space);
+static zm_status check_attrs(const zmi_conv_attrs *a) {
+  if (a->space < 1 || a->space > ZMI_CONV_SPACE)
+    return zmi_fail(ZM_ERROR_ARGUMENT, "%lld spatial dimensions, expected 1 to 3", (long long)a->space);
   if (a->groups < 1) return zmi_fail(ZM_ERROR_ARGUMENT, "%lld groups, expected at least 1", (long long)a->groups);
-  for (int d = 0; d < SPACE; d++) {
+  for (int d = 0; d < ZMI_CONV_SPACE; d++) {
     if (!sane(a->stride[d], 1) || !sane(a->dilation[d], 1) || !sane(a->input_dilation[d], 1)) {
       return zmi_fail(ZM_ERROR_ARGUMENT, "axis %d: stride %lld, dilation %lld and input dilation %lld must be at least 1", d,
                       (long long)a->stride[d], (long long)a->dilation[d], (long long)a->input_dilation[d]);
@@ -434,7 +385,7 @@ static zm_status check_attrs(const conv_attrs *a) {
 }
 
 static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout, zmi_type *out) {
-  const conv_attrs *a = attrs;
+  const zmi_conv_attrs *a = attrs;
   char tx[128], tw[128];
   int64_t shape[ZM_MAX_RANK];
   zm_status status = zmi_check_operands(nin, in, 2);
@@ -472,7 +423,7 @@ static zm_status infer(const void *attrs, int nin, const zmi_type *in, int *nout
 
 // ---- rules ----
 
-static zm_array *apply(const conv_attrs *a, zm_array *x, zm_array *w);
+static zm_array *apply(const zmi_conv_attrs *a, zm_array *x, zm_array *w);
 
 // [A, ..., groups * B] -> [B, ..., groups * A]: channels and images change places within groups.
 static zm_array *exchange(zm_array *x, int64_t groups) {
@@ -517,9 +468,9 @@ static zm_array *exchange_filters(zm_array *w, int64_t groups) {
 
 // dx[i] = the sum of g[o] w[k] over o stride + k dilation = i input_dilation + low: a convolution of g, dilated by the stride.
 static zm_array *input_gradient(const zmi_node *n, zm_array *g) {
-  const conv_attrs *a = (const conv_attrs *)(const void *)n->attrs.bytes;
+  const zmi_conv_attrs *a = (const zmi_conv_attrs *)(const void *)n->attrs.bytes;
   const zmi_type *x = &n->in[0]->type, *w = &n->in[1]->type;
-  conv_attrs b = *a;
+  zmi_conv_attrs b = *a;
   b.flip = !a->flip;
   for (int d = 0; d < a->space; d++) {
     int64_t kernel = spread(w->shape[d + 1], a->dilation[d]);
@@ -533,11 +484,11 @@ static zm_array *input_gradient(const zmi_node *n, zm_array *g) {
 
 // dw[k] = the sum over o of g[o] x[o stride + k dilation - low]: a convolution of x with g, whose steps are the dilation of the first.
 static zm_array *weight_gradient(const zmi_node *n, zm_array *g) {
-  const conv_attrs *a = (const conv_attrs *)(const void *)n->attrs.bytes;
+  const zmi_conv_attrs *a = (const zmi_conv_attrs *)(const void *)n->attrs.bytes;
   const zmi_type *x = &n->in[0]->type, *w = &n->in[1]->type;
   int axes[ZM_MAX_RANK];
   int64_t start[ZM_MAX_RANK], step[ZM_MAX_RANK];
-  conv_attrs b = *a;
+  zmi_conv_attrs b = *a;
   b.flip = 0;
   for (int d = 0; d < a->space; d++) {
     b.stride[d] = a->dilation[d];
@@ -570,7 +521,7 @@ static zm_status vjp(const zmi_node *n, zm_array *const *given, const bool *want
 }
 
 static zm_status jvp(const zmi_node *n, zm_array *const *tangent, zm_array **result) {
-  const conv_attrs *a = (const conv_attrs *)(const void *)n->attrs.bytes;
+  const zmi_conv_attrs *a = (const zmi_conv_attrs *)(const void *)n->attrs.bytes;
   zm_array *x = tangent[0] ? apply(a, tangent[0], n->in[1]) : NULL, *w = tangent[1] ? apply(a, n->in[0], tangent[1]) : NULL;
   if ((tangent[0] && !x) || (tangent[1] && !w)) return zm_last_status();
   result[0] = x && w ? zm_add(x, w) : x ? x : w;
@@ -588,15 +539,16 @@ const zmi_op zmi_op_conv = {.name = "conv",
                             .operands = "x weight",
                             .fields = fields,
                             .rounding =
-                                "as matmul of patches with weights, k through places of the kernel and channels; rounded once to the dtype",
+                                "as matmul of patches with weights, k through places of the kernel and channels; taps without an "
+                                "element add nothing; rounded once to the dtype",
                             .infer = infer,
                             .scratch = scratch,
-                            .stages = {{ready_tiles, ready_run}, {tiles, run}},
+                            .stages = {{ready_tiles, ready_run}, {tiles, run}, {mend_tiles, mend_run}},
                             .rules = &rules};
 
 // ---- builders ----
 
-static zm_array *apply(const conv_attrs *a, zm_array *x, zm_array *w) {
+static zm_array *apply(const zmi_conv_attrs *a, zm_array *x, zm_array *w) {
   zm_array *in[2] = {x, w};
   return zmi_present("conv", 2, in) ? zmi_apply1(&zmi_op_conv, a, sizeof *a, 2, in) : NULL;
 }
@@ -606,13 +558,13 @@ zm_array *zm_conv_general(zm_array *x, zm_array *weight, const zm_conv_options *
   zm_array *in[2] = {x, weight};
   char text[128];
   if (!zmi_present("conv", 2, in)) return NULL;
-  conv_attrs a = {.space = x->type.rank - 2, .groups = o->groups ? o->groups : 1, .flip = o->flip};
-  if (a.space < 1 || a.space > SPACE) {
+  zmi_conv_attrs a = {.space = x->type.rank - 2, .groups = o->groups ? o->groups : 1, .flip = o->flip};
+  if (a.space < 1 || a.space > ZMI_CONV_SPACE) {
     zmi_fail(ZM_ERROR_ARGUMENT, "conv: x must be [N, spatial..., C] with 1 to 3 spatial dimensions, found %s",
              zmi_type_text(&x->type, text));
     return NULL;
   }
-  for (int d = 0; d < SPACE; d++) {
+  for (int d = 0; d < ZMI_CONV_SPACE; d++) {
     bool there = d < a.space;
     a.stride[d] = there && o->stride[d] ? o->stride[d] : 1;
     a.dilation[d] = there && o->dilation[d] ? o->dilation[d] : 1;

@@ -253,6 +253,17 @@ static void convolutions_in_the_written_order(void **state) {
                               .input_dilation = {2, 3}}},
       {2, 4, 70, 1, 2, 3, 3, {.stride = {3, 1}, .dilation = {2, 5}, .padding_low = {4, 13}, .padding_high = {4, 0},
                               .input_dilation = {2, 2}, .flip = true}},
+      // dilated x of many channels, filters or both: by phases
+      {2, 7, 9, 1, 33, 20, 4, {.stride = {1, 1}, .dilation = {1, 1}, .padding_low = {3, 2}, .padding_high = {2, 3},
+                               .input_dilation = {2, 3}, .flip = true}},
+      {1, 5, 6, 1, 300, 7, 3, {.stride = {3, 1}, .dilation = {2, 1}, .padding_low = {1, 4}, .padding_high = {6, 0},
+                               .input_dilation = {2, 4}}},
+      {2, 6, 9, 3, 9, 42, 7, {.stride = {2, 4}, .dilation = {3, 2}, .padding_low = {9, 12}, .padding_high = {9, 3},
+                              .input_dilation = {4, 6}, .groups = 3}},
+      {1, 4, 30, 1, 10, 140, 5, {.stride = {1, 1}, .dilation = {1, 2}, .padding_low = {2, -3}, .padding_high = {2, 9},
+                                 .input_dilation = {1, 2}}},
+      {2, 5, 6, 40, 1, 40, 3, {.stride = {1, 1}, .dilation = {1, 1}, .padding_low = {1, 2}, .padding_high = {1, 2},
+                               .input_dilation = {2, 3}, .groups = 40}},
       // many filters of few channels: places that follow one another are cut out together
       {1, 9, 23, 1, 2, 20, 5, {.stride = {1, 2}, .dilation = {2, 1}, .padding_low = {4, 3}, .padding_high = {0, 4}}},
   };

@@ -157,13 +157,7 @@ static void depthwise_place(const zmi_convolution *v, int64_t line, int64_t firs
     memset(partial, 0, sizeof partial);
     for (int64_t t = begin; t < ZMI_MIN(begin + ZMI_RANGE, taps); t++) {
       int64_t at = zmi_conv_tap(v, image, o, t);
-      if (at < 0) {
-        // Zeros are multiplied too: a weight that is not finite makes NaN.
-        memset(buffer, 0, sizeof buffer);
-        v->kernels->multiply_add(buffer, w + t * v->filters, n, partial);
-      } else {
-        v->kernels->multiply_add(channels_at(v, at, first, n, buffer), w + t * v->filters, n, partial);
-      }
+      if (at >= 0) v->kernels->multiply_add(channels_at(v, at, first, n, buffer), w + t * v->filters, n, partial);
     }
     for (int64_t i = 0; i < n; i++) total[i] = begin == 0 ? partial[i] : total[i] + partial[i];
   }
@@ -187,7 +181,7 @@ static void depthwise_run(const zmi_convolution *v, int64_t begin, int64_t end) 
 
 // ---- narrow: few channels and filters; vectors run over places of the last axis ----
 
-enum { NARROW_FILTERS = 16, NARROW_ROW = 4096, NARROW_LEAST = 12 };
+enum { NARROW_FILTERS = 16, NARROW_ROW = 4096, NARROW_LEAST = 12, NARROW_DILATED = 32 };
 
 // Elements of x that `places` places along the last axis meet.
 static int64_t narrow_span(const zmi_convolution *v, int64_t places) {
@@ -195,8 +189,14 @@ static int64_t narrow_span(const zmi_convolution *v, int64_t places) {
   return places + (v->kernel[last] - 1) * v->a->dilation[last];
 }
 
+static bool is_dilated(const zmi_convolution *v) {
+  return v->a->input_dilation[0] != 1 || v->a->input_dilation[1] != 1 || v->a->input_dilation[2] != 1;
+}
+
 static bool is_narrow(const zmi_convolution *v) {
   const int last = (int)v->a->space - 1;
+  // Zeros between the elements of a dilated x are multiplied here: with more channels and filters it is worth leaving them out.
+  if (is_dilated(v) && v->channels * v->filters >= NARROW_DILATED) return false;
   return v->a->groups == 1 && v->filters <= NARROW_FILTERS && v->a->stride[last] == 1 && v->out[last] >= NARROW_LEAST && v->channels > 0 &&
          v->channels <= NARROW_ROW / narrow_span(v, ZMI_CONV_PLACES);
 }
@@ -208,34 +208,35 @@ static void narrow_weight(const zmi_convolution *v, int64_t begin, int64_t end) 
                    (float *)v->call->scratch + begin * k);
 }
 
-// The row of x that kernel row `tap` on meets from output place o on, as float32 [C][span]; zeros are multiplied too.
-static void narrow_row(const zmi_convolution *v, int64_t image, const int64_t *o, int64_t tap, int64_t span, float *row) {
+// The row of x that kernel row `tap` on meets from output place o on, as float32 [C][span], zeros where no element is; false: no row.
+static bool narrow_row(const zmi_convolution *v, int64_t image, const int64_t *o, int64_t tap, int64_t span, float *row) {
   const int last = (int)v->a->space - 1;
   const int64_t apart = v->a->input_dilation[last], size = (int64_t)zm_dtype_size(v->dtype);
   const int64_t at = zmi_conv_element(v, image, o, tap / v->kernel[last], last);
+  if (at < 0) return false;
   memset(row, 0, (size_t)(v->channels * span) * sizeof *row);
-  if (at < 0) return;
   // Element j of the span is the place p = o - low + j of the dilated axis.
   const int64_t begin = o[last] - v->a->low[last], all = spread(v->in[last], apart);
   int64_t j = ZMI_MAX(-begin, 0);
   j += (apart - (begin + j) % apart) % apart;
   const int64_t stop = ZMI_MIN(span, all - begin);
-  if (j >= stop) return;
+  if (j >= stop) return true;
   const char *from = (const char *)v->call->src[0] + (at + (begin + j) / apart * v->channels) * size;
   if (v->channels == 1 && apart == 1) {
     v->kernels->load(from, v->dtype, stop - j, row + j);
-    return;
+    return true;
   }
   for (; j < stop; j += apart, from += v->channels * size) {
     float here[NARROW_ROW / ZMI_CONV_PLACES];
     v->kernels->load(from, v->dtype, v->channels, here);
     for (int64_t i = 0; i < v->channels; i++) row[i * span + j] = here[i];
   }
+  return true;
 }
 
 // One filter and one row of its kernel, of which the first number is the k-th: n places more in its range's sums, and in those before it.
-static void narrow_filter(const zmi_convolution *v, const float *w, int64_t k, const float *row, int64_t span, int64_t n, float *partial,
-                          float *total) {
+static void narrow_filter(const zmi_convolution *v, const float *w, int64_t k, const float *row, bool there, int64_t span, int64_t n,
+                          float *partial, float *total) {
   const int last = (int)v->a->space - 1;
   for (int64_t t = 0; t < v->kernel[last]; t++) {
     const float *from = row + (v->a->flip ? v->kernel[last] - 1 - t : t) * v->a->dilation[last];
@@ -244,7 +245,7 @@ static void narrow_filter(const zmi_convolution *v, const float *w, int64_t k, c
         for (int64_t p = 0; k > 0 && p < n; p++) total[p] = k == ZMI_RANGE ? partial[p] : total[p] + partial[p];
         memset(partial, 0, (size_t)n * sizeof *partial);
       }
-      v->kernels->axpy(w[k], from + i * span, ZM_F32, n, partial);
+      if (there) v->kernels->axpy(w[k], from + i * span, ZM_F32, n, partial);
     }
   }
 }
@@ -256,9 +257,9 @@ static void narrow_places(const zmi_convolution *v, int64_t image, const int64_t
   const int last = (int)v->a->space - 1;
   const int64_t taps = zmi_conv_taps(v), k = taps * v->channels, span = narrow_span(v, n);
   for (int64_t tap = 0; tap < taps; tap += v->kernel[last]) {
-    narrow_row(v, image, o, tap, span, row);
+    const bool there = narrow_row(v, image, o, tap, span, row);
     for (int64_t f = 0; f < v->filters; f++)
-      narrow_filter(v, (const float *)v->call->scratch + f * k, tap * v->channels, row, span, n, partial[f], total[f]);
+      narrow_filter(v, (const float *)v->call->scratch + f * k, tap * v->channels, row, there, span, n, partial[f], total[f]);
   }
   for (int64_t p = 0; p < n; p++) {
     for (int64_t f = 0; f < v->filters; f++) out[p * v->filters + f] = k <= ZMI_RANGE ? partial[f][p] : total[f][p] + partial[f][p];
@@ -301,6 +302,18 @@ static void product_run(const zmi_convolution *v, int64_t begin, int64_t end) {
   zmi_gemm_run(&g, v->call->scratch, &out, begin, end);
 }
 
+// ---- products of a dilated x ----
+
+static size_t no_scratch(const zmi_convolution *v) {
+  (void)v;
+  return 0;
+}
+
+static int64_t nothing_ready(const zmi_convolution *v) {
+  (void)v;
+  return 0;
+}
+
 // ---- stages ----
 
 static bool always(const zmi_convolution *v) {
@@ -318,6 +331,7 @@ static const struct way {
   void (*run)(const zmi_convolution *v, int64_t begin, int64_t end);
 } ways[] = {{is_depthwise, weight_scratch, weight_tiles, turn_weight, depthwise_tiles, depthwise_run},
             {is_narrow, weight_scratch, weight_tiles, narrow_weight, zmi_conv_row_tiles, narrow_run},
+            {is_dilated, no_scratch, nothing_ready, NULL, zmi_conv_phase_tiles, zmi_conv_phase_run},
             {always, product_scratch, product_ready_tiles, product_ready, product_tiles, product_run}};
 
 static const struct way *way_of(const zmi_convolution *v) {
@@ -351,13 +365,19 @@ static void run(const zmi_call *c, int64_t begin, int64_t end) {
   way_of(&v)->run(&v, begin, end);
 }
 
+static zmi_convolution mended(const zmi_call *c) {
+  zmi_convolution v = conv_of(c);
+  v.between = way_of(&v)->suits == is_narrow;
+  return v;
+}
+
 static int64_t mend_tiles(const zmi_call *c) {
-  const zmi_convolution v = conv_of(c);
-  return zmi_type_count(&c->out[0]->type) == 0 ? 0 : zmi_conv_mend_tiles(&v);
+  const zmi_convolution v = mended(c);
+  return zmi_type_count(&c->out[0]->type) == 0 || is_depthwise(&v) ? 0 : zmi_conv_mend_tiles(&v);
 }
 
 static void mend_run(const zmi_call *c, int64_t begin, int64_t end) {
-  const zmi_convolution v = conv_of(c);
+  const zmi_convolution v = mended(c);
   zmi_conv_mend(&v, begin, end);
 }
 
@@ -538,9 +558,8 @@ static const zmi_rules rules = {.vjp = vjp, .jvp = jvp, .vmap = vmap, .gradient 
 const zmi_op zmi_op_conv = {.name = "conv",
                             .operands = "x weight",
                             .fields = fields,
-                            .rounding =
-                                "as matmul of patches with weights, k through places of the kernel and channels; taps without an "
-                                "element add nothing; rounded once to the dtype",
+                            .rounding = "as matmul of patches with weights, k through places of the kernel and channels; taps without an "
+                                        "element add nothing; rounded once to the dtype",
                             .infer = infer,
                             .scratch = scratch,
                             .stages = {{ready_tiles, ready_run}, {tiles, run}, {mend_tiles, mend_run}},

@@ -20,6 +20,7 @@ typedef struct zmi_convolution {
   int64_t batch, in[ZMI_CONV_SPACE], kernel[ZMI_CONV_SPACE], out[ZMI_CONV_SPACE];
   int64_t channels, filters, group_channels, group_filters; // C, O, C / groups, O / groups
   int64_t step[ZMI_CONV_SPACE];                             // of x, in elements
+  bool between; // zeros between the elements of x are multiplied, too, not outside of it alone (for conv_mend.c)
 } zmi_convolution;
 
 // Where along axis d of x place `k` of the kernel lies for output `o`; -1: outside, or between the elements of a dilated x.
@@ -74,6 +75,10 @@ static inline int64_t zmi_conv_row_tile(const zmi_convolution *v, int64_t t, int
   *image = zmi_conv_output(v, *line, o);
   return ZMI_MIN(row - first, ZMI_CONV_PLACES);
 }
+
+// ---- a dilated x as products (conv_phases.c) ----
+int64_t zmi_conv_phase_tiles(const zmi_convolution *v);
+void zmi_conv_phase_run(const zmi_convolution *v, int64_t begin, int64_t end);
 
 // ---- taps that meet no element (conv_mend.c) ----
 // They add nothing, whatever their weights. Products of zeros are the same with any finite weight, and NaN with others: results that are

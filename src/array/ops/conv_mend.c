@@ -7,12 +7,14 @@
 
 enum { CHANNELS = 256 }; // numbers that are looked at together
 
-// Places [first, last) of axis d where every tap meets an element.
+// Places [first, last) of axis d where no tap is multiplied with a zero for an element.
 static void whole_places(const zmi_convolution *v, int d, int64_t *first, int64_t *last) {
   const zmi_conv_attrs *a = v->a;
-  const int64_t most = v->in[d] - 1 + a->low[d] - (v->kernel[d] - 1) * a->dilation[d]; // of a place times the stride
-  *first = a->low[d] <= 0 ? 0 : zmi_tiles_of(a->low[d], a->stride[d]);
-  *last = most < 0 || a->input_dilation[d] != 1 ? 0 : ZMI_MIN(most / a->stride[d] + 1, v->out[d]);
+  const int64_t apart = a->input_dilation[d];
+  // The least and the most of a place times the stride: between them all taps that are not between elements meet one.
+  const int64_t least = a->low[d] - (apart - 1), most = v->in[d] * apart - 1 + a->low[d] - (v->kernel[d] - 1) * a->dilation[d];
+  *first = least <= 0 ? 0 : zmi_tiles_of(least, a->stride[d]);
+  *last = most < 0 || (v->between && apart != 1) ? 0 : ZMI_MIN(most / a->stride[d] + 1, v->out[d]);
 }
 
 static bool is_whole(const zmi_convolution *v) {
@@ -119,18 +121,15 @@ static void mend_places(const zmi_convolution *v, int64_t image, const int64_t *
   }
 }
 
-static void mend_tile(const zmi_convolution *v, int64_t t) {
-  int64_t o[ZMI_CONV_SPACE], image, line, first, last, n = zmi_conv_row_tile(v, t, &image, o, &line);
+// Tile t, of places of which [first, last) need no looking at along each axis.
+static void mend_tile(const zmi_convolution *v, int64_t t, const int64_t *first, const int64_t *last) {
+  int64_t o[ZMI_CONV_SPACE], image, line, n = zmi_conv_row_tile(v, t, &image, o, &line);
   const int axis = (int)v->a->space - 1;
   bool whole = true; // along the other axes
-  for (int d = 0; d < axis; d++) {
-    whole_places(v, d, &first, &last);
-    whole = whole && first <= o[d] && o[d] < last;
-  }
-  whole_places(v, axis, &first, &last);
+  for (int d = 0; d < axis; d++) whole = whole && first[d] <= o[d] && o[d] < last[d];
   for (int64_t some; n > 0; n -= some, line += some, o[axis] += some) {
-    const bool met = whole && first <= o[axis] && o[axis] < last;
-    some = met ? ZMI_MIN(n, last - o[axis]) : whole && o[axis] < first ? ZMI_MIN(n, first - o[axis]) : n;
+    const bool met = whole && first[axis] <= o[axis] && o[axis] < last[axis];
+    some = met ? ZMI_MIN(n, last[axis] - o[axis]) : whole && o[axis] < first[axis] ? ZMI_MIN(n, first[axis] - o[axis]) : n;
     if (!met) mend_places(v, image, o, line, some);
   }
 }
@@ -140,5 +139,7 @@ int64_t zmi_conv_mend_tiles(const zmi_convolution *v) {
 }
 
 void zmi_conv_mend(const zmi_convolution *v, int64_t begin, int64_t end) {
-  for (int64_t t = begin; t < end; t++) mend_tile(v, t);
+  int64_t first[ZMI_CONV_SPACE], last[ZMI_CONV_SPACE];
+  for (int d = 0; d < ZMI_CONV_SPACE; d++) whole_places(v, d, &first[d], &last[d]);
+  for (int64_t t = begin; t < end; t++) mend_tile(v, t, first, last);
 }

@@ -440,8 +440,8 @@ void zmi_gemm_block(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64
     few(kn, a, row, rows, b, col, cols, k, w->y, ZMI_BLOCK_COLS, w->b, ZMI_COUNT(w->b));
     return;
   }
-  for (int64_t at = 0; at < k; at += ZMI_RANGE) {
-    const int64_t n = ZMI_MIN(k - at, ZMI_RANGE);
+  for (int64_t at = 0, n; at < k; at += n) {
+    n = a->range ? a->range(a, at) : ZMI_MIN(k - at, ZMI_RANGE);
     const zmi_panels z = pack_here(kn, b, col, cols, at, n, ZMI_GEMM_COLS, w->b);
     for (int64_t i = 0; i < rows; i += ZMI_BLOCK_STEP) {
       const int64_t some = ZMI_MIN(rows - i, ZMI_BLOCK_STEP);

@@ -18,6 +18,8 @@ struct zmi_side {
   // n values of one line from k on, as float32, of operands that strides can't describe; data and strides are then its own. NULL: strides.
   void (*load)(const zmi_kernels *kn, const zmi_side *s, int64_t line, int64_t k, int64_t n, float *out);
   bool across; // load gives n lines at k instead
+  // Blocks: how many of k from there on, at most ZMI_RANGE, are summed together, where some of k is left out. Of a; NULL: whole ranges.
+  int64_t (*range)(const zmi_side *s, int64_t k);
   const void *user;
 };
 

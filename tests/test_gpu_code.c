@@ -604,7 +604,7 @@ static void check_choice(int experts, int k, int dtype, uint64_t seed, bool apar
   assert_int_equal(made[last].barrier, !few);
   // It ends with the first step, while weights of the second one wait for room in the ring.
   int token = 0, position = 0;
-  unsigned long long best[GPU_RESIDENT_BLOCKS + 1];
+  unsigned long long best[ZMI_GPU_CHOICE_WORDS(GPU_RESIDENT_BLOCKS)] = {0};
   zmi_gpu_play play = {.slots = 4, .each = 1, .most = 2, .vocab = 1, .dtype = dtype, .ends = 1, .logits = at(weights), .best = at(best)};
   play.token = at(&token), play.position = at(&position);
   for (size_t i = 1; i <= last; i++) play.ready_at = ZMI_MAX(play.ready_at, ZMI_GPU_OWN_SHARED + (made[i].shared + 127) / 128 * 128);
@@ -689,7 +689,7 @@ static void experts_make(experts *e, int rows, uint64_t seed) {
 // The experts of a later layer, and of a later step, are those that it chooses: weights are not asked for before.
 static void check_experts(int rows, int steps, int slots, uint64_t seed) {
   static experts e, expected;
-  unsigned long long best[GPU_RESIDENT_BLOCKS + 1];
+  unsigned long long best[ZMI_GPU_CHOICE_WORDS(GPU_RESIDENT_BLOCKS)] = {0};
   experts_make(&e, rows, seed);
   const experts before = e;
   for (int step = 0, id = 0; step < steps; step++, id = 0) {

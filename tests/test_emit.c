@@ -72,8 +72,9 @@ static const struct {
     {ZMI_FORM_ELEMENTS, ZM_F32, "large loops",
      "int n = 0, q = int(x * 1e9f), most = int(w * 1e9f); for (int k = q; k <= most; k += 500000000) n = n * 3 + k;"
      " for (uint k = uint(x); k < uint(w * 2e9f); k += 700000000u) n += k; for (int k = int(w * 1e30f); k >= q; k -= 900000000) n ^= k;"
-     " for (uint k = 1; k <= uint(w * 2e9f); k *= 7) n += k; for (int k = most; k < uint(x * 3e9f); k += uint(w) * 1000000000u) n -= k;"
-     " for (int k = q; k < long(w * 1e10f); k += 2147483647) n = n * 5 + k; y = n; z = n & 255;"},
+     " for (uint k = 1; k <= uint(w * 2e9f); k *= 7) n += k;"
+     " for (int k = most; k < uint(x * 3e9f); k += (uint(w) & 1) * 900000000u + 500000000u) n -= k;"
+     " for (int k = q; k < long(clamp(w, -4.0f, 4.0f) * 1e10f); k += 2147483647) n = n * 5 + k; y = n; z = n & 255;"},
     {ZMI_FORM_ROWS, ZM_F32, "large loops",
      "int n = 0; for (int k = D * 1500000; k >= -D * 1500000; k -= 300000000) n = n * 3 + k; for (uint k = D; k <= 4294967295u; k += "
      "800000000u) n += k; elements { int m = n; for (int k = int(x * 1e30f); k > int(w * -1e30f); k -= 1300000000) m += k; y = m + x; z = "

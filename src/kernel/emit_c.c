@@ -672,12 +672,23 @@ static bool all_are_blocks(zmi_emit_state *e) {
   return all;
 }
 
+// Whether a block before this one has declared the lanes of the variable.
+static bool has_lanes(const zmi_emit_state *e, int block, int v) {
+  for (int i = 0; i < block; i++) {
+    bool sets = e->code->insts[i].op == ZMI_K_ELEMENTS && sets_outside(e, i + 1, e->match[i], v);
+    for (int j = i + 1; sets && j < e->match[i]; j++) {
+      if (e->code->insts[j].op == ZMI_K_JOIN) return true;
+    }
+  }
+  return false;
+}
+
 static void elements_block(zmi_emit_state *e, int block) {
   const int begin = block + 1, end = e->match[block], join = plan_block(e, block);
   for (int v = 0; v < begin && join >= 0; v++) {
     if (!sets_outside(e, begin, end, v)) continue;
     e->place[v] = ZMI_PLACE_LANES;
-    zmi_emit_top(e, "%s x%dl[16];", zmi_emit_type(e->code->insts[v].type), v);
+    if (!has_lanes(e, block, v)) zmi_emit_top(e, "%s x%dl[16];", zmi_emit_type(e->code->insts[v].type), v);
     zmi_emit_top(e, "for (int l = 0; l < 16; l++) x%dl[l] = x%d;", v, v);
   }
   start_reductions(e, begin, join >= 0 ? join : end);

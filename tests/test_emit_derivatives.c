@@ -47,9 +47,9 @@ static bool add_gradient(const zmi_code *c, bool second, const char *name) {
     taken = taken && add_gradient(vjp, true, name);
   } else if (!second) {
     wants(vjp, given, wanted);
-    zmi_code *jvp = zmi_code_jvp(vjp, wanted);
-    taken = taken && jvp && (jvp->count > LONGEST || keep(jvp, 3, name));
-    if (jvp && jvp->count > LONGEST) zmi_code_free(jvp);
+    zmi_code *jvp = zmi_code_jvp(vjp, wanted); // some have none, as their function has none
+    if (jvp && jvp->count > LONGEST) zmi_code_free(jvp), jvp = NULL;
+    taken = keep(jvp, 3, name) && taken;
   }
   if (!second || vjp->count <= LONGEST) return keep(vjp, second ? 4 : 1, name) && taken;
   zmi_code_free(vjp);

@@ -818,7 +818,7 @@ static void text_compiles(void **state) {
   }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(simulation),
       cmocka_unit_test(simulation_finds_what_hangs),
@@ -836,5 +836,6 @@ int main(void) {
       cmocka_unit_test(convolutions_of_every_block),
       cmocka_unit_test(text_compiles),
   };
+  if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

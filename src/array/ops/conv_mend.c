@@ -26,8 +26,8 @@ static bool is_whole(const zmi_convolution *v) {
   return true;
 }
 
-// Lines of the result that are looked at together, filters of one group at a time, by products of matrices: of where taps meet elements with
-// which weights are NaN, or infinite; and of patches with the weights that are finite.
+// Lines of the result that are looked at together, filters of one group at a time, by products of matrices: of where taps meet elements
+// with which weights are NaN, or infinite; and of patches with the weights that are finite.
 typedef enum weights { NANS, INFINITIES, FINITE } weights;
 typedef struct lines {
   const zmi_convolution *v;

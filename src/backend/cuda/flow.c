@@ -127,7 +127,7 @@ static void conv(const zmi_gpu_instruction *in, zmi_gpu_flow *f) {
   f->reads[1] = array_at(v->position, v->rows, 1, 4);
   f->reads[2] = array_at(v->sequence, v->rows, 1, 4);
   f->writes[0] = array_at(v->y, v->rows, v->channels, size_of(v->dtype));
-  f->writes[1] = array_at(v->state, (long long)v->sequences * v->channels, v->taps, size_of(v->dtype));
+  f->writes[1] = array_at(v->state, (long long)v->sequences * v->channels, v->taps - 1, size_of(v->dtype));
 }
 
 static void take(const zmi_gpu_instruction *in, zmi_gpu_flow *f) {

@@ -537,7 +537,7 @@ static void tokens_are_drawn(void **state) {
                                              {.repetition_penalty = 0.7f, .presence_penalty = 2, .penalty_window = 3},
                                              {.temperature = 2, .presence_penalty = -1.5f, .penalty_window = 50, .top_k = 5}};
   const unsigned saved = zmi_float_rule_enter();
-  for (int turn = 0; turn < (WATCHED ? 20 : 50); turn++) {
+  for (int turn = 0; turn < (WATCHED ? 13 : 26); turn++) {
     const int vocab = make_logits(x, turn);
     zm_generate_options o = rows[turn % (int)ZMI_COUNT(rows)];
     o.seed = next_random();

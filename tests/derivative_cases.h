@@ -3,6 +3,8 @@
 #ifndef TEST_DERIVATIVE_CASES_H
 #define TEST_DERIVATIVE_CASES_H
 
+#include "base/base.h"
+
 // Elements of a, b, c, drawn between low and high.
 static const struct {
   const char *source;
@@ -195,5 +197,15 @@ static const char *const derivative_parts[] = {
     "a = 0; elements { a = a + cumsum(x) * w; } elements { m = max(a * x); } b = m; elements { b = b + x * a; } join { b += right.b; } y = "
     "b;",
 };
+
+// All rows of x and w above.
+static const struct {
+  const char *const *sources;
+  size_t count;
+} derivative_rows[] = {{derivative_one, ZMI_COUNT(derivative_one)},
+                       {derivative_each, ZMI_COUNT(derivative_each)},
+                       {derivative_traced, ZMI_COUNT(derivative_traced)},
+                       {derivative_row_loops, ZMI_COUNT(derivative_row_loops)},
+                       {derivative_parts, ZMI_COUNT(derivative_parts)}};
 
 #endif

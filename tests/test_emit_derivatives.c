@@ -101,16 +101,9 @@ static bool add_all(void) {
   for (size_t i = 0; added && i < ZMI_COUNT(derivative_functions); i += 7) added = add_functions(i);
   for (size_t i = 0; added && i < ZMI_COUNT(derivative_loops); i++)
     added = add_source(ZMI_FORM_ELEMENTS, derivative_loops[i].inputs, derivative_loops[i].outputs, derivative_loops[i].source);
-  static const struct {
-    const char *const *sources;
-    size_t count;
-  } rows[] = {{derivative_one, ZMI_COUNT(derivative_one)},
-              {derivative_each, ZMI_COUNT(derivative_each)},
-              {derivative_traced, ZMI_COUNT(derivative_traced)},
-              {derivative_row_loops, ZMI_COUNT(derivative_row_loops)},
-              {derivative_parts, ZMI_COUNT(derivative_parts)}};
-  for (size_t k = 0; k < ZMI_COUNT(rows); k++)
-    for (size_t i = 0; added && i < rows[k].count; i++) added = add_source(ZMI_FORM_ROWS, "x w", "y", rows[k].sources[i]);
+  for (size_t k = 0; k < ZMI_COUNT(derivative_rows); k++)
+    for (size_t i = 0; added && i < derivative_rows[k].count; i++)
+      added = add_source(ZMI_FORM_ROWS, "x w", "y", derivative_rows[k].sources[i]);
   return added;
 }
 

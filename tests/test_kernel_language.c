@@ -532,18 +532,10 @@ static void rows_in_parts_have_gradients(void **state) {
 // Gradients of one operand alone: variables that do not depend on it may still be needed on the way back.
 static void rows_have_gradients_of_one_operand(void **state) {
   (void)state;
-  static const struct {
-    const char *const *sources;
-    size_t count;
-  } rows[] = {{derivative_one, ZMI_COUNT(derivative_one)},
-              {derivative_each, ZMI_COUNT(derivative_each)},
-              {derivative_traced, ZMI_COUNT(derivative_traced)},
-              {derivative_row_loops, ZMI_COUNT(derivative_row_loops)},
-              {derivative_parts, ZMI_COUNT(derivative_parts)}};
   double x[ZMI_CODE_MAX][8], g[ZMI_CODE_MAX][8], both[ZMI_CODE_MAX][8], one[ZMI_CODE_MAX][8];
-  for (size_t n = 0; n < ZMI_COUNT(rows); n++) {
-    for (size_t i = 0; i < rows[n].count; i++) {
-      const char *source = rows[n].sources[i];
+  for (size_t n = 0; n < ZMI_COUNT(derivative_rows); n++) {
+    for (size_t i = 0; i < derivative_rows[n].count; i++) {
+      const char *source = derivative_rows[n].sources[i];
       zmi_code *c = code_of(ZMI_FORM_ROWS, "x w", "y", source, ZM_F32);
       for (int k = 0; k < 5; k++) x[0][k] = random_between(0.3, 1.2), x[1][k] = random_between(0.3, 1.2), g[0][k] = random_between(-1, 1);
       gradient_of(c, (bool[ZMI_CODE_MAX]){true, true}, 5, x, g, both, 1, source);

@@ -162,9 +162,11 @@ ZMI_INLINE void zmi_bulk_copy(char *to, const char *from, int bytes, unsigned lo
   const unsigned at = (unsigned)__cvta_generic_to_shared(gate);
   if (threadIdx.x % 32 != 0) return;
   asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+  unsigned long long once; // what is read once is the first to leave the second-level cache, before code, parameters and activations
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once));
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
                    (unsigned)__cvta_generic_to_shared(to)),
-               "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(at)
+               "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(at), "l"(once)
                : "memory");
 }
 ZMI_INLINE void zmi_bulk_asked(unsigned long long *gate) {

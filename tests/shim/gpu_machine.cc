@@ -357,14 +357,19 @@ void gpu_gate_open(unsigned long long *gate, unsigned n) {
   *gate = (unsigned long long)n << 56 | (unsigned long long)n << 48;
 }
 
-void gpu_gate_arrive(unsigned long long *gate) {
+void gpu_gate_arrive(unsigned long long *gate, unsigned n) {
   const unsigned long long all = *gate >> 56, mine = 1ull << (32 + gpu_here->thread / WARP);
   if (*gate & mine) {
     snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d: its warp comes to a gate for the second time before all others have",
              gpu_here->thread);
     return;
   }
-  *gate = (*gate | mine) - (1ull << 48);
+  if (n == 0 || n > (*gate >> 48 & 0xffu)) {
+    snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d counts for %u at a gate, where %u are to come", gpu_here->thread, n,
+             (unsigned)(*gate >> 48 & 0xffu));
+    return;
+  }
+  *gate = (*gate | mine) - ((unsigned long long)n << 48);
   if ((*gate >> 48 & 0xffu) == 0) *gate = all << 56 | all << 48 | ((*gate + 1) & 0xffffffffu);
 }
 

@@ -38,7 +38,7 @@ void gpu_bulk_copy(char *to, const char *from, int bytes, unsigned long long *ga
 void gpu_bulk_asked(unsigned long long *gate);
 void gpu_bulk_wait(unsigned long long *gate, unsigned turn);
 void gpu_gate_open(unsigned long long *gate, unsigned n);
-void gpu_gate_arrive(unsigned long long *gate);
+void gpu_gate_arrive(unsigned long long *gate, unsigned n);
 
 ZMI_INLINE char *zmi_shared() {
   return gpu_here->shared;
@@ -93,8 +93,8 @@ ZMI_INLINE void zmi_bulk_wait(unsigned long long *gate, unsigned turn) {
 ZMI_INLINE void zmi_gate_open(unsigned long long *gate, unsigned n) {
   gpu_gate_open(gate, n);
 }
-ZMI_INLINE void zmi_gate_arrive(unsigned long long *gate) {
-  gpu_gate_arrive(gate);
+ZMI_INLINE void zmi_gate_arrive(unsigned long long *gate, unsigned n) {
+  gpu_gate_arrive(gate, n);
 }
 ZMI_INLINE bool zmi_gate_passed(const unsigned long long *gate, unsigned turn) {
   return (*(const volatile unsigned long long *)gate & 1u) != turn;

@@ -219,12 +219,13 @@ static int range_bytes(const zmi_gpu_matrix *m) {
   return ZMI_GPU_RANGE / m->group * group_bytes(m);
 }
 
-// Units that a slot of the ring of weights holds; 0: weights do not come through it.
+// Units that a slot of the ring of weights holds: 8, 4, or 0: weights do not come through it.
 static int stage_of(const zmi_gpu_dot *d, bool up) {
   const zmi_gpu_matrix *m = &d->matrix;
   const int ranges = (m->k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE;
   if (m->mode != ZMI_GPU_AFFINE || m->digits == 0 || ranges * (up ? 2 : 1) > ZMI_GPU_DOT_SHARED / (4 * ZMI_GPU_LANES)) return 0;
-  return ZMI_MIN(ZMI_GPU_SLOT / range_bytes(m), ZMI_GPU_WARPS);
+  const int most = ZMI_GPU_SLOT / range_bytes(m);
+  return most >= 8 ? 8 : most >= 4 ? 4 : 0;
 }
 
 // A product whose weights come through the ring, so many units at a time.
@@ -235,6 +236,7 @@ static void stream(zmi_gpu_dot *d, int stage) {
   d->range_bytes = range_bytes(&d->matrix);
   d->units = (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE * (d->up ? 2 : 1);
   d->together = ZMI_MIN(ZMI_GPU_DOT_SHARED / (4 * ZMI_GPU_LANES) / d->units, most);
+  d->by = d->blocks > 16 && d->blocks < 1 << 17 && (long long)d->pairs * d->blocks < 1 << 19 ? (unsigned)((1ull << 36) / (unsigned)d->blocks + 1) : 0;
 }
 
 // An activation behind two products becomes part of them.

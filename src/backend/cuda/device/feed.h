@@ -1,5 +1,30 @@
 // The ninth warp of a block of the resident kernel: asks for the weights of products (stream.h) as soon as there is room in the ring.
 
+// Which unit: range `which` of a tile, which is block `block` of pair `pair`.
+typedef struct zmi_gpu_spot {
+  int tile, which, block, pair;
+} zmi_gpu_spot;
+
+// `many` units further of a product whose tiles have so many units, and blocks a pair.
+ZMI_INLINE void zmi_gpu_spot_move(zmi_gpu_spot *s, int many, int units, int blocks) {
+  s->which += many;
+  while (s->which >= units) {
+    s->which -= units;
+    s->tile++;
+    if (++s->block < blocks) continue;
+    s->block = 0;
+    s->pair++;
+  }
+}
+
+// The unit that stands `many` behind the first one of the worker that takes the tiles from `tile` on.
+ZMI_INLINE zmi_gpu_spot zmi_gpu_spot_first(int tile, int many, int units, int blocks) {
+  const int pair = tile < blocks ? 0 : tile / blocks; // most products have one, and a quotient takes long
+  zmi_gpu_spot s = {tile, 0, tile - pair * blocks, pair};
+  zmi_gpu_spot_move(&s, many, units, blocks);
+  return s;
+}
+
 // What it has to know of a product, read long before it is needed.
 typedef struct zmi_gpu_wanted {
   zmi_gpu_address packed, up, chosen;

@@ -122,7 +122,8 @@ typedef struct zmi_gpu_dot {
   zmi_gpu_address x, chosen, out, up;
   long long x_bytes, out_stride;
   int x_dtype, pairs, share, blocks, dtype, route;
-  int stage, range_bytes, units, together, kept, unused;
+  int stage, range_bytes, units, together, kept;
+  unsigned by; // of the ring: 2^36 / blocks + 1, so that a quotient of tiles by blocks is a product; or 0
 } zmi_gpu_dot;
 
 // Pairs of a product by their experts, for MANY. order: the pairs, those of one expert side by side, in any order. pieces: up to `columns`
@@ -285,7 +286,7 @@ typedef struct zmi_gpu_instruction {
   int of_instr; // instruction of the tape that it is part of
   int own;      // every block does all of it for itself
   int next;     // the next DOT whose weights come through the ring
-  int unused;
+  int unused[3];
   union {
     zmi_gpu_embed embed;
     zmi_gpu_norm norm;

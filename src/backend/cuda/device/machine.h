@@ -37,7 +37,7 @@
 //   zmi_bulk_copy(to, from, bytes, gate)  all 32 threads of a warp: a multiple of 16 bytes of memory that nobody writes on their way to
 //                        shared memory, without holding up the warp; zmi_bulk_asked(gate) behind the last one that comes through a gate
 //   zmi_bulk_wait(gate, turn)  waits until they have come: for the first, third, ... time through it (turn 0), or the second, ... (1)
-//   zmi_gate_open(gate, n)  one thread: a gate through which n threads go together, each by zmi_gate_arrive(gate), before its first use
+//   zmi_gate_open(gate, n)  one thread: a gate that opens at each n arrivals, before its first use; zmi_gate_arrive(gate, n): so many of them
 //   zmi_gate_passed(gate, turn)  whether they have gone, and what they did before is over: turn as above
 //   zmi_tell(p, x)       writes a word of shared memory: who sees it by zmi_told(p) sees what this thread wrote and saw before
 //   zmi_clock()          cycles of this multiprocessor
@@ -191,8 +191,13 @@ ZMI_INLINE void zmi_bulk_asked(unsigned long long *gate) {
 ZMI_INLINE void zmi_gate_open(unsigned long long *gate, unsigned n) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"((unsigned)__cvta_generic_to_shared(gate)), "r"(n) : "memory");
 }
-ZMI_INLINE void zmi_gate_arrive(unsigned long long *gate) {
-  asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
+ZMI_INLINE void zmi_gate_arrive(unsigned long long *gate, unsigned n) {
+  const unsigned at = (unsigned)__cvta_generic_to_shared(gate);
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0], %1;}" ::"r"(at), "r"(n) : "memory");
+#else
+  for (; n > 0; n--) asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}" ::"r"(at) : "memory");
+#endif
 }
 ZMI_INLINE bool zmi_gate_passed(const unsigned long long *gate, unsigned turn) {
   unsigned there;

@@ -99,44 +99,38 @@ ZMI_INLINE void zmi_gpu_play_one(const zmi_gpu_instruction *in, int now) {
   }
 }
 
-// When a block began an instruction, or was done with it.
-ZMI_INLINE void zmi_gpu_stamp(int i) {
-  unsigned long long *at = zmi_gpu_here()->stamps;
-  if (at && zmi_thread() == 0) at[i] = zmi_clock();
+// When a block began an instruction, or was done with it. stamps: of thread 0, or absent.
+ZMI_INLINE void zmi_gpu_stamp(unsigned long long *stamps, int i) {
+  if (stamps) stamps[i] = zmi_clock();
 }
 
 // Asks for an instruction: it comes to shared memory while the one before it is played, as what is in memory would have to be had anew
 // after each barrier.
-ZMI_INLINE void zmi_gpu_bring(int i) {
-  const int t = zmi_thread();
-  if (t < (int)(sizeof(zmi_gpu_instruction) / 4)) {
-    const char *from = (const char *)(const void *)&zmi_gpu_here()->all[i];
-    zmi_copy_word_async((char *)(void *)zmi_gpu_code(i) + 4 * t, from + 4 * t);
-  }
+ZMI_INLINE void zmi_gpu_bring(const zmi_gpu_instruction *all, int i) {
+  const int at = 16 * zmi_thread();
+  if (at < (int)sizeof *all) zmi_copy_async((char *)(void *)zmi_gpu_code(i) + at, (const char *)(const void *)&all[i] + at);
   zmi_copy_commit();
 }
+static_assert(sizeof(zmi_gpu_instruction) % 16 == 0 && ZMI_GPU_OWN_CODE % 16 == 0, "instructions come in pieces of 16 bytes");
 
-// What lives across instructions lies in shared memory: registers would be kept in local memory. False if the play was given up.
-ZMI_INLINE bool zmi_gpu_play_step() {
-  zmi_gpu_site *s = zmi_gpu_here();
-  int *now = &s->now[zmi_thread() / 32];
-  zmi_gpu_bring(0);
-  zmi_copy_wait(0);
-  if (zmi_thread() % 32 == 0) *now = 0;
-  zmi_sync();
+// What every thread needs here are constants and two numbers: each look at shared memory is on the way of each instruction. A block that is
+// done with an instruction in front of a barrier says so before it goes on to wait. False if the play was given up.
+ZMI_INLINE bool zmi_gpu_play_step(const zmi_gpu_instruction *all, int count) {
+  unsigned long long *const stamps = zmi_thread() == 0 ? zmi_gpu_here()->stamps : 0;
   bool on = true;
-  while (on && *now < s->count) {
-    if (*now + 1 < s->count) zmi_gpu_bring(*now + 1);
-    on = *now == 0 || !zmi_gpu_code(*now)->barrier || zmi_gpu_meet();
-    if (on) {
-      zmi_gpu_stamp(2 * *now);
-      zmi_gpu_play_one(zmi_gpu_code(*now), *now);
-    }
+  zmi_gpu_bring(all, 0);
+  zmi_copy_wait(0);
+  zmi_sync();
+  for (int i = 0; on && i < count; i++) {
+    const zmi_gpu_instruction *in = zmi_gpu_code(i), *next = zmi_gpu_code(i + 1);
+    if (i + 1 < count) zmi_gpu_bring(all, i + 1);
+    if (i > 0 && in->barrier) on = zmi_gpu_meet_others();
+    zmi_gpu_stamp(stamps, 2 * i);
+    if (on) zmi_gpu_play_one(in, i);
     zmi_copy_wait(0);
-    zmi_sync_warp();
-    if (zmi_thread() % 32 == 0) ++*now;
     zmi_sync();
-    zmi_gpu_stamp(2 * *now - 1);
+    if (i + 1 < count && next->barrier) zmi_gpu_arrive();
+    zmi_gpu_stamp(stamps, 2 * i + 1);
   }
   return on;
 }
@@ -147,7 +141,7 @@ ZMI_KERNEL_FED zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int f
   if (t == ZMI_GPU_THREADS) zmi_gpu_begin_ring();
   zmi_sync_all();
   if (t >= ZMI_GPU_THREADS) return zmi_gpu_begin_feeding(all, count, first, play);
-  while (zmi_gpu_play_step() && zmi_gpu_choose()) {
+  while (zmi_gpu_play_step(all, count) && zmi_gpu_choose()) {
   }
   if (t == 0) zmi_tell(&zmi_gpu_feed_here()->ended, 1);
 }

@@ -10,7 +10,6 @@ typedef struct zmi_gpu_site {
   int worker, workers, gone, slots;              // gone: the play was given up; slots: of the ring
   unsigned met, by;                              // barriers so far; zmi_gpu_by(workers)
   int count, step;                               // of all; steps played
-  int now[ZMI_GPU_WARPS];                        // of each warp: the instruction at hand
 } zmi_gpu_site;
 static_assert(sizeof(zmi_gpu_site) <= 128, "it fits into its place");
 
@@ -41,14 +40,18 @@ ZMI_INLINE void zmi_gpu_wait(zmi_gpu_site *s) {
   s->gone = !all_there;
 }
 
-// False if the play was given up.
-ZMI_APART bool zmi_gpu_meet() {
+// All blocks meet: behind a zmi_sync the block says that it is there, and waits for the others. False if the play was given up.
+ZMI_INLINE void zmi_gpu_arrive() {
+  if (zmi_thread() == 0) zmi_arrive(&zmi_gpu_here()->play->arrived);
+}
+ZMI_APART bool zmi_gpu_meet_others() {
   zmi_gpu_site *s = zmi_gpu_here();
-  zmi_sync();
-  if (zmi_thread() == 0) {
-    zmi_arrive(&s->play->arrived);
-    zmi_gpu_wait(s);
-  }
+  if (zmi_thread() == 0) zmi_gpu_wait(s);
   zmi_sync();
   return !s->gone;
+}
+ZMI_INLINE bool zmi_gpu_meet() {
+  zmi_sync();
+  zmi_gpu_arrive();
+  return zmi_gpu_meet_others();
 }

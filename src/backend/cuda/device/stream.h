@@ -4,20 +4,15 @@
 // has to find out where weights lie.
 //
 // A worker takes its tiles in one piece, in rounds of a few tiles. A unit is a range of 256 k of a tile; all units of a worker's tiles go
-// to its eight warps in turn. A stage is what a slot holds: `stage` units, one after another, which are mostly so in memory, too.
+// to its eight warps in turn. A stage is what a slot holds: `stage` units, 4 or 8, one after another, which are mostly so in memory, too.
 //
 // Sums of products of codes and digits are whole numbers, so tensor cores take them: 16 rows of weights by 32 k by 8 columns, of which
 // three are the digits of the row. What follows (scales, biases) is a chain of multiply-adds of floats in the written order.
 
-// Which unit: range `which` of a tile, which is block `block` of pair `pair`.
-typedef struct zmi_gpu_spot {
-  int tile, which, block, pair;
-} zmi_gpu_spot;
-
 // What the warps of a block tell each other of the ring, in shared memory.
 typedef struct zmi_gpu_feed {
   unsigned long long gate[ZMI_GPU_SLOTS]; // of the slots: what a stage needs has come
-  unsigned long long room[ZMI_GPU_SLOTS]; // all warps are done with it
+  unsigned long long room[ZMI_GPU_SLOTS]; // all units of it have been used
   unsigned stages[ZMI_GPU_WARPS];         // of all products before the one at hand; each warp counts them
   unsigned routed, reached;               // marks: of a ROUTE whose choice is here, of a product that is at hand
   unsigned ended;                         // no more stages are taken
@@ -38,39 +33,6 @@ ZMI_INLINE unsigned zmi_gpu_mark(int step, int number) {
   return (unsigned)step << 24 | (unsigned)number;
 }
 
-// `many` units further of a product whose tiles have so many units, and blocks a pair.
-ZMI_INLINE void zmi_gpu_spot_move(zmi_gpu_spot *s, int many, int units, int blocks) {
-  s->which += many;
-  while (s->which >= units) {
-    s->which -= units;
-    s->tile++;
-    if (++s->block < blocks) continue;
-    s->block = 0;
-    s->pair++;
-  }
-}
-
-// The unit that stands `many` behind the first one of the worker that takes the tiles from `tile` on.
-ZMI_INLINE zmi_gpu_spot zmi_gpu_spot_first(int tile, int many, int units, int blocks) {
-  const int pair = tile < blocks ? 0 : tile / blocks; // most products have one, and a quotient takes long
-  zmi_gpu_spot s = {tile, 0, tile - pair * blocks, pair};
-  zmi_gpu_spot_move(&s, many, units, blocks);
-  return s;
-}
-
-// The ring as a warp that makes products has it in registers: the stage of its next unit, counted from the first of all, and which unit of
-// it that is.
-typedef struct zmi_gpu_ring {
-  const char *slots;
-  zmi_gpu_feed *feed;
-  unsigned stage, done, end, count; // done: how many it has left; end: behind the product's last stage; count: of slots, a power of two
-  int at, each;                     // each: units of a stage
-} zmi_gpu_ring;
-
-ZMI_INLINE void zmi_gpu_ring_move(zmi_gpu_ring *r, int many) {
-  for (r->at += many; r->at >= r->each; r->at -= r->each) r->stage++;
-}
-
 // The turn of a stage's gates.
 ZMI_INLINE unsigned zmi_gpu_stage_turn(unsigned stage, unsigned count) {
   return stage & count ? 1u : 0u;
@@ -81,40 +43,16 @@ ZMI_INLINE void zmi_gpu_stage_wait(zmi_gpu_feed *feed, unsigned stage, unsigned 
   zmi_bulk_wait(&feed->gate[stage & (count - 1)], zmi_gpu_stage_turn(stage, count));
 }
 
-// The warp leaves the product's stages before number `stage`.
-ZMI_INLINE void zmi_gpu_ring_leave(zmi_gpu_ring *r, unsigned stage) {
-  for (; r->done != stage && r->done != r->end; r->done++) {
-    if (zmi_thread() % 32 != 0) continue;
-    // Of a stage without a unit of the warp, too: before it has come, others may still be in the one that the slot had.
-    zmi_gpu_stage_wait(r->feed, r->done, r->count);
-    zmi_gate_arrive(&r->feed->room[r->done & (r->count - 1)]);
-  }
+// Of a stage of so many units. Not fewer than four: a warp's stages must not be further from each other than there are slots, or the turn of
+// a gate could be one that was long ago.
+ZMI_INLINE int zmi_gpu_stage_shift(int each) {
+  return each == 8 ? 3 : 2;
 }
 
-// For a product of so many units.
-ZMI_INLINE zmi_gpu_ring zmi_gpu_ring_open(const char *slots, int count, int each, int units) {
-  zmi_gpu_feed *feed = zmi_gpu_feed_here();
-  const int warp = zmi_thread() / 32;
-  const unsigned first = feed->stages[warp], stages = (unsigned)(units + each - 1) / (unsigned)each;
-  zmi_gpu_ring r = {slots, feed, first, first, first + stages, (unsigned)count, 0, each};
-  zmi_gpu_ring_move(&r, warp);
-  zmi_gpu_ring_leave(&r, r.stage); // a warp without units holds nobody up
-  return r;
-}
-
-// Where the warp's unit lies, once it has come; and that it has been used.
-ZMI_INLINE const char *zmi_gpu_ring_take(const zmi_gpu_ring *r, int unit_bytes) {
-  zmi_gpu_stage_wait(r->feed, r->stage, r->count);
-  return zmi_near(r->slots + (r->stage & (r->count - 1)) * ZMI_GPU_SLOT + r->at * unit_bytes);
-}
-ZMI_INLINE void zmi_gpu_ring_next(zmi_gpu_ring *r) {
-  zmi_gpu_ring_move(r, ZMI_GPU_WARPS);
-  zmi_sync_warp();
-  zmi_gpu_ring_leave(r, r->stage);
-}
-ZMI_INLINE void zmi_gpu_ring_close(zmi_gpu_ring *r) {
-  zmi_gpu_ring_leave(r, r->end);
-  if (zmi_thread() % 32 == 0) r->feed->stages[zmi_thread() / 32] = r->end;
+// The pair of a tile, `blocks` tiles a pair; by: the quotient by `blocks` as a product, or 0.
+ZMI_INLINE int zmi_gpu_pair_of(int tile, int blocks, unsigned by) {
+  if (tile < blocks) return 0; // most products have one pair, and a quotient takes long
+  return by ? (int)((unsigned long long)(unsigned)tile * by >> 36) : tile / blocks;
 }
 
 // ---- a unit ----
@@ -236,20 +174,82 @@ template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_by_format(const zmi_gpu_mat
 
 // ---- a product ----
 
-// The part of a unit: of `row` of what READY made.
-ZMI_INLINE void zmi_gpu_stream_unit(const char *slot, const zmi_gpu_dot *d, int begin, const char *row, float *part) {
+// How a warp goes through its units of a product. Unit u of a worker is unit u % each of its stage u / each, and warp u % 8 takes it: so a
+// warp has the same place in each of its stages. The next copy comes to a slot when as many arrivals are there as a block has warps. A unit
+// counts for its share of them; the first one of a stage that is not full counts for those that are missing, too, so that no warp has to
+// look after stages in which it has nothing to do.
+typedef struct zmi_gpu_units {
+  const zmi_gpu_dot *d;
+  zmi_gpu_feed *feed;
+  const char *slots, *made, *row; // the warp's place in slot 0; rows that READY made, the unit's
+  unsigned stage, count, hop;     // of the unit, counted from the first of all; slots, a power of two; stages to the next unit
+  int unit, which, rest;          // the unit's number and which of its tile; units from the beginning of its stage on
+  int pair, block;                // of its tile; known if there are several rows
+} zmi_gpu_units;
+
+ZMI_INLINE void zmi_gpu_units_row(zmi_gpu_units *u) {
+  const zmi_gpu_dot *d = u->d;
+  u->row = u->made + (d->share == 1 ? u->pair : u->pair / d->share) * (int)d->x_bytes;
+}
+
+// To the tile of unit `which` of the tile at hand.
+ZMI_INLINE void zmi_gpu_units_tile(zmi_gpu_units *u) {
+  const int units = u->d->units, blocks = u->d->blocks, pair = u->pair;
+  for (; u->which >= units; u->which -= units) {
+    if (++u->block < blocks) continue;
+    u->block = 0;
+    u->pair++;
+  }
+  if (u->pair != pair) zmi_gpu_units_row(u);
+}
+
+// units: of the worker; pair, block: of its first tile.
+ZMI_INLINE zmi_gpu_units zmi_gpu_units_open(const zmi_gpu_dot *d, const char *slots, int count, const char *made, int units, int pair,
+                                            int block) {
+  const int warp = zmi_thread() / 32, each = d->stage, at = warp & (each - 1), shift = zmi_gpu_stage_shift(each);
+  zmi_gpu_units u = {d, zmi_gpu_feed_here(), slots + at * d->range_bytes, made, made, 0, (unsigned)count, 0, warp, warp, 0, pair, block};
+  u.stage = u.feed->stages[warp] + (unsigned)(warp >> shift);
+  u.hop = (unsigned)(ZMI_GPU_WARPS >> shift);
+  u.rest = units - (warp - at);
+  zmi_gpu_units_row(&u);
+  zmi_gpu_units_tile(&u);
+  return u;
+}
+
+// A warp's units before number `end`, the parts of which begin at `parts`: those of unit `begin` first. FORMAT: 4 or 8 bits in groups of 64
+// with scales of two bytes, and whole ranges; or 0, any.
+template <int FORMAT, int DIGITS> ZMI_INLINE void zmi_gpu_units_make(zmi_gpu_units *u, int begin, int end, float *parts) {
+  const zmi_gpu_dot *d = u->d;
   const zmi_gpu_matrix *m = &d->matrix;
-  const int lane = zmi_thread() % 32, plane = lane / 4 % 4 < m->digits ? lane / 4 % 4 : 0;
-  const int n = m->k - begin < ZMI_GPU_RANGE ? m->k - begin : ZMI_GPU_RANGE;
-  zmi_gpu_column u = {row + plane * m->group + lane % 4 * 8, (const float *)(const void *)(row + m->digits * m->k), 0, {0, 0}};
-  u.sum = u.scale + (m->k >> zmi_gpu_group_shift(m->group));
-  if (m->digits == 1)
-    zmi_gpu_stream_by_format<1>(m, slot, begin, n, &u);
-  else
-    zmi_gpu_stream_by_format<3>(m, slot, begin, n, &u);
-  for (int h = 0; h < 2; h++) {
-    const float lower = zmi_shuffle_float(u.acc[h], lane | 1);
-    if (lane % 4 == 0) part[lane / 4 + 8 * h] = m->digits == 1 ? u.acc[h] : u.acc[h] + lower;
+  const int lane = zmi_thread() % 32, group = FORMAT ? 64 : m->group, plane = DIGITS == 1 || lane / 4 % 4 == 3 ? 0 : lane / 4 % 4;
+  const int units = d->units, ranges = d->up ? units / 2 : units, k = m->k, each = d->stage;
+  const int scales = DIGITS * k, sums = scales + (k >> zmi_gpu_group_shift(group)) * 4, mine = plane * group + lane % 4 * 8;
+  const bool first = (zmi_thread() / 32 & (each - 1)) == 0, several = d->pairs > d->share;
+  while (u->unit < end) {
+    const unsigned slot = u->stage & (u->count - 1);
+    const int range = u->which < ranges ? u->which : u->which - ranges, at = range * ZMI_GPU_RANGE;
+    zmi_gpu_column c = {u->row + mine, (const float *)(const void *)(u->row + scales), (const float *)(const void *)(u->row + sums), {0, 0}};
+    zmi_gpu_stage_wait(u->feed, u->stage, u->count);
+    const char *from = zmi_near(u->slots + slot * ZMI_GPU_SLOT);
+    if (FORMAT)
+      zmi_gpu_stream_groups<FORMAT ? FORMAT : 4, DIGITS, 64, false, 4>(from, 64, at / 64, 4, &c);
+    else
+      zmi_gpu_stream_by_format<DIGITS>(m, from, at, k - at < ZMI_GPU_RANGE ? k - at : ZMI_GPU_RANGE, &c);
+    zmi_sync_warp(); // all lanes have read it
+    if (lane == 0) zmi_gate_arrive(&u->feed->room[slot], u->hop * (unsigned)(first && u->rest < each ? 1 + each - u->rest : 1));
+    float *part = parts + (u->unit - begin) * ZMI_GPU_LANES;
+    for (int h = 0; h < 2; h++) {
+      const float lower = zmi_shuffle_float(c.acc[h], lane | 1);
+      if (lane % 4 == 0) part[lane / 4 + 8 * h] = DIGITS == 1 ? c.acc[h] : c.acc[h] + lower;
+    }
+    u->unit += ZMI_GPU_WARPS;
+    u->rest -= ZMI_GPU_WARPS;
+    u->stage += u->hop;
+    u->which += ZMI_GPU_WARPS;
+    if (several)
+      zmi_gpu_units_tile(u);
+    else
+      while (u->which >= units) u->which -= units;
   }
 }
 
@@ -293,30 +293,32 @@ ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int worker, int
                                   const char *slots, int count) {
   in = zmi_near(in);
   shared = zmi_near(shared);
-  made = zmi_near(made);
   const zmi_gpu_dot *d = &in->as.dot;
-  const int t = zmi_thread(), units = d->units, ranges = d->up ? units / 2 : units, blocks = d->blocks, together = d->together;
+  const zmi_gpu_matrix *m = &d->matrix;
+  const int t = zmi_thread(), units = d->units, blocks = d->blocks, together = d->together;
   const int last = zmi_gpu_stream_end(d->kept, in->tiles, worker, workers, by);
-  int tile = zmi_gpu_stream_begin(d->kept, in->tiles, worker, workers, by);
-  if (tile >= last) return;
-  zmi_gpu_ring ring = zmi_gpu_ring_open(slots, count, d->stage, (last - tile) * units);
+  const int first = zmi_gpu_stream_begin(d->kept, in->tiles, worker, workers, by);
+  if (first >= last) return;
+  const bool usual = m->group == 64 && m->dtype != ZMI_GPU_F32 && m->k % ZMI_GPU_RANGE == 0;
+  const int format = (m->bits == 4 || m->bits == 8) && usual ? m->bits : 0;
   float *parts = (float *)(void *)shared;
   const zmi_gpu_address out = d->kept ? (zmi_gpu_address)(shared + d->kept) : d->out;
-  int pair = tile < blocks ? 0 : tile / blocks, block = tile - pair * blocks;
-  zmi_gpu_spot s = zmi_gpu_spot_first(tile, t / 32, units, blocks);
-  for (; tile < last; tile += together) {
-    const int tiles = last - tile < together ? last - tile : together;
-    for (; s.tile < tile + tiles; zmi_gpu_spot_move(&s, ZMI_GPU_WARPS, units, blocks)) {
-      float *part = parts + ((s.tile - tile) * units + s.which) * ZMI_GPU_LANES;
-      const int range = s.which < ranges ? s.which : s.which - ranges;
-      const int row = s.pair < d->share ? 0 : s.pair / d->share; // one row alone needs no quotient
-      zmi_gpu_stream_unit(zmi_gpu_ring_take(&ring, d->range_bytes), d, range * ZMI_GPU_RANGE, made + row * (int)d->x_bytes, part);
-      zmi_gpu_ring_next(&ring);
-    }
+  int pair = zmi_gpu_pair_of(first, blocks, d->by), block = first - pair * blocks;
+  zmi_gpu_units u = zmi_gpu_units_open(d, zmi_near(slots), count, zmi_near(made), (last - first) * units, pair, block);
+  for (int tile = first; tile < last; tile += together) {
+    const int tiles = last - tile < together ? last - tile : together, begin = (tile - first) * units, end = begin + tiles * units;
+    if (format == 4 && m->digits == 3)
+      zmi_gpu_units_make<4, 3>(&u, begin, end, parts);
+    else if (format == 8 && m->digits == 3)
+      zmi_gpu_units_make<8, 3>(&u, begin, end, parts);
+    else if (m->digits == 3)
+      zmi_gpu_units_make<0, 3>(&u, begin, end, parts);
+    else
+      zmi_gpu_units_make<0, 1>(&u, begin, end, parts);
     zmi_sync();
     if (t < tiles * ZMI_GPU_LANES) zmi_gpu_stream_store(d, block, pair, parts + t / ZMI_GPU_LANES * units * ZMI_GPU_LANES, out);
     for (block += tiles; block >= blocks; block -= blocks) pair++;
     if (tile + tiles < last) zmi_sync(); // before the next round overwrites the parts
   }
-  zmi_gpu_ring_close(&ring);
+  if (t % 32 == 0) u.feed->stages[t / 32] += (unsigned)((last - first) * units + d->stage - 1) >> zmi_gpu_stage_shift(d->stage);
 }

@@ -451,6 +451,53 @@ static void make_barriers(plan *p) {
   }
 }
 
+// The next barrier from instruction i on, or the count.
+static size_t barrier_from(const plan *p, size_t i) {
+  while (i < p->made_count && !p->made[i].barrier) i++;
+  return i;
+}
+
+static size_t barriers_of(const plan *p) {
+  size_t n = 0;
+  for (size_t i = 0; i < p->made_count; i++) n += p->made[i].barrier != 0;
+  return n;
+}
+
+// Whether a product behind instruction i takes rows that are there before it.
+static bool rows_wait(const plan *p, size_t i) {
+  while (++i < p->made_count && p->made[i].kind != ZMI_GPU_READY) {
+    if (p->made[i].kind == ZMI_GPU_DOT && !p->made[i].as.dot.x) return true;
+  }
+  return false;
+}
+
+// Instruction `from` becomes number `to`.
+static void move(plan *p, size_t from, size_t to) {
+  const zmi_gpu_instruction in = p->made[from];
+  if (from < to) memmove(&p->made[from], &p->made[from + 1], (to - from) * sizeof in);
+  if (to < from) memmove(&p->made[to + 1], &p->made[to], (from - to) * sizeof in);
+  p->made[to] = in;
+}
+
+// The state of a convolution is written by a few workers, and nothing of this step needs it: not behind the barrier where all others would
+// wait for it, but before the one after that, where they wait for each other anyway.
+static void late_states(plan *p) {
+  for (size_t i = p->made_count; i-- > 1;) {
+    const zmi_gpu_instruction *in = &p->made[i];
+    if (in->kind != ZMI_GPU_CONV || in->as.conv.y || !in->barrier) continue;
+    const size_t before = barriers_of(p);
+    size_t to = i;
+    for (size_t j = i + 1, end = barrier_from(p, i + 1); j < end; j++) {
+      if (!rows_wait(p, j)) to = j; // its scratch lies over the rows
+    }
+    move(p, i, to);
+    make_barriers(p);
+    if (barriers_of(p) <= before) continue;
+    move(p, to, i);
+    make_barriers(p);
+  }
+}
+
 static bool make(plan *p, bool ring, int *first) {
   find_digits(p);
   for (size_t i = 0; i < p->count; i++) {
@@ -466,6 +513,8 @@ static bool make(plan *p, bool ring, int *first) {
     if (dropped(p, i)) continue;
     if (!(p->all[i].kind == ZMI_GPU_DOT ? add_dot(p, i, ring) : add(p, &p->all[i]))) return false;
   }
+  make_barriers(p);
+  late_states(p);
   own_routes(p);
   *first = (int)p->made_count;
   for (size_t i = p->made_count; i-- > 0;) {

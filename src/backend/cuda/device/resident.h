@@ -117,22 +117,21 @@ static_assert(sizeof(zmi_gpu_instruction) % 16 == 0 && ZMI_GPU_OWN_CODE % 16 == 
 // done with an instruction in front of a barrier says so before it goes on to wait. False if the play was given up.
 ZMI_INLINE bool zmi_gpu_play_step(const zmi_gpu_instruction *all, int count) {
   unsigned long long *const stamps = zmi_thread() == 0 ? zmi_gpu_here()->stamps : 0;
-  bool on = true;
   zmi_gpu_bring(all, 0);
   zmi_copy_wait(0);
   zmi_sync();
-  for (int i = 0; on && i < count; i++) {
-    const zmi_gpu_instruction *in = zmi_gpu_code(i), *next = zmi_gpu_code(i + 1);
+  for (int i = 0; i < count;) {
     if (i + 1 < count) zmi_gpu_bring(all, i + 1);
-    if (i > 0 && in->barrier) on = zmi_gpu_meet_others();
+    if (i > 0 && zmi_gpu_code(i)->barrier && !zmi_gpu_meet_others()) return false;
     zmi_gpu_stamp(stamps, 2 * i);
-    if (on) zmi_gpu_play_one(in, i);
+    zmi_gpu_play_one(zmi_gpu_code(i), i);
     zmi_copy_wait(0);
     zmi_sync();
-    if (i + 1 < count && next->barrier) zmi_gpu_arrive();
-    zmi_gpu_stamp(stamps, 2 * i + 1);
+    i++;
+    if (i < count && zmi_gpu_code(i)->barrier) zmi_gpu_arrive();
+    zmi_gpu_stamp(stamps, 2 * i - 1);
   }
-  return on;
+  return true;
 }
 
 ZMI_KERNEL_FED zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed) {

@@ -270,10 +270,10 @@ static cu_result check_addresses(const zmi_gpu_instruction *in) {
 }
 
 // gpu_device.cc
-void zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed);
+void zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed, int stamped);
 static void start_resident(void *at) {
   const work *w = at;
-  zmi_gpu_resident((const void *)w->from, w->value, w->first, (void *)w->to, w->bytes);
+  zmi_gpu_resident((const void *)w->from, w->value, w->first, (void *)w->to, w->bytes, ((const zmi_gpu_play *)w->to)->stamps != 0);
 }
 
 // ---- what launches touch ----

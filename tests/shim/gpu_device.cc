@@ -40,13 +40,12 @@
 
 #include "backend/cuda/device/steps.h"
 
+#include "backend/cuda/device/site.h"
 #include "backend/cuda/device/ready.h"
 
 #include "backend/cuda/device/stream.h"
 
 #include "backend/cuda/device/feed.h"
-
-#include "backend/cuda/device/site.h"
 
 #include "backend/cuda/device/choose.h"
 
@@ -91,7 +90,7 @@ struct gpu_whole {
 
 static void gpu_play_whole(void *at) {
   const gpu_whole *w = (const gpu_whole *)at;
-  zmi_gpu_resident(w->all, w->count, w->first, w->play, 1);
+  zmi_gpu_resident(w->all, w->count, w->first, w->play, 1, w->play->stamps != 0);
 }
 
 extern "C" const char *gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, int blocks, size_t shared,

@@ -194,3 +194,18 @@ bool zmi_gpu_meets(zmi_gpu_range a, zmi_gpu_range b) {
 bool zmi_gpu_over_rows(const zmi_gpu_instruction *in) {
   return in->shared > 0 && in->kind != ZMI_GPU_READY && in->kind != ZMI_GPU_DOT && in->kind != ZMI_GPU_ROUTE;
 }
+
+static int how_of(const zmi_gpu_instruction *in) {
+  const zmi_gpu_dot *d = &in->as.dot;
+  if (in->kind == ZMI_GPU_READY || (in->kind == ZMI_GPU_ROUTE && in->own)) return ZMI_GPU_OF_BLOCK;
+  if (in->kind != ZMI_GPU_DOT || d->x) return ZMI_GPU_USUAL;
+  if (!d->stage) return ZMI_GPU_OF_READY;
+  return d->chosen && !d->route ? ZMI_GPU_STREAMED_LATE : ZMI_GPU_STREAMED;
+}
+
+void zmi_gpu_count(zmi_gpu_instruction *all, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    all[i].number = (int)i;
+    all[i].how = how_of(&all[i]);
+  }
+}

@@ -26,6 +26,9 @@ bool zmi_gpu_meets(zmi_gpu_range a, zmi_gpu_range b); // they overlap
 zm_status zmi_device_fuse(const zmi_gpu_instruction *all, size_t count, const zmi_gpu_range *outputs, size_t output_count, bool ring,
                           zmi_gpu_instruction **made, size_t *made_count, int *first);
 
+// What the resident kernel wants to know of each instruction of a list that is otherwise done: its number, and how it is played.
+void zmi_gpu_count(zmi_gpu_instruction *all, size_t count);
+
 // Whether its scratch lies over the rows that READY has made: kinds that never stand between those and the products that take them have the
 // whole of the shared memory that is not the ring's.
 bool zmi_gpu_over_rows(const zmi_gpu_instruction *in);

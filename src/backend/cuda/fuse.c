@@ -236,7 +236,9 @@ static void stream(zmi_gpu_dot *d, int stage) {
   d->range_bytes = range_bytes(&d->matrix);
   d->units = (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE * (d->up ? 2 : 1);
   d->together = ZMI_MIN(ZMI_GPU_DOT_SHARED / (4 * ZMI_GPU_LANES) / d->units, most);
-  d->by = d->blocks > 16 && d->blocks < 1 << 17 && (long long)d->pairs * d->blocks < 1 << 19 ? (unsigned)((1ull << 36) / (unsigned)d->blocks + 1) : 0;
+  d->by = d->blocks > 16 && d->blocks < 1 << 17 && (long long)d->pairs * d->blocks < 1 << 19
+              ? (unsigned)((1ull << 36) / (unsigned)d->blocks + 1)
+              : 0;
 }
 
 // An activation behind two products becomes part of them.
@@ -522,6 +524,7 @@ static bool make(plan *p, bool ring, int *first) {
     if (p->made[i].kind == ZMI_GPU_DOT && p->made[i].as.dot.stage) *first = (int)i;
   }
   make_barriers(p);
+  zmi_gpu_count(p->made, p->made_count);
   return true;
 }
 

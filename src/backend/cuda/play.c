@@ -447,7 +447,8 @@ static cu_result launch_resident(zmi_device_player *p) {
   zmi_cuda *d = p->device;
   int count = (int)p->fused_count;
   unsigned long long allowed = 20000000000ull; // nanoseconds: far more than any step takes
-  void *arguments[] = {&p->instructions, &count, &p->first, &p->play, &allowed};
+  int stamped = p->post->start.stamps != 0;
+  void *arguments[] = {&p->instructions, &count, &p->first, &p->play, &allowed, &stamped};
   cu_result r = d->cu->upload(p->play, &p->post->start, sizeof p->post->start, d->stream);
   if (!r) {
     r = d->cu->launch_together(d->resident, (unsigned)p->blocks, 1, 1, ZMI_GPU_FED, 1, 1, (unsigned)p->shared, d->stream, arguments);

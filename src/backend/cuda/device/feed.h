@@ -36,7 +36,7 @@ typedef struct zmi_gpu_wanted {
 ZMI_INLINE zmi_gpu_wanted zmi_gpu_wanted_of(const zmi_gpu_instruction *in) {
   const zmi_gpu_dot *d = &in->as.dot;
   const zmi_gpu_matrix *m = &d->matrix;
-  return {m->packed, d->up,    d->chosen, m->matrix_bytes, m->block_bytes, m->k,     m->experts, in->tiles,
+  return {m->packed, d->up,    d->chosen, m->matrix_bytes, m->block_bytes, m->k,    m->experts, in->tiles,
           d->blocks, d->units, d->stage,  d->range_bytes,  d->route,       d->kept, in->next};
 }
 

@@ -278,15 +278,26 @@ typedef struct zmi_gpu_play {
   zmi_gpu_sampling sampling;
 } zmi_gpu_play;
 
+// How the resident kernel plays an instruction: as a launch does, or by code of its own. LATE: weights are asked for when it is at hand.
+typedef enum zmi_gpu_how {
+  ZMI_GPU_USUAL,
+  ZMI_GPU_STREAMED,
+  ZMI_GPU_STREAMED_LATE,
+  ZMI_GPU_OF_READY, // a product of rows that READY made, whose weights do not come through the ring
+  ZMI_GPU_OF_BLOCK  // READY, or a ROUTE of every block's own
+} zmi_gpu_how;
+
 typedef struct zmi_gpu_instruction {
   int kind;     // zmi_gpu_kind
+  int number;   // of the resident kernel: which one it is, from 0 on
+  int barrier;  // reads or overwrites what instructions since the last barrier wrote or read
+  int how;      // of the resident kernel: zmi_gpu_how
+  int own;      // every block does all of it for itself
   int tiles;    // > 0
   int shared;   // bytes of shared memory that a block needs
-  int barrier;  // reads or overwrites what instructions since the last barrier wrote or read
   int of_instr; // instruction of the tape that it is part of
-  int own;      // every block does all of it for itself
   int next;     // the next DOT whose weights come through the ring
-  int unused[3];
+  int unused;
   union {
     zmi_gpu_embed embed;
     zmi_gpu_norm norm;

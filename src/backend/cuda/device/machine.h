@@ -170,8 +170,7 @@ ZMI_INLINE void zmi_bulk_copy(char *to, const char *from, int bytes, unsigned lo
                : "memory");
 }
 ZMI_INLINE void zmi_bulk_asked(unsigned long long *gate) {
-  if (threadIdx.x % 32 == 0)
-    asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
+  if (threadIdx.x % 32 == 0) asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"((unsigned)__cvta_generic_to_shared(gate)) : "memory");
 }
 #else
 // Each thread asks for 16 bytes at a time and arrives when they have come.

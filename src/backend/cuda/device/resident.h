@@ -2,7 +2,12 @@
 // others have made.
 
 // A ROUTE of every block's own: the choice stays in shared memory, worker 0 writes it, too.
-ZMI_APART void zmi_gpu_route_own(const zmi_gpu_instruction *in, int worker, char *shared, char *own, unsigned mark) {
+ZMI_APART void zmi_gpu_route_own(int place) {
+  const zmi_gpu_instruction *in = zmi_gpu_code(place);
+  const zmi_gpu_site *s = zmi_gpu_here();
+  const unsigned mark = zmi_gpu_mark(s->step, in->number + 1);
+  const int worker = s->worker;
+  char *shared = zmi_gpu_scratch(), *own = zmi_shared();
   zmi_gpu_route r = in->as.route;
   const int warps = ZMI_GPU_ROUTE_WARPS(r.experts), warp = zmi_thread() / 32, pairs = r.rows * r.k;
   float *p = (float *)(void *)shared + (long long)warp * 2 * r.experts;
@@ -20,13 +25,15 @@ ZMI_APART void zmi_gpu_route_own(const zmi_gpu_instruction *in, int worker, char
   }
 }
 
-ZMI_APART void zmi_gpu_dot_made(const zmi_gpu_instruction *in, const char *made, int worker, int workers, char *shared) {
-  zmi_gpu_dot_with(in, made, worker, workers, shared);
+ZMI_APART void zmi_gpu_dot_made(int place) {
+  const zmi_gpu_site *s = zmi_gpu_here();
+  zmi_gpu_dot_with(zmi_gpu_code(place), zmi_shared() + s->made, s->worker, s->workers, zmi_gpu_scratch());
 }
 
 // The kinds that nothing here does better.
-ZMI_APART void zmi_gpu_play_other(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
-  zmi_gpu_perform(in, worker, workers, shared);
+ZMI_APART void zmi_gpu_play_other(int place) {
+  const zmi_gpu_site *s = zmi_gpu_here();
+  zmi_gpu_perform(zmi_gpu_code(place), s->worker, s->workers, zmi_gpu_scratch());
 }
 
 // Blocks of one multiprocessor are neighbours: so a product of few tiles keeps all multiprocessors busy. (They come in turn, each with its
@@ -45,8 +52,8 @@ ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, zmi_gpu
   s->allowed = allowed;
   s->deadline = zmi_nanoseconds() + allowed;
   s->stop = play->mail ? &zmi_gpu_at<zmi_gpu_mail>(play->mail)->stop : 0;
-  s->made = zmi_shared() + play->ready_at;
-  s->ring = zmi_shared() + play->ring_at;
+  s->made = play->ready_at;
+  s->ring = play->ring_at;
   s->slots = play->slots;
   s->worker = zmi_gpu_worker(play->each);
   s->workers = zmi_blocks();
@@ -80,67 +87,83 @@ ZMI_INLINE void zmi_gpu_begin_feeding(const zmi_gpu_instruction *all, int count,
   zmi_gpu_feed_all(all, count, first, play->most > 1 ? play->most : 1, &f);
 }
 
-// in: instruction `now`.
-ZMI_INLINE void zmi_gpu_play_one(const zmi_gpu_instruction *in, int now) {
-  const zmi_gpu_site *s = zmi_gpu_here();
-  char *scratch = zmi_gpu_scratch(), *made = zmi_near(s->made);
-  if (in->kind == ZMI_GPU_READY) {
-    zmi_gpu_ready_run(in, s->worker, s->workers, s->by, scratch, made);
-  } else if (in->kind == ZMI_GPU_ROUTE && in->own) {
-    zmi_gpu_route_own(in, s->worker, scratch, zmi_shared(), zmi_gpu_mark(s->step, now + 1));
-  } else if (in->kind == ZMI_GPU_DOT && in->as.dot.stage) {
-    const bool waited = in->as.dot.chosen && !in->as.dot.route; // for it the feeding warp waits
-    if (waited && zmi_thread() == 0) zmi_tell(&zmi_gpu_feed_here()->reached, zmi_gpu_mark(s->step, now + 1));
-    zmi_gpu_stream_run(in, s->worker, s->workers, s->by, scratch, made, zmi_near(s->ring), s->slots);
-  } else if (in->kind == ZMI_GPU_DOT && !in->as.dot.x) {
-    zmi_gpu_dot_made(in, made, s->worker, s->workers, scratch);
-  } else {
-    zmi_gpu_play_other(in, s->worker, s->workers, scratch);
-  }
+// The instruction of a place.
+ZMI_INLINE void zmi_gpu_play_one(int place, int how) {
+  if (how == ZMI_GPU_STREAMED_LATE && zmi_thread() == 0) // for it the feeding warp waits
+    zmi_tell(&zmi_gpu_feed_here()->reached, zmi_gpu_mark(zmi_gpu_here()->step, zmi_gpu_code(place)->number + 1));
+  if (how == ZMI_GPU_STREAMED || how == ZMI_GPU_STREAMED_LATE)
+    zmi_gpu_stream_run(place);
+  else if (how == ZMI_GPU_OF_READY)
+    zmi_gpu_dot_made(place);
+  else if (how != ZMI_GPU_OF_BLOCK)
+    zmi_gpu_play_other(place);
+  else if (zmi_gpu_code(place)->kind == ZMI_GPU_READY)
+    zmi_gpu_ready_run(place);
+  else
+    zmi_gpu_route_own(place);
 }
 
-// When a block began an instruction, or was done with it. stamps: of thread 0, or absent.
-ZMI_INLINE void zmi_gpu_stamp(unsigned long long *stamps, int i) {
-  if (stamps) stamps[i] = zmi_clock();
+// When a block began an instruction (which: 0), or was done with it (1).
+ZMI_INLINE void zmi_gpu_stamp(int number, int which) {
+  if (zmi_thread() == 0) zmi_gpu_here()->stamps[2 * number + which] = zmi_clock();
 }
 
 // Asks for an instruction: it comes to shared memory while the one before it is played, as what is in memory would have to be had anew
 // after each barrier.
-ZMI_INLINE void zmi_gpu_bring(const zmi_gpu_instruction *all, int i) {
+ZMI_INLINE void zmi_gpu_bring(const zmi_gpu_instruction *all, int i, int place) {
   const int at = 16 * zmi_thread();
-  if (at < (int)sizeof *all) zmi_copy_async((char *)(void *)zmi_gpu_code(i) + at, (const char *)(const void *)&all[i] + at);
+  if (at < (int)sizeof *all) zmi_copy_async((char *)(void *)zmi_gpu_code(place) + at, (const char *)(const void *)&all[i] + at);
   zmi_copy_commit();
 }
 static_assert(sizeof(zmi_gpu_instruction) % 16 == 0 && ZMI_GPU_OWN_CODE % 16 == 0, "instructions come in pieces of 16 bytes");
 
-// What every thread needs here are constants and two numbers: each look at shared memory is on the way of each instruction. A block that is
-// done with an instruction in front of a barrier says so before it goes on to wait. False if the play was given up.
-ZMI_INLINE bool zmi_gpu_play_step(const zmi_gpu_instruction *all, int count) {
-  unsigned long long *const stamps = zmi_thread() == 0 ? zmi_gpu_here()->stamps : 0;
-  zmi_gpu_bring(all, 0);
+// The beginning of an instruction, read at once.
+typedef struct alignas(16) zmi_gpu_opening {
+  int kind, number, barrier, how;
+} zmi_gpu_opening;
+
+// Plays the instruction of a place, behind which the other place has the next one. How the step goes on: nothing has to be kept
+// meanwhile, as what a register cannot hold comes from local memory, and that from far behind a barrier. A block that is done with an
+// instruction in front of a barrier says so before it goes on to wait.
+typedef enum zmi_gpu_going { ZMI_GPU_ON, ZMI_GPU_DONE, ZMI_GPU_GIVEN_UP } zmi_gpu_going;
+ZMI_INLINE zmi_gpu_going zmi_gpu_play_place(const zmi_gpu_instruction *all, int count, int stamped, int place) {
+  const zmi_gpu_opening head = *(const zmi_gpu_opening *)(const void *)zmi_gpu_code(place);
+  if (head.number + 1 < count) zmi_gpu_bring(all, head.number + 1, 1 - place);
+  if (head.number > 0 && head.barrier && !zmi_gpu_meet_others()) return ZMI_GPU_GIVEN_UP;
+  if (stamped) zmi_gpu_stamp(head.number, 0);
+  zmi_gpu_play_one(place, head.how);
+  const int done = zmi_gpu_code(place)->number; // behind the next line others ask for an instruction that comes to this place
   zmi_copy_wait(0);
   zmi_sync();
-  for (int i = 0; i < count;) {
-    if (i + 1 < count) zmi_gpu_bring(all, i + 1);
-    if (i > 0 && zmi_gpu_code(i)->barrier && !zmi_gpu_meet_others()) return false;
-    zmi_gpu_stamp(stamps, 2 * i);
-    zmi_gpu_play_one(zmi_gpu_code(i), i);
-    zmi_copy_wait(0);
-    zmi_sync();
-    i++;
-    if (i < count && zmi_gpu_code(i)->barrier) zmi_gpu_arrive();
-    zmi_gpu_stamp(stamps, 2 * i - 1);
-  }
-  return true;
+  const bool more = done + 1 < count;
+  if (more && zmi_gpu_code(1 - place)->barrier) zmi_gpu_arrive();
+  if (stamped) zmi_gpu_stamp(done, 1);
+  return more ? ZMI_GPU_ON : ZMI_GPU_DONE;
 }
 
-ZMI_KERNEL_FED zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed) {
+// False if the play was given up. Two at a time: so each place is a constant.
+ZMI_INLINE bool zmi_gpu_play_step(const zmi_gpu_instruction *all, int count, int stamped) {
+  zmi_gpu_going how = ZMI_GPU_DONE;
+  if (count == 0) return true;
+  zmi_gpu_bring(all, 0, 0);
+  zmi_copy_wait(0);
+  zmi_sync();
+  do {
+    how = zmi_gpu_play_place(all, count, stamped, 0);
+    if (how == ZMI_GPU_ON) how = zmi_gpu_play_place(all, count, stamped, 1);
+  } while (how == ZMI_GPU_ON);
+  return how == ZMI_GPU_DONE;
+}
+
+// stamped: whether the play has stamps.
+ZMI_KERNEL_FED zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed,
+                                int stamped) {
   const int t = zmi_thread();
   if (t == 0) zmi_gpu_begin(all, count, play, allowed);
   if (t == ZMI_GPU_THREADS) zmi_gpu_begin_ring();
   zmi_sync_all();
   if (t >= ZMI_GPU_THREADS) return zmi_gpu_begin_feeding(all, count, first, play);
-  while (zmi_gpu_play_step(all, count) && zmi_gpu_choose()) {
+  while (zmi_gpu_play_step(all, count, stamped) && zmi_gpu_choose()) {
   }
   if (t == 0) zmi_tell(&zmi_gpu_feed_here()->ended, 1);
 }

@@ -6,7 +6,7 @@ typedef struct zmi_gpu_site {
   const zmi_gpu_instruction *all;
   unsigned long long deadline, allowed, *stamps; // allowed: nanoseconds of a step
   const unsigned *stop;                          // of the host; or 0
-  char *made, *ring;                             // rows of READY; the ring of weights
+  int made, ring;                                // where rows of READY lie in shared memory; the ring of weights
   int worker, workers, gone, slots;              // gone: the play was given up; slots: of the ring
   unsigned met, by;                              // barriers so far; zmi_gpu_by(workers)
   int count, step;                               // of all; steps played
@@ -16,6 +16,7 @@ static_assert(sizeof(zmi_gpu_site) <= 128, "it fits into its place");
 ZMI_INLINE zmi_gpu_site *zmi_gpu_here() {
   return (zmi_gpu_site *)(void *)(zmi_shared() + ZMI_GPU_OWN_SITE);
 }
+// Instructions come to two places in turn: number i is in place i % 2.
 ZMI_INLINE zmi_gpu_instruction *zmi_gpu_code(int i) {
   return (zmi_gpu_instruction *)(void *)(zmi_shared() + ZMI_GPU_OWN_CODE) + (i & 1);
 }

@@ -228,7 +228,8 @@ template <int FORMAT, int DIGITS> ZMI_INLINE void zmi_gpu_units_make(zmi_gpu_uni
   while (u->unit < end) {
     const unsigned slot = u->stage & (u->count - 1);
     const int range = u->which < ranges ? u->which : u->which - ranges, at = range * ZMI_GPU_RANGE;
-    zmi_gpu_column c = {u->row + mine, (const float *)(const void *)(u->row + scales), (const float *)(const void *)(u->row + sums), {0, 0}};
+    zmi_gpu_column c = {
+        u->row + mine, (const float *)(const void *)(u->row + scales), (const float *)(const void *)(u->row + sums), {0, 0}};
     zmi_gpu_stage_wait(u->feed, u->stage, u->count);
     const char *from = zmi_near(u->slots + slot * ZMI_GPU_SLOT);
     if (FORMAT)
@@ -288,11 +289,13 @@ ZMI_INLINE int zmi_gpu_stream_end(bool own, int tiles, int worker, int workers, 
   return own ? tiles : zmi_gpu_first_tile(tiles, worker + 1, workers, by);
 }
 
-// made: rows that READY made. shared: ZMI_GPU_DOT_SHARED bytes, and what is kept behind them. slots: the ring, of so many.
-ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int worker, int workers, unsigned by, char *shared, const char *made,
-                                  const char *slots, int count) {
-  in = zmi_near(in);
-  shared = zmi_near(shared);
+// The instruction of a place. The scratch has ZMI_GPU_DOT_SHARED bytes, and what is kept behind them.
+ZMI_APART void zmi_gpu_stream_run(int place) {
+  const zmi_gpu_site *s = zmi_gpu_here();
+  const zmi_gpu_instruction *in = zmi_gpu_code(place);
+  const int worker = s->worker, workers = s->workers;
+  const unsigned by = s->by;
+  char *shared = zmi_gpu_scratch();
   const zmi_gpu_dot *d = &in->as.dot;
   const zmi_gpu_matrix *m = &d->matrix;
   const int t = zmi_thread(), units = d->units, blocks = d->blocks, together = d->together;
@@ -304,7 +307,7 @@ ZMI_APART void zmi_gpu_stream_run(const zmi_gpu_instruction *in, int worker, int
   float *parts = (float *)(void *)shared;
   const zmi_gpu_address out = d->kept ? (zmi_gpu_address)(shared + d->kept) : d->out;
   int pair = zmi_gpu_pair_of(first, blocks, d->by), block = first - pair * blocks;
-  zmi_gpu_units u = zmi_gpu_units_open(d, zmi_near(slots), count, zmi_near(made), (last - first) * units, pair, block);
+  zmi_gpu_units u = zmi_gpu_units_open(d, zmi_shared() + s->ring, s->slots, zmi_shared() + s->made, (last - first) * units, pair, block);
   for (int tile = first; tile < last; tile += together) {
     const int tiles = last - tile < together ? last - tile : together, begin = (tile - first) * units, end = begin + tiles * units;
     if (format == 4 && m->digits == 3)

@@ -104,11 +104,16 @@ ZMI_INLINE float zmi_gpu_ready_scale(const zmi_gpu_rows *w) {
   return *w->scale;
 }
 
+// How the rows lie. USUAL: three digits in groups of 64, which then are constants.
+template <bool USUAL> ZMI_INLINE zmi_gpu_digit_form zmi_gpu_ready_form(const zmi_gpu_ready *r) {
+  return {r->k, USUAL ? 64 : r->group, USUAL ? 3 : r->digits};
+}
+
 // A row of sums, normalized.
-template <int DTYPE> ZMI_INLINE void zmi_gpu_ready_wide(const zmi_gpu_rows *w, int row, char *out) {
+template <int DTYPE, bool USUAL> ZMI_INLINE void zmi_gpu_ready_wide(const zmi_gpu_rows *w, int row, char *out) {
   enum { EACH = 8 * ZMI_GPU_THREADS };
   const zmi_gpu_ready *r = w->r;
-  const zmi_gpu_digit_form form = {r->k, r->group, r->digits};
+  const zmi_gpu_digit_form form = zmi_gpu_ready_form<USUAL>(r);
   const int at = 8 * zmi_thread();
   for (int i = at; i < r->k; i += EACH) zmi_gpu_ready_terms<DTYPE>(w, row, i);
   zmi_gpu_eight norm = zmi_gpu_ready_weights(r, at); // on their way while the squares are added
@@ -121,7 +126,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_ready_wide(const zmi_gpu_rows *w, i
       zmi_gpu_kept(w->part + i, x);
       zmi_gpu_ready_scaled<DTYPE>(r, &norm, scale, x);
     }
-    if (r->digits)
+    if (USUAL || r->digits)
       zmi_gpu_digit_eight<false>(&form, x, out, i);
     else if (i < r->k)
       zmi_gpu_put<DTYPE>((zmi_gpu_address)out, i, x);
@@ -151,9 +156,9 @@ ZMI_INLINE void zmi_gpu_ready_narrow(const zmi_gpu_rows *w, int row, char *out) 
 }
 
 // Rows first .. last - 1 as they are, as digits: a thread has two times eight elements, of any rows, on their way together.
-template <int DTYPE, bool WIDE> ZMI_INLINE void zmi_gpu_ready_plain(const zmi_gpu_ready *r, int first, int last, char *made) {
+template <int DTYPE, bool WIDE, bool USUAL> ZMI_INLINE void zmi_gpu_ready_plain(const zmi_gpu_ready *r, int first, int last, char *made) {
   enum { TOGETHER = 2 };
-  const zmi_gpu_digit_form form = {r->k, r->group, r->digits};
+  const zmi_gpu_digit_form form = zmi_gpu_ready_form<USUAL>(r);
   const unsigned each = (unsigned)r->k / 8, units = (unsigned)(last - first) * each;
   for (unsigned begin = 0; begin < units; begin += TOGETHER * ZMI_GPU_THREADS) {
     zmi_gpu_eight x[TOGETHER];
@@ -176,10 +181,10 @@ template <int DTYPE, bool WIDE> ZMI_INLINE void zmi_gpu_ready_plain(const zmi_gp
 }
 
 // The only row of a convolution, as digits.
-template <int DTYPE> ZMI_INLINE void zmi_gpu_ready_convolved(const zmi_gpu_rows *w, char *made) {
+template <int DTYPE, bool USUAL> ZMI_INLINE void zmi_gpu_ready_convolved(const zmi_gpu_rows *w, char *made) {
   const zmi_gpu_ready *r = w->r;
   const zmi_gpu_conv conv = w->there->conv;
-  const zmi_gpu_digit_form form = {r->k, r->group, r->digits};
+  const zmi_gpu_digit_form form = zmi_gpu_ready_form<USUAL>(r);
   for (int begin = 0; begin < r->k; begin += 8 * ZMI_GPU_THREADS) {
     const int i = begin + 8 * zmi_thread();
     float v[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
@@ -188,13 +193,13 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_ready_convolved(const zmi_gpu_rows 
   }
 }
 
-template <int DTYPE, bool WIDE> ZMI_INLINE void zmi_gpu_ready_rows(const zmi_gpu_rows *w, int first, int last, char *made) {
-  if (WIDE && w->there->conv.rows) return zmi_gpu_ready_convolved<DTYPE>(w, made);
-  if (!w->r->norm) return zmi_gpu_ready_plain<DTYPE, WIDE>(w->r, first, last, made);
+template <int DTYPE, bool WIDE, bool USUAL> ZMI_INLINE void zmi_gpu_ready_rows(const zmi_gpu_rows *w, int first, int last, char *made) {
+  if (WIDE && w->there->conv.rows) return zmi_gpu_ready_convolved<DTYPE, USUAL>(w, made);
+  if (!w->r->norm) return zmi_gpu_ready_plain<DTYPE, WIDE, USUAL>(w->r, first, last, made);
   for (int row = first; row < last; row++) {
     if (row > first) zmi_sync(); // of the row before `part` has been read
     if (WIDE)
-      zmi_gpu_ready_wide<DTYPE>(w, row, made + row * w->r->bytes);
+      zmi_gpu_ready_wide<DTYPE, USUAL>(w, row, made + row * w->r->bytes);
     else
       zmi_gpu_ready_narrow(w, row, made + row * w->r->bytes);
   }
@@ -235,6 +240,8 @@ ZMI_APART void zmi_gpu_ready_run(int place) {
     first = zmi_gpu_first_tile(r->tiles, worker, workers, by) / r->blocks;
     last = (zmi_gpu_first_tile(r->tiles, worker + 1, workers, by) + r->blocks - 1) / r->blocks;
   }
-  if (!zmi_gpu_ready_is_wide(r)) return zmi_gpu_ready_rows<0, false>(&w, first, last, made);
-  ZMI_GPU_BY_DTYPE(r->dtype, (zmi_gpu_ready_rows<DTYPE, true>(&w, first, last, made)));
+  if (!zmi_gpu_ready_is_wide(r)) return zmi_gpu_ready_rows<0, false, false>(&w, first, last, made);
+  if (r->dtype == ZMI_GPU_BF16 && r->group == 64 && r->digits == 3)
+    return zmi_gpu_ready_rows<ZMI_GPU_BF16, true, true>(&w, first, last, made);
+  ZMI_GPU_BY_DTYPE(r->dtype, (zmi_gpu_ready_rows<DTYPE, true, false>(&w, first, last, made)));
 }

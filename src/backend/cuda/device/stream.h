@@ -91,10 +91,32 @@ template <int BITS> ZMI_INLINE void zmi_gpu_pair_codes(const unsigned *w, int c,
   if (BITS == 3) zmi_gpu_plane_pair<1>(w + 2 * ZMI_GPU_LANES, c, 2, code);
 }
 
+// The same of both rows of a lane. Words of lanes with other c lie in the same banks of shared memory, unless they ask for different ones
+// of theirs at the same time: so each begins with another one, and puts them in order afterwards.
+template <int BITS> ZMI_INLINE void zmi_gpu_rows_codes(const unsigned *w, int c, unsigned low[2], unsigned high[2]) {
+  if (BITS == 4) {
+    const int turn = c & 2 ? 8 : 0;
+    const unsigned one = w[c * ZMI_GPU_LANES + turn], two = w[c * ZMI_GPU_LANES + 8 - turn], a = turn ? two : one, b = turn ? one : two;
+    low[0] = a & 0x0f0f0f0fu, low[1] = a >> 4 & 0x0f0f0f0fu;
+    high[0] = b & 0x0f0f0f0fu, high[1] = b >> 4 & 0x0f0f0f0fu;
+  } else if (BITS == 8) {
+    unsigned v[4], once[4], twice[4];
+    for (int i = 0; i < 4; i++) {
+      const int which = (i + c) & 3; // the first or second word, of the first or second row
+      v[i] = w[(2 * c + (which & 1)) * ZMI_GPU_LANES + (which >> 1) * 8];
+    }
+    for (int i = 0; i < 4; i++) once[i] = c & 1 ? v[(i + 3) & 3] : v[i];
+    for (int i = 0; i < 4; i++) twice[i] = c & 2 ? once[(i + 2) & 3] : once[i];
+    low[0] = twice[0], low[1] = twice[1], high[0] = twice[2], high[1] = twice[3];
+  } else {
+    zmi_gpu_pair_codes<BITS>(w, c, low);
+    zmi_gpu_pair_codes<BITS>(w + 8, c, high);
+  }
+}
+
 template <int BITS> ZMI_INLINE void zmi_gpu_unit_products(const unsigned *w, const char *d, int c, int D[4]) {
   unsigned low[2], high[2];
-  zmi_gpu_pair_codes<BITS>(w, c, low);
-  zmi_gpu_pair_codes<BITS>(w + 8, c, high);
+  zmi_gpu_rows_codes<BITS>(w, c, low, high);
   const unsigned a[4] = {low[0], high[0], low[1], high[1]};
   const zmi_gpu_two x = *(const zmi_gpu_two *)(const void *)d;
   zmi_tile_us(D, a, x.a);
@@ -124,6 +146,11 @@ ZMI_INLINE void zmi_gpu_stream_groups(const char *slot, int group, int first, in
   if (GROUP) group = GROUP;
   if (GROUPS) groups = GROUPS;
   const int code_bytes = group / 32 * WORDS * 4;
+  zmi_gpu_words e = {}, sum = {}; // of four groups, at once
+  if (GROUPS == 4) {
+    e = *(const zmi_gpu_words *)(const void *)(u->scale + first);
+    sum = *(const zmi_gpu_words *)(const void *)(u->sum + first);
+  }
 #pragma unroll(GROUPS ? GROUPS : 1)
   for (int g = 0; g < groups; g++) {
     const unsigned *w = (const unsigned *)(const void *)slot + row;
@@ -133,7 +160,9 @@ ZMI_INLINE void zmi_gpu_stream_groups(const char *slot, int group, int first, in
     const char *scales = slot + code_bytes, *biases = scales + ZMI_GPU_LANES * SIZE;
     const float s[2] = {zmi_gpu_scale(scales, DTYPE, row), zmi_gpu_scale(scales, DTYPE, row + 8)};
     const float b[2] = {zmi_gpu_scale(biases, DTYPE, row), zmi_gpu_scale(biases, DTYPE, row + 8)};
-    zmi_gpu_column_add<DIGITS>(u, D, u->scale[first + g], u->sum[first + g], upper, s, b);
+    const float scale = GROUPS == 4 ? zk_of_bits(e.w[g & 3]) : u->scale[first + g],
+                total = GROUPS == 4 ? zk_of_bits(sum.w[g & 3]) : u->sum[first + g];
+    zmi_gpu_column_add<DIGITS>(u, D, scale, total, upper, s, b);
     slot += code_bytes + 2 * ZMI_GPU_LANES * SIZE;
     d += DIGITS * group;
   }
@@ -143,7 +172,7 @@ ZMI_INLINE void zmi_gpu_stream_groups(const char *slot, int group, int first, in
   case BITS:                                                                                                                               \
     return zmi_gpu_stream_groups<BITS, DIGITS, 0, FLOAT, 0>(slot, group, first, groups, u);
 
-// All formats; those that most models have are made for themselves.
+// All formats. (Those that most models have come here only where the last range of a row is not a whole one.)
 template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_by_format(const zmi_gpu_matrix *m, const char *slot, int k, int n, zmi_gpu_column *u) {
   const int group = m->group, shift = zmi_gpu_group_shift(group), first = k >> shift, groups = n >> shift;
   if (m->dtype == ZMI_GPU_F32) {
@@ -158,8 +187,6 @@ template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_by_format(const zmi_gpu_mat
       return;
     }
   }
-  if (m->bits == 4 && group == 64 && groups == 4) return zmi_gpu_stream_groups<4, DIGITS, 64, false, 4>(slot, group, first, groups, u);
-  if (m->bits == 8 && group == 64 && groups == 4) return zmi_gpu_stream_groups<8, DIGITS, 64, false, 4>(slot, group, first, groups, u);
   switch (m->bits) {
     ZMI_GPU_BITS(2, false)
     ZMI_GPU_BITS(3, false)

@@ -1,4 +1,5 @@
-// Lazy arrays. Operations build a graph; zm_eval() lowers what is asked for to a tape and plays it on the CPU.
+// Lazy arrays. Operations build a graph; zm_eval() lowers what is asked for to a tape and plays it on the CPU, or on a
+// GPU (zm_set_device).
 //
 // Ownership: an array belongs to the innermost scope open on this thread when it was made, and goes with that scope unless it is moved
 // out by zm_scope_return(). A scope must be open to make arrays. Arrays keep their inputs alive underneath.
@@ -65,6 +66,23 @@ ZM_API int64_t zm_array_size(const zm_array *a);          // number of elements
 ZM_API zm_array *zm_array_from_data(const void *data, zm_dtype dtype, const int64_t *shape, int rank);
 ZM_API zm_array *zm_full(double value, zm_dtype dtype, const int64_t *shape, int rank);
 ZM_API zm_array *zm_arange(double start, double stop, double step, zm_dtype dtype);
+
+// Where arrays are evaluated: by the CPU with all its threads (so it is at first), or by NVIDIA GPU 0 (docs/cuda.md, "Arrays"). Results have
+// the same bits. One choice for the process, taken by every evaluation that begins after it: arrays that are there stay good, and what
+// another device needs of them is brought over when it is needed.
+typedef enum zm_device { ZM_DEVICE_CPU, ZM_DEVICE_CUDA } zm_device;
+// ZM_ERROR_UNSUPPORTED or ZM_ERROR_DEVICE with a sentence "device cuda: ..." where there is no GPU that can be used; the choice stays as it
+// was. After a failure that the GPU did not survive, choosing it once more begins anew; values that were there alone are lost.
+ZM_API zm_status zm_set_device(zm_device device);
+ZM_API zm_device zm_get_device(void);
+// What a GPU has done for arrays so far in this process. Operations that it has no form for are played on the CPU in between.
+typedef struct zm_device_use {
+  uint64_t bytes, kept;          // of its memory: for values, and kept for reuse
+  uint64_t kernels, on_device;   // kernels that were compiled or taken from the cache; operations that it played
+  uint64_t on_cpu;               // operations that the CPU played for it
+  uint64_t sent, fetched;        // bytes of values that went there and came back
+} zm_device_use;
+ZM_API zm_device_use zm_device_usage(void);
 
 // Evaluates arrays together in one tape; their data can then be read.
 ZM_API zm_status zm_eval(zm_array *const *arrays, size_t count);

@@ -17,6 +17,8 @@ typedef enum zmi_leaf {
   ZMI_LEAF_PLACEHOLDER /* stands for values to come while a function is traced; its name says by whom */
 } zmi_leaf;
 
+typedef struct zmi_there zmi_there; // values in a GPU's memory (on_device.c)
+
 struct zm_array {
   int refs;
   zmi_type type;
@@ -24,7 +26,8 @@ struct zm_array {
   zmi_node *node; // the op application that makes it; NULL for leaves. An array evaluated inside a trace has both node and data
   int index;      // which output of node
   char *name;     // WEIGHT, INPUT, STATE
-  void *data;     // leaves; after evaluation: row-major contiguous values
+  void *data;       // leaves; after evaluation: row-major contiguous values
+  zmi_there *there; // the same on a GPU: beside `data`, or instead of it (zmi_fetch)
   bool owns_data;
   bool is_buffer;  // owned data is from zmi_buffer_alloc, of the size of the type
   bool traced;     // depends on what a transform follows: see "traces" below
@@ -127,8 +130,18 @@ zm_array *zmi_input(const char *name, const zmi_type *type);
 zm_array *zmi_data_leaf(const zmi_type *type, void *data);
 // The same with data from zmi_buffer_alloc: the better choice, as large memory is used again.
 zm_array *zmi_buffer_leaf(const zmi_type *type, void *data);
-// After evaluation: the array owns `data`, from zmi_buffer_alloc, and forgets the graph behind it (later, if it is traced).
-void zmi_array_settle(zm_array *a, void *data);
+// What a play gives: values in memory of the host, from zmi_buffer_alloc, on a GPU, or both.
+typedef struct zmi_values {
+  void *data;
+  zmi_there *there;
+} zmi_values;
+zm_array *zmi_values_leaf(const zmi_type *type, zmi_values v); // as zmi_buffer_leaf
+void zmi_values_free(zmi_values v, size_t bytes);
+// After evaluation: the array owns the values and forgets the graph behind it (later, if it is traced).
+void zmi_array_settle(zm_array *a, zmi_values v);
+static inline bool zmi_has_values(const zm_array *a) {
+  return a->data || a->there;
+}
 void zmi_array_forget(zm_array *a); // the graph behind an array that has data
 
 zm_array *zmi_array_retain(zm_array *a);
@@ -219,6 +232,7 @@ typedef struct zmi_compile_options {
   // Results go to buffers of their own, which are handed over after a play, and INPUT slots are given addresses: nothing is copied, and
   // between plays the program holds no memory but its tape. See zmi_program_begin.
   bool apart;
+  bool there; // and played where arrays are on a GPU: see on_device.c. Slots know their arrays
 } zmi_compile_options;
 // Lowers the graph of `outputs` (named names[i]) to a planned tape. Arrays may be released afterwards; leaf memory must stay.
 zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, size_t count, const zmi_compile_options *options);
@@ -232,6 +246,7 @@ zmi_player *zmi_program_player(zmi_program *p);
 zm_status zmi_program_feed(zmi_program *p, const char *name, const void *data); // the address of an INPUT slot
 zm_status zmi_program_begin(zmi_program *p);                                    // gets memory, binds
 void *zmi_program_take(zmi_program *p, size_t output); // data of output i, from zmi_buffer_alloc; NULL if it was taken already
+zmi_values zmi_program_values(zmi_program *p, size_t output); // the same, wherever it was played
 void zmi_program_end(zmi_program *p);                  // gives back the arena and results that nobody took
 
 // ---- sources of users' kernels (author.c) ----
@@ -244,6 +259,18 @@ struct zmi_code *zmi_op_code(const struct zm_op *op, const zm_dtype *dtypes); //
 zm_status zmi_device(zmi_pool **pool, const zmi_kernels **kernels);
 // Evaluates arrays without a tape if what is behind them is small (direct.c). False: it is not, and nothing was done.
 bool zmi_evaluate_directly(zm_array **wanted, size_t count, const zmi_kernels *kernels, zm_status *status);
+
+// ---- arrays on a GPU (on_device.c, on_device_play.c) ----
+bool zmi_on_device(void); // whether arrays are evaluated there: zm_set_device
+// Brings values to the host: a->data is set then.
+zm_status zmi_fetch(zm_array *a);
+void zmi_there_free(zmi_there *t); // NULL is ignored
+// Plays a tape that was lowered for it. results[i]: of slot outputs[i]; on failure there are none, and all arrays are as they were.
+zm_status zmi_play_there(const zmi_tape *t, const int *outputs, size_t count, zmi_pool *pool, const zmi_kernels *kernels,
+                         zmi_values *results);
+void zmi_device_release(void); // gives the GPU back; values that are there alone are lost. For tests
+// The kernel of a tile or raw node can be run by the CPU; else a message.
+zm_status zmi_kernel_require(const zmi_op *op, zmi_owner *owner);
 
 // ---- safetensors (safetensors.c) ----
 typedef struct zmi_tensor {

@@ -18,6 +18,7 @@ struct zmi_program {
   const zmi_kernels *kernels; // NULL: not apart
   int *outputs;               // slot of each output
   size_t output_count;
+  zmi_values *values; // played on a GPU (there): of each output; NULL: not there
 };
 
 typedef struct lowering {
@@ -29,7 +30,7 @@ typedef struct lowering {
   const void **versions; // for each slot: the array (or node, if nobody kept it) that holds the state's newest value; NULL: the leaf
   size_t version_count, version_capacity;
   const zmi_kernels *kernels;
-  bool apart;
+  bool apart, there;
 } lowering;
 
 // Slots of arrays are kept in array->mark; while negative there is none yet: NO_SLOT, or NO_SLOT - 1 - i for output i.
@@ -107,8 +108,11 @@ static int leaf_slot(lowering *l, zm_array *a) {
     zmi_fail(ZM_ERROR_ARGUMENT, "an array without an op and without data cannot be computed");
     return -1;
   }
+  if (!l->there && a->there && zmi_fetch(a) != ZM_OK) return -1;
   snprintf(name, sizeof name, "data.%zu", l->tape->slot_count);
-  return new_slot(l, kinds[a->leaf], &a->type, a->name ? a->name : name, a->data);
+  const int slot = new_slot(l, kinds[a->leaf], &a->type, a->name ? a->name : name, a->data);
+  if (slot >= 0 && l->there) l->tape->slots[slot].array = a;
+  return slot;
 }
 
 static int slot_of(lowering *l, zm_array *a) {
@@ -208,6 +212,7 @@ static zm_status lower_node(lowering *l, zmi_node *n) {
   if (n->op->flags & ZMI_OP_ALIAS) return lower_alias(l, n);
   if (n->op->flags & ZMI_OP_VIEW) return lower_view(l, n);
   zmi_instr in = {.op = n->op, .attrs = n->attrs, .owner = n->owner, .nin = n->nin, .label = n->label};
+  if (!l->there && zmi_kernel_require(n->op, n->owner) != ZM_OK) return zm_last_status();
   for (int i = 0; i < n->nin; i++) {
     in.in[i] = -1;
     if (!n->in[i]) continue;
@@ -326,7 +331,7 @@ zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, siz
   const zmi_kernels *kernels = options->kernels ? options->kernels : zmi_kernels_find(NULL);
   zmi_program *p = kernels ? zmi_calloc(1, sizeof *p) : NULL;
   if (!p) return NULL;
-  lowering l = {.graph = zmi_graph_collect(outputs, count), .names = names, .kernels = kernels, .apart = options->apart};
+  lowering l = {.graph = zmi_graph_collect(outputs, count), .names = names, .kernels = kernels, .apart = options->apart, .there = options->there};
   p->tape = l.tape = zmi_tape_new();
   zm_status status = l.graph && l.tape ? ZM_OK : ZM_ERROR_MEMORY;
   if (status == ZM_OK && options->rewrite) {
@@ -337,6 +342,7 @@ zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, siz
   if (status == ZM_OK && options->apart) {
     p->kernels = kernels;
     status = find_outputs(p, names, count);
+    if (options->there && !(p->values = zmi_calloc(count + 1, sizeof *p->values))) status = ZM_ERROR_MEMORY;
   } else if (status == ZM_OK && !options->plan_only) {
     status = options->gpu ? bind_gpu(p, options) : bind_memory(p, kernels);
   }
@@ -352,6 +358,7 @@ void zmi_program_free(zmi_program *p) {
   zmi_player_free(p->player);
   zmi_device_player_free(p->gpu);
   zmi_free(p->outputs);
+  zmi_free(p->values);
   if (p->arena) zmi_block_free(p->arena, p->tape->arena_bytes + 64);
   if (p->inputs) zmi_block_free(p->inputs, p->input_bytes + 64);
   zmi_tape_free(p->tape);
@@ -380,6 +387,7 @@ zmi_device_player *zmi_program_gpu(zmi_program *p) {
 
 zm_status zmi_program_play(zmi_program *p, zmi_pool *pool) {
   if (p->gpu) return zmi_device_player_play(p->gpu);
+  if (p->values) return zmi_play_there(p->tape, p->outputs, p->output_count, pool, p->kernels, p->values);
   zmi_player_play(p->player, pool);
   return ZM_OK;
 }
@@ -398,6 +406,7 @@ zm_status zmi_program_feed(zmi_program *p, const char *name, const void *data) {
 
 zm_status zmi_program_begin(zmi_program *p) {
   zmi_program_end(p);
+  if (p->values) return ZM_OK; // memory comes and goes while it is played
   if (!(p->arena = zmi_buffer_alloc(p->tape->arena_bytes))) return ZM_ERROR_MEMORY;
   for (size_t i = 0; i < p->output_count; i++) {
     zmi_slot *s = &p->tape->slots[p->outputs[i]];
@@ -419,12 +428,17 @@ void *zmi_program_take(zmi_program *p, size_t output) {
   return data;
 }
 
+zmi_values zmi_program_values(zmi_program *p, size_t output) {
+  zmi_values v = {0};
+  if (!p->values || output >= p->output_count) return (zmi_values){.data = zmi_program_take(p, output)};
+  v = p->values[output];
+  p->values[output] = (zmi_values){0};
+  return v;
+}
+
 void zmi_program_end(zmi_program *p) {
   if (!p->kernels) return;
-  for (size_t i = 0; i < p->output_count; i++) {
-    const size_t bytes = p->tape->slots[p->outputs[i]].bytes;
-    zmi_buffer_free(zmi_program_take(p, i), bytes);
-  }
+  for (size_t i = 0; i < p->output_count; i++) zmi_values_free(zmi_program_values(p, i), p->tape->slots[p->outputs[i]].bytes);
   if (p->arena) zmi_buffer_free(p->arena, p->tape->arena_bytes);
   p->arena = NULL;
 }

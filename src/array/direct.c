@@ -54,8 +54,8 @@ static bool fits(direct *d, const zmi_node *n) {
   for (int i = 0; i < n->nin; i++) {
     if (!n->in[i]) continue;
     const zm_array *a = n->in[i];
-    if (!a->node || a->data) {
-      if (!a->data || a->leaf == ZMI_LEAF_STATE || !count_bytes(d, a, most)) return false;
+    if (!a->node || zmi_has_values(a)) {
+      if (!zmi_has_values(a) || a->leaf == ZMI_LEAF_STATE || !count_bytes(d, a, most)) return false;
       n->in[i]->mark = NO_SLOT;
       fresh++;
     }
@@ -71,7 +71,7 @@ static bool visit(direct *d, zmi_node *n, int depth) {
   if (depth == MOST_NODES || n->nin > ZMI_MAX_IN) return false;
   const int reads = n->op->flags & ZMI_OP_ALIAS ? n->nout : n->nin;
   for (int i = 0; i < reads; i++) {
-    if (n->in[i] && n->in[i]->node && !n->in[i]->data && !visit(d, n->in[i]->node, depth + 1)) return false;
+    if (n->in[i] && n->in[i]->node && !zmi_has_values(n->in[i]) && !visit(d, n->in[i]->node, depth + 1)) return false;
   }
   if (d->node_count == MOST_NODES || !fits(d, n)) return false;
   n->mark = DONE;
@@ -103,6 +103,7 @@ static int new_slot(direct *d, const zmi_type *type, void *data) {
 }
 
 static int slot_of(direct *d, zm_array *a) {
+  if (a->there && !a->data && zmi_fetch(a) != ZM_OK) return NO_SLOT;
   if (a->mark < 0) a->mark = new_slot(d, &a->type, a->data);
   return (int)a->mark;
 }
@@ -161,6 +162,7 @@ static zm_status compute(direct *d, const zmi_node *n) {
     }
     return ZM_OK;
   }
+  if (zmi_kernel_require(n->op, n->owner) != ZM_OK) return zm_last_status();
   zmi_call c = {.op = n->op, .attrs = n->attrs.bytes, .owner = n->owner, .nin = n->nin, .nout = n->nout, .kernels = d->kernels};
   for (int i = 0; i < n->nin; i++) {
     if (!n->in[i]) continue;
@@ -204,7 +206,7 @@ bool zmi_evaluate_directly(zm_array **wanted, size_t count, const zmi_kernels *k
   zmi_float_rule_leave(saved);
   for (size_t i = 0; i < count && *status == ZM_OK; i++) {
     d.owned[slots[i]] = false;
-    zmi_array_settle(wanted[i], d.slots[slots[i]].data);
+    zmi_array_settle(wanted[i], (zmi_values){.data = d.slots[slots[i]].data});
   }
   for (int i = 0; i < d.slot_count; i++) {
     if (d.owned[i]) zmi_buffer_free(d.slots[i].data, d.slots[i].bytes);

@@ -1,4 +1,4 @@
-// Evaluation of lazy arrays on the default device: the CPU with all its threads.
+// Evaluation of lazy arrays: on the CPU with all its threads, or on a GPU (on_device.c).
 #include "array/array.h"
 
 #include <pthread.h>
@@ -33,7 +33,7 @@ zm_status zmi_device(zmi_pool **pool, const zmi_kernels **kernels) {
 }
 
 static void settle(zmi_program *p, zm_array *const *wanted, size_t count) {
-  for (size_t i = 0; i < count; i++) zmi_array_settle(wanted[i], zmi_program_take(p, i));
+  for (size_t i = 0; i < count; i++) zmi_array_settle(wanted[i], zmi_program_values(p, i));
 }
 
 // Names of outputs, "0", "1", ...: `text` holds them.
@@ -42,8 +42,9 @@ enum { NAME = 24, FEW = 8 };
 static zm_status evaluate(zm_array **wanted, size_t count) {
   zmi_pool *pool;
   const zmi_kernels *kernels;
+  const bool there = zmi_on_device();
   zm_status status = zmi_device(&pool, &kernels);
-  if (status != ZM_OK || zmi_evaluate_directly(wanted, count, kernels, &status)) return status;
+  if (status != ZM_OK || (!there && zmi_evaluate_directly(wanted, count, kernels, &status))) return status;
   char few_text[FEW][NAME], (*text)[NAME] = few_text;
   const char *few_names[FEW], **names = few_names;
   zmi_program *p = NULL;
@@ -57,13 +58,11 @@ static zm_status evaluate(zm_array **wanted, size_t count) {
     names[i] = text[i];
   }
   if (status == ZM_OK) {
-    p = zmi_compile(wanted, names, count, &(zmi_compile_options){.kernels = kernels, .apart = true});
+    p = zmi_compile(wanted, names, count, &(zmi_compile_options){.kernels = kernels, .apart = true, .there = there});
     status = p ? zmi_program_begin(p) : zm_last_status();
   }
-  if (status == ZM_OK) {
-    zmi_program_play(p, pool);
-    settle(p, wanted, count);
-  }
+  if (status == ZM_OK) status = zmi_program_play(p, pool);
+  if (status == ZM_OK) settle(p, wanted, count);
   zmi_program_free(p);
   if (names != few_names) zmi_free(names);
   if (text != few_text) zmi_free(text);
@@ -78,7 +77,7 @@ zm_status zm_eval(zm_array *const *arrays, size_t count) {
   for (size_t i = 0; i < count && status == ZM_OK; i++) {
     if (!arrays[i])
       status = zm_last_status() != ZM_OK ? zm_last_status() : zmi_fail(ZM_ERROR_ARGUMENT, "zm_eval: array %zu is NULL", i);
-    else if (arrays[i]->node && !arrays[i]->data)
+    else if (arrays[i]->node && !zmi_has_values(arrays[i]))
       wanted[n++] = arrays[i];
     else if (arrays[i]->node && !zmi_is_traced(arrays[i]))
       zmi_array_forget(arrays[i]); // evaluated inside a trace that is over
@@ -87,7 +86,7 @@ zm_status zm_eval(zm_array *const *arrays, size_t count) {
                         "an input of a function under %s cannot be evaluated inside it: its values are not there yet; "
                         "choose with operations (zm_where) instead of branches",
                         arrays[i]->name);
-    else if (!arrays[i]->data)
+    else if (!zmi_has_values(arrays[i]))
       status = zmi_fail(ZM_ERROR_ARGUMENT, "zm_eval: array %zu has neither data nor an op that makes it", i);
   }
   // The same array twice would be settled twice.
@@ -107,7 +106,7 @@ zm_status zm_eval(zm_array *const *arrays, size_t count) {
 }
 
 const void *zm_array_data(zm_array *a) {
-  return zm_eval(&a, 1) == ZM_OK ? a->data : NULL;
+  return zm_eval(&a, 1) == ZM_OK && zmi_fetch(a) == ZM_OK ? a->data : NULL;
 }
 
 double zm_array_item(zm_array *a) {

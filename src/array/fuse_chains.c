@@ -103,7 +103,7 @@ static bool joins(const fusion *f, int i) {
 
 // The member that makes an array; NULL: it is no node of the graph, as a value that is there, or what an alias only knows of.
 static member *maker_of(const fusion *f, const zm_array *a) {
-  return a && a->node && !a->data && a->node->mark >= 0 ? &f->members[a->node->mark] : NULL;
+  return a && a->node && !zmi_has_values(a) && a->node->mark >= 0 ? &f->members[a->node->mark] : NULL;
 }
 
 static void form_groups(fusion *f) {

@@ -117,6 +117,7 @@ static void drop_node(zmi_node *n, zm_array **dead) {
 
 static void free_data(zm_array *a) {
   size_t bytes = 0;
+  zmi_there_free(a->there);
   if (!a->owns_data) return;
   if (!a->is_buffer)
     zmi_free(a->data);
@@ -146,8 +147,9 @@ void zmi_array_release(zm_array *a) {
 }
 
 // After evaluation an array stands on its own: the graph behind it may go, unless a transform at work will ask for it.
-void zmi_array_settle(zm_array *a, void *data) {
-  a->data = data;
+void zmi_array_settle(zm_array *a, zmi_values v) {
+  a->data = v.data;
+  a->there = v.there;
   a->owns_data = a->is_buffer = true;
   a->leaf = ZMI_LEAF_DATA;
   if (!zmi_is_traced(a)) zmi_array_forget(a);
@@ -220,6 +222,17 @@ zm_array *zmi_buffer_leaf(const zmi_type *type, void *data) {
   zm_array *a = zmi_data_leaf(type, data);
   if (a) a->is_buffer = true;
   return a;
+}
+
+zm_array *zmi_values_leaf(const zmi_type *type, zmi_values v) {
+  zm_array *a = zmi_buffer_leaf(type, v.data);
+  if (a) a->there = v.there;
+  return a;
+}
+
+void zmi_values_free(zmi_values v, size_t bytes) {
+  zmi_buffer_free(v.data, bytes);
+  zmi_there_free(v.there);
 }
 
 zm_array *zm_array_from_data(const void *data, zm_dtype dtype, const int64_t *shape, int rank) {

@@ -115,7 +115,9 @@ bool zmi_arrays_ready(const char *function, const char *path, const char *const 
     zmi_fail(ZM_ERROR_ARGUMENT, "%s: name %zu is NULL", function, i);
     return false;
   }
-  return count == 0 || zm_eval(arrays, count) == ZM_OK;
+  zm_status status = count ? zm_eval(arrays, count) : ZM_OK;
+  for (size_t i = 0; i < count && status == ZM_OK; i++) status = zmi_fetch(arrays[i]);
+  return status == ZM_OK;
 }
 
 // ---- safetensors ----

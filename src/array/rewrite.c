@@ -47,7 +47,7 @@ static zm_status visit_behind(zmi_graph *g, stack *s, zmi_node *root) {
       continue;
     }
     zm_array *in = v->node->in[v->next++];
-    if (in && in->node && !in->data && in->node->mark != DONE && in->node->mark != OPEN)
+    if (in && in->node && !zmi_has_values(in) && in->node->mark != DONE && in->node->mark != OPEN)
       status = push(&s->visits, &s->capacity, &s->depth, in->node);
   }
   return status;
@@ -60,7 +60,7 @@ static zm_status walk_from(zmi_graph *g, zmi_node *const *first, size_t count) {
   g->count = 0;
   for (size_t i = 0; i < count && status == ZM_OK; i++) status = visit_behind(g, &s, first[i]);
   for (size_t o = 0; o < g->output_count && status == ZM_OK; o++) {
-    if (g->outputs[o]->node && !g->outputs[o]->data) status = visit_behind(g, &s, g->outputs[o]->node);
+    if (g->outputs[o]->node && !zmi_has_values(g->outputs[o])) status = visit_behind(g, &s, g->outputs[o]->node);
   }
   for (size_t i = 0; i < s.depth; i++) s.visits[i].node->mark = UNSEEN;
   for (size_t i = 0; i < g->count; i++) g->nodes[i]->mark = UNSEEN;

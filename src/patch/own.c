@@ -54,7 +54,7 @@ static bool fits(shape *s, const zm_array *pattern, zm_array *a, int depth) {
   }
   if (depth > DEEPEST || !zmi_type_equal(&pattern->type, &a->type)) return false;
   if (!pattern->node || !a->node) // a constant of the function: the same value in the model
-    return pattern->leaf == ZMI_LEAF_DATA && a->leaf == ZMI_LEAF_DATA && zmi_type_count(&a->type) == 1 &&
+    return pattern->leaf == ZMI_LEAF_DATA && a->leaf == ZMI_LEAF_DATA && zmi_type_count(&a->type) == 1 && pattern->data && a->data &&
            memcmp(pattern->data, a->data, zm_dtype_size(a->type.dtype)) == 0;
   if (!same_node(pattern->node, a->node) || pattern->index != a->index) return false;
   for (int i = 0; i < a->node->nin; i++) {

@@ -44,6 +44,7 @@ typedef struct zmi_slot {
   size_t bytes;                // of memory behind a slot that is not a view
   size_t offset;               // TEMP and OUTPUT: place in the arena, set by zmi_tape_plan
   void *data;                  // address of the first element once bound
+  void *array;                 // WEIGHT, INPUT: the array whose values it has, for who plays the tape elsewhere; NULL: not known
   bool apart;                  // OUTPUT: in memory that who plays the tape gives (data), not in the arena
 } zmi_slot;
 
@@ -107,6 +108,14 @@ enum {
   ZMI_OP_SPARSE = 64  // many attributes: those that are zero are not printed
 };
 
+// What a call is in the kernel language: code for operands and results of its types, elements of one shape, rows of the last axis, or groups.
+struct zmi_code; // kernel/code.h
+typedef struct zmi_op_kernel {
+  const struct zmi_code *code; // stays as long as the process, or the call's owner
+  const double *params;        // of the code; NULL: it has none
+  int64_t groups, threads;     // of groups
+} zmi_op_kernel;
+
 struct zmi_rules; // how an op is differentiated and batched: array/array.h
 
 typedef struct zmi_op {
@@ -125,6 +134,9 @@ typedef struct zmi_op {
   size_t (*scratch)(const zmi_call *c); // bytes; src/dst not yet set; NULL = none
   zmi_stage stages[ZMI_MAX_STAGES];     // ends at the first stage without run
   zm_status (*device)(const zmi_call *c, struct zmi_device_code *code); // its instructions on a GPU; NULL: it has none
+  // Its kernel, with the bits of the stages; types and attributes of the call are set. NULL, or false: there is none. With neither an op of
+  // an array is played on the CPU where arrays are on a GPU.
+  bool (*kernel)(const zmi_call *c, zmi_op_kernel *k);
   void (*prepare)(const zmi_call *c);   // before each play, on the thread that plays: compiles what pays; NULL = nothing
   // Of ops whose instructions need an owner: finds it for an instruction read from text. NULL with a message.
   zmi_owner *(*find_owner)(const struct zmi_op *op, const void *attrs, int nin, const zmi_type *in);

@@ -10,6 +10,7 @@ enum { MOST_ENTRIES = 64 }; // lists of types remembered; after that the oldest 
 
 typedef struct entry {
   int nin;
+  bool there; // for arrays on a GPU
   zmi_type *types, *results;
   int *slots; // of each input; -1: nothing reads it
   zmi_program *program;
@@ -73,7 +74,7 @@ static zm_status evaluate_captured(zm_array *const *out, int nout, uint64_t sinc
     if (n && n->serial <= since) continue;
     for (int k = 0; k < (n ? n->nin : nout) && status == ZM_OK; k++) {
       zm_array *a = n ? n->in[k] : out[k];
-      if (!a || !a->node || a->data || a->node->serial > since) continue;
+      if (!a || !a->node || zmi_has_values(a) || a->node->serial > since) continue;
       if (ZMI_GROW(captured, capacity, count + 1))
         captured[count++] = a;
       else
@@ -87,7 +88,7 @@ static zm_status evaluate_captured(zm_array *const *out, int nout, uint64_t sinc
 }
 
 static zm_status hold(entry *e, zm_array *a) {
-  if (!a || !a->data) return ZM_OK;
+  if (!a || !zmi_has_values(a)) return ZM_OK;
   if (!ZMI_GROW(e->held, e->held_capacity, e->held_count + 1)) return ZM_ERROR_MEMORY;
   e->held[e->held_count++] = zmi_array_retain(a);
   return ZM_OK;
@@ -123,7 +124,8 @@ static zm_status lower(entry *e, zm_array *const *out, int nout) {
     e->results[o] = out[o]->type;
   }
   if (status == ZM_OK) {
-    e->program = zmi_compile(out, names, (size_t)nout, &(zmi_compile_options){.kernels = kernels, .apart = true, .rewrite = fuse});
+    e->program = zmi_compile(out, names, (size_t)nout,
+                             &(zmi_compile_options){.kernels = kernels, .apart = true, .there = e->there, .rewrite = fuse});
     status = e->program ? ZM_OK : zm_last_status();
   }
   if (status == ZM_OK) {
@@ -171,10 +173,11 @@ static zm_status build(const zm_compiled *c, entry *e, zm_array *const *in) {
   return status;
 }
 
-static entry *new_entry(const zm_compiled *c, zm_array *const *in, int nin) {
+static entry *new_entry(const zm_compiled *c, zm_array *const *in, int nin, bool there) {
   entry *e = zmi_calloc(1, sizeof *e);
   if (!e) return NULL;
   e->nin = nin;
+  e->there = there;
   e->types = zmi_calloc((size_t)nin + 1, sizeof *e->types);
   e->slots = zmi_calloc((size_t)nin + 1, sizeof *e->slots);
   e->results = zmi_calloc((size_t)c->nout, sizeof *e->results);
@@ -190,10 +193,10 @@ static entry *new_entry(const zm_compiled *c, zm_array *const *in, int nin) {
 
 // ---- calls ----
 
-static entry *find(const zm_compiled *c, zm_array *const *in, int nin) {
+static entry *find(const zm_compiled *c, zm_array *const *in, int nin, bool there) {
   for (size_t k = 0; k < c->count; k++) {
     entry *e = c->entries[k];
-    bool same = e->nin == nin;
+    bool same = e->nin == nin && e->there == there;
     for (int i = 0; i < nin && same; i++) same = zmi_type_equal(&e->types[i], &in[i]->type);
     if (same) return e;
   }
@@ -216,18 +219,21 @@ static zm_status play(entry *e, zm_array *const *in, zm_array **made, int nout) 
   zmi_pool *pool;
   zmi_tape *t = zmi_program_tape(e->program);
   zm_status status = zmi_device(&pool, &kernels);
-  for (int i = 0; i < e->nin; i++) {
-    if (e->slots[i] >= 0) t->slots[e->slots[i]].data = in[i]->data; // never written through
+  for (int i = 0; i < e->nin && status == ZM_OK; i++) {
+    if (e->slots[i] < 0) continue;
+    if (!e->there) status = zmi_fetch(in[i]);
+    t->slots[e->slots[i]].data = in[i]->data; // never written through
+    t->slots[e->slots[i]].array = in[i];
   }
   if (status == ZM_OK) status = zmi_program_begin(e->program);
   if (status == ZM_OK) status = zmi_program_play(e->program, pool);
   for (int o = 0; o < nout && status == ZM_OK; o++) {
-    void *data = zmi_program_take(e->program, (size_t)o);
+    const zmi_values values = zmi_program_values(e->program, (size_t)o);
     size_t bytes = 0;
-    if ((made[o] = zmi_buffer_leaf(&e->results[o], data))) continue;
+    if ((made[o] = zmi_values_leaf(&e->results[o], values))) continue;
     status = zm_last_status();
     zmi_type_bytes(&e->results[o], &bytes);
-    zmi_buffer_free(data, bytes);
+    zmi_values_free(values, bytes);
   }
   zmi_program_end(e->program);
   return status;
@@ -235,15 +241,16 @@ static zm_status play(entry *e, zm_array *const *in, zm_array **made, int nout) 
 
 static zm_status run(zm_compiled *c, zm_array *const *in, int nin, zm_array **made) {
   zm_status status = ZM_OK;
+  const bool there = zmi_on_device();
   pthread_mutex_lock(&c->lock);
-  entry *e = find(c, in, nin);
+  entry *e = find(c, in, nin, there);
   if (!e) {
     // f runs without the lock: it may call c itself, which is then followed like any function.
     pthread_mutex_unlock(&c->lock);
-    entry *fresh = new_entry(c, in, nin);
+    entry *fresh = new_entry(c, in, nin, there);
     if (!fresh) return zm_last_status();
     pthread_mutex_lock(&c->lock);
-    e = find(c, in, nin);
+    e = find(c, in, nin, there);
     if (e)
       free_entry(fresh);
     else

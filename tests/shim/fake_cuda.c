@@ -2,6 +2,8 @@
 // is as late as a driver may be: what is put into a stream happens when somebody waits for it. It minds how it is used: addresses of the
 // host that reach the device, memory that is not pinned, calls without a context are errors, and everything alive is counted.
 #include "fake_cuda.h"
+#include "fake_kernel.h"
+#include "fake_words.h"
 #include "backend/cuda/flow.h"
 #include "../gpu.h"
 
@@ -17,14 +19,16 @@ ZMI_CUDA_FUNCTIONS(DECLARE)
 enum { INVALID_VALUE = 1, INVALID_CONTEXT = 201, NOT_FOUND = 500, TOO_MUCH = 304, CAPTURING = 900 };
 enum { BLOCKS = 1 << 16, SHARED = 232448, PINNED = 1, DEVICE = 2 };
 
-typedef enum work_kind { UPLOAD, DOWNLOAD, COPY, CLEAR, LAUNCH, RESIDENT, RECORD } work_kind;
+typedef enum work_kind { UPLOAD, DOWNLOAD, COPY, CLEAR, LAUNCH, RESIDENT, KERNEL, RECORD } work_kind;
 typedef struct work {
   work_kind kind;
   char *to;
   const char *from;
   size_t bytes;
-  int value; // CLEAR: the byte; LAUNCH: kind of instruction; RESIDENT: number of instructions, `to` is its play
-  int first; // RESIDENT: as its kernel has it
+  int value; // CLEAR: the byte; LAUNCH: kind of instruction; RESIDENT: number of instructions, `to` is its play; KERNEL: threads, `to` are
+             // its arguments
+  cu_module module; // KERNEL
+  int first;        // RESIDENT: as its kernel has it
   unsigned blocks, shared;
   cu_event event;
 } work;
@@ -45,12 +49,14 @@ struct cu_event_s {
   bool pending, done;
   float at;
 };
-struct cu_module_s {
-  int alive;
-};
 struct cu_function_s {
   int kind;
   unsigned most_shared;
+  cu_module module; // of a kernel of arrays; else NULL
+};
+struct cu_module_s {
+  kernel_code code; // of a kernel of arrays; else without a handle
+  struct cu_function_s function;
 };
 struct cu_context_s {
   int retained;
@@ -525,6 +531,23 @@ static cu_result run_resident(const work *w) {
   return wrong ? misused(CU_ILLEGAL_ADDRESS, "the resident kernel: %s", wrong) : r;
 }
 
+static int is_there(const void *at) {
+  return block_of(at, 0, DEVICE) != NULL;
+}
+
+static cu_result run_kernel(const work *w) {
+  cu_result r = 0;
+  if (fault_in && --fault_in == 0) r = (cu_result)fake_option("lost", CU_ILLEGAL_ADDRESS);
+  if (!r && !w->module->code.check(w->to, is_there)) r = misused(CU_ILLEGAL_ADDRESS, "an argument of a kernel is no address of the device");
+  if (!r) {
+    const unsigned saved = zmi_float_rule_enter();
+    w->module->code.launch(w->to, (unsigned)w->value, w->blocks);
+    zmi_float_rule_leave(saved);
+  }
+  w->module->code.drop(w->to);
+  return r;
+}
+
 static cu_result run_work(const work *w) {
   switch (w->kind) {
   case UPLOAD:
@@ -546,6 +569,9 @@ static cu_result run_work(const work *w) {
   case RESIDENT:
     facts.launches++;
     return run_resident(w);
+  case KERNEL:
+    facts.launches++;
+    return run_kernel(w);
   case RECORD:
     w->event->pending = false;
     w->event->done = true;
@@ -557,7 +583,13 @@ static cu_result run_work(const work *w) {
 
 static cu_result run(cu_stream s) {
   if (s->capturing) return misused(CAPTURING, "waiting for a stream that is captured");
-  for (size_t i = 0; i < s->queue.count && !fatal; i++) fatal = run_work(&s->queue.all[i]);
+  for (size_t i = 0; i < s->queue.count; i++) {
+    const work *w = &s->queue.all[i];
+    if (!fatal)
+      fatal = run_work(w);
+    else if (w->kind == KERNEL)
+      w->module->code.drop(w->to);
+  }
   s->queue.count = 0;
   return fatal;
 }
@@ -639,9 +671,11 @@ cu_result fake_module_load(cu_module *module, const void *image) {
   cu_result r = ready("cuModuleLoadData");
   if (!r && loads-- > 0) r = (cu_result)fake_option("load", 0);
   if (r) return r;
-  if (memcmp(image, "FAKE CUBIN ", 11) != 0) return CU_INVALID_IMAGE;
+  const bool kernel = memcmp(image, kernel_start, sizeof kernel_start - 1) == 0;
+  if (!kernel && memcmp(image, "FAKE CUBIN ", 11) != 0) return CU_INVALID_IMAGE;
   cu_module m = calloc(1, sizeof *m);
   if (!m) return CU_OUT_OF_MEMORY;
+  if (kernel && !kernel_load(&m->code, image)) return free(m), CU_INVALID_IMAGE;
   *module = m;
   facts.modules++;
   return 0;
@@ -649,6 +683,7 @@ cu_result fake_module_load(cu_module *module, const void *image) {
 
 cu_result fake_module_unload(cu_module module) {
   run_all();
+  if (module->code.handle) dlclose(module->code.handle);
   free(module);
   facts.modules--;
   return fatal;
@@ -658,15 +693,21 @@ cu_result fake_module_function(cu_function *function, cu_module module, const ch
 #define NAME(name, kind) [kind] = #name,
   static const char *const names[ZMI_GPU_KINDS] = {ZMI_GPU_STEPS(NAME) ZMI_GPU_LAUNCHED(NAME)};
   static const char start[] = "zmi_gpu_step_";
+  if (module && module->code.handle) {
+    if (!dlsym(module->code.handle, name)) return NOT_FOUND;
+    module->function = (struct cu_function_s){.kind = -1, .module = module};
+    *function = &module->function;
+    return ready("cuModuleGetFunction");
+  }
   if (module && strcmp(name, "zmi_gpu_resident") == 0) {
-    functions[0] = (struct cu_function_s){0, 48 << 10};
+    functions[0] = (struct cu_function_s){0, 48 << 10, NULL};
     *function = &functions[0];
     return ready("cuModuleGetFunction");
   }
   if (!module || strncmp(name, start, sizeof start - 1) != 0) return NOT_FOUND;
   for (int i = 1; i < ZMI_GPU_KINDS; i++) {
     if (!names[i] || strcmp(names[i], name + sizeof start - 1) != 0) continue;
-    functions[i] = (struct cu_function_s){i, 48 << 10};
+    functions[i] = (struct cu_function_s){i, 48 << 10, NULL};
     *function = &functions[i];
     return ready("cuModuleGetFunction");
   }
@@ -689,6 +730,14 @@ cu_result fake_function_blocks(int *count, cu_function f, int threads, size_t sh
 cu_result fake_launch(cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                       cu_stream stream, void **arguments, void **extra) {
   if (refuse_in && --refuse_in == 0) return TOO_MUCH;
+  if (f->module) {
+    if (gx == 0 || gy != 1 || gz != 1 || bx == 0 || bx > 1024 || by != 1 || bz != 1 || shared || extra)
+      return misused(INVALID_VALUE, "a launch of a kernel by %u x %u x %u blocks of %u x %u x %u threads", gx, gy, gz, bx, by, bz);
+    const cu_result r = ready("cuLaunchKernel");
+    if (r) return r;
+    return put(stream, (work){.kind = KERNEL, .to = f->module->code.copy(arguments), .value = (int)bx, .blocks = gx, .module = f->module},
+               "cuLaunchKernel");
+  }
   if (gx == 0 || gx > BLOCKS || gy != 1 || gz != 1 || bx != ZMI_GPU_THREADS || by != 1 || bz != 1 || shared > f->most_shared || extra)
     return misused(INVALID_VALUE, "a launch of %u x %u x %u blocks of %u x %u x %u threads with %u bytes", gx, gy, gz, bx, by, bz, shared);
   const cu_pointer at = *(const cu_pointer *)arguments[0];
@@ -844,27 +893,10 @@ cu_result fake_context_set(cu_context context) {
   return fatal;
 }
 
-static const struct {
-  cu_result result;
-  const char *name, *text;
-} words[] = {{CU_NO_DEVICE, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
-             {CU_OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
-             {CU_SYSTEM_NOT_READY, "CUDA_ERROR_SYSTEM_NOT_READY", "system not yet initialized"},
-             {CU_ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
-             {TOO_MUCH, "CUDA_ERROR_OPERATING_SYSTEM", "OS call failed or operation not supported on this OS"},
-             {CU_UNKNOWN, "CUDA_ERROR_UNKNOWN", "unknown error"},
-             {CU_INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"}};
-
 cu_result fake_error_name(cu_result result, const char **name) {
-  for (size_t i = 0; i < ZMI_COUNT(words); i++) {
-    if (words[i].result == result) return *name = words[i].name, 0;
-  }
-  return *name = NULL, INVALID_VALUE;
+  return (*name = fake_word(result, false)) ? 0 : INVALID_VALUE;
 }
 
 cu_result fake_error_text(cu_result result, const char **text) {
-  for (size_t i = 0; i < ZMI_COUNT(words); i++) {
-    if (words[i].result == result) return *text = words[i].text, 0;
-  }
-  return *text = NULL, INVALID_VALUE;
+  return (*text = fake_word(result, true)) ? 0 : INVALID_VALUE;
 }

@@ -1,6 +1,8 @@
-// An imitation of NVRTC for tests: its images name the text that they were made of, the code is in fake_cuda.c already.
+// An imitation of NVRTC for tests. Images of the device code name the text that they were made of, the code is in fake_cuda.c already; those
+// of kernels are made by the C++ compiler of the system.
 #include "backend/cuda/driver.h"
 #include "fake_cuda.h"
+#include "fake_kernel.h"
 
 #include <stdio.h>
 
@@ -12,7 +14,8 @@ ZMI_NVRTC_FUNCTIONS(DECLARE)
 
 struct nvrtc_program_s {
   char *source;
-  char log[128], image[64];
+  char log[800], *image;
+  size_t size;
 };
 
 enum { INVALID_INPUT = 3, INVALID_OPTION = 5, COMPILATION = 6 };
@@ -39,6 +42,55 @@ cu_result fake_create(nvrtc_program *program, const char *source, const char *na
   return 0;
 }
 
+// The entry of a kernel of arrays, "zk_rows"; NULL: it is the device code.
+static const char *entry_of(const char *source) {
+  static const char *const entries[] = {"zk_elements", "zk_rows", "zk_groups"};
+  for (size_t i = 0; i < ZMI_COUNT(entries); i++) {
+    char head[64];
+    snprintf(head, sizeof head, "extern \"C\" __global__ void %s(", entries[i]);
+    if (strstr(source, head)) return entries[i];
+  }
+  return NULL;
+}
+
+// Tests run from the top of the project, where the shim is.
+static bool run_compiler(const kernel_folder *f) {
+  char command[1600];
+  const char *cxx = getenv("CXX");
+  snprintf(command, sizeof command,
+           "exec %.200s -std=c++17 -O1 -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-strict-aliasing -fPIC -shared -w "
+           "-Itests/shim -include cuda_kernels.h -o '%s' '%s' -lm >'%s' 2>&1",
+           cxx && *cxx ? cxx : "c++", f->object, f->source, f->words);
+  return system(command) == 0;
+}
+
+static cu_result compile_kernel(nvrtc_program p, const char *entry) {
+  kernel_folder f;
+  char behind[128];
+  size_t size = 0;
+  if (!kernel_folder_open(&f)) return COMPILATION;
+  snprintf(behind, sizeof behind, "\n#include \"cuda_launch.h\"\nSHIM_LAUNCH(%s)\n", entry);
+  char *text = calloc(1, strlen(p->source) + sizeof behind);
+  bool good = text != NULL;
+  if (good) {
+    strcpy(text, p->source);
+    strcat(text, behind);
+    good = kernel_write(f.source, text, strlen(text)) && run_compiler(&f);
+  }
+  free(text);
+  if (good) {
+    p->image = kernel_read(f.object, KERNEL_HEAD, &p->size);
+    if (p->image) snprintf(p->image, KERNEL_HEAD, "%s%zu", kernel_start, p->size - KERNEL_HEAD);
+  } else {
+    char *words = kernel_read(f.words, 0, &size);
+    const char *error = words ? strstr(words, "error") : NULL;
+    snprintf(p->log, sizeof p->log, "kernel.cu: %.700s", error ? error : "the compiler says nothing");
+    free(words);
+  }
+  kernel_folder_close(&f);
+  return p->image ? 0 : COMPILATION;
+}
+
 // Options without which the bits would not be the CPU's.
 cu_result fake_compile(nvrtc_program p, int count, const char *const *options) {
   static const char *const needed[] = {"--gpu-architecture=sm_", "-ftz=true", "-fmad=false", "-prec-div=true", "-prec-sqrt=true"};
@@ -49,13 +101,15 @@ cu_result fake_compile(nvrtc_program p, int count, const char *const *options) {
     for (int i = 0; i < count; i++) there |= strncmp(options[i], needed[n], strlen(needed[n])) == 0;
     if (!there) return snprintf(p->log, sizeof p->log, "%s is missing", needed[n]), INVALID_OPTION;
   }
+  if (fake_option("compile", 1) != 0 && entry_of(p->source)) return compile_kernel(p, entry_of(p->source));
   if (fake_option("compile", 1) == 0 || !strstr(p->source, "ZMI_KERNEL zmi_gpu_step_##name") || !strstr(p->source, "zk_fma")) {
     snprintf(p->log, sizeof p->log, "zmlx.cu(7): error: identifier \"zebra\" is undefined");
     return COMPILATION;
   }
   for (const char *c = p->source; *c; c++) hash = (hash ^ (unsigned char)*c) * 16777619u;
-  snprintf(p->image, sizeof p->image, "FAKE CUBIN %08x", hash);
-  return 0;
+  p->size = 64;
+  if ((p->image = calloc(1, p->size))) snprintf(p->image, p->size, "FAKE CUBIN %08x", hash);
+  return p->image ? 0 : COMPILATION;
 }
 
 cu_result fake_log_size(nvrtc_program p, size_t *size) {
@@ -69,17 +123,18 @@ cu_result fake_log_text(nvrtc_program p, char *text) {
 }
 
 cu_result fake_binary_size(nvrtc_program p, size_t *size) {
-  *size = p->image[0] ? sizeof p->image : 0;
+  *size = p->size;
   return 0;
 }
 
 cu_result fake_binary(nvrtc_program p, char *binary) {
-  memcpy(binary, p->image, sizeof p->image);
+  memcpy(binary, p->image, p->size);
   return 0;
 }
 
 cu_result fake_destroy(nvrtc_program *program) {
   free((*program)->source);
+  free((*program)->image);
   free(*program);
   *program = NULL;
   facts.programs--;

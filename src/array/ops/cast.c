@@ -131,6 +131,7 @@ const zmi_op zmi_op_astype = {.name = "astype",
                               .rounding = "floats: rounded once to the dtype; integers: toward zero, limited to the range, NaN to 0",
                               .flags = ZMI_OP_STRIDED,
                               .infer = cast_infer,
+                              .kernel = zmi_elementwise_kernel,
                               .stages = {{zmi_element_tiles, cast_run}},
                               .rules = &cast_rules};
 
@@ -206,6 +207,7 @@ const zmi_op zmi_op_where = {.name = "where",
                              .rounding = "exact",
                              .flags = ZMI_OP_STRIDED,
                              .infer = where_infer,
+                             .kernel = zmi_elementwise_kernel,
                              .stages = {{zmi_element_tiles, where_run}},
                              .rules = &where_rules};
 

@@ -146,6 +146,7 @@ static zm_status infer(const zmi_elementwise *r, int nin, const zmi_type *in, in
                                 .flags = ZMI_OP_STRIDED,                                                                                   \
                                 .infer = word##_infer,                                                                                     \
                                 .device = zmi_element_device,                                                                              \
+                                .kernel = zmi_elementwise_kernel,                                                                          \
                                 .stages = {{zmi_element_tiles, word##_run}},                                                               \
                                 .rules = &zmi_rules_##word};
 ZMI_ELEMENTWISE_LIST(X)

@@ -17,5 +17,6 @@ size_t zmi_elementwise_index(const zmi_elementwise *r);
 zm_dtype zmi_astype_dtype(const zmi_node *n); // cast.c
 // The code of an elementwise node: a row of the table, where, astype or kernel_elements. NULL of other nodes, or with a message.
 const zmi_code *zmi_elementwise_code(const zmi_node *n);
+bool zmi_elementwise_kernel(const zmi_call *c, zmi_op_kernel *k); // of such a call: zmi_op.kernel
 
 #endif

@@ -1,4 +1,5 @@
-// The typed code of elementwise ops: what fusion puts together. Made from the rows of elementwise_table.h at the first need and kept.
+// The typed code of elementwise ops: what fusion puts together, and what GPUs run. Made from the rows of elementwise_table.h at the first
+// need and kept.
 #include "array/ops/elementwise.h"
 
 #include <pthread.h>
@@ -27,34 +28,46 @@ static zmi_code *make(const char *name, const char *operands, const char *source
   return code;
 }
 
-const zmi_code *zmi_elementwise_code(const zmi_node *n) {
-  if (n->op == &zmi_op_kernel_elements) return zmi_node_code(n);
-  const zmi_elementwise *row = zmi_elementwise_row(n->op);
+// x, y: dtypes of the first two operands; out: of the result.
+static const zmi_code *code_of(const zmi_op *op, zm_dtype x, zm_dtype y, zm_dtype out) {
+  const zmi_elementwise *row = zmi_elementwise_row(op);
   const size_t index = row ? zmi_elementwise_index(row) : 0;
-  if ((!row && n->op != &zmi_op_where && n->op != &zmi_op_astype) || index >= ROWS_MOST) return NULL;
-  const zm_dtype a = n->in[0]->type.dtype;
-  zm_dtype in[4] = {a, a, a, a}, out = a;
+  if ((!row && op != &zmi_op_where && op != &zmi_op_astype) || index >= ROWS_MOST) return NULL;
+  zm_dtype in[4] = {x, x, x, x};
   const char *name = "astype", *operands = "x", *source = "x";
   zmi_code **place;
   if (row) {
-    place = &kept.rows[index][a];
+    place = &kept.rows[index][x];
     name = row->word;
     operands = row->operands;
-    source = zmi_elementwise_source(row, a);
-    if (row->truth) out = ZM_BOOL;
-  } else if (n->op == &zmi_op_where) {
-    in[1] = in[2] = out = n->in[1]->type.dtype;
-    place = &kept.where[out];
+    source = zmi_elementwise_source(row, x);
+  } else if (op == &zmi_op_where) {
+    in[1] = in[2] = y;
+    place = &kept.where[y];
     name = "where";
     operands = "condition a b";
     source = "condition ? a : b";
   } else {
-    out = zmi_astype_dtype(n);
-    place = &kept.astype[a][out];
+    place = &kept.astype[x][out];
   }
   pthread_mutex_lock(&kept.lock);
   if (!*place) *place = make(name, operands, source, in, out);
   const zmi_code *code = *place;
   pthread_mutex_unlock(&kept.lock);
   return code;
+}
+
+const zmi_code *zmi_elementwise_code(const zmi_node *n) {
+  if (n->op == &zmi_op_kernel_elements) return zmi_node_code(n);
+  if (n->nin < 1) return NULL;
+  const zm_dtype x = n->in[0]->type.dtype, y = n->nin > 1 ? n->in[1]->type.dtype : x;
+  const zmi_elementwise *row = zmi_elementwise_row(n->op);
+  return code_of(n->op, x, y, row ? (row->truth ? ZM_BOOL : x) : n->op == &zmi_op_astype ? zmi_astype_dtype(n) : y);
+}
+
+bool zmi_elementwise_kernel(const zmi_call *c, zmi_op_kernel *k) {
+  const zm_dtype x = c->in[0]->type.dtype;
+  k->code = code_of(c->op, x, c->nin > 1 ? c->in[1]->type.dtype : x, c->out[0]->type.dtype);
+  if (!k->code) zmi_error_clear();
+  return k->code != NULL;
 }

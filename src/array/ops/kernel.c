@@ -249,6 +249,21 @@ static void prepare(const zmi_call *c) {
   zmi_instance_prepare(zmi_bound_of(c->owner)->instance, most, zmi_kernel_shape_class(c));
 }
 
+// ---- on a GPU ----
+
+static bool kernel(const zmi_call *c, zmi_op_kernel *k) {
+  const zmi_kernel_attrs *a = c->attrs;
+  *k = (zmi_op_kernel){zmi_instance_code(zmi_bound_of(c->owner)->instance), a->param, a->groups, a->threads};
+  return true;
+}
+
+// Of raw sources, which have no interpreter.
+zm_status zmi_kernel_require(const zmi_op *op, zmi_owner *owner) {
+  if (op != &zmi_op_kernel_tiles) return ZM_OK;
+  zmi_instance *x = zmi_bound_of(owner)->instance;
+  return zmi_instance_code(x)->form == ZMI_FORM_RAW ? zmi_instance_require(x) : ZM_OK;
+}
+
 // ---- the rows of the op table ----
 
 const zmi_op zmi_op_kernel_elements = {
@@ -260,6 +275,7 @@ const zmi_op zmi_op_kernel_elements = {
     .infer = elements_infer,
     .scratch = zmi_kernel_elements_scratch,
     .stages = {{zmi_kernel_elements_tiles, zmi_kernel_elements_run}},
+    .kernel = kernel,
     .prepare = prepare,
     .find_owner = find_owner,
     .rules = &zmi_kernel_elements_rules,
@@ -274,6 +290,7 @@ const zmi_op zmi_op_kernel_rows = {
     .infer = rows_infer,
     .scratch = zmi_kernel_rows_scratch,
     .stages = {{zmi_kernel_rows_tiles, zmi_kernel_rows_run}},
+    .kernel = kernel,
     .prepare = prepare,
     .find_owner = find_owner,
     .rules = &zmi_kernel_rows_rules,
@@ -287,6 +304,7 @@ const zmi_op zmi_op_kernel_tiles = {
     .flags = ZMI_OP_SPARSE,
     .infer = tiles_infer,
     .stages = {{zmi_kernel_zero_tiles, zmi_kernel_zero_run}, {zmi_kernel_groups_tiles, zmi_kernel_groups_run}},
+    .kernel = kernel,
     .prepare = prepare,
     .find_owner = find_owner,
     .rules = &zmi_kernel_tiles_rules,
@@ -323,7 +341,7 @@ zm_status zmi_bound_apply(zmi_bound *b, int nin, zm_array *const *in, const doub
       return zmi_fail(ZM_ERROR_ARGUMENT, "kernel %s: operand %d is %s, the kernel is for %s", code->name, i + 1,
                       zm_dtype_name(in[i]->type.dtype), zm_dtype_name(code->in[i]));
   }
-  if (code->form == ZMI_FORM_RAW) {
+  if (code->form == ZMI_FORM_RAW && !(zmi_on_device() && code->raw[ZMI_TARGET_CUDA])) {
     const zm_status status = zmi_instance_require(b->instance);
     if (status != ZM_OK) return status;
   }

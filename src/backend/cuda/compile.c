@@ -13,11 +13,11 @@ static void options_of(const zmi_cuda *d, char card[32], const char *options[OPT
   memcpy(options, all, sizeof all);
 }
 
-static void entry_name(const char *const *options, int version, char name[NAME_BYTES]) {
+static void entry_name(const char *text, const char *const *options, int version, char name[NAME_BYTES]) {
   zmi_sha256 h;
   uint8_t digest[32];
   zmi_sha256_start(&h);
-  zmi_sha256_add(&h, zmi_gpu_text, strlen(zmi_gpu_text));
+  zmi_sha256_add(&h, text, strlen(text));
   for (int i = 0; i < OPTIONS; i++) zmi_sha256_add(&h, options[i], strlen(options[i]) + 1);
   zmi_sha256_add(&h, &version, sizeof version);
   zmi_sha256_end(&h, digest);
@@ -27,24 +27,27 @@ static void entry_name(const char *const *options, int version, char name[NAME_B
 }
 
 // The first lines of what the compiler says.
-static zm_status compiler_failed(const zmi_nvrtc *n, nvrtc_program program, const char *card, int result) {
+static zm_status compiler_failed(const zmi_nvrtc *n, nvrtc_program program, const char *of, const char *card, int result) {
   size_t size = 0;
   char *words = n->log_size(program, &size) == 0 && size ? zmi_calloc(1, size + 1) : NULL;
   if (words) n->log_text(program, words);
+  for (char *p = words; p && *p; p++) {
+    if ((unsigned char)*p < 32) *p = ' '; // one sentence, one line
+  }
   zm_status status =
       result == NVRTC_NO_BUILTINS
           ? zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: NVRTC cannot compile: libnvrtc-builtins, which belongs to it, cannot be loaded")
-          : zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: NVRTC cannot compile the device code with %s (error %d): %.400s", card, result,
+          : zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: NVRTC cannot compile %.80s with %s (error %d): %.400s", of, card, result,
                      words && *words ? words : "it gives no reason");
   zmi_free(words);
   return status;
 }
 
-static zm_status build(const zmi_nvrtc *n, const char *const *options, char **image, size_t *size) {
+static zm_status build(const zmi_nvrtc *n, const zmi_device_text *t, const char *const *options, char **image, size_t *size) {
   nvrtc_program program = NULL;
-  if (n->create(&program, zmi_gpu_text, "zmlx.cu", 0, NULL, NULL)) return zmi_fail(ZM_ERROR_MEMORY, "device cuda: NVRTC does not start");
+  if (n->create(&program, t->text, t->file, 0, NULL, NULL)) return zmi_fail(ZM_ERROR_MEMORY, "device cuda: NVRTC does not start");
   const int result = n->compile(program, OPTIONS, options);
-  zm_status status = result ? compiler_failed(n, program, options[0], result) : ZM_OK;
+  zm_status status = result ? compiler_failed(n, program, t->what, options[0], result) : ZM_OK;
   if (status == ZM_OK && (n->binary_size(program, size) || *size == 0))
     status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: NVRTC gives no machine code for %s", options[0]);
   if (status == ZM_OK && !(*image = zmi_malloc(*size))) status = ZM_ERROR_MEMORY;
@@ -54,8 +57,8 @@ static zm_status build(const zmi_nvrtc *n, const char *const *options, char **im
 }
 
 // Compiles, and keeps what was made. Where that cannot be, it is said: it takes so long each time.
-static zm_status compile_and_keep(const zmi_cuda *d, const zmi_cache *cache, const char *const *options, const char *name,
-                                  zm_progress_fn progress, void *user, char **image) {
+static zm_status compile_and_keep(const zmi_cuda *d, const zmi_device_text *t, const zmi_cache *cache, const char *const *options,
+                                  const char *name, zm_progress_fn progress, void *user, char **image) {
   char what[400];
   size_t size = 0;
   if (cache->folder)
@@ -63,7 +66,7 @@ static zm_status compile_and_keep(const zmi_cuda *d, const zmi_cache *cache, con
   else
     snprintf(what, sizeof what, "compiling for %.80s (each time: %.250s)", d->name, cache->why);
   if (progress && !progress(user, what, 0, 1)) return zmi_fail(ZM_ERROR_CANCELLED, "compiling device code was cancelled");
-  zm_status status = build(zmi_nvrtc_find(), options, image, &size);
+  zm_status status = build(zmi_nvrtc_find(), t, options, image, &size);
   if (status != ZM_OK) return status;
   if (!zmi_cache_put(cache, name, *image, size) && cache->folder)
     snprintf(what, sizeof what, "compiled for %.80s, but not kept: %.250s cannot be written", d->name, cache->folder);
@@ -71,7 +74,8 @@ static zm_status compile_and_keep(const zmi_cuda *d, const zmi_cache *cache, con
   return ZM_OK;
 }
 
-zm_status zmi_device_compile(zmi_cuda *d, bool anew, zm_progress_fn progress, void *user, char **image, bool *kept) {
+zm_status zmi_device_compile(zmi_cuda *d, const zmi_device_text *t, bool anew, zm_progress_fn progress, void *user, char **image,
+                             bool *kept) {
   char card[32], name[NAME_BYTES];
   const char *options[OPTIONS];
   int major = 0, minor = 0;
@@ -82,11 +86,11 @@ zm_status zmi_device_compile(zmi_cuda *d, bool anew, zm_progress_fn progress, vo
   const zmi_nvrtc *n = zmi_nvrtc_find();
   if (!n) return zm_last_status();
   n->version(&major, &minor);
-  entry_name(options, major * 1000 + minor, name);
+  entry_name(t->text, options, major * 1000 + minor, name);
   zmi_cache_open(&cache);
   if (!anew) *image = zmi_cache_read(&cache, name, &size);
   *kept = *image != NULL;
-  const zm_status status = *kept ? ZM_OK : compile_and_keep(d, &cache, options, name, progress, user, image);
+  const zm_status status = *kept ? ZM_OK : compile_and_keep(d, t, &cache, options, name, progress, user, image);
   zmi_cache_close(&cache);
   if (status == ZM_OK) return ZM_OK;
   zmi_free(*image);

@@ -61,21 +61,24 @@ const char *zmi_device_kind_name(int kind) {
 }
 #undef NAME
 
-// What the cache kept for this device may be of no use to this driver: it is compiled once more.
-static zm_status load_module(zmi_cuda *d, zm_progress_fn progress, void *user) {
+zm_status zmi_device_load_text(zmi_cuda *d, const zmi_device_text *t, zm_progress_fn progress, void *user, cu_module *module) {
   for (bool anew = false;; anew = true) {
     char *image = NULL;
     bool kept = false;
-    zm_status status = zmi_device_compile(d, anew, progress, user, &image, &kept);
+    zm_status status = zmi_device_compile(d, t, anew, progress, user, &image, &kept);
     if (status != ZM_OK) return status;
-    const cu_result r = d->cu->module_load(&d->module, image);
+    const cu_result r = d->cu->module_load(module, image);
     zmi_free(image);
     if (r == 0 || !kept || r == CU_OUT_OF_MEMORY) return zmi_device_check(d, r, "loading device code");
   }
 }
 
-static zm_status load_code(zmi_cuda *d, zm_progress_fn progress, void *user) {
-  zm_status status = load_module(d, progress, user);
+// The device code, which only models and some operations of arrays need.
+zm_status zmi_device_load(zmi_cuda *d, zm_progress_fn progress, void *user) {
+  const zmi_device_text text = {zmi_gpu_text, "zmlx.cu", "the device code"};
+  cu_function resident = NULL;
+  if (d->resident) return ZM_OK;
+  zm_status status = d->module ? ZM_OK : zmi_device_load_text(d, &text, progress, user, &d->module);
   for (int i = 1; i < ZMI_GPU_KINDS && status == ZM_OK; i++) {
     char name[64];
     if (i == ZMI_GPU_READY) continue; // of the resident kernel only
@@ -83,14 +86,13 @@ static zm_status load_code(zmi_cuda *d, zm_progress_fn progress, void *user) {
     status = zmi_device_check(d, d->cu->module_function(&d->step[i], d->module, name), name);
     if (status == ZM_OK) status = zmi_device_check(d, d->cu->function_set(d->step[i], CU_FUNCTION_SHARED, (int)d->shared), name);
   }
-  if (status == ZM_OK)
-    status = zmi_device_check(d, d->cu->module_function(&d->resident, d->module, "zmi_gpu_resident"), "zmi_gpu_resident");
-  if (status == ZM_OK)
-    status = zmi_device_check(d, d->cu->function_set(d->resident, CU_FUNCTION_SHARED, (int)d->shared), "zmi_gpu_resident");
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->module_function(&resident, d->module, "zmi_gpu_resident"), "zmi_gpu_resident");
+  if (status == ZM_OK) status = zmi_device_check(d, d->cu->function_set(resident, CU_FUNCTION_SHARED, (int)d->shared), "zmi_gpu_resident");
+  if (status == ZM_OK) d->resident = resident;
   return status;
 }
 
-static zm_status open_device(zmi_cuda *d, zm_progress_fn progress, void *user) {
+static zm_status open_device(zmi_cuda *d) {
   int count = 0;
   zm_status status = zmi_device_check(d, d->cu->device_count(&count), "counting GPUs");
   if (status == ZM_OK && count < 1)
@@ -104,18 +106,26 @@ static zm_status open_device(zmi_cuda *d, zm_progress_fn progress, void *user) {
   for (int i = 0; i < 2 && status == ZM_OK; i++) {
     status = zmi_device_check(d, d->cu->event_create(&d->staged[i], CU_EVENT_NO_TIMING), "making an event");
   }
-  return status == ZM_OK ? load_code(d, progress, user) : status;
+  return status;
 }
 
-zmi_cuda *zmi_device_open(zm_progress_fn progress, void *user) {
+static zmi_cuda *close_failed(zmi_cuda *d) {
+  zmi_device_close(d);
+  return NULL;
+}
+
+zmi_cuda *zmi_device_take(void) {
   const zmi_cuda_driver *cu = zmi_cuda_driver_find();
   zmi_cuda *d = cu ? zmi_calloc(1, sizeof *d) : NULL;
   if (!d) return NULL;
   d->cu = cu;
   d->staging_bytes = STAGING;
-  if (open_device(d, progress, user) == ZM_OK) return d;
-  zmi_device_close(d);
-  return NULL;
+  return open_device(d) == ZM_OK ? d : close_failed(d);
+}
+
+zmi_cuda *zmi_device_open(zm_progress_fn progress, void *user) {
+  zmi_cuda *d = zmi_device_take();
+  return !d || zmi_device_load(d, progress, user) == ZM_OK ? d : close_failed(d);
 }
 
 void zmi_device_close(zmi_cuda *d) {
@@ -123,6 +133,7 @@ void zmi_device_close(zmi_cuda *d) {
   if (d->context) {
     d->cu->context_set(d->context);
     for (size_t i = 0; i < d->resident_count; i++) d->cu->memory_free(d->residents[i].at);
+    zmi_device_arrays_close(d);
     if (d->module) d->cu->module_unload(d->module);
     if (d->staging) d->cu->host_free(d->staging);
     for (int i = 0; i < 2; i++) {
@@ -160,7 +171,7 @@ void zmi_device_look(zmi_device_facts *facts) {
 
 // ---- memory ----
 
-static zm_status ready(zmi_cuda *d) {
+zm_status zmi_device_current(zmi_cuda *d) {
   if (d->broken) return zmi_fail(d->broken, "device cuda: an earlier failure made the GPU's context useless: open the model again");
   return zmi_device_check(d, d->cu->context_set(d->context), "taking the GPU");
 }
@@ -169,7 +180,7 @@ zm_status zmi_device_alloc(zmi_cuda *d, size_t bytes, const char *what, zmi_gpu_
   char doing[128];
   *at = 0;
   snprintf(doing, sizeof doing, "%.2f GB for %.60s", (double)bytes / 1e9, what);
-  zm_status status = ready(d);
+  zm_status status = zmi_device_current(d);
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->memory_alloc(at, bytes ? bytes : 1), doing);
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->clear(*at, 0, bytes ? bytes : 1, d->stream), doing);
   return status;
@@ -182,13 +193,13 @@ void zmi_device_free(zmi_cuda *d, zmi_gpu_address at) {
 }
 
 zm_status zmi_device_copy(zmi_cuda *d, zmi_gpu_address to, zmi_gpu_address from, size_t bytes) {
-  zm_status status = ready(d);
+  zm_status status = zmi_device_current(d);
   return status == ZM_OK ? zmi_device_check(d, d->cu->copy(to, from, bytes, d->stream), "copying on the GPU") : status;
 }
 
 zm_status zmi_device_fits(zmi_cuda *d, uint64_t bytes, const char *what) {
   size_t left = 0, total = 0;
-  zm_status status = ready(d);
+  zm_status status = zmi_device_current(d);
   if (status == ZM_OK) status = zmi_device_check(d, d->cu->memory_info(&left, &total), "asking for free memory");
   if (status != ZM_OK || bytes <= left) return status;
   return zmi_fail(ZM_ERROR_MEMORY,
@@ -197,7 +208,7 @@ zm_status zmi_device_fits(zmi_cuda *d, uint64_t bytes, const char *what) {
 }
 
 zm_status zmi_device_upload(zmi_cuda *d, zmi_gpu_address to, const void *from, size_t bytes) {
-  zm_status status = ready(d);
+  zm_status status = zmi_device_current(d);
   // Two halves of the pinned memory in turn: one is filled while the other travels.
   const size_t half = d->staging_bytes / 2;
   for (size_t done = 0, i = 0; done < bytes && status == ZM_OK; i++) {
@@ -214,7 +225,7 @@ zm_status zmi_device_upload(zmi_cuda *d, zmi_gpu_address to, const void *from, s
 }
 
 zm_status zmi_device_download(zmi_cuda *d, void *to, zmi_gpu_address from, size_t bytes) {
-  zm_status status = ready(d);
+  zm_status status = zmi_device_current(d);
   for (size_t done = 0; done < bytes && status == ZM_OK;) {
     size_t n = ZMI_MIN(d->staging_bytes, bytes - done);
     status = zmi_device_check(d, d->cu->download(d->staging, from + done, n, d->stream), "reading from the GPU");

@@ -139,6 +139,16 @@ static void fit_many(zmi_gpu_instruction *in, size_t shared) {
   in->shared = ZMI_GPU_DOT_SHARED;
 }
 
+static zm_status fit_shared(const zmi_cuda *d, zmi_device_code *code) {
+  for (size_t i = 0; i < code->count; i++) {
+    fit_many(&code->all[i], d->shared);
+    if ((size_t)code->all[i].shared > d->shared)
+      return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: an instruction needs %d bytes of shared memory, this GPU has %zu",
+                      code->all[i].shared, d->shared);
+  }
+  return ZM_OK;
+}
+
 // All instructions, with scratch at p->scratch (at first 0: to find out how much is needed).
 static zm_status make_code(zmi_device_player *p) {
   zmi_device_code *code = &p->code;
@@ -161,13 +171,22 @@ static zm_status make_code(zmi_device_player *p) {
     if (status == ZM_OK) status = code->status;
     if (status != ZM_OK) return zmi_fail_within("%s", in->label ? in->label : in->op->name);
   }
-  for (size_t i = 0; i < code->count; i++) {
-    fit_many(&code->all[i], p->device->shared);
-    if ((size_t)code->all[i].shared > p->device->shared)
-      return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: an instruction needs %d bytes of shared memory, this GPU has %zu",
-                      code->all[i].shared, p->device->shared);
-  }
-  return ZM_OK;
+  return fit_shared(p->device, code);
+}
+
+zm_status zmi_device_op_code(zmi_cuda *d, const zmi_call *c, zmi_gpu_address scratch, zmi_gpu_instruction **all, size_t *count,
+                             size_t *needed) {
+  zmi_device_code code = {.scratch = scratch};
+  zm_status status = c->op->device(c, &code);
+  if (status == ZM_OK) status = code.status;
+  if (status == ZM_OK) status = fit_shared(d, &code);
+  *all = code.all;
+  *count = code.count;
+  *needed = code.needed;
+  if (status == ZM_OK) return ZM_OK;
+  zmi_free(code.all);
+  *all = NULL;
+  return status;
 }
 
 // ---- memory ----

@@ -34,6 +34,7 @@ static bool has_order(const zmi_code *c) {
 }
 
 bool zmi_kernel_of(const zmi_call *c, zmi_op_kernel *k) {
+  *k = (zmi_op_kernel){0};
   if (!c->op->kernel || !c->op->kernel(c, k)) return false;
   const zmi_code *code = k->code;
   if ((size_t)(code->nin + code->nout) * 8 + call_bytes(code) > MOST_ARGUMENTS) return false;
@@ -88,7 +89,7 @@ static zm_status lay_out_elements(zmi_cuda *d, const zmi_call *c, layout *l) {
   l->count = zmi_type_count(&c->out[0]->type);
   for (int i = 0; i < c->nin && status == ZM_OK; i++) {
     int64_t stride;
-    const bool one = as_one(c->in[i], c->in[i]->type.rank, &stride) && (stride == 0 || stride == 1);
+    const bool one = as_one(c->in[i], c->in[i]->type.rank, &stride);
     l->at[i] = c->src[i];
     l->step[i] = one ? stride : 1;
     if (!one) status = copy(d, c, i, l);
@@ -111,11 +112,22 @@ static zm_status lay_out_rows(zmi_cuda *d, const zmi_call *c, const zmi_code *co
     const bool per_row = code->in_per_row[i];
     l->step[i] = per_row || l->d <= 1 ? 0 : s->stride[s->type.rank - 1];
     l->at[i] = c->src[i];
-    if (as_one(s, whole->rank - 1, &l->row_stride[i]) && (l->step[i] == 0 || l->step[i] == 1)) continue;
+    if (as_one(s, whole->rank - 1, &l->row_stride[i])) continue;
     l->step[i] = !per_row;
     l->row_stride[i] = per_row ? 1 : l->d;
     status = copy(d, c, i, l);
   }
+  return status;
+}
+
+// Buffers are flat. What nobody writes is zero.
+static zm_status lay_out_groups(zmi_cuda *d, const zmi_call *c, layout *l) {
+  zm_status status = ZM_OK;
+  for (int i = 0; i < c->nin && status == ZM_OK; i++) {
+    l->at[i] = c->src[i];
+    if (!zmi_slot_is_contiguous(c->in[i])) status = copy(d, c, i, l);
+  }
+  for (int o = 0; o < c->nout && status == ZM_OK; o++) status = zmi_device_zero(d, zmi_gpu_at(c->dst[o]), c->out[o]->bytes);
   return status;
 }
 
@@ -137,7 +149,7 @@ static void pack(const zmi_call *c, const zmi_op_kernel *k, const layout *l, int
   }
   to += operands * (3 + ZM_MAX_RANK);
   for (int i = 0; i < code->nparams; i++) {
-    const double value = k->params ? k->params[i] : 0;
+    const double value = k->params ? k->params[i] : k->values[i];
     struct {
       float f;
       int32_t i;
@@ -174,13 +186,6 @@ static zm_status launch(zmi_cuda *d, const zmi_call *c, const zmi_op_kernel *k, 
   return zmi_device_launch(d, compiled, groups, threads, arguments);
 }
 
-// Results that threads add to, and those of raw sources, begin at zero.
-static bool begins_at_zero(const zmi_code *c) {
-  bool adds = c->form == ZMI_FORM_RAW;
-  for (size_t i = 0; c->form == ZMI_FORM_TILES && i < c->count; i++) adds = adds || c->insts[i].op == ZMI_K_ATOMIC_ADD;
-  return adds;
-}
-
 static const zmi_device_kernel *compiled_for(zmi_cuda *d, const zmi_code *code, bool *runs) {
   static const char *const entries[] = {
       [ZMI_FORM_ELEMENTS] = "zk_elements", [ZMI_FORM_ROWS] = "zk_rows", [ZMI_FORM_TILES] = "zk_groups", [ZMI_FORM_RAW] = "zk_groups"};
@@ -198,10 +203,29 @@ static const zmi_device_kernel *compiled_for(zmi_cuda *d, const zmi_code *code, 
   return k;
 }
 
-zm_status zmi_kernel_there(zmi_cuda *d, const zmi_call *c, const zmi_op_kernel *k, bool *runs) {
+// The only operand with the axis of its rows as the last one.
+static zmi_slot turned(const zmi_slot *s, int axis) {
+  zmi_slot t = *s;
+  for (int i = axis; i + 1 < s->type.rank; i++) {
+    t.type.shape[i] = s->type.shape[i + 1];
+    t.stride[i] = s->stride[i + 1];
+  }
+  t.type.shape[s->type.rank - 1] = s->type.shape[axis];
+  t.stride[s->type.rank - 1] = s->stride[axis];
+  return t;
+}
+
+zm_status zmi_kernel_there(zmi_cuda *d, const zmi_call *given, const zmi_op_kernel *k, bool *runs) {
   const zmi_code *code = k->code;
+  zmi_call call = *given;
+  const zmi_call *c = &call;
+  zmi_slot rows;
   layout l;
   memset(&l, 0, sizeof l);
+  if (k->along) {
+    rows = turned(call.in[0], k->axis);
+    call.in[0] = &rows;
+  }
   const zmi_device_kernel *compiled = compiled_for(d, code, runs);
   if (!compiled) return *runs ? zm_last_status() : ZM_OK;
   zm_status status = ZM_OK;
@@ -210,9 +234,7 @@ zm_status zmi_kernel_there(zmi_cuda *d, const zmi_call *c, const zmi_op_kernel *
   else if (code->form == ZMI_FORM_ROWS)
     status = lay_out_rows(d, c, code, &l);
   else
-    memcpy(l.at, c->src, sizeof c->src);
-  for (int o = 0; o < c->nout && status == ZM_OK && begins_at_zero(code); o++)
-    status = zmi_device_zero(d, zmi_gpu_at(c->dst[o]), c->out[o]->bytes);
+    status = lay_out_groups(d, c, &l);
   if (status == ZM_OK) status = launch(d, c, k, &l, compiled);
   for (int i = 0; i < c->nin; i++) {
     if (l.copies[i]) zmi_device_give_back(d, l.copies[i], l.bytes[i]);

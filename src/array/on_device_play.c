@@ -222,8 +222,8 @@ static zm_status play_one(play *p, size_t index) {
     empty = empty && zmi_type_count(&c.out[o]->type) == 0;
   }
   zm_status status = ZM_OK;
-  if (!empty && (in->op->kernel || in->op->device)) status = play_on_gpu(p, in, &c, &runs);
-  if (status == ZM_OK && !runs) status = play_here(p, in, &c);
+  if (!empty) status = play_on_gpu(p, in, &c, &runs);
+  if (!empty && status == ZM_OK && !runs) status = play_here(p, in, &c);
   drop_after(p, index);
   return status;
 }

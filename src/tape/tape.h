@@ -108,12 +108,16 @@ enum {
   ZMI_OP_SPARSE = 64  // many attributes: those that are zero are not printed
 };
 
-// What a call is in the kernel language: code for operands and results of its types, elements of one shape, rows of the last axis, or groups.
+// What a call is in the kernel language: code for operands and results of its types, elements of one shape, rows, or groups.
 struct zmi_code; // kernel/code.h
+enum { ZMI_OP_VALUES = 8 };
 typedef struct zmi_op_kernel {
-  const struct zmi_code *code; // stays as long as the process, or the call's owner
-  const double *params;        // of the code; NULL: it has none
-  int64_t groups, threads;     // of groups
+  const struct zmi_code *code;  // stays as long as the process, or the call's owner
+  const double *params;         // of the code; NULL: `values`
+  double values[ZMI_OP_VALUES]; // for ops whose attributes are others
+  int64_t groups, threads;      // of groups
+  bool along;                   // of rows: they go along `axis` of the only operand, not along the last
+  int axis;
 } zmi_op_kernel;
 
 struct zmi_rules; // how an op is differentiated and batched: array/array.h

@@ -253,7 +253,10 @@ static void prepare(const zmi_call *c) {
 
 static bool kernel(const zmi_call *c, zmi_op_kernel *k) {
   const zmi_kernel_attrs *a = c->attrs;
-  *k = (zmi_op_kernel){zmi_instance_code(zmi_bound_of(c->owner)->instance), a->param, a->groups, a->threads};
+  k->code = zmi_instance_code(zmi_bound_of(c->owner)->instance);
+  k->params = a->param;
+  k->groups = a->groups;
+  k->threads = a->threads;
   return true;
 }
 

@@ -223,6 +223,11 @@ static zm_status vmap(const zmi_node *n, int64_t size, zm_array *const *in, cons
 
 static const zmi_rules rules = {vjp, jvp, vmap, "all operands"};
 
+static bool kernel(const zmi_call *c, zmi_op_kernel *k) {
+  const addmm_attrs *a = c->attrs;
+  return zmi_product_kernel(c, c->nin == 3 ? a->alpha : 1, c->nin == 3 ? a->beta : 0, k);
+}
+
 const zmi_op zmi_op_matmul = {
     .name = "matmul",
     .operands = "a b",
@@ -230,6 +235,7 @@ const zmi_op zmi_op_matmul = {
     .flags = ZMI_OP_STRIDED,
     .infer = infer,
     .scratch = scratch,
+    .kernel = kernel,
     .stages = {{pack_tiles, pack_run}, {tiles, run}},
     .rules = &rules};
 
@@ -243,5 +249,6 @@ const zmi_op zmi_op_addmm = {.name = "addmm",
                              .flags = ZMI_OP_STRIDED,
                              .infer = infer,
                              .scratch = scratch,
+                             .kernel = kernel,
                              .stages = {{pack_tiles, pack_run}, {tiles, run}},
                              .rules = &rules};

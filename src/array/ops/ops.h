@@ -89,6 +89,12 @@ zm_array *zmi_shift_rows(zm_array *indices, bool batched, int64_t size, int64_t 
 zm_array *zmi_matrix_transpose(zm_array *a);      // the last two axes change places
 zm_array *zmi_scaled(zm_array *a, double factor); // a * factor, a itself if the factor is 1
 
+// ---- for kernels of ops on a GPU (op_kernel.c) ----
+// Code of a source for these dtypes, made at its first need and kept; of bool as uint8. op: whose it is. NULL: it has no such form.
+const zmi_code *zmi_op_source_code(const zmi_op *op, const zmi_kernel_text *text, int nin, const zm_dtype *in, int nout, const zm_dtype *out);
+// A reduction of `axis` of the only operand, from x to y by rows (kernel/kernel.h); n: the value of its parameter, if it has one.
+bool zmi_reduction_kernel(const zmi_call *c, const char *source, int64_t axis, const char *parameter, double n, zmi_op_kernel *k);
+
 // ---- for stages ----
 enum { ZMI_TILE = 4096 }; // elements of one tile of an elementwise op
 int64_t zmi_tiles_of(int64_t count, int64_t tile);

@@ -76,6 +76,9 @@ typedef struct zmi_gemm_work {
 void zmi_gemm_block(const zmi_kernels *kn, const zmi_side *a, int64_t row, int64_t rows, const zmi_side *b, int64_t col, int64_t cols,
                     int64_t k, zmi_gemm_work *w);
 
+// matmul and addmm as a kernel (product_kernel.c).
+bool zmi_product_kernel(const zmi_call *c, double alpha, double beta, zmi_op_kernel *k);
+
 // ---- products of chosen rows (gather_mm.c) ----
 // Index i of `count` chooses source lhs[i], of `height` rows, and matrix rhs[i]. A pair is one row: i * height + its row. Pairs whose
 // source or matrix does not exist belong to matrix -1 and give zeros.

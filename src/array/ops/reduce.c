@@ -551,27 +551,31 @@ static const zmi_rules argmax_rules = {.vmap = reduce_vmap, .gradient = "none: r
 
 // ---- the table ----
 
-#define ROW(word, rule, float_fn, integer_fn, text)                                                                                        \
+#define ROW(word, rule, float_fn, integer_fn, source, text)                                                                                \
   static void word##_run(const zmi_call *c, int64_t begin, int64_t end) {                                                                  \
     run(c, float_fn, integer_fn, begin, end);                                                                                              \
+  }                                                                                                                                        \
+  static bool word##_kernel(const zmi_call *c, zmi_op_kernel *k) {                                                                         \
+    return zmi_reduction_kernel(c, source, ((const reduce_attrs *)c->attrs)->axis, NULL, 0, k);                                            \
   }                                                                                                                                        \
   const zmi_op zmi_op_##word = {.name = #word,                                                                                             \
                                 .operands = "x",                                                                                           \
                                 .fields = fields,                                                                                          \
                                 .rounding = text,                                                                                          \
                                 .infer = rule,                                                                                             \
+                                .kernel = word##_kernel,                                                                                   \
                                 .stages = {{tiles, word##_run}},                                                                           \
                                 .rules = &word##_rules};
 
 // clang-format off
-ROW(sum, sum_infer, float_sum, integer_sum,
+ROW(sum, sum_infer, float_sum, integer_sum, "elements { s = sum(x); } y = s;",
     "float32 sum in the lane order, rounded once to the dtype; integers wrap around in 32 bits or more")
-ROW(mean, mean_infer, float_mean, NULL,
+ROW(mean, mean_infer, float_mean, NULL, "elements { s = sum(x); } y = s / D;",
     "float32 sum in the lane order, divided by the count in float32, rounded once to the dtype")
-ROW(max, winner_infer, float_max, integer_max, "exact; NaN if any is NaN; a zero is +0")
-ROW(min, winner_infer, float_min, integer_min, "exact; NaN if any is NaN; a zero is +0")
-ROW(argmax, argmax_infer, float_argmax, integer_argmax, "exact; the lowest index among equals; the first NaN if there is one")
-ROW(argmin, argmax_infer, float_argmin, integer_argmin, "exact; the lowest index among equals; the first NaN if there is one")
+ROW(max, winner_infer, float_max, integer_max, "elements { m = max(x); } y = m;", "exact; NaN if any is NaN; a zero is +0")
+ROW(min, winner_infer, float_min, integer_min, "elements { m = min(x); } y = m;", "exact; NaN if any is NaN; a zero is +0")
+ROW(argmax, argmax_infer, float_argmax, integer_argmax, "elements { a = argmax(x); } y = uint(a);", "exact; the lowest index among equals; the first NaN if there is one")
+ROW(argmin, argmax_infer, float_argmin, integer_argmin, "elements { a = argmin(x); } y = uint(a);", "exact; the lowest index among equals; the first NaN if there is one")
 // clang-format on
 
 // Of a transpose its source is reduced, where it lies, and the smaller result is turned.

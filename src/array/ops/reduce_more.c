@@ -414,27 +414,38 @@ static const zmi_rules logsumexp_rules = {.vjp = logsumexp_vjp, .vmap = vmap, .g
 static const zmi_rules any_rules = {.vmap = vmap, .gradient = "none: results are bool"};
 #define all_rules any_rules
 
-#define ROW(word, rule, float_fn, integer_fn, text)                                                                                        \
+#define ROW(word, rule, float_fn, integer_fn, source, parameter, text)                                                                     \
   static void word##_run(const zmi_call *c, int64_t begin, int64_t end) {                                                                  \
     run(c, float_fn, integer_fn, begin, end);                                                                                              \
+  }                                                                                                                                        \
+  static bool word##_kernel(const zmi_call *c, zmi_op_kernel *k) {                                                                         \
+    const reduce_attrs *a = c->attrs;                                                                                                      \
+    const int64_t n = ZMI_MAX(c->in[0]->type.shape[a->axis] - a->ddof, 0);                                                                 \
+    return zmi_reduction_kernel(c, source, a->axis, parameter, (double)n, k);                                                              \
   }                                                                                                                                        \
   const zmi_op zmi_op_##word = {.name = #word,                                                                                             \
                                 .operands = "x",                                                                                           \
                                 .fields = fields,                                                                                          \
                                 .rounding = text,                                                                                          \
                                 .infer = rule,                                                                                             \
+                                .kernel = word##_kernel,                                                                                   \
                                 .stages = {{tiles, word##_run}},                                                                           \
                                 .rules = &word##_rules};
 
 // clang-format off
 ROW(prod, prod_infer, float_prod, integer_prod,
+    "elements { p = prod(x); } y = p;", NULL,
     "float32 product in the lane order, from 1, rounded once to the dtype; integers wrap around in 32 bits or more")
 ROW(var, float_infer, float_var, NULL,
+    "elements { s = sum(x); } let mean = s / D; elements { q = sum((x - mean) * (x - mean)); } y = q / n;", "n",
     "the mean as by mean, then the squares of x - mean summed in the lane order, each step in float32; divided, rounded once to the dtype")
 ROW(logsumexp, float_infer, float_logsumexp, NULL,
+    "elements { m = max(x); } elements { s = sum(exp(x == m ? 0.0f : x - m)); } y = m - m != 0 ? m : m + log(s);", NULL,
     "m + log(the sum of exp(x - m) in the lane order) in float32, m the largest; m itself if it is infinite; rounded once to the dtype")
-ROW(any, truth_infer, NULL, truth_any, "exact")
-ROW(all, truth_infer, NULL, truth_all, "exact")
+ROW(any, truth_infer, NULL, truth_any,
+    "elements { m = max(x); } y = m;", NULL, "exact")
+ROW(all, truth_infer, NULL, truth_all,
+    "elements { m = min(x); } y = m == 0 ? 0 : 1;", NULL, "exact")
 // clang-format on
 
 zm_array *zmi_reduce_more(const zmi_op *op, zm_array *a, int axis, bool keepdims, int64_t ddof) {

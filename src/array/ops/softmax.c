@@ -83,11 +83,17 @@ static zm_status jvp(const zmi_node *n, zm_array *const *tangent, zm_array **res
 
 static const zmi_rules rules = {.vjp = vjp, .jvp = jvp, .vmap = zmi_vmap_elementwise, .gradient = "x"};
 
+static bool kernel(const zmi_call *c, zmi_op_kernel *k) {
+  static const char source[] = "elements { m = max(x); } elements { s = sum(exp(x - m)); } elements { y = exp(x - m) / s; }";
+  return zmi_reduction_kernel(c, source, c->in[0]->type.rank - 1, NULL, 0, k);
+}
+
 const zmi_op zmi_op_softmax = {.name = "softmax",
                                .operands = "x",
                                .rounding = "exp(x - max) / sum in float32, the sum in the lane order; rounded once to the dtype",
                                .infer = infer,
                                .scratch = scratch,
+                               .kernel = kernel,
                                .stages = {{tiles, run}},
                                .rules = &rules};
 

@@ -24,6 +24,8 @@ typedef struct zmi_device_arrays {
   block kept[MOST_KEPT]; // the oldest first
   int kept_count;
   size_t most_kept; // bytes
+  zmi_gpu_address *active;
+  size_t active_count, active_capacity;
   char *ring;
   size_t ring_at;
   zmi_device_kernel kernels[MOST_KERNELS];
@@ -65,6 +67,8 @@ void zmi_device_arrays_close(zmi_cuda *d) {
   zmi_device_arrays *a = d->arrays;
   if (!a) return;
   drop_kept(d, a->kept_count);
+  for (size_t i = 0; i < a->active_count; i++) d->cu->memory_free(a->active[i]);
+  zmi_free(a->active);
   for (int i = 0; i < a->kernel_count; i++) d->cu->module_unload(a->kernels[i].module);
   d->cu->host_free(a->ring);
   zmi_free(a);
@@ -102,19 +106,34 @@ static zm_status memory_is_full(zmi_cuda *d, size_t bytes) {
                   (double)bytes / 1e9, (double)left / 1e9, (double)total / 1e9);
 }
 
+static void note_active(zmi_device_arrays *a, zmi_gpu_address at, size_t bytes) {
+  a->active[a->active_count++] = at; // there is room
+  a->use.active += bytes;
+}
+
+// Blocks come and go like on a stack, mostly.
+static void forget_active(zmi_device_arrays *a, zmi_gpu_address at, size_t bytes) {
+  size_t i = a->active_count;
+  while (i > 0 && a->active[i - 1] != at) i--;
+  if (i == 0) return;
+  a->active[i - 1] = a->active[--a->active_count];
+  a->use.active -= bytes;
+}
+
 zm_status zmi_device_get(zmi_cuda *d, size_t bytes, zmi_gpu_address *at) {
   zm_status status = begin(d);
   *at = 0;
   if (status != ZM_OK) return status;
   zmi_device_arrays *a = d->arrays;
   bytes = rounded(bytes);
+  if (!ZMI_GROW(a->active, a->active_capacity, a->active_count + 1)) return ZM_ERROR_MEMORY;
   for (int i = a->kept_count - 1; i >= 0; i--) {
     if (a->kept[i].bytes != bytes) continue;
     *at = a->kept[i].at;
     a->kept_count--;
     memmove(&a->kept[i], &a->kept[i + 1], (size_t)(a->kept_count - i) * sizeof *a->kept);
     a->use.kept -= bytes;
-    a->use.active += bytes;
+    note_active(a, *at, bytes);
     return ZM_OK;
   }
   cu_result r = d->cu->memory_alloc(at, bytes);
@@ -124,7 +143,7 @@ zm_status zmi_device_get(zmi_cuda *d, size_t bytes, zmi_gpu_address *at) {
   }
   if (r) *at = 0;
   if (r == CU_OUT_OF_MEMORY) return memory_is_full(d, bytes);
-  if (!r) a->use.active += bytes;
+  if (!r) note_active(a, *at, bytes);
   return zmi_device_check(d, r, "getting memory for an array");
 }
 
@@ -132,7 +151,7 @@ void zmi_device_give_back(zmi_cuda *d, zmi_gpu_address at, size_t bytes) {
   if (!at || !d->arrays) return;
   zmi_device_arrays *a = d->arrays;
   bytes = rounded(bytes);
-  a->use.active -= bytes;
+  forget_active(a, at, bytes);
   if (bytes > a->most_kept || d->broken) {
     d->cu->context_set(d->context);
     d->cu->memory_free(at);

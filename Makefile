@@ -18,7 +18,7 @@ check: ## the whole test suite; one test: make check TESTS=tape
 	@scripts/check.sh $(BUILD) $(TESTS)
 check-cuda: ## the GPU suite, where there is an NVIDIA GPU: $(BUILD)/check-cuda.json has the result; STRESS: seconds of tokens (10)
 	@scripts/build.sh $(BUILD)
-	@ninja -C $(BUILD) tests/stress_cuda >/dev/null
+	@ninja -C $(BUILD) tests/stress_cuda tests/stress_arrays >/dev/null
 	@scripts/check_cuda.sh $(BUILD) $(BUILD)/check-cuda.json
 install: ## command, library and headers to PREFIX (and DESTDIR)
 	@scripts/build.sh $(BUILD)

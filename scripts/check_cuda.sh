@@ -1,7 +1,8 @@
 #!/bin/sh
 # The GPU suite, for a machine that has an NVIDIA GPU: logits of checkpoints by every executor, patched and stock, in chunks, byte by byte
 # those of the CPU; tiny models under compute-sanitizer, where that is installed. Checkpoints are tried side by side.
-# In the end tokens for STRESS seconds (10), by the resident kernel, each checked (tests/stress_cuda.c): 3600 for an hour of them.
+# In the end tokens for STRESS seconds (10), by the resident kernel, each checked (tests/stress_cuda.c): 3600 for an hour of them; and arrays
+# for as long, operations and kernels of all forms beside the CPU (tests/stress_arrays.c).
 # Ends with "N passed, N failed"; writes what it found as JSON.
 #   scripts/check_cuda.sh FOLDER OUT.json [MODEL...]
 set -u
@@ -111,6 +112,12 @@ check_tool() { # folder, tool, model, executor
   note "$1" "$2 $(basename "$3") $4" $? "$(grep -m 1 -A 2 -E 'ERROR|Error' "$1/said" | tr -s '\n ' ' ')"
 }
 
+# The same of arrays: each kind of graph once.
+check_arrays() { # folder
+  "$sanitizer" --tool memcheck --error-exitcode 9 "$folder/tests/stress_arrays" 0 >"$1/said" 2>&1
+  note "$1" "memcheck arrays" $? "$(grep -m 1 -A 2 -E 'ERROR|Error|stress_arrays' "$1/said" | tr -s '\n ' ' ')"
+}
+
 # The first use compiles the kernels and keeps them, so that the others find them.
 mkdir "$work/first"
 if ! logits "$work/first" "$work/first/gpu" checkpoints/tiny-lfm2 --tokens-file "$work/short" --device cuda; then
@@ -136,6 +143,7 @@ start() { # function, its arguments without the folder
 
 sanitizer=$(command -v compute-sanitizer || find /usr/local -name compute-sanitizer -type f -perm -1 2>/dev/null | head -n 1)
 if [ -n "$sanitizer" ]; then
+  start check_arrays
   for tool in memcheck racecheck synccheck; do
     for model in checkpoints/tiny-lfm2_moe checkpoints/tiny-qwen3_moe; do
       for executor in stream persistent; do
@@ -161,6 +169,10 @@ check_stop "$work/0"
 note "$work/0" "stress" $? "$(tail -n 1 "$work/0/said")"
 stress=$(tail -n 1 "$work/0/said")
 echo "stress: $stress"
+"$folder/tests/stress_arrays" "${STRESS:-10}" >"$work/0/said" 2>&1
+status=$?
+note "$work/0" "arrays" $status "$(grep -m 1 'stress_arrays:' "$work/0/said"); $(tail -n 1 "$work/0/said")"
+echo "arrays: $(grep '^#' "$work/0/said" | cut -c3-); $(tail -n 1 "$work/0/said")"
 
 cat "$work"/[0-9]*/found >"$work/all"
 passed=$(grep -c '^ok ' "$work/all")

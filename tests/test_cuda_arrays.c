@@ -141,6 +141,8 @@ static int views(zm_array **out) {
   out[n++] = zm_reshape(zm_transpose(x, (int[]){1, 2, 0}), SHAPE(10, 12));
   out[n++] = zm_slice(x, (int64_t[]){1, 3, 0}, (int64_t[]){6, 0, 5}, (int64_t[]){2, -1, 2});
   out[n++] = zm_take(zm_reshape(x, SHAPE(30, 4)), zm_array_from_data((int32_t[]){3, 0, -1, 29, 77}, ZM_I32, SHAPE(5)));
+  out[n++] = zm_concatenate((zm_array *[]){x, zm_slice(x, (int64_t[]){1, 0, 0}, (int64_t[]){5, 4, 5}, (int64_t[]){3, 1, 1}), x}, 3, 0);
+  out[n++] = zm_concatenate((zm_array *[]){zm_slice(x, (int64_t[]){0, 0, 1}, (int64_t[]){6, 4, 3}, NULL), x}, 2, 2);
   return n;
 }
 

@@ -327,6 +327,7 @@ zm_status zmi_combine_device(const zmi_call *c, zmi_device_code *code);
 zm_status zmi_short_conv_device(const zmi_call *c, zmi_device_code *code);
 zm_status zmi_take_device(const zmi_call *c, zmi_device_code *code);
 zm_status zmi_copy_device(const zmi_call *c, zmi_device_code *code);
+zm_status zmi_device_copy_slot(zmi_device_code *code, const zmi_slot *s, const void *from, zmi_gpu_address to); // made contiguous
 zm_status zmi_element_device(const zmi_call *c, zmi_device_code *code);
 
 static inline void *zmi_at(const void *base, zm_dtype dtype, int64_t index) {

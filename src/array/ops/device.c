@@ -419,7 +419,7 @@ zm_status zmi_take_device(const zmi_call *c, zmi_device_code *code) {
   return zmi_device_instruction(code, &in, ZMI_GPU_TAKE, rows, 1, 0);
 }
 
-static zm_status copy_slot(zmi_device_code *code, const zmi_slot *s, const void *from, zmi_gpu_address to) {
+zm_status zmi_device_copy_slot(zmi_device_code *code, const zmi_slot *s, const void *from, zmi_gpu_address to) {
   zmi_gpu_instruction in = {.as.copy = {.x = zmi_gpu_at(from), .out = to, .count = zmi_type_count(&s->type), .rank = s->type.rank}};
   in.as.copy.bytes = (int)zm_dtype_size(s->type.dtype);
   for (int i = 0; i < s->type.rank; i++) {
@@ -430,7 +430,7 @@ static zm_status copy_slot(zmi_device_code *code, const zmi_slot *s, const void 
 }
 
 zm_status zmi_copy_device(const zmi_call *c, zmi_device_code *code) {
-  return copy_slot(code, c->in[0], c->src[0], zmi_gpu_at(c->dst[0]));
+  return zmi_device_copy_slot(code, c->in[0], c->src[0], zmi_gpu_at(c->dst[0]));
 }
 
 // ---- element by element ----
@@ -447,7 +447,7 @@ static zm_status operand(const zmi_call *c, int i, zmi_device_code *code, int64_
     return ZM_OK;
   }
   *at = zmi_device_scratch(code, s->bytes ? (size_t)zmi_type_count(&s->type) * zm_dtype_size(s->type.dtype) : 0);
-  return copy_slot(code, s, c->src[i], *at);
+  return zmi_device_copy_slot(code, s, c->src[i], *at);
 }
 
 zm_status zmi_element_device(const zmi_call *c, zmi_device_code *code) {

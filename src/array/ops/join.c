@@ -1,4 +1,5 @@
 // concatenate: arrays one after another along an axis.
+#include "array/kernels.h"
 #include "array/ops/ops.h"
 
 #include <string.h>
@@ -123,6 +124,38 @@ static zm_status join_vmap(const zmi_node *n, int64_t size, zm_array *const *in,
   return zmi_apply(n->op, &a, sizeof a, n->nin, parts, out);
 }
 
+// Each operand is copied to its place in each index of the axes before; of many of those the CPU does it.
+static zm_status join_device(const zmi_call *c, zmi_device_code *code) {
+  enum { MOST_COPIES = 256 };
+  const zmi_type *out = &c->out[0]->type;
+  const int axis = (int)((const join_attrs *)c->attrs)->axis;
+  const int64_t size = (int64_t)zm_dtype_size(out->dtype);
+  int64_t outer = 1, inner = 1, before = 0;
+  for (int i = 0; i < axis; i++) outer *= out->shape[i];
+  for (int i = axis + 1; i < out->rank; i++) inner *= out->shape[i];
+  if (outer > MOST_COPIES / c->nin) return zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: too many pieces are joined");
+  zm_status status = ZM_OK;
+  for (int i = 0; i < c->nin; i++) {
+    zmi_slot piece = *c->in[i];
+    piece.type.rank -= axis;
+    for (int d = 0; d < piece.type.rank; d++) {
+      piece.type.shape[d] = c->in[i]->type.shape[d + axis];
+      piece.stride[d] = c->in[i]->stride[d + axis];
+    }
+    for (int64_t o = 0; o < outer && status == ZM_OK; o++) {
+      int64_t from = 0, rest = o;
+      for (int d = axis - 1; d >= 0; d--) {
+        from += rest % out->shape[d] * c->in[i]->stride[d];
+        rest /= out->shape[d];
+      }
+      status = zmi_device_copy_slot(code, &piece, (const char *)c->src[i] + from * size,
+                                    zmi_gpu_at(c->dst[0]) + (zmi_gpu_address)((o * out->shape[axis] + before) * inner * size));
+    }
+    before += c->in[i]->type.shape[axis];
+  }
+  return status;
+}
+
 static const zmi_rules join_rules = {.vjp = join_vjp, .jvp = join_jvp, .vmap = join_vmap, .gradient = "all operands"};
 
 const zmi_op zmi_op_concatenate = {.name = "concatenate",
@@ -131,6 +164,7 @@ const zmi_op zmi_op_concatenate = {.name = "concatenate",
                                    .rounding = "exact",
                                    .flags = ZMI_OP_STRIDED,
                                    .infer = join_infer,
+                                   .device = join_device,
                                    .stages = {{join_tiles, join_run}},
                                    .rules = &join_rules};
 

@@ -31,6 +31,8 @@ typedef struct zmi_device_arrays {
   zmi_device_kernel kernels[MOST_KERNELS];
   int kernel_count;
   uint64_t turn;
+  cu_module moves; // COPY and TAKE, where the device code is not loaded
+  cu_function move[ZMI_GPU_KINDS];
   zmi_device_use use;
 } zmi_device_arrays;
 
@@ -70,6 +72,7 @@ void zmi_device_arrays_close(zmi_cuda *d) {
   for (size_t i = 0; i < a->active_count; i++) d->cu->memory_free(a->active[i]);
   zmi_free(a->active);
   for (int i = 0; i < a->kernel_count; i++) d->cu->module_unload(a->kernels[i].module);
+  if (a->moves) d->cu->module_unload(a->moves);
   d->cu->host_free(a->ring);
   zmi_free(a);
   d->arrays = NULL;
@@ -275,6 +278,36 @@ zm_status zmi_device_launch(zmi_cuda *d, const zmi_device_kernel *k, int64_t gro
 
 // ---- ops by the device code ----
 
+static bool is_move(int kind) {
+  return kind == ZMI_GPU_COPY || kind == ZMI_GPU_TAKE;
+}
+
+static zm_status load_moves(zmi_cuda *d) {
+  const zmi_device_text text = {zmi_gpu_moves_text, "moves.cu", "moves of arrays"};
+  zmi_device_arrays *a = d->arrays;
+  static const struct {
+    int kind;
+    const char *name;
+  } rows[] = {{ZMI_GPU_COPY, "zmi_gpu_step_copy"}, {ZMI_GPU_TAKE, "zmi_gpu_step_take"}};
+  zm_status status = a->moves ? ZM_OK : zmi_device_load_text(d, &text, NULL, NULL, &a->moves);
+  for (size_t i = 0; i < ZMI_COUNT(rows) && status == ZM_OK; i++)
+    status = zmi_device_check(d, d->cu->module_function(&a->move[rows[i].kind], a->moves, rows[i].name), rows[i].name);
+  return status;
+}
+
+// The device code as far as these instructions need it.
+static zm_status load_for(zmi_cuda *d, const zmi_gpu_instruction *all, size_t count) {
+  zm_status status = ZM_OK;
+  for (size_t i = 0; i < count && status == ZM_OK; i++) {
+    if (d->step[all[i].kind]) continue;
+    if (!is_move(all[i].kind))
+      status = zmi_device_load(d, NULL, NULL);
+    else if (!d->arrays->move[all[i].kind])
+      status = load_moves(d);
+  }
+  return status;
+}
+
 static zm_status launch_all(zmi_cuda *d, const zmi_gpu_instruction *all, size_t count) {
   const size_t bytes = count * sizeof *all;
   zmi_gpu_address at = 0;
@@ -286,8 +319,8 @@ static zm_status launch_all(zmi_cuda *d, const zmi_gpu_instruction *all, size_t 
     cu_pointer place = at + i * sizeof *all;
     void *arguments[] = {&place};
     const unsigned blocks = (unsigned)ZMI_MIN(in->tiles, d->processors * 8);
-    const cu_result r =
-        d->cu->launch(d->step[in->kind], blocks, 1, 1, ZMI_GPU_THREADS, 1, 1, (unsigned)in->shared, d->stream, arguments, NULL);
+    const cu_function f = d->step[in->kind] ? d->step[in->kind] : d->arrays->move[in->kind];
+    const cu_result r = d->cu->launch(f, blocks, 1, 1, ZMI_GPU_THREADS, 1, 1, (unsigned)in->shared, d->stream, arguments, NULL);
     status = zmi_device_check(d, r, "starting an operation");
     d->arrays->use.instructions++;
   }
@@ -307,7 +340,7 @@ zm_status zmi_device_play_op(zmi_cuda *d, const zmi_call *c, bool *runs) {
     zmi_error_clear();
     return ZM_OK;
   }
-  if (status == ZM_OK) status = zmi_device_load(d, NULL, NULL);
+  if (status == ZM_OK) status = load_for(d, all, count);
   if (status == ZM_OK && needed) {
     zmi_free(all);
     all = NULL;

@@ -7,6 +7,7 @@
 
 // All device code as one text (device/*.h and the prelude, in order).
 extern const char zmi_gpu_text[];
+extern const char zmi_gpu_moves_text[]; // of it COPY and TAKE, for arrays
 
 // Weights that were uploaded, by their address on the host.
 typedef struct zmi_resident {

@@ -371,7 +371,7 @@ static inline void compare_rows(const int64_t *widths, size_t count) {
 
 // ---- tests of all who include this ----
 
-static void c_is_compiled(void **state) {
+static inline void c_is_compiled(void **state) {
   (void)state;
   for (int w = C_BEST; w < WAYS; w++) {
     if (!(emit_ways >> w & 1)) continue;

@@ -30,6 +30,8 @@ runs quantized
 expect_found "the quantized kernel is right, and its gradient" "$(grep -E 'largest error .*e-.*gradient .*' "$log")"
 runs train
 expect_found "the network learns" "$(grep -E '^(9[5-9]|100)\.[0-9]% of 256 points' "$log")"
+runs device
+expect_found "numbers come to rest, wherever they are computed" "$(grep -E '^297 of 1000 come to rest, says the [CG]PU$' "$log")"
 runs patch checkpoints/storyteller-4bit
 expect_found "the patched model keeps its bits" "$(grep -E '^[1-9][0-9]* places .*: the same bits' "$log")"
 expect_empty "a program without its argument fails" "$("$programs/patch" >"$log" 2>&1 && cat "$log")"

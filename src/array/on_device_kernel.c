@@ -186,19 +186,41 @@ static zm_status launch(zmi_cuda *d, const zmi_call *c, const zmi_op_kernel *k, 
   return zmi_device_launch(d, compiled, groups, threads, arguments);
 }
 
-static const zmi_device_kernel *compiled_for(zmi_cuda *d, const zmi_code *code, bool *runs) {
+// The compiler has to know how many threads a group has, as they share its registers.
+static int64_t bound_of(const zmi_op_kernel *k) {
+  int64_t bound = THREADS;
+  if (k->code->form < ZMI_FORM_TILES) return bound;
+  while (bound < k->threads) bound *= 2;
+  return bound;
+}
+
+static bool add_bound(const zmi_text *text, int64_t bound, zmi_text *out) {
+  static const char head[] = "__global__ void ";
+  const char *all = zmi_text_str(text), *at = strstr(all, head);
+  const size_t before = at ? (size_t)(at - all) + sizeof head - 1 : 0;
+  zmi_text_add_bytes(out, all, before);
+  zmi_text_add(out, "__launch_bounds__(%d) ", (int)bound);
+  zmi_text_add_bytes(out, all + before, text->size - before);
+  if (!at || out->failed) zmi_fail(at ? ZM_ERROR_MEMORY : ZM_ERROR_FORMAT, "device cuda: the source of a kernel could not be made");
+  return at && !out->failed;
+}
+
+static const zmi_device_kernel *compiled_for(zmi_cuda *d, const zmi_op_kernel *kernel, bool *runs) {
   static const char *const entries[] = {
       [ZMI_FORM_ELEMENTS] = "zk_elements", [ZMI_FORM_ROWS] = "zk_rows", [ZMI_FORM_TILES] = "zk_groups", [ZMI_FORM_RAW] = "zk_groups"};
-  zmi_text text = {0};
-  const zmi_device_kernel *k = zmi_device_kernel_find(d, code->key);
+  const zmi_code *code = kernel->code;
+  const uint64_t key[2] = {code->key[0], code->key[1] + (uint64_t)bound_of(kernel)};
+  zmi_text text = {0}, bounded = {0};
+  const zmi_device_kernel *k = zmi_device_kernel_find(d, key);
   *runs = true;
   if (k) return k;
   const zm_status status = zmi_emit(code, ZMI_TARGET_CUDA, false, &text);
-  if (status == ZM_OK)
-    k = zmi_device_kernel_make(d, code->key, code->name, zmi_text_str(&text), entries[code->form]);
-  else
+  if (status != ZM_OK)
     *runs = status != ZM_ERROR_UNSUPPORTED;
+  else if (add_bound(&text, bound_of(kernel), &bounded))
+    k = zmi_device_kernel_make(d, key, code->name, zmi_text_str(&bounded), entries[code->form]);
   zmi_text_release(&text);
+  zmi_text_release(&bounded);
   if (!*runs) zmi_error_clear();
   return k;
 }
@@ -226,7 +248,7 @@ zm_status zmi_kernel_there(zmi_cuda *d, const zmi_call *given, const zmi_op_kern
     rows = turned(call.in[0], k->axis);
     call.in[0] = &rows;
   }
-  const zmi_device_kernel *compiled = compiled_for(d, code, runs);
+  const zmi_device_kernel *compiled = compiled_for(d, k, runs);
   if (!compiled) return *runs ? zm_last_status() : ZM_OK;
   zm_status status = ZM_OK;
   if (code->form == ZMI_FORM_ELEMENTS)

@@ -13,6 +13,7 @@
 #define __CUDACC__ 1
 
 #define __global__
+#define __launch_bounds__(threads)
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __shared__ static // of all fibers: one block runs at a time

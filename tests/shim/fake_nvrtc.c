@@ -46,9 +46,10 @@ cu_result fake_create(nvrtc_program *program, const char *source, const char *na
 static const char *entry_of(const char *source) {
   static const char *const entries[] = {"zk_elements", "zk_rows", "zk_groups"};
   for (size_t i = 0; i < ZMI_COUNT(entries); i++) {
-    char head[64];
-    snprintf(head, sizeof head, "extern \"C\" __global__ void %s(", entries[i]);
-    if (strstr(source, head)) return entries[i];
+    char name[32];
+    const char *head = strstr(source, "extern \"C\" __global__ void __launch_bounds__(");
+    snprintf(name, sizeof name, ") %s(", entries[i]);
+    if (head && strstr(head, name)) return entries[i];
   }
   return NULL;
 }

@@ -31,11 +31,12 @@ zm_status zm_set_device(zm_device device) {
   zm_status status = ZM_OK;
   if (device != ZM_DEVICE_CPU && device != ZM_DEVICE_CUDA)
     return zmi_fail(ZM_ERROR_ARGUMENT, "zm_set_device: %d is no device", (int)device);
-  if (device == ZM_DEVICE_CUDA) {
-    pthread_mutex_lock(&there.lock);
+  pthread_mutex_lock(&there.lock);
+  if (device == ZM_DEVICE_CUDA)
     status = open_gpu();
-    pthread_mutex_unlock(&there.lock);
-  }
+  else if (there.gpu)
+    zmi_device_forget(there.gpu);
+  pthread_mutex_unlock(&there.lock);
   if (status == ZM_OK) atomic_store(&there.chosen, (int)device);
   return status;
 }

@@ -58,7 +58,7 @@ static json_t *devices_json(void) {
   zmi_cache_open(&cache);
   if (gpu.usable)
     snprintf(note, sizeof note,
-             "%s (sm_%d%d, %d processors, %.1f GB), driver for CUDA %d.%d: models; executor persistent for tokens, graph for prompts%s%s",
+             "%s (sm_%d%d, %d processors, %.1f GB), driver for CUDA %d.%d: models, arrays; executor persistent for tokens, graph for prompts%s%s",
              gpu.name, gpu.major, gpu.minor, gpu.processors, (double)gpu.memory / 1e9, gpu.driver / 1000, gpu.driver % 1000 / 10,
              cache.folder ? "" : "; its code is compiled each time, as ", cache.why);
   else

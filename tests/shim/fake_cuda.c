@@ -25,8 +25,7 @@ typedef struct work {
   char *to;
   const char *from;
   size_t bytes;
-  int value; // CLEAR: the byte; LAUNCH: kind of instruction; RESIDENT: number of instructions, `to` is its play; KERNEL: threads, `to` are
-             // its arguments
+  int value; // CLEAR: the byte; LAUNCH: kind of instruction; RESIDENT: instructions, `to` is its play; KERNEL: threads, `to` its arguments
   cu_module module; // KERNEL
   int first;        // RESIDENT: as its kernel has it
   unsigned blocks, shared;
@@ -129,6 +128,10 @@ static block *block_of(const void *at, size_t bytes, int what) {
     if (blocks[i].what == what && p >= from && p - from <= blocks[i].bytes && bytes <= blocks[i].bytes - (p - from)) return &blocks[i];
   }
   return NULL;
+}
+
+static int is_device_address(const void *at) {
+  return block_of(at, 0, DEVICE) != NULL;
 }
 
 static bool is_device_memory(const void *at, size_t bytes) {
@@ -531,14 +534,11 @@ static cu_result run_resident(const work *w) {
   return wrong ? misused(CU_ILLEGAL_ADDRESS, "the resident kernel: %s", wrong) : r;
 }
 
-static int is_there(const void *at) {
-  return block_of(at, 0, DEVICE) != NULL;
-}
-
 static cu_result run_kernel(const work *w) {
-  cu_result r = 0;
-  if (fault_in && --fault_in == 0) r = (cu_result)fake_option("lost", CU_ILLEGAL_ADDRESS);
-  if (!r && !w->module->code.check(w->to, is_there)) r = misused(CU_ILLEGAL_ADDRESS, "an argument of a kernel is no address of the device");
+  cu_result r = fatal;
+  if (!r && fault_in && --fault_in == 0) r = (cu_result)fake_option("lost", CU_ILLEGAL_ADDRESS);
+  if (!r && !w->module->code.check(w->to, is_device_address))
+    r = misused(CU_ILLEGAL_ADDRESS, "an argument of a kernel is no address of the device");
   if (!r) {
     const unsigned saved = zmi_float_rule_enter();
     w->module->code.launch(w->to, (unsigned)w->value, w->blocks);
@@ -584,11 +584,7 @@ static cu_result run_work(const work *w) {
 static cu_result run(cu_stream s) {
   if (s->capturing) return misused(CAPTURING, "waiting for a stream that is captured");
   for (size_t i = 0; i < s->queue.count; i++) {
-    const work *w = &s->queue.all[i];
-    if (!fatal)
-      fatal = run_work(w);
-    else if (w->kind == KERNEL)
-      w->module->code.drop(w->to);
+    if (!fatal || s->queue.all[i].kind == KERNEL) fatal = run_work(&s->queue.all[i]); // a kernel's arguments are dropped, at least
   }
   s->queue.count = 0;
   return fatal;
@@ -734,9 +730,10 @@ cu_result fake_launch(cu_function f, unsigned gx, unsigned gy, unsigned gz, unsi
     if (gx == 0 || gy != 1 || gz != 1 || bx == 0 || bx > 1024 || by != 1 || bz != 1 || shared || extra)
       return misused(INVALID_VALUE, "a launch of a kernel by %u x %u x %u blocks of %u x %u x %u threads", gx, gy, gz, bx, by, bz);
     const cu_result r = ready("cuLaunchKernel");
-    if (r) return r;
-    return put(stream, (work){.kind = KERNEL, .to = f->module->code.copy(arguments), .value = (int)bx, .blocks = gx, .module = f->module},
-               "cuLaunchKernel");
+    return r ? r
+             : put(stream,
+                   (work){.kind = KERNEL, .to = f->module->code.copy(arguments), .value = (int)bx, .blocks = gx, .module = f->module},
+                   "cuLaunchKernel");
   }
   if (gx == 0 || gx > BLOCKS || gy != 1 || gz != 1 || bx != ZMI_GPU_THREADS || by != 1 || bz != 1 || shared > f->most_shared || extra)
     return misused(INVALID_VALUE, "a launch of %u x %u x %u blocks of %u x %u x %u threads with %u bytes", gx, gy, gz, bx, by, bz, shared);

@@ -172,7 +172,9 @@ void zmi_device_look(zmi_device_facts *facts) {
 // ---- memory ----
 
 zm_status zmi_device_current(zmi_cuda *d) {
-  if (d->broken) return zmi_fail(d->broken, "device cuda: an earlier failure made the GPU's context useless: open the model again");
+  if (d->broken)
+    return zmi_fail(d->broken, "device cuda: an earlier failure made the GPU's context useless: open the model again, or choose the GPU "
+                               "again (zm_set_device)");
   return zmi_device_check(d, d->cu->context_set(d->context), "taking the GPU");
 }
 

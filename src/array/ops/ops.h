@@ -91,7 +91,8 @@ zm_array *zmi_scaled(zm_array *a, double factor); // a * factor, a itself if the
 
 // ---- for kernels of ops on a GPU (op_kernel.c) ----
 // Code of a source for these dtypes, made at its first need and kept; of bool as uint8. op: whose it is. NULL: it has no such form.
-const zmi_code *zmi_op_source_code(const zmi_op *op, const zmi_kernel_text *text, int nin, const zm_dtype *in, int nout, const zm_dtype *out);
+const zmi_code *zmi_op_source_code(const zmi_op *op, const zmi_kernel_text *text, int nin, const zm_dtype *in, int nout,
+                                   const zm_dtype *out);
 // A reduction of `axis` of the only operand, from x to y by rows (kernel/kernel.h); n: the value of its parameter, if it has one.
 bool zmi_reduction_kernel(const zmi_call *c, const char *source, int64_t axis, const char *parameter, double n, zmi_op_kernel *k);
 

@@ -574,8 +574,10 @@ ROW(mean, mean_infer, float_mean, NULL, "elements { s = sum(x); } y = s / D;",
     "float32 sum in the lane order, divided by the count in float32, rounded once to the dtype")
 ROW(max, winner_infer, float_max, integer_max, "elements { m = max(x); } y = m;", "exact; NaN if any is NaN; a zero is +0")
 ROW(min, winner_infer, float_min, integer_min, "elements { m = min(x); } y = m;", "exact; NaN if any is NaN; a zero is +0")
-ROW(argmax, argmax_infer, float_argmax, integer_argmax, "elements { a = argmax(x); } y = uint(a);", "exact; the lowest index among equals; the first NaN if there is one")
-ROW(argmin, argmax_infer, float_argmin, integer_argmin, "elements { a = argmin(x); } y = uint(a);", "exact; the lowest index among equals; the first NaN if there is one")
+ROW(argmax, argmax_infer, float_argmax, integer_argmax, "elements { a = argmax(x); } y = uint(a);",
+    "exact; the lowest index among equals; the first NaN if there is one")
+ROW(argmin, argmax_infer, float_argmin, integer_argmin, "elements { a = argmin(x); } y = uint(a);",
+    "exact; the lowest index among equals; the first NaN if there is one")
 // clang-format on
 
 // Of a transpose its source is reduced, where it lies, and the smaller result is turned.

@@ -136,6 +136,37 @@ static void what_launches_touch(void **state) {
   if (!WATCHED) assert_int_equal(driver()->sources, FAKE_READY_ALL);
 }
 
+// Launches may begin before the ones before them are over, where GPU and driver can do that; where one of them cannot, or declines, they
+// follow one another. (What an early launch may touch is looked at with its flow.)
+static void launches_that_begin_early(void **state) {
+  (void)state;
+  static const struct {
+    const char *options;
+    zm_executor executor;
+    bool some, all; // early launches were put into the stream; no other ones followed them
+  } rows[] = {{NULL, ZM_EXECUTOR_STREAM, true, true},         {NULL, ZM_EXECUTOR_GRAPH, true, true},
+              {"early=1", ZM_EXECUTOR_STREAM, false, false},  {"early=1", ZM_EXECUTOR_GRAPH, false, false},
+              {"early=2", ZM_EXECUTOR_GRAPH, true, false},    {"driver=12020", ZM_EXECUTOR_GRAPH, false, false},
+              {"capability=80", ZM_EXECUTOR_STREAM, false, false}};
+  way w = lfm2;
+  w.device = ZM_MODEL_CPU;
+  w.chunk = 1;
+  float *plain = play(&w, 2);
+  w.device = ZM_MODEL_CUDA;
+  for (size_t i = 0; i < ZMI_COUNT(rows); i++) {
+    imitate(rows[i].options);
+    w.executor = rows[i].executor;
+    const unsigned long early = driver()->early, launches = driver()->launches;
+    compare(plain, &w, 2);
+    const unsigned long began = driver()->early - early, put = driver()->launches - launches;
+    const unsigned long steps = w.executor == ZM_EXECUTOR_STREAM ? 2 : 1; // a graph's launches are put into the stream once, played twice
+    const bool all = began == (w.executor == ZM_EXECUTOR_STREAM ? put : put / 2) - steps; // but the first of a step
+    if ((began > 0) != rows[i].some || (rows[i].all && !all)) fail_msg("row %zu: %lu early launches of %lu", i, began, put);
+  }
+  imitate(NULL);
+  free(plain);
+}
+
 // A GPU whose blocks have less shared memory plays products of many rows in another way.
 static void less_shared_memory(void **state) {
   (void)state;
@@ -529,6 +560,7 @@ int main(void) {
       cmocka_unit_test(larger_models_and_prompts),
       cmocka_unit_test(less_shared_memory),
       cmocka_unit_test(what_launches_touch),
+      cmocka_unit_test(launches_that_begin_early),
   };
   return cmocka_run_group_tests(tests, enter, leave);
 }

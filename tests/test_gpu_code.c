@@ -19,7 +19,7 @@
 // ---- the simulation itself ----
 
 void gpu_probe_sum(void *), gpu_probe_chain(void *), gpu_probe_ended(void *), gpu_probe_divergent(void *), gpu_probe_warp(void *),
-    gpu_probe_forever(void *), gpu_probe_behind(void *), gpu_probe_garbage(void *);
+    gpu_probe_forever(void *), gpu_probe_behind(void *), gpu_probe_garbage(void *), gpu_probe_early(void *);
 
 static void simulation(void **state) {
   (void)state;
@@ -52,6 +52,8 @@ static void simulation_finds_what_hangs(void **state) {
       if (!wrong || !strstr(wrong, cases[i].words)) fail_msg("%s: %s", cases[i].words, wrong ? wrong : "nothing found");
     }
   }
+  const char *wrong = gpu_simulate_launch(gpu_probe_early, NULL, 1, 256, 64, 0);
+  assert_true(wrong && strstr(wrong, "thread 9 ends without a wait"));
 }
 
 // Simulates an instruction that writes `bytes` of `out` with several seeds and numbers of workers, and compares; float32 NaN are one.

@@ -29,7 +29,9 @@ typedef struct work {
   cu_module module; // KERNEL
   int first;        // RESIDENT: as its kernel has it
   unsigned blocks, shared;
+  bool early; // LAUNCH: may begin before the one before it is over
   cu_event event;
+  zmi_gpu_instruction in; // LAUNCH: as it was given
 } work;
 
 struct cu_graph_s {
@@ -322,15 +324,16 @@ static void back_to_start(void) {
   }
 }
 
-// Memory that launches have written, or that is an input of each step, is changed wherever this one does not touch it, by what is said of
-// it.
-static void change_the_rest(const wide_flow *f) {
+// Memory that launches have written, or that is an input of each step, is changed: wherever this one does not touch it, by what is said of
+// it; and the rest, too, until the launch before is over, if it waits for that one.
+static void change_the_rest(const wide_flow *f, bool waits) {
   for (size_t i = 0; i < block_count; i++) {
     block *b = &blocks[i];
     if (b->what != DEVICE) continue;
     memcpy(b->at, b->before, b->bytes);
     for (size_t k = 0; k < b->bytes && b->changes; k++)
       b->at[k] = (char)(b->at[k] ^ 0xdb); // positions and numbers of sequences become negative
+    if (waits) continue;
     take_ranges(b, b->at, b->before, f->reads, ZMI_COUNT(f->reads));
     take_ranges(b, b->at, b->before, f->writes, ZMI_COUNT(f->writes));
   }
@@ -355,6 +358,18 @@ static wide_flow flow_of(const part *p) {
   return f;
 }
 
+// Memory that changes, and what of it a launch may find only when the one before it is over.
+static const wide_flow *awaited;
+static void launch_before_is_over(void) {
+  for (size_t i = 0; i < block_count && awaited; i++) {
+    block *b = &blocks[i];
+    if (b->what != DEVICE) continue;
+    take_ranges(b, b->at, b->before, awaited->reads, ZMI_COUNT(awaited->reads));
+    take_ranges(b, b->at, b->before, awaited->writes, ZMI_COUNT(awaited->writes));
+  }
+  awaited = NULL;
+}
+
 static const char *play_part(const part *p) {
   if (p->launch->kind == LAUNCH) return gpu_step(&p->all[0], (int)p->launch->blocks, 0);
   zmi_gpu_play play = *p->play;
@@ -374,8 +389,15 @@ static const char *check_flow(const part *p) {
   keep_memory(offsetof(block, before));
   const char *wrong = play_part(p);
   keep_memory(offsetof(block, now));
-  if (!wrong) change_the_rest(&f);
+  const bool waits = p->launch->kind == LAUNCH;
+  if (!wrong) change_the_rest(&f, waits);
+  if (waits) {
+    awaited = &f;
+    gpu_before = launch_before_is_over;
+  }
   if (!wrong) wrong = play_part(p);
+  gpu_before = NULL;
+  awaited = NULL;
   for (size_t i = 0; i < block_count; i++) {
     block *b = &blocks[i];
     if (b->what != DEVICE) continue;
@@ -496,9 +518,8 @@ static const char *check_parts(const work *w) {
 }
 
 static cu_result run_launch(const work *w) {
-  const zmi_gpu_instruction *in = (const void *)w->from;
+  const zmi_gpu_instruction *in = &w->in;
   if (fault_in && --fault_in == 0) return (cu_result)fake_option("lost", CU_ILLEGAL_ADDRESS);
-  if (!block_of(in, sizeof *in, DEVICE)) return misused(CU_ILLEGAL_ADDRESS, "an instruction is not in device memory");
   if (in->kind != w->value || in->tiles <= 0 || (unsigned)in->shared != w->shared)
     return misused(CU_ILLEGAL_ADDRESS, "instruction of kind %d, %d tiles, %d bytes: launched as kind %d with %u bytes", in->kind, in->tiles,
                    in->shared, w->value, w->shared);
@@ -737,9 +758,21 @@ cu_result fake_launch(cu_function f, unsigned gx, unsigned gy, unsigned gz, unsi
   }
   if (gx == 0 || gx > BLOCKS || gy != 1 || gz != 1 || bx != ZMI_GPU_THREADS || by != 1 || bz != 1 || shared > f->most_shared || extra)
     return misused(INVALID_VALUE, "a launch of %u x %u x %u blocks of %u x %u x %u threads with %u bytes", gx, gy, gz, bx, by, bz, shared);
-  const cu_pointer at = *(const cu_pointer *)arguments[0];
-  return put(stream, (work){.kind = LAUNCH, .from = (const char *)(uintptr_t)at, .value = f->kind, .blocks = gx, .shared = shared},
-             "cuLaunchKernel");
+  const zmi_gpu_instruction *in = arguments[0];
+  return put(stream, (work){.kind = LAUNCH, .value = f->kind, .blocks = gx, .shared = shared, .in = *in}, "cuLaunchKernel");
+}
+
+// A launch that may begin early stands behind another launch: nothing else can let it begin.
+cu_result fake_launch_with(const cu_launch_config *how, cu_function f, void **arguments, void **extra) {
+  const struct cu_graph_s *q = &how->stream->queue;
+  if (fake_option("early", 0) == 1) return CU_NOT_SUPPORTED;
+  if (how->count != 1 || how->attributes->id != CU_LAUNCH_EARLY || how->attributes->value.number != 1)
+    return misused(INVALID_VALUE, "%u attributes of a launch", how->count);
+  if (q->count == 0 || q->all[q->count - 1].kind != LAUNCH) return misused(INVALID_VALUE, "an early launch without one before it");
+  cu_result r = fake_launch(f, how->gx, how->gy, how->gz, how->bx, how->by, how->bz, how->shared, how->stream, arguments, extra);
+  if (!r) how->stream->queue.all[how->stream->queue.count - 1].early = true;
+  facts.early += !r;
+  return r;
 }
 
 cu_result fake_launch_together(cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
@@ -786,6 +819,9 @@ cu_result fake_capture_end(cu_stream s, cu_graph *graph) {
 cu_result fake_graph_instantiate(cu_graph_exec *exec, cu_graph graph, unsigned long long flags) {
   (void)flags;
   cu_result r = ready("cuGraphInstantiate");
+  for (size_t i = 0; i < graph->count && !r && fake_option("early", 0) == 2; i++) {
+    if (graph->all[i].early) r = CU_NOT_SUPPORTED;
+  }
   cu_graph_exec e = r ? NULL : calloc(1, sizeof *e);
   if (!e) return r ? r : CU_OUT_OF_MEMORY;
   for (size_t i = 0; i < graph->count; i++) {

@@ -13,6 +13,7 @@
 //   order=1         blocks and threads of all launches run in order
 //   stop=N          at the Nth look of the device at the stop flag the host has set it
 //   fault=N         the Nth launch from here on reads an illegal address, after which the context is of no use
+//   early=1         launches that may begin before the one before them is over are declined; 2: a graph of them is
 //   refuse=N        the Nth call to launch is refused, which the context survives
 #ifndef ZMLX_TEST_FAKE_CUDA_H
 #define ZMLX_TEST_FAKE_CUDA_H
@@ -39,6 +40,7 @@ typedef struct fake_cuda_facts {
   int memories, host_memories, streams, events, modules, graphs, execs, contexts; // alive now
   size_t bytes, most;                                                             // of device memory now, and the most since it was last 0
   unsigned long launches, replays, opened;                                        // opened: contexts taken so far
+  unsigned long early;                                                            // launches put into a stream that may begin early
   unsigned long looks;                                                            // of the device at the stop flag
   unsigned sources;                                                               // of READY, whose flow was looked at
   char wrong[320];                                                                // the first misuse of the interface, or ""

@@ -57,27 +57,28 @@ static void gpu_perform(void *in) {
   zmi_gpu_perform((const zmi_gpu_instruction *)in, zmi_block(), zmi_blocks(), zmi_shared());
 }
 
-#define GPU_ROW(name, kind) {kind, (void (*)(void *))(void (*)())zmi_gpu_step_##name},
+#define GPU_ROW(name, kind) {kind, zmi_gpu_step_##name},
 static const struct {
   int kind;
-  void (*entry)(void *);
-} gpu_entries[] = {ZMI_GPU_STEPS(GPU_ROW){ZMI_GPU_NOTHING, gpu_perform}}, gpu_launched[] = {ZMI_GPU_LAUNCHED(GPU_ROW)};
+  void (*entry)(const zmi_gpu_instruction in);
+} gpu_entries[] = {ZMI_GPU_STEPS(GPU_ROW) ZMI_GPU_LAUNCHED(GPU_ROW)};
+static void (*gpu_entry)(const zmi_gpu_instruction in);
+
+static void gpu_launched(void *in) {
+  gpu_entry(*(const zmi_gpu_instruction *)in);
+}
 
 extern "C" const char *gpu_step(const zmi_gpu_instruction *in, int workers, uint64_t seed) {
-  void (*entry)(void *) = gpu_perform;
-  bool known = false;
+  bool alone = false; // only launched
+#define GPU_ALONE(name, kind_of) alone |= in->kind == kind_of;
+  ZMI_GPU_LAUNCHED(GPU_ALONE)
   for (const auto &row : gpu_entries) {
     if (row.kind != in->kind) continue;
-    known = true;
-    if (seed % 2 == 0) entry = row.entry;
+    gpu_entry = row.entry;
+    if (seed % 2 == 0 || alone) return gpu_simulate_launch(gpu_launched, (void *)in, workers, ZMI_GPU_THREADS, (size_t)in->shared, seed);
+    return gpu_simulate(gpu_perform, (void *)in, workers, ZMI_GPU_THREADS, (size_t)in->shared, seed);
   }
-  for (const auto &row : gpu_launched) {
-    if (row.kind != in->kind) continue;
-    known = true;
-    entry = row.entry;
-  }
-  if (!known) return "no entry for this kind of instruction";
-  return gpu_simulate(entry, (void *)in, workers, ZMI_GPU_THREADS, (size_t)in->shared, seed);
+  return "no entry for this kind of instruction";
 }
 
 // ---- the resident kernel ----
@@ -146,6 +147,13 @@ extern "C" void gpu_probe_warp(void *unused) {
   (void)unused;
   if (zmi_thread() != 40) zmi_sync_warp();
   zmi_sync();
+}
+
+// A launch one thread of which does not wait for the launch before.
+extern "C" void gpu_probe_early(void *unused) {
+  (void)unused;
+  zmi_begin_next();
+  if (zmi_thread() != 9) zmi_wait_before();
 }
 
 extern "C" void gpu_probe_forever(void *unused) {

@@ -104,6 +104,7 @@ struct gpu_fiber {
   gpu_state state;
   char *stack;
   void *fake;
+  bool began_next, waited_before;
   // Copies on their way, the oldest first, and the number of groups that ended before each.
   struct {
     char *to;
@@ -129,7 +130,7 @@ struct gpu_block {
   int bulks;
   gpu_warp warp[WARPS];
   gpu_barrier barrier, all; // of the first THREADS, of all
-  int threads, ended;
+  int threads, ended, waiting; // waiting: have come to where they wait for the launch before
   size_t shared;     // bytes of its memory
   bool there, stuck; // stuck: in its last turn nothing but pauses
   char *memory;
@@ -146,6 +147,8 @@ static struct {
   void (*kernel)(void *);
   void *argument;
   bool moved; // in this turn a thread came somewhere
+  bool launched; // after another launch, which its threads have to wait for
+  int before;    // blocks whose threads still wait for the launch before
   uint64_t random;
   char wrong[256];
 } gpu;
@@ -175,6 +178,9 @@ static void gpu_start() {
   __sanitizer_finish_switch_fiber(NULL, &gpu.stack, &gpu.stack_bytes);
 #endif
   gpu.kernel(gpu.argument);
+  if (gpu.launched && !(gpu.fiber->began_next && gpu.fiber->waited_before))
+    snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d ends without a wait for the launch before, or did not let the next one begin",
+             gpu_here->thread);
   gpu.fiber->state = ENDED;
   gpu.block->ended++;
   gpu.moved = true;
@@ -263,6 +269,24 @@ unsigned gpu_look_host(const unsigned *p) {
   gpu_looks++;
   if (gpu_stop_in > 0 && --gpu_stop_in == 0) *const_cast<unsigned *>(p) = 1;
   return *p;
+}
+
+// ---- the launch before ----
+
+void (*gpu_before)(void);
+
+void gpu_begin_next() {
+  gpu.fiber->began_next = true;
+}
+
+// The launch before ends as late as it may: when all threads of the blocks that are there wait for it.
+void gpu_wait_before() {
+  gpu_block *b = gpu.block;
+  gpu_fiber *self = gpu.fiber;
+  self->waited_before = true;
+  if (++b->waiting == b->threads && gpu.before > 0 && --gpu.before == 0 && gpu_before) gpu_before();
+  gpu.moved = true;
+  while (gpu.before > 0) gpu_give_way();
 }
 
 // ---- copies ----
@@ -435,7 +459,7 @@ static void gpu_start_block(gpu_block *b, int block, int blocks, int threads, si
   memset(b->memory, 0xa7 + block % 16, shared);
   memset(b->memory + shared, 0x5c, (shared + 127) / 128 * 128 + 128 - shared);
   memset(b->warp, 0, sizeof b->warp);
-  b->barrier.arrived = b->all.arrived = b->ended = 0;
+  b->barrier.arrived = b->all.arrived = b->ended = b->waiting = 0;
   b->threads = threads;
   b->shared = shared;
   b->bulks = 0;
@@ -451,6 +475,7 @@ static void gpu_start_block(gpu_block *b, int block, int blocks, int threads, si
     f->fake = NULL;
     f->copies = 0;
     f->groups = 0;
+    f->began_next = f->waited_before = false;
 #if defined(GPU_ASAN)
     __asan_unpoison_memory_region(f->stack, STACK);
 #endif
@@ -495,6 +520,15 @@ static void gpu_turn(gpu_block *b, bool shuffled, size_t shared) {
   for (size_t i = shared; i < (shared + 127) / 128 * 128 + 128; i++) {
     if (b->memory[i] != 0x5c) snprintf(gpu.wrong, sizeof gpu.wrong, "block %d: wrote behind its shared memory", b->fiber[0].place.block);
   }
+}
+
+extern "C" const char *gpu_simulate_launch(void (*kernel)(void *), void *argument, int blocks, int threads, size_t shared, uint64_t seed) {
+  gpu.launched = true;
+  gpu.before = blocks < GPU_RESIDENT_BLOCKS ? blocks : GPU_RESIDENT_BLOCKS;
+  const char *wrong = gpu_simulate(kernel, argument, blocks, threads, shared, seed);
+  gpu.launched = false;
+  gpu.before = 0;
+  return wrong;
 }
 
 extern "C" const char *gpu_simulate(void (*kernel)(void *), void *argument, int blocks, int threads, size_t shared, uint64_t seed) {

@@ -11,6 +11,7 @@
 #define ZMI_KERNEL extern "C" void
 #define ZMI_KERNEL_ALONE extern "C" void
 #define ZMI_KERNEL_FED extern "C" void
+#define ZMI_GIVEN
 
 // Of the fiber that runs now.
 struct gpu_place {
@@ -26,6 +27,8 @@ void gpu_wait_warp(int line);
 unsigned gpu_exchange(unsigned x, int lane, int line);
 void gpu_tile(int d[4], const unsigned a[4], const unsigned b[2], bool is_signed, int line);
 void gpu_give_way();
+void gpu_begin_next();
+void gpu_wait_before();
 unsigned long long gpu_ticks(); // another number each time, rising
 unsigned long long gpu_nanoseconds();
 unsigned gpu_look_host(const unsigned *p);
@@ -51,6 +54,16 @@ ZMI_INLINE int zmi_block() {
 }
 ZMI_INLINE int zmi_blocks() {
   return gpu_here->blocks;
+}
+ZMI_INLINE void zmi_begin_next() {
+  gpu_begin_next();
+}
+ZMI_INLINE void zmi_wait_before() {
+  gpu_wait_before();
+}
+// Reads what is asked for: that it is there is found by the address sanitizer, or by the system.
+ZMI_INLINE void zmi_cache_ahead(const void *p) {
+  (void)*(const volatile char *)p;
 }
 template <typename T> ZMI_INLINE T *zmi_near(T *p) {
   return p;

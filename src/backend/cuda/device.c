@@ -39,6 +39,9 @@ static zm_status attributes(zmi_cuda *d) {
   cu_result r = d->cu->device_name(d->name, (int)sizeof d->name, device);
   for (size_t i = 0; i < ZMI_COUNT(wanted) && !r; i++) r = d->cu->device_attribute(wanted[i].to, wanted[i].attribute, device);
   d->shared = (size_t)shared;
+  int driver = 0;
+  if (!r) r = d->cu->driver_version(&driver);
+  d->early = d->major >= 9 && driver >= CU_EARLY_DRIVER;
   zm_status status = zmi_device_check(d, r, "asking what the GPU is");
   if (status == ZM_OK && d->major < 8) {
     status = zmi_fail(ZM_ERROR_UNSUPPORTED, "device cuda: %s is of compute capability %d.%d; 8.0 or newer is needed, or --device cpu",

@@ -16,8 +16,25 @@ typedef struct cu_graph_s *cu_graph;
 typedef struct cu_graph_exec_s *cu_graph_exec;
 typedef struct nvrtc_program_s *nvrtc_program;
 
+// How a kernel is launched, with attributes.
+typedef struct cu_launch_attribute {
+  int id;
+  char unused[4];
+  union {
+    char room[64];
+    int number;
+  } value;
+} cu_launch_attribute;
+typedef struct cu_launch_config {
+  unsigned gx, gy, gz, bx, by, bz, shared;
+  cu_stream stream;
+  cu_launch_attribute *attributes;
+  unsigned count;
+} cu_launch_config;
+
 // Numbers of the driver's interface that are used here.
 enum {
+  CU_INVALID_VALUE = 1,
   CU_OUT_OF_MEMORY = 2,
   CU_DEVICE_UNAVAILABLE = 46,
   CU_NO_DEVICE = 100,
@@ -30,8 +47,11 @@ enum {
   CU_ILLEGAL_ADDRESS = 700,
   CU_TOOK_TOO_LONG = 702,
   CU_TOO_MANY_BLOCKS = 720,
+  CU_NOT_SUPPORTED = 801,
   CU_SYSTEM_NOT_READY = 802,
   CU_DRIVER_MISMATCH = 803,
+  CU_CAPTURE_UNSUPPORTED = 900,
+  CU_CAPTURE_INVALIDATED = 901,
   CU_UNKNOWN = 999,
   CU_ATTRIBUTE_PROCESSORS = 16,
   CU_ATTRIBUTE_MAJOR = 75,
@@ -48,6 +68,8 @@ enum {
   CU_CAPTURE_LOCAL = 1,
   CU_HOST_MAPPED = 2,
   CU_CAN_MAP_HOST = 19,
+  CU_LAUNCH_EARLY = 6, // an attribute of a launch: it may begin before the one before it is over
+  CU_EARLY_DRIVER = 12030, // the first that makes a graph of such launches
   CU_OLDEST_DRIVER = 12000
 };
 
@@ -90,6 +112,7 @@ enum {
   X(launch, "cuLaunchKernel",                                                                                                              \
     (cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, cu_stream stream,       \
      void **arguments, void **extra))                                                                                                      \
+  X(launch_with, "cuLaunchKernelEx", (const cu_launch_config *how, cu_function f, void **arguments, void **extra))                         \
   X(launch_together, "cuLaunchCooperativeKernel",                                                                                          \
     (cu_function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, cu_stream stream,       \
      void **arguments))                                                                                                                    \

@@ -1,6 +1,7 @@
 // Plays tapes on a GPU. Instructions of the device are made once from the tape's ops; an executor plays them: a launch for each (stream),
 // the same launches captured once (graph), or one launch of a kernel that goes through them all (persistent). No bit depends on which.
 #include "backend/cuda/flow.h"
+#include "backend/cuda/launch.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -285,7 +286,6 @@ static zm_status make_player(zmi_device_player *p) {
   if (status == ZM_OK) status = zmi_device_alloc(p->device, p->scratch_bytes * SCRATCH_TURNS, "scratch", &p->scratch);
   if (status == ZM_OK) status = make_code(p);
   if (p->executor == ZMI_EXECUTOR_PERSISTENT && has_many(p)) p->executor = ZMI_EXECUTOR_GRAPH;
-  if (status == ZM_OK && p->executor != ZMI_EXECUTOR_PERSISTENT) status = upload_code(p, p->code.all, p->code.count);
   if (status != ZM_OK) return status;
   return zmi_device_check(p->device, p->device->cu->host_alloc((void **)&p->pinned, p->pinned_bytes + 1, 0),
                           "getting memory for transfers");
@@ -438,16 +438,6 @@ const zmi_gpu_instruction *zmi_device_player_code(const zmi_device_player *p, si
 
 // ---- playing ----
 
-static cu_result launch(zmi_device_player *p, size_t i) {
-  zmi_cuda *d = p->device;
-  const zmi_gpu_instruction *in = &p->code.all[i];
-  cu_pointer at = p->instructions + i * sizeof *in;
-  void *arguments[] = {&at};
-  // More blocks than fit at once only wait: they take further tiles instead.
-  const unsigned blocks = (unsigned)ZMI_MIN(in->tiles, d->processors * 8);
-  return d->cu->launch(d->step[in->kind], blocks, 1, 1, ZMI_GPU_THREADS, 1, 1, (unsigned)in->shared, d->stream, arguments, NULL);
-}
-
 static cu_result queue_inputs(zmi_device_player *p) {
   return p->input_bytes ? p->device->cu->upload(p->inputs, p->pinned, p->input_bytes, p->device->stream) : 0;
 }
@@ -481,20 +471,38 @@ static cu_result queue(zmi_device_player *p) {
     r = launch_resident(p);
     return r ? r : queue_outputs(p);
   }
-  for (size_t i = 0; i < p->code.count && !r; i++) r = launch(p, i);
+  for (size_t i = 0; i < p->code.count && !r; i++) r = zmi_device_launch(p->device, &p->code.all[i], i > 0);
   return r ? r : queue_outputs(p);
+}
+
+// doing: what has failed.
+static cu_result capture_once(zmi_device_player *p, const char **doing) {
+  zmi_cuda *d = p->device;
+  cu_graph graph = NULL;
+  *doing = "beginning a graph";
+  cu_result r = d->cu->capture_begin(d->stream, CU_CAPTURE_LOCAL);
+  if (r) return r;
+  *doing = "capturing a graph";
+  const cu_result queued = queue(p), end = d->cu->capture_end(d->stream, &graph);
+  r = queued ? queued : end;
+  if (!r) {
+    *doing = "making a graph";
+    r = d->cu->graph_instantiate(&p->graph, graph, 0);
+  }
+  if (graph) d->cu->graph_destroy(graph);
+  return r;
 }
 
 static zm_status capture(zmi_device_player *p) {
   zmi_cuda *d = p->device;
-  cu_graph graph = NULL;
-  zm_status status = zmi_device_check(d, d->cu->capture_begin(d->stream, CU_CAPTURE_LOCAL), "beginning a graph");
-  if (status != ZM_OK) return status;
-  cu_result r = queue(p), end = d->cu->capture_end(d->stream, &graph);
-  status = zmi_device_check(d, r ? r : end, "capturing a graph");
-  if (status == ZM_OK) status = zmi_device_check(d, d->cu->graph_instantiate(&p->graph, graph, 0), "making a graph");
-  if (graph) d->cu->graph_destroy(graph);
-  return status;
+  const char *doing;
+  const bool early = d->early;
+  cu_result r = capture_once(p, &doing);
+  if (early && zmi_device_declines(r)) {
+    d->early = false;
+    r = capture_once(p, &doing);
+  }
+  return zmi_device_check(d, r, doing);
 }
 
 static void give_inputs(zmi_device_player *p) {
@@ -698,7 +706,7 @@ zm_status zmi_device_player_profile(zmi_device_player *p, zmi_step_time *steps) 
   if (status == ZM_OK && !r) r = queue_inputs(p);
   for (size_t i = 0; i < count && status == ZM_OK && !r; i++) {
     r = d->cu->event_record(events[i], d->stream);
-    if (!r) r = launch(p, i);
+    if (!r) r = zmi_device_launch(d, &p->code.all[i], false);
   }
   if (status == ZM_OK && !r) r = d->cu->event_record(events[count], d->stream);
   if (status == ZM_OK && !r) r = queue_outputs(p);

@@ -699,7 +699,7 @@ ZMI_APART void zmi_gpu_attend_few(const zmi_gpu_instruction *in, int worker, int
   if (left > 0) zmi_gpu_few_range(a, &w, (int)zmi_shuffle((unsigned)sequence, w.row));
 }
 
-ZMI_DEVICE void zmi_gpu_attend_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_attend_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const bool wide = in->as.attention.dtype == ZMI_GPU_F32;
   if (zmi_gpu_is_few(&in->as.attention))
     zmi_gpu_attend_few(in, worker, workers, shared);
@@ -842,6 +842,6 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_join_heads(const zmi_gpu_instructio
   }
 }
 
-ZMI_APART void zmi_gpu_join_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_join_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   ZMI_GPU_BY_DTYPE(in->as.attention.dtype, zmi_gpu_join_heads<DTYPE>(in, worker, workers, shared));
 }

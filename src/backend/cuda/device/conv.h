@@ -322,7 +322,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_conv_tiles(const zmi_gpu_conv *v, i
   }
 }
 
-ZMI_APART void zmi_gpu_conv_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_conv_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_conv v = in->as.conv;
   ZMI_GPU_BY_DTYPE(v.dtype, zmi_gpu_conv_tiles<DTYPE>(&v, in->tiles, worker, workers, (int *)(void *)shared));
 }

@@ -108,7 +108,7 @@ template <int DTYPE, bool WIDE> ZMI_INLINE void zmi_gpu_digits_tiles(const zmi_g
   }
 }
 
-ZMI_DEVICE void zmi_gpu_digits_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_digits_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_digits d = in->as.digits;
   (void)shared;
   if (!zmi_gpu_is_wide(d.x, d.stride)) return zmi_gpu_digits_tiles<0, false>(&d, in->tiles, worker, workers);

@@ -244,6 +244,6 @@ ZMI_INLINE void zmi_gpu_dot_with(const zmi_gpu_instruction *in, const char *x, i
   }
 }
 
-ZMI_DEVICE void zmi_gpu_dot_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_dot_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   zmi_gpu_dot_with(in, zmi_gpu_at<const char>(in->as.dot.x), worker, workers, shared);
 }

@@ -45,7 +45,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_elements_tiles(const zmi_gpu_elemen
   for (int t = worker; t < tiles; t += workers) zmi_gpu_elements_tile<DTYPE>(e, (long long)t * ZMI_GPU_PIECE);
 }
 
-ZMI_APART void zmi_gpu_elements_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_elements_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_elements e = in->as.elements;
   (void)shared;
   ZMI_GPU_BY_DTYPE(e.dtype, zmi_gpu_elements_tiles<DTYPE>(&e, in->tiles, worker, workers));
@@ -90,7 +90,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_combine_tiles(const zmi_gpu_combine
   for (int t = worker; t < tiles; t += workers) zmi_gpu_combine_tile<DTYPE>(m, t / pieces, t % pieces * ZMI_GPU_PIECE);
 }
 
-ZMI_APART void zmi_gpu_combine_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_combine_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_combine m = in->as.combine;
   (void)shared;
   ZMI_GPU_BY_DTYPE(m.y_dtype, zmi_gpu_combine_tiles<DTYPE>(&m, in->tiles, worker, workers));
@@ -148,7 +148,7 @@ ZMI_DEVICE void zmi_gpu_sincos(double x, double *sine, double *cosine) {
   if ((quarter + 1u) & 2u) *cosine = -*cosine;
 }
 
-ZMI_APART void zmi_gpu_angles_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_angles_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_angles copy = in->as.angles, *a = &copy;
   const long long count = (long long)a->rows * a->pairs;
   const int tiles = in->tiles;

@@ -32,7 +32,7 @@ ZMI_INLINE void zmi_gpu_embed_affine(const zmi_gpu_embed *e, const char *block, 
   }
 }
 
-ZMI_APART void zmi_gpu_embed_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_embed_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_embed copy = in->as.embed, *e = &copy;
   const int k = e->table.k;
   (void)shared;

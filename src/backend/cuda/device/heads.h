@@ -150,7 +150,7 @@ template <int DTYPE> ZMI_INLINE void zmi_gpu_rotate_tiles(const zmi_gpu_rotate *
   }
 }
 
-ZMI_APART void zmi_gpu_rotate_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_rotate_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_rotate r = in->as.rotate;
   const int first = zmi_gpu_first_of_warps(worker, workers, r.heads);
   (void)shared;
@@ -190,7 +190,7 @@ ZMI_INLINE void zmi_gpu_write_head(const zmi_gpu_write *w, int tile) {
   }
 }
 
-ZMI_APART void zmi_gpu_write_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_write_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_write w = in->as.write;
   const int tiles = in->tiles, step = workers * (ZMI_GPU_THREADS / 32);
   (void)shared;

@@ -6,6 +6,10 @@
 //   ZMI_KERNEL           an entry; two blocks fit on a multiprocessor: at most 128 registers a thread
 //   ZMI_KERNEL_ALONE     one of which one block fits: at most 255 registers a thread
 //   ZMI_KERNEL_FED       the same, and a ninth warp stays with it
+//   ZMI_GIVEN            before a kernel's argument that is a struct: it is read where it is, not copied
+//   zmi_begin_next()     the launch behind this one may begin; zmi_wait_before() waits until the launch before this one is over and what it
+//                        wrote is seen, where it may still go on (Hopper and newer, if the host asks for that)
+//   zmi_cache_ahead(p)   memory that nobody writes, about to be read: asked for, not waited for
 //   zmi_thread()         0 .. ZMI_GPU_THREADS - 1;   zmi_block(), zmi_blocks(): which thread block of how many
 //   zmi_shared()         dynamic shared memory, 128-byte aligned
 //   zmi_near(p)          p, of which the compiler is told that it is in shared memory: shorter instructions than for any address
@@ -52,6 +56,8 @@
 #define ZMI_KERNEL_ALONE extern "C" __global__ void __launch_bounds__(256, 1)
 #define ZMI_KERNEL_FED extern "C" __global__ void __launch_bounds__(288, 1)
 
+#define ZMI_GIVEN __grid_constant__
+
 extern __shared__ __align__(128) char zmi_shared_memory[];
 ZMI_INLINE char *zmi_shared() {
   return zmi_shared_memory;
@@ -64,6 +70,22 @@ ZMI_INLINE int zmi_block() {
 }
 ZMI_INLINE int zmi_blocks() {
   return (int)gridDim.x;
+}
+#if __CUDA_ARCH__ >= 900
+ZMI_INLINE void zmi_begin_next() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+ZMI_INLINE void zmi_wait_before() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+#else
+ZMI_INLINE void zmi_begin_next() {
+}
+ZMI_INLINE void zmi_wait_before() {
+}
+#endif
+ZMI_INLINE void zmi_cache_ahead(const void *p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p)));
 }
 template <typename T> ZMI_INLINE T *zmi_near(T *p) {
   const unsigned offset = (unsigned)__cvta_generic_to_shared(p) - (unsigned)__cvta_generic_to_shared(zmi_shared_memory);

@@ -466,7 +466,7 @@ template <int DIGITS> ZMI_INLINE void zmi_gpu_many_digits_of(const zmi_gpu_instr
   }
 }
 
-ZMI_DEVICE void zmi_gpu_many_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_many_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   (void)shared;
   if (in->as.many.dot.matrix.digits == 3)
     zmi_gpu_many_digits_of<3>(in, worker, workers);

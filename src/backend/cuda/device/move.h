@@ -8,7 +8,7 @@ template <typename T> ZMI_INLINE void zmi_gpu_move(zmi_gpu_address from, zmi_gpu
     zmi_gpu_at<T>(to)[i] = there ? zmi_gpu_at<const T>(from)[i] : zero;
 }
 
-ZMI_DEVICE void zmi_gpu_take_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_take_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_take *k = &in->as.take;
   (void)shared;
   for (int t = worker; t < in->tiles; t += workers) {
@@ -48,7 +48,7 @@ template <typename T> ZMI_INLINE void zmi_gpu_copy_piece(const zmi_gpu_copy *c, 
     zmi_gpu_at<T>(c->out)[i] = zmi_gpu_at<const T>(c->x)[zmi_gpu_copy_place(c, i)];
 }
 
-ZMI_DEVICE void zmi_gpu_copy_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_copy_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_copy *c = &in->as.copy;
   (void)shared;
   for (int t = worker; t < in->tiles; t += workers) {

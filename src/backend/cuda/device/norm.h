@@ -62,7 +62,7 @@ ZMI_INLINE float zmi_gpu_squares(const zmi_gpu_norm *m, long long first, float *
   return zmi_gpu_lane_total(lane);
 }
 
-ZMI_DEVICE void zmi_gpu_norm_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_norm_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_norm *m = &in->as.norm;
   float *part = (float *)shared;
   for (int row = worker; row < m->rows; row += workers) {

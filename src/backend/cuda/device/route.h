@@ -209,7 +209,7 @@ ZMI_INLINE void zmi_gpu_route_row(const zmi_gpu_route *r, long long row, float *
     zmi_gpu_route_many(r, row, p, score);
 }
 
-ZMI_APART void zmi_gpu_route_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_route_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_route r = in->as.route;
   const int warps = ZMI_GPU_ROUTE_WARPS(r.experts), warp = zmi_thread() / 32;
   float *p = (float *)(void *)shared + (long long)warp * 2 * r.experts;

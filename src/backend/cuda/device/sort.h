@@ -17,7 +17,7 @@ ZMI_INLINE void zmi_gpu_sort_count(const zmi_gpu_sort *s, int *number, int *orde
   }
 }
 
-ZMI_DEVICE void zmi_gpu_sort_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
+ZMI_INLINE void zmi_gpu_sort_run(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {
   const zmi_gpu_sort *s = &in->as.sort;
   const int t = zmi_thread(), most = ZMI_GPU_PIECES(s->pairs, s->experts);
   int *count = (int *)(void *)shared, *place = count + s->experts + 1;

@@ -35,6 +35,9 @@ struct zmi_gpu_instruction;
 // One instruction as its own launch of `workers` blocks, or through the function that dispatches on its kind. `shared` bytes are
 // those that the instruction says.
 const char *gpu_step(const struct zmi_gpu_instruction *in, int workers, uint64_t seed);
+struct zmi_gpu_bundle;
+// Several as one launch, of either kernel.
+const char *gpu_bundle(const struct zmi_gpu_bundle *b, bool heads, int blocks, size_t shared, uint64_t seed);
 struct zmi_gpu_play;
 // The resident kernel with `count` instructions; `play` is as it is before one.
 const char *gpu_resident(const struct zmi_gpu_instruction *all, int count, int first, struct zmi_gpu_play *play, int blocks, size_t shared,

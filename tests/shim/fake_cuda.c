@@ -17,6 +17,7 @@
 ZMI_CUDA_FUNCTIONS(DECLARE)
 
 enum { INVALID_VALUE = 1, INVALID_CONTEXT = 201, NOT_FOUND = 500, TOO_MUCH = 304, CAPTURING = 900 };
+enum { PRODUCTS = ZMI_GPU_KINDS, HEADS, FUNCTIONS }; // behind the kinds: launches of several instructions
 enum { BLOCKS = 1 << 16, SHARED = 232448, PINNED = 1, DEVICE = 2 };
 
 typedef enum work_kind { UPLOAD, DOWNLOAD, COPY, CLEAR, LAUNCH, RESIDENT, KERNEL, RECORD } work_kind;
@@ -25,13 +26,14 @@ typedef struct work {
   char *to;
   const char *from;
   size_t bytes;
-  int value; // CLEAR: the byte; LAUNCH: kind of instruction; RESIDENT: instructions, `to` is its play; KERNEL: threads, `to` its arguments
+  int value; // CLEAR: the byte; LAUNCH: kind of instruction, or PRODUCTS or HEADS; RESIDENT: number of instructions, `to` is its play;
+             // KERNEL: threads, `to` its arguments
   cu_module module; // KERNEL
   int first;        // RESIDENT: as its kernel has it
   unsigned blocks, shared;
   bool early; // LAUNCH: may begin before the one before it is over
   cu_event event;
-  zmi_gpu_instruction in; // LAUNCH: as it was given
+  zmi_gpu_bundle in; // LAUNCH: as it was given; of one instruction that alone
 } work;
 
 struct cu_graph_s {
@@ -78,7 +80,7 @@ static block *blocks;
 static size_t block_count, block_capacity;
 static cu_stream streams;
 static struct cu_context_s the_context;
-static struct cu_function_s functions[ZMI_GPU_KINDS];
+static struct cu_function_s functions[FUNCTIONS];
 static _Thread_local cu_context current;
 static cu_result fatal; // from a fault until the context is given back
 static size_t total = (size_t)256 << 20;
@@ -370,8 +372,14 @@ static void launch_before_is_over(void) {
   awaited = NULL;
 }
 
+static const char *play_launch(const work *w, uint64_t seed) {
+  if (w->value < ZMI_GPU_KINDS) return gpu_step(&w->in.all[0], (int)w->blocks, seed);
+  return gpu_bundle(&w->in, w->value == HEADS, (int)w->blocks, w->shared, seed);
+}
+
 static const char *play_part(const part *p) {
-  if (p->launch->kind == LAUNCH) return gpu_step(&p->all[0], (int)p->launch->blocks, 0);
+  const work *launch = p->launch;
+  if (launch->kind == LAUNCH) return play_launch(launch, 0);
   zmi_gpu_play play = *p->play;
   work w = *p->launch;
   play.stamps = play.mail = 0;
@@ -518,17 +526,24 @@ static const char *check_parts(const work *w) {
 }
 
 static cu_result run_launch(const work *w) {
-  const zmi_gpu_instruction *in = &w->in;
+  const zmi_gpu_instruction *in = &w->in.all[0];
+  part p = {.count = w->in.count, .launch = w};
+  cu_result r = 0;
   if (fault_in && --fault_in == 0) return (cu_result)fake_option("lost", CU_ILLEGAL_ADDRESS);
-  if (in->kind != w->value || in->tiles <= 0 || (unsigned)in->shared != w->shared)
-    return misused(CU_ILLEGAL_ADDRESS, "instruction of kind %d, %d tiles, %d bytes: launched as kind %d with %u bytes", in->kind, in->tiles,
-                   in->shared, w->value, w->shared);
-  cu_result r = check_addresses(in);
+  for (int i = 0; i < p.count && !r; i++) {
+    if (in[i].tiles <= 0 || (unsigned)in[i].shared > w->shared || p.count > MOST_TOGETHER)
+      return misused(CU_ILLEGAL_ADDRESS, "instruction of kind %d, %d tiles, %d bytes: launched with %u bytes", in[i].kind, in[i].tiles,
+                     in[i].shared, w->shared);
+    r = check_addresses(&in[i]);
+    p.all[i] = in[i];
+  }
   if (r) return r;
+  if (w->value < ZMI_GPU_KINDS && (in->kind != w->value || (unsigned)in->shared != w->shared))
+    return misused(CU_ILLEGAL_ADDRESS, "instruction of kind %d launched as kind %d with %u bytes", in->kind, w->value, w->shared);
+  if (in->kind == ZMI_GPU_READY) facts.sources |= source_of(&in->as.ready);
   // In order, and now and then shuffled; never through the function that dispatches (gpu.h).
-  const char *wrong =
-      fake_option("flow", 0) ? check_flow(&(part){.all = {*in}, .count = 1, .launch = w}) : gpu_step(in, (int)w->blocks, seed_of_launch());
-  return wrong ? misused(CU_ILLEGAL_ADDRESS, "kind %d: %s", in->kind, wrong) : 0;
+  const char *wrong = fake_option("flow", 0) ? check_flow(&p) : play_launch(w, seed_of_launch());
+  return wrong ? misused(CU_ILLEGAL_ADDRESS, "kind %d and %d more: %s", in->kind, p.count - 1, wrong) : 0;
 }
 
 static cu_result run_resident(const work *w) {
@@ -710,15 +725,18 @@ cu_result fake_module_function(cu_function *function, cu_module module, const ch
 #define NAME(name, kind) [kind] = #name,
   static const char *const names[ZMI_GPU_KINDS] = {ZMI_GPU_STEPS(NAME) ZMI_GPU_LAUNCHED(NAME)};
   static const char start[] = "zmi_gpu_step_";
+  static const char *const others[] = {"zmi_gpu_resident", "zmi_gpu_bundle_products", "zmi_gpu_bundle_heads"};
+  static const int of[] = {0, PRODUCTS, HEADS};
   if (module && module->code.handle) {
     if (!dlsym(module->code.handle, name)) return NOT_FOUND;
     module->function = (struct cu_function_s){.kind = -1, .module = module};
     *function = &module->function;
     return ready("cuModuleGetFunction");
   }
-  if (module && strcmp(name, "zmi_gpu_resident") == 0) {
-    functions[0] = (struct cu_function_s){0, 48 << 10, NULL};
-    *function = &functions[0];
+  for (size_t i = 0; i < ZMI_COUNT(of) && module; i++) {
+    if (strcmp(name, others[i]) != 0) continue;
+    functions[of[i]] = (struct cu_function_s){of[i], 48 << 10, NULL};
+    *function = &functions[of[i]];
     return ready("cuModuleGetFunction");
   }
   if (!module || strncmp(name, start, sizeof start - 1) != 0) return NOT_FOUND;
@@ -758,8 +776,12 @@ cu_result fake_launch(cu_function f, unsigned gx, unsigned gy, unsigned gz, unsi
   }
   if (gx == 0 || gx > BLOCKS || gy != 1 || gz != 1 || bx != ZMI_GPU_THREADS || by != 1 || bz != 1 || shared > f->most_shared || extra)
     return misused(INVALID_VALUE, "a launch of %u x %u x %u blocks of %u x %u x %u threads with %u bytes", gx, gy, gz, bx, by, bz, shared);
-  const zmi_gpu_instruction *in = arguments[0];
-  return put(stream, (work){.kind = LAUNCH, .value = f->kind, .blocks = gx, .shared = shared, .in = *in}, "cuLaunchKernel");
+  work w = {.kind = LAUNCH, .value = f->kind, .blocks = gx, .shared = shared, .in.count = 1};
+  if (f->kind >= ZMI_GPU_KINDS)
+    memcpy(&w.in, arguments[0], sizeof w.in);
+  else
+    memcpy(w.in.all, arguments[0], sizeof w.in.all[0]);
+  return put(stream, w, "cuLaunchKernel");
 }
 
 // A launch that may begin early stands behind another launch: nothing else can let it begin.

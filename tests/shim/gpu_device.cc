@@ -43,6 +43,8 @@
 #include "backend/cuda/device/site.h"
 #include "backend/cuda/device/ready.h"
 
+#include "backend/cuda/device/products.h"
+
 #include "backend/cuda/device/stream.h"
 
 #include "backend/cuda/device/feed.h"
@@ -79,6 +81,17 @@ extern "C" const char *gpu_step(const zmi_gpu_instruction *in, int workers, uint
     return gpu_simulate(gpu_perform, (void *)in, workers, ZMI_GPU_THREADS, (size_t)in->shared, seed);
   }
   return "no entry for this kind of instruction";
+}
+
+static void gpu_products(void *b) {
+  zmi_gpu_bundle_products(*(const zmi_gpu_bundle *)b);
+}
+static void gpu_heads(void *b) {
+  zmi_gpu_bundle_heads(*(const zmi_gpu_bundle *)b);
+}
+
+extern "C" const char *gpu_bundle(const zmi_gpu_bundle *b, bool heads, int blocks, size_t shared, uint64_t seed) {
+  return gpu_simulate_launch(heads ? gpu_heads : gpu_products, const_cast<zmi_gpu_bundle *>(b), blocks, ZMI_GPU_THREADS, shared, seed);
 }
 
 // ---- the resident kernel ----

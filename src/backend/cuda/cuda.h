@@ -25,6 +25,7 @@ struct zmi_cuda {
   cu_stream stream;
   cu_module module;
   cu_function step[ZMI_GPU_KINDS];  // a launch of one instruction
+  cu_function products, heads;      // a launch of several
   bool early;                       // a launch may begin before the one before it is over
   cu_function resident;             // plays all of them in one launch
   struct zmi_device_arrays *arrays; // memory and kernels of arrays (arrays.c); NULL: none yet

@@ -84,13 +84,19 @@ zm_status zmi_device_load(zmi_cuda *d, zm_progress_fn progress, void *user) {
   zm_status status = d->module ? ZM_OK : zmi_device_load_text(d, &text, progress, user, &d->module);
   for (int i = 1; i < ZMI_GPU_KINDS && status == ZM_OK; i++) {
     char name[64];
-    if (i == ZMI_GPU_READY) continue; // of the resident kernel only
+    if (i == ZMI_GPU_READY) continue; // never alone
     snprintf(name, sizeof name, "zmi_gpu_step_%s", zmi_device_kind_name(i));
     status = zmi_device_check(d, d->cu->module_function(&d->step[i], d->module, name), name);
     if (status == ZM_OK) status = zmi_device_check(d, d->cu->function_set(d->step[i], CU_FUNCTION_SHARED, (int)d->shared), name);
   }
-  if (status == ZM_OK) status = zmi_device_check(d, d->cu->module_function(&resident, d->module, "zmi_gpu_resident"), "zmi_gpu_resident");
-  if (status == ZM_OK) status = zmi_device_check(d, d->cu->function_set(resident, CU_FUNCTION_SHARED, (int)d->shared), "zmi_gpu_resident");
+  const struct {
+    const char *name;
+    cu_function *to;
+  } others[] = {{"zmi_gpu_bundle_products", &d->products}, {"zmi_gpu_bundle_heads", &d->heads}, {"zmi_gpu_resident", &resident}};
+  for (size_t i = 0; i < ZMI_COUNT(others) && status == ZM_OK; i++) {
+    status = zmi_device_check(d, d->cu->module_function(others[i].to, d->module, others[i].name), others[i].name);
+    if (status == ZM_OK) status = zmi_device_check(d, d->cu->function_set(*others[i].to, CU_FUNCTION_SHARED, (int)d->shared), others[i].name);
+  }
   if (status == ZM_OK) d->resident = resident;
   return status;
 }

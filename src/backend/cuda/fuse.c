@@ -1,6 +1,7 @@
-// Puts instructions of a step together for the resident kernel, where what costs time is how often all blocks have to meet. Rows that
+// Puts instructions of a step together, for the resident kernel, where what costs time is how often all blocks have to meet, and for launches,
+// where it is how many there are. Rows that
 // products take are made by every block for itself (READY), with the norm and the sums in front of them; gate and up become one product;
-// a router's choice is made by every block. What is done for each number stays as it was, so bits do.
+// a router's choice is made by every block (of the resident kernel). What is done for each number stays as it was, so bits do.
 #include "backend/cuda/flow.h"
 
 #include <limits.h>
@@ -11,6 +12,7 @@ enum { MOST_USERS = 16 };
 typedef struct plan {
   zmi_gpu_instruction *all; // a copy; what is done elsewhere becomes ZMI_GPU_NOTHING
   size_t count;
+  zmi_device_way way;
   const zmi_gpu_range *outputs;
   size_t output_count;
   int *norm_of;    // of each instruction: the NORM whose rows it takes, or -1
@@ -272,7 +274,9 @@ static void find_gated(plan *p, size_t i) {
 static bool add(plan *p, const zmi_gpu_instruction *in) {
   if (!ZMI_GROW(p->made, p->made_capacity, p->made_count + 1)) return false;
   p->made[p->made_count++] = *in;
-  if (zmi_gpu_over_rows(in)) p->ready.kind = ZMI_GPU_NOTHING;
+  // The rows are there for products right behind READY, if that is a launch.
+  const bool stays = in->kind == ZMI_GPU_READY || (in->kind == ZMI_GPU_DOT && !in->as.dot.x);
+  if (p->way == ZMI_DEVICE_LAUNCHES ? !stays : zmi_gpu_over_rows(in)) p->ready.kind = ZMI_GPU_NOTHING;
   return true;
 }
 
@@ -338,7 +342,7 @@ static bool is_there(const plan *p, const zmi_gpu_instruction *in, int norm, int
   return p->ready_norm == norm && (norm >= 0 || p->ready_digits == from);
 }
 
-static bool add_dot(plan *p, size_t j, bool ring) {
+static bool add_dot(plan *p, size_t j) {
   zmi_gpu_instruction in = p->all[j];
   const int norm = p->norm_of[j], from = p->digits_of[j];
   if (norm >= 0 || from >= 0) {
@@ -352,7 +356,7 @@ static bool add_dot(plan *p, size_t j, bool ring) {
     if (norm >= 0) p->began[norm] = true;
     in.as.dot.x = 0;
     in.as.dot.x_bytes = r.as.ready.bytes;
-    stream(&in.as.dot, ring ? stage_of(&in.as.dot, in.as.dot.up != 0) : 0);
+    stream(&in.as.dot, p->way == ZMI_DEVICE_RING ? stage_of(&in.as.dot, in.as.dot.up != 0) : 0);
   }
   const int conv = from >= 0 ? p->conv_of[from] : -1;
   if (!add(p, &in)) return false;
@@ -447,7 +451,10 @@ static void make_barriers(plan *p) {
   size_t since = 0;
   for (size_t i = 0; i < p->made_count; i++) {
     bool wait = false;
-    for (size_t j = since; j < i && !wait; j++) wait = waits(&p->made[j], &p->made[i]);
+    // A launch makes rows and takes them: what its product waits for, READY waits for.
+    const bool rows = p->way == ZMI_DEVICE_LAUNCHES && p->made[i].kind == ZMI_GPU_READY && i + 1 < p->made_count;
+    for (size_t j = since; j < i && !wait; j++)
+      wait = waits(&p->made[j], &p->made[i]) || (rows && waits(&p->made[j], &p->made[i + 1]));
     p->made[i].barrier = wait;
     if (wait) since = i;
   }
@@ -500,7 +507,7 @@ static void late_states(plan *p) {
   }
 }
 
-static bool make(plan *p, bool ring, int *first) {
+static bool make(plan *p, int *first) {
   find_digits(p);
   for (size_t i = 0; i < p->count; i++) {
     if (p->all[i].kind == ZMI_GPU_NORM) find_norm(p, i);
@@ -508,16 +515,18 @@ static bool make(plan *p, bool ring, int *first) {
   for (size_t i = 0; i < p->count; i++) {
     if (p->all[i].kind == ZMI_GPU_DIGITS && p->gone[i]) find_conv(p, i);
   }
-  for (size_t i = 0; i < p->count && ring; i++) {
+  for (size_t i = 0; i < p->count && p->way != ZMI_DEVICE_DIRECT; i++) {
     if (p->all[i].kind == ZMI_GPU_ELEMENTS) find_gated(p, i);
   }
   for (size_t i = 0; i < p->count; i++) {
     if (dropped(p, i)) continue;
-    if (!(p->all[i].kind == ZMI_GPU_DOT ? add_dot(p, i, ring) : add(p, &p->all[i]))) return false;
+    if (!(p->all[i].kind == ZMI_GPU_DOT ? add_dot(p, i) : add(p, &p->all[i]))) return false;
   }
-  make_barriers(p);
-  late_states(p);
-  own_routes(p);
+  if (p->way != ZMI_DEVICE_LAUNCHES) {
+    make_barriers(p);
+    late_states(p);
+    own_routes(p);
+  }
   *first = (int)p->made_count;
   for (size_t i = p->made_count; i-- > 0;) {
     p->made[i].next = *first;
@@ -528,9 +537,9 @@ static bool make(plan *p, bool ring, int *first) {
   return true;
 }
 
-zm_status zmi_device_fuse(const zmi_gpu_instruction *all, size_t count, const zmi_gpu_range *outputs, size_t output_count, bool ring,
-                          zmi_gpu_instruction **made, size_t *made_count, int *first) {
-  plan p = {.count = count, .outputs = outputs, .output_count = output_count};
+zm_status zmi_device_fuse(const zmi_gpu_instruction *all, size_t count, const zmi_gpu_range *outputs, size_t output_count,
+                          zmi_device_way way, zmi_gpu_instruction **made, size_t *made_count, int *first) {
+  plan p = {.count = count, .way = way, .outputs = outputs, .output_count = output_count};
   p.all = zmi_calloc(count + 1, sizeof *p.all);
   p.norm_of = zmi_calloc(count + 1, sizeof *p.norm_of);
   p.digits_of = zmi_calloc(count + 1, sizeof *p.digits_of);
@@ -542,7 +551,7 @@ zm_status zmi_device_fuse(const zmi_gpu_instruction *all, size_t count, const zm
   if (done) {
     memcpy(p.all, all, count * sizeof *all);
     for (size_t i = 0; i < count; i++) p.norm_of[i] = p.digits_of[i] = p.combine_of[i] = p.conv_of[i] = -1;
-    done = make(&p, ring, first);
+    done = make(&p, first);
   }
   zmi_free(p.all);
   zmi_free(p.norm_of);

@@ -52,9 +52,11 @@ struct zmi_device_player {
   char *pinned; // what `in` and then `out` go through
   size_t input_bytes, pinned_bytes;
   cu_graph_exec graph;
-  // Of the resident kernel: its instructions, the first whose weights come through the ring, where its zmi_gpu_play is.
-  zmi_gpu_instruction *fused;
+  zmi_gpu_instruction *fused; // put together: all instructions of the resident kernel, of launches if that comes out
   size_t fused_count;
+  zmi_device_group *groups; // the launches
+  size_t group_count;
+  // Of the resident kernel: the first instruction whose weights come through the ring, where its zmi_gpu_play is.
   int first;
   zmi_gpu_address play, best;
   int blocks, shared;
@@ -292,14 +294,28 @@ static zm_status make_player(zmi_device_player *p) {
 }
 
 // Instructions put together; outputs: what the host reads.
-static zm_status fuse(zmi_device_player *p, bool ring) {
+static zm_status fuse(zmi_device_player *p, zmi_device_way way) {
   zmi_gpu_range *outputs = zmi_calloc(p->out_count + 1, sizeof *outputs);
   if (!outputs) return ZM_ERROR_MEMORY;
   for (size_t i = 0; i < p->out_count; i++) outputs[i] = (zmi_gpu_range){p->out[i].at, p->out[i].bytes};
   zmi_free(p->fused);
-  zm_status status = zmi_device_fuse(p->code.all, p->code.count, outputs, p->out_count, ring, &p->fused, &p->fused_count, &p->first);
+  zm_status status = zmi_device_fuse(p->code.all, p->code.count, outputs, p->out_count, way, &p->fused, &p->fused_count, &p->first);
   zmi_free(outputs);
   return status;
+}
+
+// The launches of a step: of instructions put together, or of each alone.
+static zm_status make_launches(zmi_device_player *p) {
+  zmi_cuda *d = p->device;
+  zm_status status = fuse(p, ZMI_DEVICE_LAUNCHES);
+  if (status != ZM_OK || zmi_device_groups(d, p->fused, p->fused_count, &p->groups, &p->group_count)) return status;
+  zmi_free(p->fused);
+  p->fused = NULL;
+  p->groups = zmi_calloc(p->code.count + 1, sizeof *p->groups);
+  if (!p->groups) return ZM_ERROR_MEMORY;
+  for (size_t i = 0; i < p->code.count; i++) p->groups[i] = zmi_device_alone(d, &p->code.all[i]);
+  p->group_count = p->code.count;
+  return ZM_OK;
 }
 
 static size_t edge(size_t bytes) {
@@ -355,10 +371,10 @@ static void close_post(zmi_device_player *p) {
 
 static zm_status make_resident(zmi_device_player *p) {
   zmi_cuda *d = p->device;
-  zm_status status = fuse(p, true);
+  zm_status status = fuse(p, ZMI_DEVICE_RING);
   if (status != ZM_OK) return status;
   zmi_gpu_play play = share_out(p);
-  if (!play.slots) status = fuse(p, false);
+  if (!play.slots) status = fuse(p, ZMI_DEVICE_DIRECT);
   if (!play.slots && status == ZM_OK) play = share_out(p);
   if (status == ZM_OK && (size_t)p->shared > d->shared)
     status = zmi_fail(ZM_ERROR_UNSUPPORTED,
@@ -400,7 +416,7 @@ zmi_device_player *zmi_device_player_new(zmi_cuda *d, zmi_tape *tape, zmi_execut
   p->executor = chooses ? ZMI_EXECUTOR_PERSISTENT : executor;
   zm_status status = make_player(p);
   const bool resident = status == ZM_OK && p->executor == ZMI_EXECUTOR_PERSISTENT;
-  if (resident) status = make_resident(p);
+  if (status == ZM_OK) status = resident ? make_resident(p) : make_launches(p);
   if (status == ZM_OK && !(chooses && resident && !resident_pays(p))) return p;
   zmi_device_player_free(p);
   return chooses && resident && !d->broken ? zmi_device_player_new(d, tape, ZMI_EXECUTOR_GRAPH) : NULL;
@@ -421,6 +437,7 @@ void zmi_device_player_free(zmi_device_player *p) {
   zmi_device_free(p->device, p->instructions);
   zmi_free(p->code.all);
   zmi_free(p->fused);
+  zmi_free(p->groups);
   zmi_free(p->slots);
   zmi_free(p->in);
   zmi_free(p->out);
@@ -471,7 +488,7 @@ static cu_result queue(zmi_device_player *p) {
     r = launch_resident(p);
     return r ? r : queue_outputs(p);
   }
-  for (size_t i = 0; i < p->code.count && !r; i++) r = zmi_device_launch(p->device, &p->code.all[i], i > 0);
+  for (size_t i = 0; i < p->group_count && !r; i++) r = zmi_device_launch(p->device, &p->groups[i], i > 0);
   return r ? r : queue_outputs(p);
 }
 
@@ -698,7 +715,7 @@ static zm_status resident_profile(zmi_device_player *p, zmi_step_time *steps) {
 zm_status zmi_device_player_profile(zmi_device_player *p, zmi_step_time *steps) {
   zmi_cuda *d = p->device;
   if (p->executor == ZMI_EXECUTOR_PERSISTENT) return resident_profile(p, steps);
-  const size_t count = p->code.count;
+  const size_t count = p->group_count;
   cu_event *events = zmi_calloc(count + 2, sizeof *events);
   zm_status status = events ? begin(p) : ZM_ERROR_MEMORY;
   cu_result r = 0;
@@ -706,7 +723,7 @@ zm_status zmi_device_player_profile(zmi_device_player *p, zmi_step_time *steps) 
   if (status == ZM_OK && !r) r = queue_inputs(p);
   for (size_t i = 0; i < count && status == ZM_OK && !r; i++) {
     r = d->cu->event_record(events[i], d->stream);
-    if (!r) r = zmi_device_launch(d, &p->code.all[i], false);
+    if (!r) r = zmi_device_launch(d, &p->groups[i], false);
   }
   if (status == ZM_OK && !r) r = d->cu->event_record(events[count], d->stream);
   if (status == ZM_OK && !r) r = queue_outputs(p);
@@ -714,7 +731,9 @@ zm_status zmi_device_player_profile(zmi_device_player *p, zmi_step_time *steps) 
   for (size_t i = 0; i < count && status == ZM_OK && !r; i++) {
     float milliseconds = 0;
     r = d->cu->event_elapsed(&milliseconds, events[i], events[i + 1]);
-    steps[i].worked += milliseconds * 1e-3;
+    const zmi_device_group *g = &p->groups[i]; // its time is that of what stands behind a READY
+    const size_t at = (size_t)(g->first - (p->fused ? p->fused : p->code.all));
+    steps[at + (g->first->kind == ZMI_GPU_READY)].worked += milliseconds * 1e-3;
   }
   if (status == ZM_OK) status = zmi_device_check(d, r, "measuring a step");
   if (status == ZM_OK) take_outputs(p);

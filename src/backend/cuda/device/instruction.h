@@ -49,7 +49,7 @@ typedef enum zmi_gpu_kind {
   ZMI_GPU_CONV,
   ZMI_GPU_TAKE,
   ZMI_GPU_COPY,
-  ZMI_GPU_READY, // of the resident kernel only
+  ZMI_GPU_READY, // of the resident kernel and of bundles only
   ZMI_GPU_SORT,
   ZMI_GPU_MANY,
   ZMI_GPU_KINDS
@@ -113,8 +113,8 @@ typedef struct zmi_gpu_digits {
 
 // Products with packed matrices. Pair p < pairs: x row p / share, matrix chosen[p] (0 if absent), result row p, rounded to dtype; zeros if
 // chosen[p] is out of range. x: rows of digits or of floats of x_dtype, x_bytes apart; absent: those that READY has made. Tile: pair p,
-// block b, as p * blocks + b. Only the resident kernel knows the rest: `up` are the weights of a second matrix like the first, with which
-// the result is round(silu(first)) * second; `stage`: weights come through the ring of weights (stream.h), so many units at a time;
+// block b, as p * blocks + b. `up`, where READY makes the rows: the weights of a second matrix like the first, with
+// which the result is round(silu(first)) * second. Only the resident kernel knows the rest: `stage`: weights come through the ring of weights (stream.h), so many units at a time;
 // `route`: one more than the number of the ROUTE, every block's own, that chooses; `kept`: every block makes all results, and they stay so
 // many bytes behind the beginning of its scratch.
 typedef struct zmi_gpu_dot {
@@ -297,7 +297,7 @@ typedef struct zmi_gpu_instruction {
   int shared;   // bytes of shared memory that a block needs
   int of_instr; // instruction of the tape that it is part of
   int next;     // the next DOT whose weights come through the ring
-  int unused;
+  int workers;  // in a bundle: how many of its launch's blocks play it
   union {
     zmi_gpu_embed embed;
     zmi_gpu_norm norm;
@@ -318,5 +318,14 @@ typedef struct zmi_gpu_instruction {
     zmi_gpu_many many;
   } as;
 } zmi_gpu_instruction;
+
+// Instructions of one launch, which need not wait for each other. Of `products` (products.h) a READY, absent or first, is played by all blocks
+// that play a DOT; of the others each block plays one. Of `heads` each block plays all of them. made_at: where in shared memory the rows of
+// READY begin.
+enum { ZMI_GPU_BUNDLE = 8 };
+typedef struct zmi_gpu_bundle {
+  int count, made_at;
+  zmi_gpu_instruction all[ZMI_GPU_BUNDLE];
+} zmi_gpu_bundle;
 
 #endif

@@ -216,25 +216,21 @@ ZMI_INLINE int zmi_gpu_first_tile(int tiles, int worker, int workers, unsigned b
   return (int)((long long)tiles * worker / workers);
 }
 
-// The instruction of a place. The scratch has room for a row as floats and 16 more, if rows are normalized.
-ZMI_APART void zmi_gpu_ready_run(int place) {
-  const zmi_gpu_site *s = zmi_gpu_here();
-  const int worker = s->worker, workers = s->workers;
-  const unsigned by = s->by;
-  char *made = zmi_shared() + s->made;
-  const zmi_gpu_instruction *in = zmi_gpu_code(place);
-  const zmi_gpu_ready here = in->as.ready, *r = &here; // read once
+// in: in shared memory. shared: room for a row as floats and 16 more, if rows are normalized; made: for what is made.
+ZMI_INLINE void zmi_gpu_ready_here(const zmi_gpu_instruction *in, int worker, int workers, unsigned by, char *shared, char *made) {
+  const zmi_gpu_ready here = zmi_near(in)->as.ready, *r = &here; // read once
   zmi_gpu_rows w;
   int first = 0, last = r->rows;
   w.r = r;
-  w.there = &in->as.ready;
+  w.there = &zmi_near(in)->as.ready;
   w.begin = w.end = 0;
   if (r->sum) { // each worker a piece: one that wrote all would be waited for
     const int units = (r->k + 7) / 8;
     w.begin = 8 * zmi_gpu_first_tile(units, worker, workers, by);
     w.end = 8 * zmi_gpu_first_tile(units, worker + 1, workers, by);
   }
-  w.part = (float *)(void *)zmi_gpu_scratch();
+  made = zmi_near(made);
+  w.part = (float *)(void *)zmi_near(shared);
   w.scale = w.part + r->k;
   if (r->blocks) {
     first = zmi_gpu_first_tile(r->tiles, worker, workers, by) / r->blocks;
@@ -244,4 +240,10 @@ ZMI_APART void zmi_gpu_ready_run(int place) {
   if (r->dtype == ZMI_GPU_BF16 && r->group == 64 && r->digits == 3)
     return zmi_gpu_ready_rows<ZMI_GPU_BF16, true, true>(&w, first, last, made);
   ZMI_GPU_BY_DTYPE(r->dtype, (zmi_gpu_ready_rows<DTYPE, true, false>(&w, first, last, made)));
+}
+
+// The instruction of a place.
+ZMI_APART void zmi_gpu_ready_run(int place) {
+  const zmi_gpu_site *s = zmi_gpu_here();
+  zmi_gpu_ready_here(zmi_gpu_code(place), s->worker, s->workers, s->by, zmi_gpu_scratch(), zmi_shared() + s->made);
 }

@@ -17,8 +17,8 @@ extern "C" {
 enum { GPU_RESIDENT_BLOCKS = 8 };
 const char *gpu_simulate(void (*kernel)(void *), void *argument, int blocks, int threads, size_t shared, uint64_t seed);
 
-// The same as a launch behind another one: all threads have to wait for that one (zmi_wait_before). It ends as late as it may; then gpu_before
-// is called, if it is set.
+// The same as a launch behind another one: all threads have to wait for that one (zmi_wait_before). It ends as late as it may; then
+// gpu_before is called, if it is set.
 const char *gpu_simulate_launch(void (*kernel)(void *), void *argument, int blocks, int threads, size_t shared, uint64_t seed);
 extern void (*gpu_before)(void);
 

@@ -144,9 +144,12 @@ static void launches_that_begin_early(void **state) {
     const char *options;
     zm_executor executor;
     bool some, all; // early launches were put into the stream; no other ones followed them
-  } rows[] = {{NULL, ZM_EXECUTOR_STREAM, true, true},         {NULL, ZM_EXECUTOR_GRAPH, true, true},
-              {"early=1", ZM_EXECUTOR_STREAM, false, false},  {"early=1", ZM_EXECUTOR_GRAPH, false, false},
-              {"early=2", ZM_EXECUTOR_GRAPH, true, false},    {"driver=12020", ZM_EXECUTOR_GRAPH, false, false},
+  } rows[] = {{NULL, ZM_EXECUTOR_STREAM, true, true},
+              {NULL, ZM_EXECUTOR_GRAPH, true, true},
+              {"early=1", ZM_EXECUTOR_STREAM, false, false},
+              {"early=1", ZM_EXECUTOR_GRAPH, false, false},
+              {"early=2", ZM_EXECUTOR_GRAPH, true, false},
+              {"driver=12020", ZM_EXECUTOR_GRAPH, false, false},
               {"capability=80", ZM_EXECUTOR_STREAM, false, false}};
   way w = lfm2;
   w.device = ZM_MODEL_CPU;

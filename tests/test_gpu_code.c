@@ -2,6 +2,7 @@
 // shuffled threads and blocks and several numbers of workers; and the text through NVRTC, where it is installed.
 #include "backend/backend.h"
 #include "backend/cuda/flow.h"
+#include "backend/cuda/launch.h"
 #include "gpu.h"
 #include "gpu_matrices.h"
 #include "lm/lm.h"
@@ -186,6 +187,45 @@ typedef struct shape {
   int n, k, rows, share, experts, nature;
 } shape;
 
+static void expect_product(const zmi_gpu_dot *d, const char *what, const char *how, const void *expected, size_t bytes) {
+  const char *out = (const char *)(uintptr_t)d->out;
+  for (size_t i = 0; i < bytes; i++) {
+    if (out[i] == ((const char *)expected)[i]) continue;
+    const size_t word = i / 4 * 4;
+    float a = 0, b = 0;
+    memcpy(&a, out + word, ZMI_MIN(bytes - word, 4));
+    memcpy(&b, (const char *)expected + word, ZMI_MIN(bytes - word, 4));
+    if (d->dtype != ZMI_GPU_F32 || !isnan(a) || !isnan(b)) fail_msg("%s, %s: byte %zu", what, how, i);
+  }
+}
+
+// The same product as a launch that makes the digits of x itself, with room for weights and without.
+static void launched_product(const zmi_gpu_instruction both[2], const char *what, const void *expected, size_t bytes) {
+  const zmi_gpu_dot *d = &both[1].as.dot;
+  const zmi_gpu_range output = {d->out, bytes};
+  for (int turn = 0; turn < 3; turn++) {
+    static const int processors[] = {1, 3, 40};
+    const zmi_cuda device = {.processors = processors[turn], .shared = turn == 1 ? 232448 : turn == 2 ? 100000 : 65000};
+    zmi_gpu_instruction *made = NULL;
+    zmi_device_group *groups = NULL;
+    size_t count = 0, group_count = 0;
+    int first = 0;
+    assert_int_equal(zmi_device_fuse(both, 2, &output, 1, ZMI_DEVICE_LAUNCHES, &made, &count, &first), ZM_OK);
+    assert_true(zmi_device_groups(&device, made, count, &groups, &group_count));
+    if (made[0].kind == ZMI_GPU_READY) {
+      assert_int_equal(group_count, 1);
+      assert_true((size_t)groups[0].shared <= device.shared);
+      const zmi_gpu_bundle bundle = zmi_device_bundle(&groups[0]);
+      memset((void *)(uintptr_t)d->out, 0x5a, bytes);
+      const char *wrong = gpu_bundle(&bundle, false, groups[0].blocks, (size_t)groups[0].shared, (uint64_t)turn);
+      if (wrong) fail_msg("%s, launched: %s", what, wrong);
+      expect_product(d, what, "launched", expected, bytes);
+    }
+    zmi_free(groups);
+    zmi_free(made);
+  }
+}
+
 // The same product by the resident kernel, which makes the digits of x itself and, where it can, asks for weights ahead of their use.
 static bool resident_product(const zmi_gpu_instruction *dot, zmi_gpu_address x, const char *what, const void *expected, size_t bytes) {
   const zmi_gpu_dot *d = &dot->as.dot;
@@ -213,16 +253,10 @@ static bool resident_product(const zmi_gpu_instruction *dot, zmi_gpu_address x, 
     const char *wrong =
         gpu_resident(made, (int)count, first, &play, blocks[turn], (size_t)(play.ring_at + ZMI_GPU_RING_SHARED(slots)), (uint64_t)turn);
     if (wrong) fail_msg("%s, resident: %s", what, wrong);
-    for (size_t i = 0; i < bytes; i++) {
-      if (((char *)out)[i] == ((const char *)expected)[i]) continue;
-      const size_t word = i / 4 * 4;
-      float a = 0, b = 0;
-      memcpy(&a, (char *)out + word, ZMI_MIN(bytes - word, 4));
-      memcpy(&b, (const char *)expected + word, ZMI_MIN(bytes - word, 4));
-      if (d->dtype != ZMI_GPU_F32 || !isnan(a) || !isnan(b)) fail_msg("%s, resident, %d blocks: byte %zu", what, blocks[turn], i);
-    }
+    expect_product(d, what, "resident", expected, bytes);
   }
   zmi_free(made);
+  launched_product(both, what, expected, bytes);
   return streamed;
 }
 

@@ -3,7 +3,6 @@
 // host that reach the device, memory that is not pinned, calls without a context are errors, and everything alive is counted.
 #include "fake_cuda.h"
 #include "fake_kernel.h"
-#include "fake_words.h"
 #include "backend/cuda/flow.h"
 #include "../gpu.h"
 
@@ -777,10 +776,8 @@ cu_result fake_launch(cu_function f, unsigned gx, unsigned gy, unsigned gz, unsi
   if (gx == 0 || gx > BLOCKS || gy != 1 || gz != 1 || bx != ZMI_GPU_THREADS || by != 1 || bz != 1 || shared > f->most_shared || extra)
     return misused(INVALID_VALUE, "a launch of %u x %u x %u blocks of %u x %u x %u threads with %u bytes", gx, gy, gz, bx, by, bz, shared);
   work w = {.kind = LAUNCH, .value = f->kind, .blocks = gx, .shared = shared, .in.count = 1};
-  if (f->kind >= ZMI_GPU_KINDS)
-    memcpy(&w.in, arguments[0], sizeof w.in);
-  else
-    memcpy(w.in.all, arguments[0], sizeof w.in.all[0]);
+  const bool several = f->kind >= ZMI_GPU_KINDS;
+  memcpy(several ? (void *)&w.in : (void *)w.in.all, arguments[0], several ? sizeof w.in : sizeof w.in.all[0]);
   return put(stream, w, "cuLaunchKernel");
 }
 
@@ -946,12 +943,4 @@ cu_result fake_context_release(cu_device device) {
 cu_result fake_context_set(cu_context context) {
   current = context;
   return fatal;
-}
-
-cu_result fake_error_name(cu_result result, const char **name) {
-  return (*name = fake_word(result, false)) ? 0 : INVALID_VALUE;
-}
-
-cu_result fake_error_text(cu_result result, const char **text) {
-  return (*text = fake_word(result, true)) ? 0 : INVALID_VALUE;
 }

@@ -129,10 +129,10 @@ struct gpu_block {
   gpu_bulk bulk[BULKS];
   int bulks;
   gpu_warp warp[WARPS];
-  gpu_barrier barrier, all; // of the first THREADS, of all
+  gpu_barrier barrier, all;    // of the first THREADS, of all
   int threads, ended, waiting; // waiting: have come to where they wait for the launch before
-  size_t shared;     // bytes of its memory
-  bool there, stuck; // stuck: in its last turn nothing but pauses
+  size_t shared;               // bytes of its memory
+  bool there, stuck;           // stuck: in its last turn nothing but pauses
   char *memory;
 };
 
@@ -146,7 +146,7 @@ static struct {
   gpu_fiber *fiber;
   void (*kernel)(void *);
   void *argument;
-  bool moved; // in this turn a thread came somewhere
+  bool moved;    // in this turn a thread came somewhere
   bool launched; // after another launch, which its threads have to wait for
   int before;    // blocks whose threads still wait for the launch before
   uint64_t random;

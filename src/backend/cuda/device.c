@@ -95,7 +95,8 @@ zm_status zmi_device_load(zmi_cuda *d, zm_progress_fn progress, void *user) {
   } others[] = {{"zmi_gpu_bundle_products", &d->products}, {"zmi_gpu_bundle_heads", &d->heads}, {"zmi_gpu_resident", &resident}};
   for (size_t i = 0; i < ZMI_COUNT(others) && status == ZM_OK; i++) {
     status = zmi_device_check(d, d->cu->module_function(others[i].to, d->module, others[i].name), others[i].name);
-    if (status == ZM_OK) status = zmi_device_check(d, d->cu->function_set(*others[i].to, CU_FUNCTION_SHARED, (int)d->shared), others[i].name);
+    if (status == ZM_OK)
+      status = zmi_device_check(d, d->cu->function_set(*others[i].to, CU_FUNCTION_SHARED, (int)d->shared), others[i].name);
   }
   if (status == ZM_OK) d->resident = resident;
   return status;

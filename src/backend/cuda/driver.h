@@ -68,7 +68,7 @@ enum {
   CU_CAPTURE_LOCAL = 1,
   CU_HOST_MAPPED = 2,
   CU_CAN_MAP_HOST = 19,
-  CU_LAUNCH_EARLY = 6, // an attribute of a launch: it may begin before the one before it is over
+  CU_LAUNCH_EARLY = 6,     // an attribute of a launch: it may begin before the one before it is over
   CU_EARLY_DRIVER = 12030, // the first that makes a graph of such launches
   CU_OLDEST_DRIVER = 12000
 };

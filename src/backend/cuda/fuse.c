@@ -1,7 +1,7 @@
-// Puts instructions of a step together, for the resident kernel, where what costs time is how often all blocks have to meet, and for launches,
-// where it is how many there are. Rows that
-// products take are made by every block for itself (READY), with the norm and the sums in front of them; gate and up become one product;
-// a router's choice is made by every block (of the resident kernel). What is done for each number stays as it was, so bits do.
+// Puts instructions of a step together, for the resident kernel, where what costs time is how often all blocks have to meet, and for
+// launches, where it is how many there are. Rows that products take are made by every block for itself (READY), with the norm and the sums
+// in front of them; gate and up become one product; a router's choice is made by every block (of the resident kernel). What is done for
+// each number stays as it was, so bits do.
 #include "backend/cuda/flow.h"
 
 #include <limits.h>
@@ -453,8 +453,7 @@ static void make_barriers(plan *p) {
     bool wait = false;
     // A launch makes rows and takes them: what its product waits for, READY waits for.
     const bool rows = p->way == ZMI_DEVICE_LAUNCHES && p->made[i].kind == ZMI_GPU_READY && i + 1 < p->made_count;
-    for (size_t j = since; j < i && !wait; j++)
-      wait = waits(&p->made[j], &p->made[i]) || (rows && waits(&p->made[j], &p->made[i + 1]));
+    for (size_t j = since; j < i && !wait; j++) wait = waits(&p->made[j], &p->made[i]) || (rows && waits(&p->made[j], &p->made[i + 1]));
     p->made[i].barrier = wait;
     if (wait) since = i;
   }

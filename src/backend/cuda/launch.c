@@ -1,8 +1,8 @@
 // Launches of instructions, in a stream that is played or captured.
 //
-// A launch may begin while the one before it goes on, where driver and GPU can do that: kernels themselves wait for what they need (steps.h).
-// So the way into a launch, and the first weights of a product, take no time of their own. Should a driver decline, launches follow one
-// another as before.
+// A launch may begin while the one before it goes on, where driver and GPU can do that: kernels themselves wait for what they need
+// (steps.h). So the way into a launch, and the first weights of a product, take no time of their own. Should a driver decline, launches
+// follow one another.
 #include "backend/cuda/launch.h"
 
 #include <string.h>
@@ -64,27 +64,40 @@ static size_t edge(size_t bytes) {
   return (bytes + 127) / 128 * 128;
 }
 
-// Which blocks play what, and the shared memory of each. Products share the blocks that are there at once, as each makes rows for itself.
+// Bytes of weights that the busiest worker of a product takes.
+static size_t weights_of(const zmi_gpu_instruction *in) {
+  const zmi_gpu_dot *d = &in->as.dot;
+  const size_t tiles = (size_t)((in->tiles + in->workers - 1) / in->workers);
+  return tiles * d->matrix.block_bytes * (d->up ? 2 : 1);
+}
+
+// Which blocks play what, and the shared memory of each. A multiprocessor has a block of a launch of products: each makes rows for itself,
+// and there is room for a block of the next launch, which brings its weights meanwhile. Long products take two.
 static void share_blocks(const zmi_cuda *d, zmi_device_group *g, zmi_gpu_instruction *all) {
-  enum { EACH = 2 }; // blocks of a multiprocessor
-  const int most = d->processors * EACH;
+  enum { LONG = 8, RESERVED = 1024 }; // tiles of a multiprocessor; shared memory that a block costs besides its own
   long long tiles = 0;
-  size_t scratch = 0, rows = 0;
+  size_t scratch = 0, rows = 0, weights = 0;
   int makers = 0;
   for (int i = 0; i < g->count; i++) {
     scratch = ZMI_MAX(scratch, edge((size_t)all[i].shared));
     if (takes_ready(&all[i])) tiles += all[i].tiles;
   }
+  const int most = d->processors * (tiles > (long long)d->processors * LONG ? 2 : 1);
   for (int i = 0; i < g->count; i++) {
     zmi_gpu_instruction *in = &all[i];
     in->workers = ZMI_MIN(in->tiles, most);
     if (takes_ready(in) && tiles > most) in->workers = (int)ZMI_MAX((long long)in->tiles * most / tiles, 1);
     if (takes_ready(in)) makers += in->workers;
+    if (takes_ready(in)) weights = ZMI_MAX(weights, edge(weights_of(in)));
     g->blocks += in->kind == ZMI_GPU_READY ? 0 : in->workers;
     if (in->kind == ZMI_GPU_READY) rows = edge((size_t)in->as.ready.rows * (size_t)in->as.ready.bytes);
   }
   if (all->kind == ZMI_GPU_READY) all->workers = makers;
-  g->shared = (int)(SCRATCH_AT + scratch + rows);
+  g->made_at = (int)(SCRATCH_AT + scratch);
+  g->stage_at = g->made_at + (int)rows;
+  const size_t half = d->shared / 2 - RESERVED, used = (size_t)g->stage_at;
+  g->stage = used < half ? (int)ZMI_MIN(weights, (half - used) / 128 * 128) : 0;
+  g->shared = g->stage_at + g->stage;
 }
 
 zmi_device_group zmi_device_alone(const zmi_cuda *d, const zmi_gpu_instruction *in) {
@@ -152,14 +165,17 @@ static cu_result start(zmi_cuda *d, const zmi_device_group *g, cu_function f, vo
   return d->cu->launch(f, how.gx, 1, 1, ZMI_GPU_THREADS, 1, 1, how.shared, d->stream, arguments, NULL);
 }
 
+zmi_gpu_bundle zmi_device_bundle(const zmi_device_group *g) {
+  zmi_gpu_bundle bundle = {.count = g->count, .made_at = g->made_at, .stage_at = g->stage_at, .stage = g->stage};
+  memcpy(bundle.all, g->first, (size_t)g->count * sizeof *g->first);
+  return bundle;
+}
+
 cu_result zmi_device_launch(zmi_cuda *d, const zmi_device_group *g, bool early) {
   if (g->count == 1) {
     zmi_gpu_instruction copy = *g->first;
     return start(d, g, d->step[copy.kind], &copy, early);
   }
-  zmi_gpu_bundle bundle = {.count = g->count};
-  if (g->first->kind == ZMI_GPU_READY)
-    bundle.made_at = g->shared - (int)edge((size_t)g->first->as.ready.rows * (size_t)g->first->as.ready.bytes);
-  memcpy(bundle.all, g->first, (size_t)g->count * sizeof *g->first);
+  zmi_gpu_bundle bundle = zmi_device_bundle(g);
   return start(d, g, g->heads ? d->heads : d->products, &bundle, early);
 }

@@ -37,8 +37,9 @@ template <int DIGITS> ZMI_INLINE void zmi_gpu_add_group(const int D[3], float e,
 }
 
 // Some units of 32 k of a range are asked for together: what takes time is the way to memory, so many requests have to be on it at once.
-template <int BITS, int DIGITS> ZMI_INLINE float zmi_gpu_affine_range(const zmi_gpu_unit *u) {
-  enum { WORDS = BITS * ZMI_GPU_LANES, AHEAD = BITS <= 4 ? 8 : 4 };
+// MOST: units of up to 4 bits.
+template <int BITS, int DIGITS, int MOST> ZMI_INLINE float zmi_gpu_affine_range(const zmi_gpu_unit *u) {
+  enum { WORDS = BITS * ZMI_GPU_LANES, AHEAD = BITS <= 4 ? MOST : MOST / 2 };
   const zmi_gpu_matrix *m = u->m;
   const int group = m->group, shift = group == 32 ? 0 : group == 64 ? 1 : 2, scale_bytes = ZMI_GPU_LANES * zmi_gpu_size(m->dtype);
   const int code_bytes = WORDS * 4 << shift, group_bytes = code_bytes + 2 * scale_bytes;
@@ -165,28 +166,28 @@ template <bool WIDE> ZMI_INLINE float zmi_gpu_float_range(const zmi_gpu_unit *u)
 
 // ---- all formats ----
 
-template <int DIGITS> ZMI_INLINE float zmi_gpu_digit_range(const zmi_gpu_unit *u) {
+template <int DIGITS, int MOST> ZMI_INLINE float zmi_gpu_digit_range(const zmi_gpu_unit *u) {
   if (u->m->mode == ZMI_GPU_MXFP4) return zmi_gpu_fp4_range<false, DIGITS>(u);
   if (u->m->mode == ZMI_GPU_NVFP4) return zmi_gpu_fp4_range<true, DIGITS>(u);
   switch (u->m->bits) {
   case 2:
-    return zmi_gpu_affine_range<2, DIGITS>(u);
+    return zmi_gpu_affine_range<2, DIGITS, MOST>(u);
   case 3:
-    return zmi_gpu_affine_range<3, DIGITS>(u);
+    return zmi_gpu_affine_range<3, DIGITS, MOST>(u);
   case 4:
-    return zmi_gpu_affine_range<4, DIGITS>(u);
+    return zmi_gpu_affine_range<4, DIGITS, MOST>(u);
   case 5:
-    return zmi_gpu_affine_range<5, DIGITS>(u);
+    return zmi_gpu_affine_range<5, DIGITS, MOST>(u);
   case 6:
-    return zmi_gpu_affine_range<6, DIGITS>(u);
+    return zmi_gpu_affine_range<6, DIGITS, MOST>(u);
   default:
-    return zmi_gpu_affine_range<8, DIGITS>(u);
+    return zmi_gpu_affine_range<8, DIGITS, MOST>(u);
   }
 }
 
-ZMI_INLINE float zmi_gpu_range_of(const zmi_gpu_unit *u) {
-  if (u->m->digits == 3) return zmi_gpu_digit_range<3>(u);
-  if (u->m->digits == 1) return zmi_gpu_digit_range<1>(u);
+template <int MOST> ZMI_INLINE float zmi_gpu_range_of(const zmi_gpu_unit *u) {
+  if (u->m->digits == 3) return zmi_gpu_digit_range<3, MOST>(u);
+  if (u->m->digits == 1) return zmi_gpu_digit_range<1, MOST>(u);
   if (u->m->mode == ZMI_GPU_MXFP8) return zmi_gpu_fp8_range(u);
   return u->m->dtype == ZMI_GPU_F32 ? zmi_gpu_float_range<true>(u) : zmi_gpu_float_range<false>(u);
 }
@@ -218,7 +219,7 @@ ZMI_INLINE void zmi_gpu_dot_parts(const zmi_gpu_dot *d, const char *x, int tile,
     u.begin = (first + i % ranges) * ZMI_GPU_RANGE;
     u.end = u.begin + ZMI_GPU_RANGE < d->matrix.k ? u.begin + ZMI_GPU_RANGE : d->matrix.k;
     u.x_dtype = d->x_dtype;
-    parts[i * ZMI_GPU_LANES + lane] = zmi_gpu_range_of(&u);
+    parts[i * ZMI_GPU_LANES + lane] = zmi_gpu_range_of<8>(&u);
   }
 }
 

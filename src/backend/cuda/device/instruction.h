@@ -113,10 +113,10 @@ typedef struct zmi_gpu_digits {
 
 // Products with packed matrices. Pair p < pairs: x row p / share, matrix chosen[p] (0 if absent), result row p, rounded to dtype; zeros if
 // chosen[p] is out of range. x: rows of digits or of floats of x_dtype, x_bytes apart; absent: those that READY has made. Tile: pair p,
-// block b, as p * blocks + b. `up`, where READY makes the rows: the weights of a second matrix like the first, with
-// which the result is round(silu(first)) * second. Only the resident kernel knows the rest: `stage`: weights come through the ring of weights (stream.h), so many units at a time;
-// `route`: one more than the number of the ROUTE, every block's own, that chooses; `kept`: every block makes all results, and they stay so
-// many bytes behind the beginning of its scratch.
+// block b, as p * blocks + b. `up`, where READY makes the rows: the weights of a second matrix like the first, with which the result is
+// round(silu(first)) * second. Only the resident kernel knows the rest: `stage`: weights come through the ring of weights (stream.h), so
+// many units at a time; `route`: one more than the number of the ROUTE, every block's own, that chooses; `kept`: every block makes all
+// results, and they stay so many bytes behind the beginning of its scratch.
 typedef struct zmi_gpu_dot {
   zmi_gpu_matrix matrix;
   zmi_gpu_address x, chosen, out, up;
@@ -319,12 +319,12 @@ typedef struct zmi_gpu_instruction {
   } as;
 } zmi_gpu_instruction;
 
-// Instructions of one launch, which need not wait for each other. Of `products` (products.h) a READY, absent or first, is played by all blocks
-// that play a DOT; of the others each block plays one. Of `heads` each block plays all of them. made_at: where in shared memory the rows of
-// READY begin.
+// Instructions of one launch, which need not wait for each other. Of `products` (products.h) a READY, absent or first, is played by all
+// blocks that play a DOT; of the others each block plays one. Of `heads` each block plays all of them. made_at: where in shared memory the
+// rows of READY begin; stage_at, stage: where weights lie that are asked for before rows are made, and bytes for them.
 enum { ZMI_GPU_BUNDLE = 8 };
 typedef struct zmi_gpu_bundle {
-  int count, made_at;
+  int count, made_at, stage_at, stage;
   zmi_gpu_instruction all[ZMI_GPU_BUNDLE];
 } zmi_gpu_bundle;
 

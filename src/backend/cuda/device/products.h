@@ -5,29 +5,70 @@
 
 enum { ZMI_GPU_BUNDLE_SCRATCH = (sizeof(zmi_gpu_instruction) + 127) / 128 * 128 }; // in front of it READY's instruction
 
+// The weights of a worker's first tiles, `count` of them from `first` on, lie at `at` in shared memory, if there is room for some.
+typedef struct zmi_gpu_stage {
+  char *at;
+  int first, count;
+} zmi_gpu_stage;
+
+// Where the weights of a tile lie in memory: of the first matrix, or of the second.
+ZMI_INLINE const char *zmi_gpu_product_block(const zmi_gpu_dot *d, int tile, int expert, bool second) {
+  const int block = tile < d->blocks ? tile : tile % d->blocks;
+  return zmi_gpu_at<const char>(second ? d->up : d->matrix.packed) + (unsigned long long)expert * d->matrix.matrix_bytes +
+         (unsigned long long)block * d->matrix.block_bytes;
+}
+
+// Asks for the weights of a worker's first tiles: those of experts come while rows are made, others, which depend on nothing, while the
+// launch before goes on.
+ZMI_INLINE zmi_gpu_stage zmi_gpu_product_stage(const zmi_gpu_instruction *in, int worker, int workers, unsigned by, char *at, int room) {
+  const zmi_gpu_dot *d = &in->as.dot;
+  const int begin = zmi_gpu_first_tile(in->tiles, worker, workers, by), end = zmi_gpu_first_tile(in->tiles, worker + 1, workers, by);
+  const int bytes = (int)d->matrix.block_bytes, each = d->up ? 2 : 1;
+  zmi_gpu_stage s = {at, begin, room / (bytes * each)};
+  if (s.count > end - begin) s.count = end - begin;
+  if (((d->matrix.packed | d->up | (unsigned)bytes) & 15u) != 0) s.count = 0;
+  const char *from = 0;
+  for (int k = 16 * zmi_thread(), i = 0, of = -1;; k += 16 * ZMI_GPU_THREADS) { // byte k of block i
+    for (; k >= bytes && i < s.count * each; i++) k -= bytes;
+    if (i >= s.count * each) break;
+    if (of != i) {
+      const int tile = begin + i / each, expert = zmi_gpu_chosen(d, tile < d->blocks ? 0 : tile / d->blocks);
+      from = zmi_gpu_product_block(d, tile, expert < 0 ? 0 : expert, i % each != 0);
+      of = i;
+    }
+    zmi_copy_async(at + i * bytes + k, from + k);
+  }
+  zmi_copy_commit();
+  return s;
+}
+
 // The parts of units: unit i is part first + i % now of tile `tile` + i / now; of two matrices the second one's parts follow the first's.
-ZMI_INLINE void zmi_gpu_product_parts(const zmi_gpu_dot *d, const char *made, int tile, int units, int now, int first, float *parts) {
+ZMI_INLINE void zmi_gpu_product_parts(const zmi_gpu_dot *d, const zmi_gpu_stage *s, const char *made, int tile, int units, int now,
+                                      int first, float *parts) {
   const int lane = zmi_thread() % ZMI_GPU_LANES, ranges = (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE;
   for (int i = zmi_thread() / ZMI_GPU_LANES; i < units; i += ZMI_GPU_THREADS / ZMI_GPU_LANES) {
-    const int down = i / now, t = tile + down, which = first + i - down * now, pair = t / d->blocks;
-    const int expert = zmi_gpu_chosen(d, pair);
+    const int down = i / now, t = tile + down, which = first + i - down * now, pair = t < d->blocks ? 0 : t / d->blocks;
+    const int expert = zmi_gpu_chosen(d, pair), here = t - s->first;
     const bool second = which >= ranges;
     if (expert < 0) continue; // its parts are not read
     zmi_gpu_unit u;
     u.m = &d->matrix;
-    u.block = zmi_gpu_at<const char>(second ? d->up : d->matrix.packed) + (unsigned long long)expert * d->matrix.matrix_bytes +
-              (unsigned long long)(t - pair * d->blocks) * d->matrix.block_bytes;
+    if (here < s->count)
+      u.block = s->at + (long long)(d->up ? 2 * here + second : here) * d->matrix.block_bytes;
+    else
+      u.block = zmi_gpu_product_block(d, t, expert, second);
     u.x = made + pair / d->share * d->x_bytes;
     u.lane = lane;
     u.begin = (which - (second ? ranges : 0)) * ZMI_GPU_RANGE;
     u.end = u.begin + ZMI_GPU_RANGE < d->matrix.k ? u.begin + ZMI_GPU_RANGE : d->matrix.k;
     u.x_dtype = d->x_dtype;
-    parts[i * ZMI_GPU_LANES + lane] = zmi_gpu_range_of(&u);
+    parts[i * ZMI_GPU_LANES + lane] = zmi_gpu_range_of<4>(&u); // mostly from shared memory
   }
 }
 
 // A product with rows at `made`: a worker takes its tiles in one piece.
-ZMI_INLINE void zmi_gpu_product_run(const zmi_gpu_instruction *in, const char *made, int worker, int workers, unsigned by, char *shared) {
+ZMI_INLINE void zmi_gpu_product_run(const zmi_gpu_instruction *in, const zmi_gpu_stage *s, const char *made, int worker, int workers,
+                                    unsigned by, char *shared) {
   const zmi_gpu_dot *d = &in->as.dot;
   const int ranges = (d->matrix.k + ZMI_GPU_RANGE - 1) / ZMI_GPU_RANGE, units = d->up ? 2 * ranges : ranges;
   const int t = zmi_thread(), lane = t % ZMI_GPU_LANES, end = zmi_gpu_first_tile(in->tiles, worker + 1, workers, by);
@@ -38,7 +79,7 @@ ZMI_INLINE void zmi_gpu_product_run(const zmi_gpu_instruction *in, const char *m
     float y = 0.0f, up = 0.0f;
     for (int first = 0; first < units; first += ZMI_GPU_UNITS) { // more than one turn: of one tile of one matrix
       const int now = units - first < ZMI_GPU_UNITS ? units - first : ZMI_GPU_UNITS;
-      zmi_gpu_product_parts(d, made, tile, tiles * now, now, first, parts);
+      zmi_gpu_product_parts(d, s, made, tile, tiles * now, now, first, parts);
       zmi_sync();
       const float *mine = parts + t / ZMI_GPU_LANES * now * ZMI_GPU_LANES + lane;
       if (t < tiles * ZMI_GPU_LANES) {
@@ -50,23 +91,6 @@ ZMI_INLINE void zmi_gpu_product_run(const zmi_gpu_instruction *in, const char *m
     }
     if (d->up) y = zmi_gpu_element_of(ZMI_GPU_GATED, d->dtype, zmi_gpu_round(y, d->dtype), zmi_gpu_round(up, d->dtype));
     if (t < tiles * ZMI_GPU_LANES) zmi_gpu_dot_store(d, tile + t / ZMI_GPU_LANES, lane, y);
-  }
-}
-
-// Weights of a worker's first tiles come to the cache: those of experts while rows are made, others, which depend on nothing, while the launch
-// before goes on.
-ZMI_INLINE void zmi_gpu_product_ahead(const zmi_gpu_instruction *in, int worker, int workers, unsigned by) {
-  enum { LINE = 128, MOST = 4 }; // bytes; tiles
-  const zmi_gpu_dot *d = &in->as.dot;
-  const int begin = zmi_gpu_first_tile(in->tiles, worker, workers, by), end = zmi_gpu_first_tile(in->tiles, worker + 1, workers, by);
-  for (int t = begin; t < end && t < begin + MOST; t++) {
-    const int pair = t / d->blocks, expert = zmi_gpu_chosen(d, pair);
-    const unsigned long long first = (unsigned long long)(expert < 0 ? 0 : expert) * d->matrix.matrix_bytes +
-                                     (unsigned long long)(t - pair * d->blocks) * d->matrix.block_bytes;
-    for (unsigned i = (unsigned)zmi_thread() * LINE; i < d->matrix.block_bytes; i += ZMI_GPU_THREADS * LINE) {
-      zmi_cache_ahead(zmi_gpu_at<const char>(d->matrix.packed) + first + i);
-      if (d->up) zmi_cache_ahead(zmi_gpu_at<const char>(d->up) + first + i);
-    }
   }
 }
 
@@ -82,19 +106,22 @@ ZMI_KERNEL zmi_gpu_bundle_products(ZMI_GIVEN const zmi_gpu_bundle b) {
   const unsigned by = zmi_gpu_by(workers);
   for (int i = zmi_thread(); has && i < (int)(sizeof *ready / 4); i += ZMI_GPU_THREADS)
     ((unsigned *)(void *)zmi_shared())[i] = ((const unsigned *)(const void *)ready)[i];
-  const bool dot = in->kind == ZMI_GPU_DOT;
-  if (dot && !in->as.dot.chosen) zmi_gpu_product_ahead(in, worker, workers, by);
+  const bool dot = in->kind == ZMI_GPU_DOT, later = dot && in->as.dot.chosen != 0;
+  char *stage = zmi_shared() + b.stage_at;
+  zmi_gpu_stage s = {stage, 0, 0};
+  if (dot && !later) s = zmi_gpu_product_stage(in, worker, workers, by, stage, b.stage);
   zmi_wait_before();
-  if (dot && in->as.dot.chosen) zmi_gpu_product_ahead(in, worker, workers, by);
+  if (later) s = zmi_gpu_product_stage(in, worker, workers, by, stage, b.stage);
   zmi_sync();
-  if (!dot) return zmi_gpu_conv_apart(in, worker, workers, scratch);
+  if (!dot) return zmi_gpu_conv_call(in, worker, workers, scratch);
   if (has) {
     const bool own = ready->as.ready.blocks != 0; // rows of this product's tiles only
     const zmi_gpu_instruction *copy = (const zmi_gpu_instruction *)(void *)zmi_shared();
     zmi_gpu_ready_here(copy, own ? worker : zmi_block(), ready->workers, zmi_gpu_by(ready->workers), scratch, made);
-    zmi_sync();
   }
-  zmi_gpu_product_run(in, made, worker, workers, by, scratch);
+  zmi_copy_wait(0);
+  zmi_sync();
+  zmi_gpu_product_run(in, &s, made, worker, workers, by, scratch);
 }
 
 ZMI_KERNEL zmi_gpu_bundle_heads(ZMI_GIVEN const zmi_gpu_bundle b) {

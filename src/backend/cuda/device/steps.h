@@ -1,7 +1,7 @@
 // Entries: every kind of instruction as a kernel of its own, and one function that does any of them.
 
-// What a worker does of a kind is zmi_gpu_<name>_run. A launch may begin while the one before it goes on (machine.h): every thread waits for
-// that one, whatever it has to do, as the launch behind it relies on that, and before touches nothing but its instruction and weights.
+// What a worker does of a kind is zmi_gpu_<name>_run. A launch may begin while the one before it goes on (machine.h): every thread waits
+// for that one, whatever it has to do, as the launch behind it relies on that, and before touches nothing but its instruction and weights.
 #define ZMI_GPU_ENTRY_AS(KERNEL, name)                                                                                                     \
   KERNEL zmi_gpu_step_##name(ZMI_GIVEN const zmi_gpu_instruction in) {                                                                     \
     zmi_begin_next();                                                                                                                      \
@@ -28,14 +28,14 @@ ZMI_GPU_LAUNCHED(ZMI_GPU_ENTRY_ALONE)
 
 // Functions of their own: in an entry alone the compiler sees that the instruction is an argument, which needs no way to memory.
 #define ZMI_GPU_APART(name, kind)                                                                                                          \
-  ZMI_APART void zmi_gpu_##name##_apart(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {                            \
+  ZMI_APART void zmi_gpu_##name##_call(const zmi_gpu_instruction *in, int worker, int workers, char *shared) {                             \
     zmi_gpu_##name##_run(in, worker, workers, shared);                                                                                     \
   }
 ZMI_GPU_STEPS(ZMI_GPU_APART)
 
 #define ZMI_GPU_CASE(name, kind)                                                                                                           \
   case kind:                                                                                                                               \
-    zmi_gpu_##name##_apart(in, worker, workers, shared);                                                                                   \
+    zmi_gpu_##name##_call(in, worker, workers, shared);                                                                                    \
     break;
 
 // What worker `worker` of `workers` has to do of an instruction. All threads of a block call it together.

@@ -171,7 +171,7 @@ zmi_gpu_bundle zmi_device_bundle(const zmi_device_group *g) {
   return bundle;
 }
 
-cu_result zmi_device_launch(zmi_cuda *d, const zmi_device_group *g, bool early) {
+cu_result zmi_device_launch_group(zmi_cuda *d, const zmi_device_group *g, bool early) {
   if (g->count == 1) {
     zmi_gpu_instruction copy = *g->first;
     return start(d, g, d->step[copy.kind], &copy, early);

@@ -24,7 +24,7 @@ zmi_gpu_bundle zmi_device_bundle(const zmi_device_group *g);
 
 // Puts a launch into the device's stream; its instructions go with it. early: it may begin before the one before it is over, which has to
 // be a launch of instructions, too.
-cu_result zmi_device_launch(zmi_cuda *d, const zmi_device_group *g, bool early);
+cu_result zmi_device_launch_group(zmi_cuda *d, const zmi_device_group *g, bool early);
 
 // Whether a driver says by this result that it cannot do what it was asked for, so that another way is to be taken.
 bool zmi_device_declines(cu_result r);

@@ -488,7 +488,7 @@ static cu_result queue(zmi_device_player *p) {
     r = launch_resident(p);
     return r ? r : queue_outputs(p);
   }
-  for (size_t i = 0; i < p->group_count && !r; i++) r = zmi_device_launch(p->device, &p->groups[i], i > 0);
+  for (size_t i = 0; i < p->group_count && !r; i++) r = zmi_device_launch_group(p->device, &p->groups[i], i > 0);
   return r ? r : queue_outputs(p);
 }
 
@@ -723,7 +723,7 @@ zm_status zmi_device_player_profile(zmi_device_player *p, zmi_step_time *steps) 
   if (status == ZM_OK && !r) r = queue_inputs(p);
   for (size_t i = 0; i < count && status == ZM_OK && !r; i++) {
     r = d->cu->event_record(events[i], d->stream);
-    if (!r) r = zmi_device_launch(d, &p->groups[i], false);
+    if (!r) r = zmi_device_launch_group(d, &p->groups[i], false);
   }
   if (status == ZM_OK && !r) r = d->cu->event_record(events[count], d->stream);
   if (status == ZM_OK && !r) r = queue_outputs(p);

@@ -1,8 +1,8 @@
 #!/bin/sh
 # The GPU suite, for a machine that has an NVIDIA GPU: logits of checkpoints by every executor, patched and stock, in chunks, byte by byte
 # those of the CPU; tiny models under compute-sanitizer, where that is installed. Checkpoints are tried side by side.
-# In the end tokens for STRESS seconds (10), by the resident kernel, each checked (tests/stress_cuda.c): 3600 for an hour of them; and arrays
-# for as long, operations and kernels of all forms beside the CPU (tests/stress_arrays.c).
+# In the end tokens for STRESS seconds (10), by the resident kernel, each checked (tests/stress_cuda.c): 3600 for an hour of them; and
+# arrays for as long, operations and kernels of all forms beside the CPU (tests/stress_arrays.c).
 # Ends with "N passed, N failed"; writes what it found as JSON.
 #   scripts/check_cuda.sh FOLDER OUT.json [MODEL...]
 set -u

@@ -1,7 +1,8 @@
 // Arrays on a GPU for a long time: random operands of random shapes, strides and dtypes through operations, kernels of the kernel language,
 // gradients and compiled functions, on the CPU and on the GPU, byte by byte.
 //   stress_arrays SECONDS
-// Prints TAP, a case for each kind of graph, and ends with "N results in S s, W wrong"; the status is 0 if none is. Each kind once at least.
+// Prints TAP, a case for each kind of graph, and ends with "N results in S s, W wrong"; the status is 0 if none is. Each kind once at
+// least.
 #include "base/base.h"
 
 #include <stdio.h>

@@ -25,8 +25,9 @@ enum { ZM_MAX_RANK = 8 };
   X(ZM_BOOL, "bool", 1)                                                                                                                    \
   X(ZM_U8, "uint8", 1)                                                                                                                     \
   X(ZM_U16, "uint16", 2)                                                                                                                   \
-  X(ZM_U32, "uint32", 4) X(ZM_U64, "uint64", 8) X(ZM_I8, "int8", 1) X(ZM_I16, "int16", 2) X(ZM_I32, "int32", 4) X(ZM_I64, "int64", 8)      \
-      X(ZM_F16, "float16", 2) X(ZM_BF16, "bfloat16", 2) X(ZM_F32, "float32", 4)
+  X(ZM_U32, "uint32", 4)                                                                                                                   \
+  X(ZM_U64, "uint64", 8) X(ZM_I8, "int8", 1) X(ZM_I16, "int16", 2) X(ZM_I32, "int32", 4) X(ZM_I64, "int64", 8) X(ZM_F16, "float16", 2)     \
+      X(ZM_BF16, "bfloat16", 2) X(ZM_F32, "float32", 4)
 
 typedef enum zm_dtype {
   ZM_DTYPE_DEFAULT, // in options: "as stored"; never the dtype of an array
@@ -67,8 +68,8 @@ ZM_API zm_array *zm_array_from_data(const void *data, zm_dtype dtype, const int6
 ZM_API zm_array *zm_full(double value, zm_dtype dtype, const int64_t *shape, int rank);
 ZM_API zm_array *zm_arange(double start, double stop, double step, zm_dtype dtype);
 
-// Where arrays are evaluated: by the CPU with all its threads (so it is at first), or by NVIDIA GPU 0 (docs/cuda.md, "Arrays"). Results have
-// the same bits. One choice for the process, taken by every evaluation that begins after it: arrays that are there stay good, and what
+// Where arrays are evaluated: by the CPU with all its threads (so it is at first), or by NVIDIA GPU 0 (docs/cuda.md, "Arrays"). Results
+// have the same bits. One choice for the process, taken by every evaluation that begins after it: arrays that are there stay good, and what
 // another device needs of them is brought over when it is needed.
 typedef enum zm_device { ZM_DEVICE_CPU, ZM_DEVICE_CUDA } zm_device;
 // ZM_ERROR_UNSUPPORTED or ZM_ERROR_DEVICE with a sentence "device cuda: ..." where there is no GPU that can be used; the choice stays as it
@@ -77,10 +78,10 @@ ZM_API zm_status zm_set_device(zm_device device);
 ZM_API zm_device zm_get_device(void);
 // What a GPU has done for arrays so far in this process. Operations that it has no form for are played on the CPU in between.
 typedef struct zm_device_use {
-  uint64_t bytes, kept;          // of its memory: for values, and kept for reuse
-  uint64_t kernels, on_device;   // kernels that were compiled or taken from the cache; operations that it played
-  uint64_t on_cpu;               // operations that the CPU played for it
-  uint64_t sent, fetched;        // bytes of values that went there and came back
+  uint64_t bytes, kept;        // of its memory: for values, and kept for reuse
+  uint64_t kernels, on_device; // kernels that were compiled or taken from the cache; operations that it played
+  uint64_t on_cpu;             // operations that the CPU played for it
+  uint64_t sent, fetched;      // bytes of values that went there and came back
 } zm_device_use;
 ZM_API zm_device_use zm_device_usage(void);
 

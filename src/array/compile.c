@@ -331,7 +331,8 @@ zmi_program *zmi_compile(zm_array *const *outputs, const char *const *names, siz
   const zmi_kernels *kernels = options->kernels ? options->kernels : zmi_kernels_find(NULL);
   zmi_program *p = kernels ? zmi_calloc(1, sizeof *p) : NULL;
   if (!p) return NULL;
-  lowering l = {.graph = zmi_graph_collect(outputs, count), .names = names, .kernels = kernels, .apart = options->apart, .there = options->there};
+  lowering l = {
+      .graph = zmi_graph_collect(outputs, count), .names = names, .kernels = kernels, .apart = options->apart, .there = options->there};
   p->tape = l.tape = zmi_tape_new();
   zm_status status = l.graph && l.tape ? ZM_OK : ZM_ERROR_MEMORY;
   if (status == ZM_OK && options->rewrite) {

@@ -1,5 +1,5 @@
-// Calls as kernels of the kernel language on a GPU: emitted as CUDA C, compiled once, launched over operands where they are. An operand that
-// lies in no way that kernels can read is copied first.
+// Calls as kernels of the kernel language on a GPU: emitted as CUDA C, compiled once, launched over operands where they are. An operand
+// that lies in no way that kernels can read is copied first.
 #include "array/on_device.h"
 
 #include <string.h>

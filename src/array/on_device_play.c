@@ -1,6 +1,6 @@
-// Plays a tape of arrays where a GPU is chosen. Each op goes one of three ways, by its row: as a kernel of the kernel language (zmi_op.kernel),
-// by instructions of the device code (zmi_op.device), or on the CPU by its own stages. Values are brought to where they are needed and stay
-// where they are otherwise; memory of results in between is given back behind the last op that reads it.
+// Plays a tape of arrays where a GPU is chosen. Each op goes one of three ways, by its row: as a kernel of the kernel language
+// (zmi_op.kernel), by instructions of the device code (zmi_op.device), or on the CPU by its own stages. Values are brought to where they
+// are needed and stay where they are otherwise; memory of results in between is given back behind the last op that reads it.
 #include "array/on_device.h"
 
 #include <string.h>

@@ -189,7 +189,7 @@ void zmi_device_close(zmi_cuda *d);
 // The same without device code, which zmi_device_load adds when it is needed: kernels of arrays are compiled one by one.
 zmi_cuda *zmi_device_take(void);
 zm_status zmi_device_load(zmi_cuda *d, zm_progress_fn progress, void *user);
-bool zmi_device_is_broken(const zmi_cuda *d); // nothing can be done with it any more
+bool zmi_device_is_broken(const zmi_cuda *d);                                                 // nothing can be done with it any more
 zm_status zmi_device_alloc(zmi_cuda *d, size_t bytes, const char *what, zmi_gpu_address *at); // zeros; what: for the message
 void zmi_device_free(zmi_cuda *d, zmi_gpu_address at);
 zm_status zmi_device_copy(zmi_cuda *d, zmi_gpu_address to, zmi_gpu_address from, size_t bytes); // when its turn comes; nobody waits
@@ -213,8 +213,8 @@ static inline zmi_gpu_address zmi_gpu_at(const void *p) {
   return (zmi_gpu_address)(uintptr_t)p;
 }
 
-// ---- arrays on a GPU (cuda/arrays.c). All of it happens in one order, that of the calls; nobody waits but zmi_device_wait, uploads of much
-// and downloads ----
+// ---- arrays on a GPU (cuda/arrays.c). All of it happens in one order, that of the calls; nobody waits but zmi_device_wait, uploads of
+// much and downloads ----
 // Memory for values, its contents undefined. Blocks that are given back are kept for the next ones, up to a limit.
 zm_status zmi_device_get(zmi_cuda *d, size_t bytes, zmi_gpu_address *at);
 void zmi_device_give_back(zmi_cuda *d, zmi_gpu_address at, size_t bytes); // 0 is ignored; what uses it may still be going on
@@ -227,14 +227,15 @@ zm_status zmi_device_wait(zmi_cuda *d);
 // use. entry: name of the function; name: for messages.
 typedef struct zmi_device_kernel zmi_device_kernel;
 const zmi_device_kernel *zmi_device_kernel_find(zmi_cuda *d, const uint64_t key[2]);
-const zmi_device_kernel *zmi_device_kernel_make(zmi_cuda *d, const uint64_t key[2], const char *name, const char *source, const char *entry);
+const zmi_device_kernel *zmi_device_kernel_make(zmi_cuda *d, const uint64_t key[2], const char *name, const char *source,
+                                                const char *entry);
 zm_status zmi_device_launch(zmi_cuda *d, const zmi_device_kernel *k, int64_t groups, int64_t threads, void **arguments);
 int zmi_device_processors(const zmi_cuda *d);
 // One op by its own instructions (zmi_op.device); src and dst of the call are device addresses. *runs false: it has none for such a call,
 // and nothing was done.
 zm_status zmi_device_play_op(zmi_cuda *d, const zmi_call *c, bool *runs);
 typedef struct zmi_device_use {
-  uint64_t active, kept; // bytes
+  uint64_t active, kept;                                   // bytes
   uint64_t kernels, launches, instructions, sent, fetched; // kernels: compiled or loaded; sent, fetched: bytes of values
 } zmi_device_use;
 zmi_device_use zmi_device_use_of(const zmi_cuda *d); // so far

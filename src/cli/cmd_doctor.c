@@ -58,7 +58,8 @@ static json_t *devices_json(void) {
   zmi_cache_open(&cache);
   if (gpu.usable)
     snprintf(note, sizeof note,
-             "%s (sm_%d%d, %d processors, %.1f GB), driver for CUDA %d.%d: models, arrays; executor persistent for tokens, graph for prompts%s%s",
+             "%s (sm_%d%d, %d processors, %.1f GB), driver for CUDA %d.%d: models, arrays; executor persistent for tokens, graph for "
+             "prompts%s%s",
              gpu.name, gpu.major, gpu.minor, gpu.processors, (double)gpu.memory / 1e9, gpu.driver / 1000, gpu.driver % 1000 / 10,
              cache.folder ? "" : "; its code is compiled each time, as ", cache.why);
   else
@@ -137,10 +138,10 @@ static int run_doctor(const cli_args *args) {
   double bandwidth = zmi_bandwidth_measure(memory);
   zmi_bandwidth_free(memory);
   const int nodes = __builtin_popcountll(zmi_memory_nodes(""));
-  json_t *j = json_pack("{s:o, s:i, s:f, s:i, s:I, s:o, s:o, s:o, s:o}", "machine", zmi_machine_json(kernels), "threads",
-                        zmi_pool_workers(pool), "read_bandwidth_gb_s", bandwidth, "memory_nodes", nodes, "memory_available",
-                        (json_int_t)zmi_memory_available(), "caches", caches_json(), "tiers", tiers_json(kernels), "devices",
-                        devices_json(), "environment", environment_json());
+  json_t *j =
+      json_pack("{s:o, s:i, s:f, s:i, s:I, s:o, s:o, s:o, s:o}", "machine", zmi_machine_json(kernels), "threads", zmi_pool_workers(pool),
+                "read_bandwidth_gb_s", bandwidth, "memory_nodes", nodes, "memory_available", (json_int_t)zmi_memory_available(), "caches",
+                caches_json(), "tiers", tiers_json(kernels), "devices", devices_json(), "environment", environment_json());
   zmi_pool_free(pool);
   if (!j) {
     cli_error("out of memory");

@@ -1,5 +1,5 @@
-// Kernels of arrays in the imitations of NVRTC and of the driver: an image is a shared object that the C++ compiler of the system made of the
-// emitted text (cuda_kernels.h, cuda_launch.h), behind a line that says how long it is.
+// Kernels of arrays in the imitations of NVRTC and of the driver: an image is a shared object that the C++ compiler of the system made of
+// the emitted text (cuda_kernels.h, cuda_launch.h), behind a line that says how long it is.
 #ifndef ZMLX_TEST_FAKE_KERNEL_H
 #define ZMLX_TEST_FAKE_KERNEL_H
 

@@ -1,5 +1,5 @@
-// An imitation of NVRTC for tests. Images of the device code name the text that they were made of, the code is in fake_cuda.c already; those
-// of kernels are made by the C++ compiler of the system.
+// An imitation of NVRTC for tests. Images of the device code name the text that they were made of, the code is in fake_cuda.c already;
+// those of kernels are made by the C++ compiler of the system.
 #include "backend/cuda/driver.h"
 #include "fake_cuda.h"
 #include "fake_kernel.h"

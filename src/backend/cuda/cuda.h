@@ -49,8 +49,8 @@ zm_status zmi_device_compile(zmi_cuda *d, const zmi_device_text *t, bool anew, z
                              bool *kept);
 // The same, loaded: what the cache kept may be of no use to this driver, then it is compiled once more.
 zm_status zmi_device_load_text(zmi_cuda *d, const zmi_device_text *t, zm_progress_fn progress, void *user, cu_module *module);
-// The instructions of one op (play.c): made as for a player, with scratch at `scratch` (0: to find out how much is needed). *all is freed by
-// the caller.
+// The instructions of one op (play.c): made as for a player, with scratch at `scratch` (0: to find out how much is needed). *all is freed
+// by the caller.
 zm_status zmi_device_op_code(zmi_cuda *d, const zmi_call *c, zmi_gpu_address scratch, zmi_gpu_instruction **all, size_t *count,
                              size_t *needed);
 void zmi_device_arrays_close(zmi_cuda *d);

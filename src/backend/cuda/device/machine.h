@@ -41,7 +41,8 @@
 //   zmi_bulk_copy(to, from, bytes, gate)  all 32 threads of a warp: a multiple of 16 bytes of memory that nobody writes on their way to
 //                        shared memory, without holding up the warp; zmi_bulk_asked(gate) behind the last one that comes through a gate
 //   zmi_bulk_wait(gate, turn)  waits until they have come: for the first, third, ... time through it (turn 0), or the second, ... (1)
-//   zmi_gate_open(gate, n)  one thread: a gate that opens at each n arrivals, before its first use; zmi_gate_arrive(gate, n): so many of them
+//   zmi_gate_open(gate, n)  one thread: a gate that opens at each n arrivals, before its first use; zmi_gate_arrive(gate, n): so many of
+//                        them
 //   zmi_gate_passed(gate, turn)  whether they have gone, and what they did before is over: turn as above
 //   zmi_tell(p, x)       writes a word of shared memory: who sees it by zmi_told(p) sees what this thread wrote and saw before
 //   zmi_clock()          cycles of this multiprocessor

@@ -43,8 +43,8 @@ ZMI_INLINE void zmi_gpu_stage_wait(zmi_gpu_feed *feed, unsigned stage, unsigned 
   zmi_bulk_wait(&feed->gate[stage & (count - 1)], zmi_gpu_stage_turn(stage, count));
 }
 
-// Of a stage of so many units. Not fewer than four: a warp's stages must not be further from each other than there are slots, or the turn of
-// a gate could be one that was long ago.
+// Of a stage of so many units. Not fewer than four: a warp's stages must not be further from each other than there are slots, or the turn
+// of a gate could be one that was long ago.
 ZMI_INLINE int zmi_gpu_stage_shift(int each) {
   return each == 8 ? 3 : 2;
 }

@@ -103,7 +103,7 @@ cu_result fake_compile(nvrtc_program p, int count, const char *const *options) {
     if (!there) return snprintf(p->log, sizeof p->log, "%s is missing", needed[n]), INVALID_OPTION;
   }
   if (fake_option("compile", 1) != 0 && entry_of(p->source)) return compile_kernel(p, entry_of(p->source));
-  if (fake_option("compile", 1) == 0 || !strstr(p->source, " zmi_gpu_step_##name(ZMI_GIVEN") || !strstr(p->source, "zk_fma")) {
+  if (fake_option("compile", 1) == 0 || !strstr(p->source, "(ZMI_GIVEN const zmi_gpu_instruction in)") || !strstr(p->source, "zk_fma")) {
     snprintf(p->log, sizeof p->log, "zmlx.cu(7): error: identifier \"zebra\" is undefined");
     return COMPILATION;
   }

@@ -309,22 +309,17 @@ static zm_status load_for(zmi_cuda *d, const zmi_gpu_instruction *all, size_t co
 }
 
 static zm_status launch_all(zmi_cuda *d, const zmi_gpu_instruction *all, size_t count) {
-  const size_t bytes = count * sizeof *all;
-  zmi_gpu_address at = 0;
-  zm_status status = count ? zmi_device_get(d, bytes, &at) : ZM_OK;
-  for (size_t i = 0; i < count && status == ZM_OK; i++)
-    status = zmi_device_check(d, send_piece(d, at + i * sizeof *all, &all[i], sizeof *all), "writing to the GPU");
+  zm_status status = ZM_OK;
   for (size_t i = 0; i < count && status == ZM_OK; i++) {
     const zmi_gpu_instruction *in = &all[i];
-    cu_pointer place = at + i * sizeof *all;
-    void *arguments[] = {&place};
+    zmi_gpu_instruction copy = *in;
+    void *arguments[] = {&copy};
     const unsigned blocks = (unsigned)ZMI_MIN(in->tiles, d->processors * 8);
     const cu_function f = d->step[in->kind] ? d->step[in->kind] : d->arrays->move[in->kind];
     const cu_result r = d->cu->launch(f, blocks, 1, 1, ZMI_GPU_THREADS, 1, 1, (unsigned)in->shared, d->stream, arguments, NULL);
     status = zmi_device_check(d, r, "starting an operation");
     d->arrays->use.instructions++;
   }
-  if (at) zmi_device_give_back(d, at, bytes); // what comes next uses it behind these launches
   return status;
 }
 

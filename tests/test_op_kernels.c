@@ -1,6 +1,6 @@
 // Ops whose rows give a kernel (zmi_op.kernel), for arrays on a GPU: every one of them, for every dtype that it takes, gives the bits of
-// its stages, by the interpreter and by the emitted CUDA C as C++; NVRTC compiles that where it is installed. And docs/cuda.md lists the
-// ops that have no form for a GPU.
+// its stages, by the interpreter; NVRTC compiles the emitted CUDA C where it is installed. And docs/cuda.md lists the ops that have no form
+// for a GPU.
 #include "emit_run.h"
 
 #include "array/array.h"

@@ -376,25 +376,18 @@ void gpu_bulk_wait(unsigned long long *gate, unsigned turn) {
   }
 }
 
-// A gate of threads: how many go together, how many of them are to come (8 bits each), which warps have (16), how often all have gone.
+// A gate of threads: how many arrivals open it and how many of them are to come (16 bits each), how often it has opened.
 void gpu_gate_open(unsigned long long *gate, unsigned n) {
-  *gate = (unsigned long long)n << 56 | (unsigned long long)n << 48;
+  *gate = (unsigned long long)n << 48 | (unsigned long long)n << 32;
 }
 
 void gpu_gate_arrive(unsigned long long *gate, unsigned n) {
-  const unsigned long long all = *gate >> 56, mine = 1ull << (32 + gpu_here->thread / WARP);
-  if (*gate & mine) {
-    snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d: its warp comes to a gate for the second time before all others have",
-             gpu_here->thread);
+  const unsigned all = (unsigned)(*gate >> 48), left = (unsigned)(*gate >> 32) & 0xffffu, opened = (unsigned)*gate;
+  if (n == 0 || n > left) {
+    snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d counts for %u at a gate, where %u are to come", gpu_here->thread, n, left);
     return;
   }
-  if (n == 0 || n > (*gate >> 48 & 0xffu)) {
-    snprintf(gpu.wrong, sizeof gpu.wrong, "thread %d counts for %u at a gate, where %u are to come", gpu_here->thread, n,
-             (unsigned)(*gate >> 48 & 0xffu));
-    return;
-  }
-  *gate = (*gate | mine) - ((unsigned long long)n << 48);
-  if ((*gate >> 48 & 0xffu) == 0) *gate = all << 56 | all << 48 | ((*gate + 1) & 0xffffffffu);
+  *gate = (unsigned long long)all << 48 | (unsigned long long)(n < left ? left - n : all) << 32 | (opened + (n == left));
 }
 
 unsigned gpu_exchange(unsigned x, int lane, int line) {

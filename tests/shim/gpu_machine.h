@@ -112,12 +112,6 @@ ZMI_INLINE void zmi_gate_arrive(unsigned long long *gate, unsigned n) {
 ZMI_INLINE bool zmi_gate_passed(const unsigned long long *gate, unsigned turn) {
   return (*(const volatile unsigned long long *)gate & 1u) != turn;
 }
-ZMI_INLINE void zmi_tell(unsigned *p, unsigned x) {
-  *(volatile unsigned *)p = x;
-}
-ZMI_INLINE unsigned zmi_told(const unsigned *p) {
-  return *(const volatile unsigned *)p;
-}
 ZMI_INLINE void zmi_arrive(unsigned *p) {
   *p += 1;
 }

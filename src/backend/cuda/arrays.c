@@ -308,12 +308,12 @@ static zm_status load_for(zmi_cuda *d, const zmi_gpu_instruction *all, size_t co
   return status;
 }
 
-static zm_status launch_all(zmi_cuda *d, const zmi_gpu_instruction *all, size_t count) {
+// A launch has its instruction with it.
+static zm_status launch_all(zmi_cuda *d, zmi_gpu_instruction *all, size_t count) {
   zm_status status = ZM_OK;
   for (size_t i = 0; i < count && status == ZM_OK; i++) {
-    const zmi_gpu_instruction *in = &all[i];
-    zmi_gpu_instruction copy = *in;
-    void *arguments[] = {&copy};
+    zmi_gpu_instruction *in = &all[i];
+    void *arguments[] = {in};
     const unsigned blocks = (unsigned)ZMI_MIN(in->tiles, d->processors * 8);
     const cu_function f = d->step[in->kind] ? d->step[in->kind] : d->arrays->move[in->kind];
     const cu_result r = d->cu->launch(f, blocks, 1, 1, ZMI_GPU_THREADS, 1, 1, (unsigned)in->shared, d->stream, arguments, NULL);

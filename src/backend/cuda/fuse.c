@@ -418,7 +418,7 @@ static void own_routes(plan *p) {
       zmi_gpu_instruction *d = &p->made[j];
       if (d->kind == ZMI_GPU_ROUTE || writes(d, chosen)) break;
       if (d->kind == ZMI_GPU_DOT && d->as.dot.stage && d->as.dot.chosen == in->as.route.chosen && d->as.dot.pairs <= ZMI_GPU_OWN)
-        d->as.dot.route = (int)i + 1;
+        d->as.dot.route = (int)i + 1, in->as.route.asked = 1;
     }
   }
 }

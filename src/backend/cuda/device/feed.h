@@ -48,12 +48,17 @@ typedef struct zmi_gpu_feeder {
   unsigned by;
 } zmi_gpu_feeder;
 
-// Waits for an instruction. False if no more weights are needed.
-ZMI_INLINE bool zmi_gpu_feeder_waits(const zmi_gpu_feeder *f, const unsigned *word, unsigned mark) {
-  while (zmi_told(word) < mark) {
-    if (zmi_told(&f->feed->ended)) return false;
+ZMI_INLINE bool zmi_gpu_feed_ended(const zmi_gpu_feed *feed) {
+  return zmi_gate_passed(&feed->ended, 0);
+}
+
+// Waits for the next time through a gate; times: how often it has been passed. False if no more weights are needed.
+ZMI_INLINE bool zmi_gpu_feeder_waits(const zmi_gpu_feeder *f, const unsigned long long *gate, unsigned *times) {
+  while (!zmi_gate_passed(gate, *times & 1u)) {
+    if (zmi_gpu_feed_ended(f->feed)) return false;
     zmi_pause();
   }
+  ++*times;
   return true;
 }
 
@@ -62,7 +67,7 @@ ZMI_INLINE bool zmi_gpu_feeder_has_room(const zmi_gpu_feeder *f) {
   const unsigned before = f->stage - f->count;
   if (f->stage < f->count) return true; // (numbers do not come round: a play has 32 steps)
   while (!zmi_gate_passed(&f->feed->room[before & (f->count - 1)], zmi_gpu_stage_turn(before, f->count))) {
-    if (zmi_told(&f->feed->ended)) return false;
+    if (zmi_gpu_feed_ended(f->feed)) return false;
     zmi_pause();
   }
   return true;
@@ -117,12 +122,15 @@ ZMI_APART void zmi_gpu_feed_all(const zmi_gpu_instruction *all, int count, int f
   bool on = first < count;
   zmi_gpu_wanted soon = {};
   if (on) soon = zmi_gpu_wanted_of(&all[first]);
+  unsigned routed = 0, reached = 0;
   for (int step = 0; step < steps && on; step++) {
+    int route = 0; // whose choice is here
     for (int at = first; at < count && on;) {
       const zmi_gpu_wanted w = soon;
       soon = zmi_gpu_wanted_of(&all[w.next < count ? w.next : first]);
-      if (w.chosen && w.route) on = zmi_gpu_feeder_waits(f, &f->feed->routed, zmi_gpu_mark(step, w.route));
-      if (w.chosen && !w.route) on = zmi_gpu_feeder_waits(f, &f->feed->reached, zmi_gpu_mark(step, at + 1));
+      if (w.chosen && w.route && w.route != route) on = zmi_gpu_feeder_waits(f, &f->feed->routed, &routed);
+      if (w.chosen && w.route) route = w.route;
+      if (w.chosen && !w.route) on = zmi_gpu_feeder_waits(f, &f->feed->reached, &reached);
       on = on && zmi_gpu_feeder_product(f, &w);
       at = w.next;
     }

@@ -206,12 +206,13 @@ typedef struct zmi_gpu_attention {
   float scale;
 } zmi_gpu_attention;
 
-// The router (docs/numerics.md). `kept`: the logits are those that a DOT of every block's own has kept there. Tile: a row.
+// The router (docs/numerics.md). `kept`: the logits are those that a DOT of every block's own has kept there; `asked`: weights of products
+// that come through the ring wait for the choice. Tile: a row.
 typedef struct zmi_gpu_route {
   zmi_gpu_address logits, bias, chosen, weights; // bias: float32 [experts] or absent; chosen: int32 [rows, k]; weights: [rows, k] of dtype
   int rows, experts, k, sigmoid, norm, dtype;
   float eps, scale;
-  int kept, unused;
+  int kept, asked;
 } zmi_gpu_route;
 
 // out[r] = the sum over slots of weights[r][s] * y[r][s], fma from 0 in order, rounded. Tile: ZMI_GPU_PIECE elements of a row.

@@ -44,7 +44,6 @@
 //   zmi_gate_open(gate, n)  one thread: a gate that opens at each n arrivals, before its first use; zmi_gate_arrive(gate, n): so many of
 //                        them
 //   zmi_gate_passed(gate, turn)  whether they have gone, and what they did before is over: turn as above
-//   zmi_tell(p, x)       writes a word of shared memory: who sees it by zmi_told(p) sees what this thread wrote and saw before
 //   zmi_clock()          cycles of this multiprocessor
 //   zmi_cache_load(p)    a 32-bit word that another block may have written during this launch (past the first-level cache)
 #ifndef ZMI_GPU_MACHINE_H
@@ -245,14 +244,6 @@ ZMI_INLINE void zmi_bulk_wait(unsigned long long *gate, unsigned turn) {
                  : "memory");
 #endif
   } while (!there);
-}
-ZMI_INLINE void zmi_tell(unsigned *p, unsigned x) {
-  asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"((unsigned)__cvta_generic_to_shared(p)), "r"(x) : "memory");
-}
-ZMI_INLINE unsigned zmi_told(const unsigned *p) {
-  unsigned x;
-  asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(x) : "r"((unsigned)__cvta_generic_to_shared(p)) : "memory");
-  return x;
 }
 ZMI_INLINE void zmi_arrive(unsigned *p) {
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p) : "memory");

@@ -5,7 +5,6 @@
 ZMI_APART void zmi_gpu_route_own(int place) {
   const zmi_gpu_instruction *in = zmi_gpu_code(place);
   const zmi_gpu_site *s = zmi_gpu_here();
-  const unsigned mark = zmi_gpu_mark(s->step, in->number + 1);
   const int worker = s->worker;
   char *shared = zmi_gpu_scratch(), *own = zmi_shared();
   zmi_gpu_route r = in->as.route;
@@ -17,7 +16,7 @@ ZMI_APART void zmi_gpu_route_own(int place) {
   r.weights = (zmi_gpu_address)(own + ZMI_GPU_OWN * 4);
   for (int t = warp; warp < warps && t < r.rows; t += warps) zmi_gpu_route_row(&r, t, p, p + r.experts);
   zmi_sync();
-  if (zmi_thread() == 0) zmi_tell(&zmi_gpu_feed_here()->routed, mark);
+  if (r.asked) zmi_gate_arrive(&zmi_gpu_feed_here()->routed, 1);
   if (worker != 0) return;
   for (int i = zmi_thread(); i < pairs; i += ZMI_GPU_THREADS) {
     zmi_gpu_at<int>(in->as.route.chosen)[i] = chosen[i];
@@ -68,11 +67,13 @@ ZMI_INLINE void zmi_gpu_begin_ring() {
   zmi_gpu_feed *feed = zmi_gpu_feed_here();
   for (int i = 0; i < ZMI_GPU_SLOTS; i++) {
     zmi_bulk_open(&feed->gate[i]);
-    zmi_gate_open(&feed->room[i], ZMI_GPU_WARPS);
+    zmi_gate_open(&feed->room[i], ZMI_GPU_THREADS);
   }
+  zmi_gate_open(&feed->routed, ZMI_GPU_THREADS);
+  zmi_gate_open(&feed->reached, 1);
+  zmi_gate_open(&feed->ended, 1);
   zmi_bulk_opened();
   for (int i = 0; i < ZMI_GPU_WARPS; i++) feed->stages[i] = 0;
-  feed->routed = feed->reached = feed->ended = 0;
 }
 
 // The ninth warp.
@@ -90,7 +91,7 @@ ZMI_INLINE void zmi_gpu_begin_feeding(const zmi_gpu_instruction *all, int count,
 // The instruction of a place.
 ZMI_INLINE void zmi_gpu_play_one(int place, int how) {
   if (how == ZMI_GPU_STREAMED_LATE && zmi_thread() == 0) // for it the feeding warp waits
-    zmi_tell(&zmi_gpu_feed_here()->reached, zmi_gpu_mark(zmi_gpu_here()->step, zmi_gpu_code(place)->number + 1));
+    zmi_gate_arrive(&zmi_gpu_feed_here()->reached, 1);
   if (how == ZMI_GPU_STREAMED || how == ZMI_GPU_STREAMED_LATE)
     zmi_gpu_stream_run(place);
   else if (how == ZMI_GPU_OF_READY)
@@ -165,5 +166,5 @@ ZMI_KERNEL_FED zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int f
   if (t >= ZMI_GPU_THREADS) return zmi_gpu_begin_feeding(all, count, first, play);
   while (zmi_gpu_play_step(all, count, stamped) && zmi_gpu_choose()) {
   }
-  if (t == 0) zmi_tell(&zmi_gpu_feed_here()->ended, 1);
+  if (t == 0) zmi_gate_arrive(&zmi_gpu_feed_here()->ended, 1);
 }

@@ -13,9 +13,9 @@
 typedef struct zmi_gpu_feed {
   unsigned long long gate[ZMI_GPU_SLOTS]; // of the slots: what a stage needs has come
   unsigned long long room[ZMI_GPU_SLOTS]; // all units of it have been used
+  unsigned long long routed, reached;     // a choice is here that weights wait for; a product is at hand, whose weights wait for that
+  unsigned long long ended;               // no more stages are taken
   unsigned stages[ZMI_GPU_WARPS];         // of all products before the one at hand; each warp counts them
-  unsigned routed, reached;               // marks: of a ROUTE whose choice is here, of a product that is at hand
-  unsigned ended;                         // no more stages are taken
 } zmi_gpu_feed;
 static_assert(sizeof(zmi_gpu_feed) <= ZMI_GPU_FEED, "it fits into its place");
 
@@ -26,11 +26,6 @@ ZMI_INLINE zmi_gpu_feed *zmi_gpu_feed_here() {
 // The experts that the last ROUTE of every block's own has chosen.
 ZMI_INLINE const int *zmi_gpu_chosen_here() {
   return zmi_near((const int *)(const void *)zmi_shared());
-}
-
-// Marks of instructions, which rise in the order in which they are played. number: of the instruction, from 1 on.
-ZMI_INLINE unsigned zmi_gpu_mark(int step, int number) {
-  return (unsigned)step << 24 | (unsigned)number;
 }
 
 // The turn of a stage's gates.
@@ -202,9 +197,9 @@ template <int DIGITS> ZMI_INLINE void zmi_gpu_stream_by_format(const zmi_gpu_mat
 // ---- a product ----
 
 // How a warp goes through its units of a product. Unit u of a worker is unit u % each of its stage u / each, and warp u % 8 takes it: so a
-// warp has the same place in each of its stages. The next copy comes to a slot when as many arrivals are there as a block has warps. A unit
-// counts for its share of them; the first one of a stage that is not full counts for those that are missing, too, so that no warp has to
-// look after stages in which it has nothing to do.
+// warp has the same place in each of its stages. The next copy comes to a slot when as many arrivals are there as a block has threads. A
+// unit counts for its share of them; the first one of a stage that is not full counts for those that are missing, too, so that no warp has
+// to look after stages in which it has nothing to do.
 typedef struct zmi_gpu_units {
   const zmi_gpu_dot *d;
   zmi_gpu_feed *feed;
@@ -263,8 +258,7 @@ template <int FORMAT, int DIGITS> ZMI_INLINE void zmi_gpu_units_make(zmi_gpu_uni
       zmi_gpu_stream_groups<FORMAT ? FORMAT : 4, DIGITS, 64, false, 4>(from, 64, at / 64, 4, &c);
     else
       zmi_gpu_stream_by_format<DIGITS>(m, from, at, k - at < ZMI_GPU_RANGE ? k - at : ZMI_GPU_RANGE, &c);
-    zmi_sync_warp(); // all lanes have read it
-    if (lane == 0) zmi_gate_arrive(&u->feed->room[slot], u->hop * (unsigned)(first && u->rest < each ? 1 + each - u->rest : 1));
+    zmi_gate_arrive(&u->feed->room[slot], u->hop * (unsigned)(first && u->rest < each ? 1 + each - u->rest : 1)); // each lane for itself
     float *part = parts + (u->unit - begin) * ZMI_GPU_LANES;
     for (int h = 0; h < 2; h++) {
       const float lower = zmi_shuffle_float(c.acc[h], lane | 1);

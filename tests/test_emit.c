@@ -176,6 +176,32 @@ static void rows_agree(void **state) {
   compare_rows(widths, ZMI_COUNT(widths));
 }
 
+// The first of equal numbers wins, and the first NaN, wherever they stand in the blocks that are looked at together.
+static void winners_agree(void **state) {
+  (void)state;
+  static const int64_t places[] = {0, 15, 16, 31, 32, 47, 64, 95, 96, 129, 130};
+  enum { WIDTH = 131 };
+  int found = 0;
+  for (int id = 0; id < all.count; id++) {
+    run r = new_run(id);
+    if (strcmp(all.names[id], "reductions") != 0 || r.c->in[0] != ZM_F32) continue;
+    found++;
+    r.rows = 1;
+    r.d = r.stride[0] = WIDTH;
+    r.step[1] = 0;
+    ((float *)(void *)in_memory[1])[0] = 2;
+    for (size_t s = 0; s < 4 * ZMI_COUNT(places); s++) {
+      float x[WIDTH];
+      for (int i = 0; i < WIDTH; i++) x[i] = (float)(i * 5 % 11) - 5;
+      const float winner = s % 4 == 0 ? 100 : s % 4 == 1 ? -100 : s % 4 == 2 ? __builtin_nanf("") : -__builtin_inff();
+      x[places[s / 4]] = x[WIDTH - 1] = winner;
+      memcpy(in_memory[0], x, sizeof x);
+      compare(&r);
+    }
+  }
+  assert_true(found > 0);
+}
+
 static void tiles_agree(void **state) {
   (void)state;
   for (int id = 0; id < all.count; id++) {
@@ -271,6 +297,7 @@ int main(void) {
       cmocka_unit_test(results_lie_over_operands),
       cmocka_unit_test(rows_agree),
       cmocka_unit_test(long_rows_agree),
+      cmocka_unit_test(winners_agree),
       cmocka_unit_test(tiles_agree),
       cmocka_unit_test(cuda_compiles),
   };

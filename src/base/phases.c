@@ -5,10 +5,12 @@
 
 #include <string.h>
 
-// Pieces: half of what is left of a place, but not less than a sixteenth of it. A worker out of work looks at the places of four others.
-// It gives them a moment first, a longer one where places are single pieces: they are nearly always on their way, a look takes the line of
-// their counter away from them, and what they read may lie in their own caches.
-enum { LEAST_SHARE = 16, NEIGHBOURS = 4, GRACE = 12, GRACE_OF_PIECES = 100 };
+// Pieces: an eighth of what is left of a place, but not less than a 64th of it. A worker that comes late, or that others push off its core,
+// may hold up the end of a phase by the piece in its hand, and its place is taken by others piece by piece: the largest piece says how well
+// they share it. A worker out of work looks at the places of its neighbours. It gives them a moment first, a longer one where places are
+// single pieces: they are nearly always on their way, a look takes the line of their counter away from them, and what they read may lie in
+// their own caches. For the same reason it looks at few of them then; a place of many pieces is work for all.
+enum { PART = 8, LEAST_SHARE = 64, GRACE = 12, GRACE_OF_PIECES = 100, NEIGHBOURS = 32, NEIGHBOURS_OF_PIECES = 4 };
 
 // A job in units: of one tile each, or of as many as make the units few enough for 31 bits.
 typedef struct job {
@@ -121,7 +123,7 @@ static int64_t do_place(zmi_phases *p, size_t i, int worker, int whose) {
   for (;;) {
     const int64_t gone = (seen ^ run) >> 32 ? 0 : (int64_t)(uint32_t)seen; // what an earlier run has left there counts for nothing
     if (gone >= at.size) return did;
-    const int64_t piece = ZMI_MIN(ZMI_MAX((at.size - gone + 1) / 2, at.least), at.size - gone);
+    const int64_t piece = ZMI_MIN(ZMI_MAX((at.size - gone + PART - 1) / PART, at.least), at.size - gone);
     const uint64_t next = run | (uint64_t)(gone + piece);
     if (!atomic_compare_exchange_weak_explicit(taken, &seen, next, memory_order_relaxed, memory_order_relaxed)) continue;
     do_piece(p, worker, i, at.begin + gone, at.begin + gone + piece);
@@ -150,7 +152,8 @@ static bool ends_soon(const zmi_phases *p, unsigned phase, int grace) {
 // the last ones.
 static bool do_phase(zmi_phases *p, unsigned phase, size_t first, size_t end, int64_t units, int worker) {
   bool pieces = false;
-  for (int n = 0; n <= ZMI_MIN(NEIGHBOURS, p->workers - 1); n++) {
+  int looks = 0; // at neighbours, when the own places are done
+  for (int n = 0; n <= looks; n++) {
     int64_t did = 0;
     for (size_t i = first; i < end; i++) did += do_place(p, i, worker, (worker + n) % p->workers);
     // Results of all tiles are seen behind the event: each worker's count follows its work, and the last one advances the event.
@@ -164,6 +167,7 @@ static bool do_phase(zmi_phases *p, unsigned phase, size_t first, size_t end, in
       const place at = place_of(p, i, worker);
       pieces = pieces || at.size > at.least;
     }
+    looks = ZMI_MIN(pieces ? NEIGHBOURS : NEIGHBOURS_OF_PIECES, p->workers - 1);
     const int grace = pieces ? GRACE : GRACE_OF_PIECES;
     if (ends_soon(p, phase, p->spin ? grace : 0)) return true;
   }

@@ -9,7 +9,7 @@ import pages  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PAGE = os.path.join(TOP, "docs", "cuda.md")
-CAPSULE = os.path.join(TOP, "benchmarks", "capsules", "cuda-h100-lfm2-8b-profile.json")
+CAPSULE = os.path.join(TOP, "benchmarks", "capsules", "cuda-h200-lfm2-8b-profile.json")
 BEGIN, END = "<!-- timeline: made by scripts/cuda_timeline.py from benchmarks/capsules -->", "<!-- end of the timeline -->"
 STEP, WHOLE_STEP = 0.5, 10.0  # microseconds of a character: of a layer, of the whole token
 LABEL = 38

@@ -1,8 +1,8 @@
 // The ninth warp of a block of the resident kernel: asks for the weights of products (stream.h) as soon as there is room in the ring.
 
-// Which unit: range `which` of a tile, which is block `block` of pair `pair`.
+// Which unit: range `which` of the tile that is block `block` of pair `pair`.
 typedef struct zmi_gpu_spot {
-  int tile, which, block, pair;
+  int which, block, pair;
 } zmi_gpu_spot;
 
 // `many` units further of a product whose tiles have so many units, and blocks a pair.
@@ -10,19 +10,10 @@ ZMI_INLINE void zmi_gpu_spot_move(zmi_gpu_spot *s, int many, int units, int bloc
   s->which += many;
   while (s->which >= units) {
     s->which -= units;
-    s->tile++;
     if (++s->block < blocks) continue;
     s->block = 0;
     s->pair++;
   }
-}
-
-// The unit that stands `many` behind the first one of the worker that takes the tiles from `tile` on.
-ZMI_INLINE zmi_gpu_spot zmi_gpu_spot_first(int tile, int many, int units, int blocks) {
-  const int pair = tile < blocks ? 0 : tile / blocks; // most products have one, and a quotient takes long
-  zmi_gpu_spot s = {tile, 0, tile - pair * blocks, pair};
-  zmi_gpu_spot_move(&s, many, units, blocks);
-  return s;
 }
 
 // What it has to know of a product, read long before it is needed.
@@ -99,7 +90,8 @@ ZMI_INLINE int zmi_gpu_feeder_ask(const zmi_gpu_wanted *w, const zmi_gpu_spot *s
 ZMI_INLINE bool zmi_gpu_feeder_product(zmi_gpu_feeder *f, const zmi_gpu_wanted *w) {
   const int begin = zmi_gpu_stream_begin(w->kept, w->tiles, f->worker, f->workers, f->by);
   const int last = zmi_gpu_stream_end(w->kept, w->tiles, f->worker, f->workers, f->by);
-  zmi_gpu_spot s = zmi_gpu_spot_first(begin, 0, w->units, w->blocks);
+  const int pair = zmi_gpu_pair_of(begin, w->blocks, 0);
+  zmi_gpu_spot s = {0, begin - pair * w->blocks, pair};
   for (int left = (last - begin) * w->units; left > 0; f->stage++) {
     const unsigned slot = f->stage & (f->count - 1);
     char *to = f->slots + slot * ZMI_GPU_SLOT;

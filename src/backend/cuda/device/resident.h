@@ -42,11 +42,9 @@ ZMI_INLINE int zmi_gpu_worker(int each) {
   return processors * each == zmi_blocks() ? zmi_block() % processors * each + zmi_block() / processors : zmi_block();
 }
 
-ZMI_INLINE void zmi_gpu_begin(const zmi_gpu_instruction *all, int count, zmi_gpu_play *play, unsigned long long allowed) {
+ZMI_INLINE void zmi_gpu_begin(int count, zmi_gpu_play *play, unsigned long long allowed) {
   zmi_gpu_site *s = zmi_gpu_here();
   s->play = play;
-  s->all = all;
-  s->count = count;
   s->step = 0;
   s->allowed = allowed;
   s->deadline = zmi_nanoseconds() + allowed;
@@ -160,7 +158,7 @@ ZMI_INLINE bool zmi_gpu_play_step(const zmi_gpu_instruction *all, int count, int
 ZMI_KERNEL_FED zmi_gpu_resident(const zmi_gpu_instruction *all, int count, int first, zmi_gpu_play *play, unsigned long long allowed,
                                 int stamped) {
   const int t = zmi_thread();
-  if (t == 0) zmi_gpu_begin(all, count, play, allowed);
+  if (t == 0) zmi_gpu_begin(count, play, allowed);
   if (t == ZMI_GPU_THREADS) zmi_gpu_begin_ring();
   zmi_sync_all();
   if (t >= ZMI_GPU_THREADS) return zmi_gpu_begin_feeding(all, count, first, play);

@@ -3,13 +3,12 @@
 // What a block has to know of the play, in shared memory: registers are few where all kinds of instructions are one kernel.
 typedef struct zmi_gpu_site {
   zmi_gpu_play *play;
-  const zmi_gpu_instruction *all;
   unsigned long long deadline, allowed, *stamps; // allowed: nanoseconds of a step
   const unsigned *stop;                          // of the host; or 0
   int made, ring;                                // where rows of READY lie in shared memory; the ring of weights
   int worker, workers, gone, slots;              // gone: the play was given up; slots: of the ring
   unsigned met, by;                              // barriers so far; zmi_gpu_by(workers)
-  int count, step;                               // of all; steps played
+  int step;                                      // steps played
 } zmi_gpu_site;
 static_assert(sizeof(zmi_gpu_site) <= 128, "it fits into its place");
 

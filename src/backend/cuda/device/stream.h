@@ -64,20 +64,13 @@ typedef struct zmi_gpu_column {
 template <int P> ZMI_INLINE void zmi_gpu_plane_pair(const unsigned *w, int c, int done, unsigned code[2]) {
   enum { EACH = 8 / P };
   const unsigned mask = ((1u << P) - 1u) * 0x01010101u;
-  if (P == 8) {
-    code[0] |= w[2 * c * ZMI_GPU_LANES];
-    code[1] |= w[(2 * c + 1) * ZMI_GPU_LANES];
-    return;
-  }
   const unsigned word = w[2 * c / EACH * ZMI_GPU_LANES] >> 2 * c % EACH * P;
   code[0] |= (word & mask) << done;
   code[1] |= (word >> P & mask) << done;
 }
 template <int BITS> ZMI_INLINE void zmi_gpu_pair_codes(const unsigned *w, int c, unsigned code[2]) {
   code[0] = code[1] = 0;
-  if (BITS >= 8)
-    zmi_gpu_plane_pair<8>(w, c, 0, code);
-  else if (BITS >= 4)
+  if (BITS >= 4)
     zmi_gpu_plane_pair<4>(w, c, 0, code);
   else
     zmi_gpu_plane_pair<2>(w, c, 0, code);

@@ -10,7 +10,7 @@ enum { MOST_TOGETHER = 8 };
 
 // Instructions that are played together: a launch of one, or a play of the resident kernel.
 typedef struct part {
-  zmi_gpu_instruction all[MOST_TOGETHER];
+  _Alignas(16) zmi_gpu_instruction all[MOST_TOGETHER]; // a play copies them by 16 bytes
   int count, first; // first: the first product whose weights come through the ring, or the count
   const struct work *launch;
   const zmi_gpu_play *play; // as it was before

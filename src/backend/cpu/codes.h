@@ -22,8 +22,21 @@ typedef struct code_call {
   int64_t unit_step, scale_step, block_step; // from group to group of codes and of scales; from block to block
   int64_t scales_at;                         // of a block: its first scales
   int64_t code_side, scale_side;             // from vector to vector of a strip
-  bool wide;                                 // affine: float32 scales and biases
+  // What is asked for at group g: what lies so far behind its codes and its scales; [1] where group g + lead is one of the next strip.
+  int64_t lead, code_ahead[2], scale_ahead[2];
+  bool wide; // affine: float32 scales and biases
 } code_call;
+
+// A strip reads its blocks side by side, so what it reads AHEAD bytes later in one of them lies behind all of them when that block ends.
+// code_bytes: of a block.
+ZMI_INLINE void look_ahead(code_call *c, int64_t code_bytes) {
+  const int64_t strip = SIDE / ZMI_HALVES * c->block_step;
+  c->lead = (AHEAD + c->unit_step - 1) / c->unit_step;
+  c->code_ahead[0] = c->lead * c->unit_step;
+  c->code_ahead[1] = c->code_ahead[0] + strip - code_bytes;
+  c->scale_ahead[0] = c->lead * c->scale_step;
+  c->scale_ahead[1] = c->scale_ahead[0] + strip - c->groups * c->scale_step;
+}
 
 // ---- codes ----
 
@@ -244,7 +257,8 @@ ZMI_SHAPED void strip_group(int bits, int rows, int side, int digits, int quads,
                             int64_t g, strip_sums *acc) {
   vi D[ZMI_ROWS][DIGITS][SIDE];
   const int8_t *d[ZMI_ROWS];
-  const int lines = bits == FP4 ? quads / 2 : bits;
+  const int lines = bits == FP4 ? quads / 2 : bits, next = g + c->lead >= c->groups;
+  const int64_t code_ahead = c->code_ahead[next], scale_ahead = c->scale_ahead[next];
   ZMI_UNROLL
   for (int m = 0; m < rows; m++) {
     ZMI_UNROLL
@@ -258,7 +272,7 @@ ZMI_SHAPED void strip_group(int bits, int rows, int side, int digits, int quads,
   for (int64_t u = 0; u < c->group; u += 4 * quads) {
     const char *unit = codes + u / 32 * (bits == FP4 ? 4 : bits) * 64;
     ZMI_UNROLL
-    for (int v = 0; v < side / ZMI_HALVES; v++) prefetch(unit + v * c->code_side, lines);
+    for (int v = 0; v < side / ZMI_HALVES; v++) prefetch(unit + v * c->code_side + code_ahead, lines);
     unit_sums(bits, rows, side, digits, quads, unit, c->code_side, d, c->group, D);
     ZMI_UNROLL
     for (int m = 0; m < rows; m++) d[m] += 4 * quads;
@@ -266,7 +280,7 @@ ZMI_SHAPED void strip_group(int bits, int rows, int side, int digits, int quads,
   ZMI_UNROLL
   for (int v = 0; v < side; v++) {
     const char *at = scales + v * c->scale_side;
-    if (v % ZMI_HALVES == 0 && (bits != FP4 || g % 4 == 0)) prefetch(at, c->wide ? 2 : 1);
+    if (v % ZMI_HALVES == 0 && (bits != FP4 || g % 4 == 0)) prefetch(at + scale_ahead, c->wide ? 2 : 1);
     if (bits == FP4)
       fp4_floats(c, digits, quads, at, g, rows, v, D, acc);
     else
@@ -400,6 +414,7 @@ ZMI_SHAPED void alone_group(int bits, int rows, int side, int digits, int quads,
   const int64_t group = bits == FP4 ? 4 * quads : c->group;
   const int64_t code_side = ZMI_HALVES == 1 ? c->block_step : 4 * ZMI_WIDE;
   const int64_t scale_side = ZMI_HALVES == 1 ? c->block_step : bits == FP4 ? ZMI_WIDE : (c->wide ? 4 : 2) * ZMI_WIDE;
+  const int next = g + c->lead >= c->groups;
   vi high[ALONE_ROWS][SIDE], low[ALONE_ROWS][SIDE];
   vf s[SIDE];
   const int8_t *d[ALONE_ROWS];
@@ -411,7 +426,7 @@ ZMI_SHAPED void alone_group(int bits, int rows, int side, int digits, int quads,
   }
   for (int64_t u = 0; u < group; u += 4 * quads) {
     ZMI_UNROLL
-    for (int v = 0; v < side / ZMI_HALVES; v++) prefetch(codes + v * c->block_step, bits == FP4 ? quads / 2 : bits);
+    for (int v = 0; v < side / ZMI_HALVES; v++) prefetch(codes + v * c->block_step + c->code_ahead[next], bits == FP4 ? quads / 2 : bits);
     alone_unit(bits, rows, side, digits, quads, codes, code_side, d, group, high, low);
     codes += bits * 64;
     ZMI_UNROLL
@@ -419,7 +434,7 @@ ZMI_SHAPED void alone_group(int bits, int rows, int side, int digits, int quads,
   }
   ZMI_UNROLL
   for (int v = 0; v < side / ZMI_HALVES; v++) {
-    if (line) prefetch(scales + v * c->block_step, c->wide ? 2 : 1);
+    if (line) prefetch(scales + v * c->block_step + c->scale_ahead[next], c->wide ? 2 : 1);
   }
   ZMI_UNROLL
   for (int v = 0; v < side; v++) {
@@ -579,6 +594,7 @@ static void vector_dot_affine(const zmi_format *f, const void *block, int64_t bl
   c.block_step = c.groups * c.unit_step;
   c.code_side = ZMI_HALVES == 1 ? c.block_step : 4 * ZMI_WIDE;
   c.scale_side = ZMI_HALVES == 1 ? c.block_step : (c.wide ? 4 : 2) * ZMI_WIDE;
+  look_ahead(&c, c.block_step);
   run_strips(f, &affine_table[f->bits], &c, block, blocks, k, rows, digits, y, ldy);
 }
 
@@ -589,6 +605,7 @@ static void vector_dot_fp4(const zmi_format *f, const void *block, int64_t block
   c.block_step = c.scales_at + (c.groups * ZMI_LANES + 63) / 64 * 64;
   c.code_side = ZMI_HALVES == 1 ? c.block_step : 4 * ZMI_WIDE;
   c.scale_side = ZMI_HALVES == 1 ? c.block_step : ZMI_WIDE;
+  look_ahead(&c, c.scales_at);
   run_strips(f, &fp4_table[f->mode == ZMI_QUANT_NVFP4], &c, block, blocks, k, rows, digits, y, ldy);
 }
 

@@ -22,7 +22,7 @@ ZMI_SHAPED void fp8_group(int rows, int halves, const char *at, const float *con
 // Group g: acc = fma(scale, even + odd, acc). More than two rows: some of the block's vectors after the others, as registers are few.
 ZMI_SHAPED void fp8_scaled_group(int rows, const char *codes, const char *scales, const float *const *x, vf acc[ZMI_ROWS][ZMI_HALVES]) {
   const int together = rows <= 2 ? ZMI_HALVES : ZMI_HALVES == 4 ? 2 : 1;
-  prefetch(codes, 8);
+  prefetch(codes + AHEAD, 8);
   ZMI_UNROLL
   for (int h = 0; h < ZMI_HALVES; h += together) {
     pair q[ZMI_ROWS][ZMI_HALVES];
@@ -63,7 +63,7 @@ ZMI_SHAPED void fp8_blocks(int rows, const void *block, int64_t blocks, int64_t 
         const float *from[ZMI_ROWS];
         ZMI_UNROLL
         for (int m = 0; m < rows; m++) from[m] = (const float *)x[m] + 32 * g;
-        if (g % 4 == 0) prefetch(scales + g * ZMI_LANES, 1);
+        if (g % 4 == 0) prefetch(scales + g * ZMI_LANES + AHEAD / 32 + (g + AHEAD / 512 < groups ? 0 : code_bytes), 1);
         fp8_scaled_group(rows, codes + g * 512, scales + g * ZMI_LANES, from, acc);
       }
       ZMI_UNROLL

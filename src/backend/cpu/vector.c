@@ -6,14 +6,12 @@
 #include "backend/cpu/scan.h"
 #include "backend/cpu/simd.h"
 
-// How far ahead of its reads a kernel asks for memory: far enough for the latency under load, near enough to stay in the second-level
-// cache.
-#ifndef AHEAD
-#define AHEAD 24576
-#endif
+// Memory is asked for this many bytes ahead of its reads in each stream: far enough for the latency under load. It comes to the second-level
+// cache: so much of two streams of weights would drive out of the first one what is in use.
+enum { AHEAD = 12288 };
 
 ZMI_INLINE void prefetch(const char *p, int lines) {
-  for (int i = 0; i < lines; i++) __builtin_prefetch(p + AHEAD + 64 * i, 0, 3);
+  for (int i = 0; i < lines; i++) __builtin_prefetch(p + 64 * i, 0, 2);
 }
 
 #include "backend/cpu/attend.h"
@@ -27,7 +25,7 @@ ZMI_INLINE void prefetch(const char *p, int lines) {
 ZMI_INLINE void float_range(int rows, bool w_wide, const char *w, int64_t pairs, const float *const *x, vf acc[ZMI_ROWS][ZMI_HALVES]) {
   for (int64_t j = 0; j < pairs; j++) {
     pair p[ZMI_HALVES];
-    prefetch(w, w_wide ? 2 : 1);
+    prefetch(w + AHEAD, w_wide ? 2 : 1);
     ZMI_UNROLL
     for (int h = 0; h < ZMI_HALVES; h++) {
       const char *at = w + (w_wide ? 8 : 4) * ZMI_WIDE * h;
@@ -102,7 +100,7 @@ ZMI_INLINE void bf16_blocks(int rows, const void *block, int64_t blocks, int64_t
       ZMI_UNROLL
       for (int m = 0; m < rows; m++) acc[m] = _mm512_setzero_ps();
       for (int64_t j = 0; j < count / 2; j++, w += 64) {
-        prefetch(w, 1);
+        prefetch(w + AHEAD, 1);
         __m512bh v = (__m512bh)_mm512_loadu_si512(w);
         ZMI_UNROLL
         for (int m = 0; m < rows; m++)

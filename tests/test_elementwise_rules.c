@@ -136,7 +136,29 @@ static void every_case(void **state) {
   for (size_t i = 0; i < ZMI_COUNT(cases); i++) check_all(&cases[i]);
 }
 
+// Where 1 - x^2 has lost its digits: slopes beside those in double.
+static void slopes_near_one(void **state) {
+  (void)state;
+  static const struct {
+    zm_function f;
+    float x;
+  } rows[] = {{f_arcsin, 0.9999f},  {f_arcsin, -0.99999f},  {f_arccos, 0.9999f},
+              {f_arctanh, 0.9999f}, {f_arctanh, -0.99999f}, {f_arccosh, 1.0001f}};
+  for (size_t i = 0; i < ZMI_COUNT(rows); i++) {
+    const double x = (double)rows[i].x, rest = fabs((1 - x) * (1 + x));
+    const double expected = rows[i].f == f_arctanh ? 1 / rest : (rows[i].f == f_arccos ? -1 : 1) / sqrt(rest);
+    zm_scope *scope = zm_scope_open();
+    zm_array *in = zm_array_from_data(&rows[i].x, ZM_F32, NULL, 0), *slope = NULL;
+    assert_int_equal(zm_grad(rows[i].f, NULL, &in, 1, NULL, 0, &slope), ZM_OK);
+    const float *at = zm_array_data(slope);
+    assert_non_null(at);
+    if (!(fabs((double)*at / expected - 1) < 4e-7)) fail_msg("row %zu: %.9g instead of %.9g", i, (double)*at, expected);
+    zm_scope_close(scope);
+  }
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(every_op_of_the_list), cmocka_unit_test(every_case)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_op_of_the_list), cmocka_unit_test(every_case),
+                                     cmocka_unit_test(slopes_near_one)};
   return cmocka_run_group_tests_name("elementwise_rules", tests, NULL, NULL);
 }

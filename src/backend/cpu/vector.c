@@ -6,8 +6,8 @@
 #include "backend/cpu/scan.h"
 #include "backend/cpu/simd.h"
 
-// Memory is asked for this many bytes ahead of its reads in each stream: far enough for the latency under load. It comes to the second-level
-// cache: so much of two streams of weights would drive out of the first one what is in use.
+// Memory is asked for this many bytes ahead of its reads in each stream: far enough for the latency under load. It comes to the
+// second-level cache: so much of two streams of weights would drive out of the first one what is in use.
 enum { AHEAD = 12288 };
 
 ZMI_INLINE void prefetch(const char *p, int lines) {

@@ -135,7 +135,7 @@ void zmi_copy_piece(void *to, const void *from, size_t bytes) {
 void zmi_ask_ahead(const void *p, size_t bytes, size_t ahead) {
   enum { LINE = 64 };
   const uintptr_t first = (uintptr_t)p + ahead; // a number: it may be outside of the array
-  for (size_t at = 0; at < bytes; at += LINE) __builtin_prefetch((const void *)(first + at), 0, 3);
+  for (size_t at = 0; at < bytes; at += LINE) __builtin_prefetch((const void *)(first + at), 0, 2);
 }
 
 zmi_walk zmi_walk_of(const zmi_slot *slot) {

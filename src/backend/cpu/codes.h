@@ -27,11 +27,11 @@ typedef struct code_call {
   bool wide; // affine: float32 scales and biases
 } code_call;
 
-// A strip reads its blocks side by side, so what it reads AHEAD bytes later in one of them lies behind all of them when that block ends.
+// A strip reads its blocks side by side, so what it reads some groups later in one of them lies behind all of them when that block ends.
 // code_bytes: of a block.
 ZMI_INLINE void look_ahead(code_call *c, int64_t code_bytes) {
-  const int64_t strip = SIDE / ZMI_HALVES * c->block_step;
-  c->lead = (AHEAD + c->unit_step - 1) / c->unit_step;
+  const int64_t together = SIDE / ZMI_HALVES, strip = together * c->block_step;
+  c->lead = (AHEAD / together + c->unit_step - 1) / c->unit_step;
   c->code_ahead[0] = c->lead * c->unit_step;
   c->code_ahead[1] = c->code_ahead[0] + strip - code_bytes;
   c->scale_ahead[0] = c->lead * c->scale_step;

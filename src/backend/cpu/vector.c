@@ -6,9 +6,10 @@
 #include "backend/cpu/scan.h"
 #include "backend/cpu/simd.h"
 
-// Memory is asked for this many bytes ahead of its reads in each stream: far enough for the latency under load. It comes to the
-// second-level cache: so much of two streams of weights would drive out of the first one what is in use.
-enum { AHEAD = 12288 };
+// Memory is asked for this many bytes before it is read, of all streams of a strip together: far enough for the latency under load, and no
+// farther, as what lies behind the end of a worker's part is read for nothing. It comes to the second-level cache: in the first one it
+// would drive out what is in use.
+enum { AHEAD = 6144 };
 
 ZMI_INLINE void prefetch(const char *p, int lines) {
   for (int i = 0; i < lines; i++) __builtin_prefetch(p + 64 * i, 0, 2);

@@ -85,12 +85,12 @@ choose() { # folder, out, model, options: ids of new tokens
   "$zmlx" generate "$3" --tokens-file "$work/short" --max-tokens 80 --ignore-eos --print-tokens --quiet $4 >"$1/$2" 2>"$1/said"
 }
 
-# Tokens that the GPU chooses, many a launch.
+# Tokens that the GPU chooses, many a launch: the likeliest ones, and drawn ones.
 check_tokens() { # folder, model
-  for dtype in bfloat16 float32; do
-    choose "$1" cpu "$2" "--dtype $dtype" && choose "$1" gpu "$2" "--dtype $dtype --device cuda --executor persistent" &&
-      cmp -s "$1/cpu" "$1/gpu"
-    note "$1" "$(basename "$2") $dtype tokens chosen on the GPU" $? "not those of the CPU; $(tail -n 1 "$1/said")"
+  for how in "--dtype bfloat16" "--dtype float32" "--temperature 0.8 --seed 7" "--temperature 1 --top-p 0.9 --seed 3" \
+    "--temperature 0.7 --top-k 20 --min-p 0.05 --repetition-penalty 1.2 --seed 5"; do
+    choose "$1" cpu "$2" "$how" && choose "$1" gpu "$2" "$how --device cuda --executor persistent" && cmp -s "$1/cpu" "$1/gpu"
+    note "$1" "$(basename "$2") tokens chosen on the GPU, $how" $? "not those of the CPU; $(tail -n 1 "$1/said")"
   done
 }
 

@@ -479,9 +479,15 @@ static bool rows_wait(const plan *p, size_t i) {
   return false;
 }
 
-// Instruction `from` becomes number `to`.
+// Instruction `from`, no router, becomes number `to`.
 static void move(plan *p, size_t from, size_t to) {
   const zmi_gpu_instruction in = p->made[from];
+  for (size_t i = 0; i < p->made_count; i++) { // products say which instruction, counted from 1, is their router
+    int *route = p->made[i].kind == ZMI_GPU_DOT ? &p->made[i].as.dot.route : NULL;
+    if (!route || !*route) continue;
+    const size_t at = (size_t)*route - 1;
+    *route += (to <= at && at < from) - (from < at && at <= to);
+  }
   if (from < to) memmove(&p->made[from], &p->made[from + 1], (to - from) * sizeof in);
   if (to < from) memmove(&p->made[to + 1], &p->made[to], (from - to) * sizeof in);
   p->made[to] = in;
@@ -522,9 +528,9 @@ static bool make(plan *p, int *first) {
     if (!(p->all[i].kind == ZMI_GPU_DOT ? add_dot(p, i) : add(p, &p->all[i]))) return false;
   }
   if (p->way != ZMI_DEVICE_LAUNCHES) {
+    own_routes(p); // first: then there are fewer barriers
     make_barriers(p);
     late_states(p);
-    own_routes(p);
   }
   *first = (int)p->made_count;
   for (size_t i = p->made_count; i-- > 0;) {

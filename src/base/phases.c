@@ -10,7 +10,8 @@
 // they share it. A worker out of work looks at the places of its neighbours. It gives them a moment first, a longer one where places are
 // single pieces: they are nearly always on their way, a look takes the line of their counter away from them, and what they read may lie in
 // their own caches. For the same reason it looks at few of them then; a place of many pieces is work for all.
-enum { PART = 8, LEAST_SHARE = 64, GRACE = 12, GRACE_OF_PIECES = 100, NEIGHBOURS = 32, NEIGHBOURS_OF_PIECES = 4 };
+// Places of PAIRS units and more, and their pieces, begin at even units: kernels take two blocks of weights together.
+enum { PAIRS = 16, PART = 8, LEAST_SHARE = 64, GRACE = 12, GRACE_OF_PIECES = 100, NEIGHBOURS = 32, NEIGHBOURS_OF_PIECES = 4 };
 
 // A job in units: of one tile each, or of as many as make the units few enough for 31 bits.
 typedef struct job {
@@ -106,8 +107,9 @@ typedef struct place {
 
 static place place_of(const zmi_phases *p, size_t i, int whose) {
   const job *j = &p->jobs[i];
-  place at = {.begin = j->units * whose / p->workers};
-  at.size = j->units * (whose + 1) / p->workers - at.begin;
+  const int64_t unit = j->units >= PAIRS * (int64_t)p->workers ? 2 : 1, last = whose + 1;
+  place at = {.begin = j->units * whose / p->workers / unit * unit};
+  at.size = (last < p->workers ? j->units * last / p->workers / unit * unit : j->units) - at.begin;
   at.least = ZMI_MAX(j->least, at.size / LEAST_SHARE);
   return at;
 }
@@ -123,7 +125,8 @@ static int64_t do_place(zmi_phases *p, size_t i, int worker, int whose) {
   for (;;) {
     const int64_t gone = (seen ^ run) >> 32 ? 0 : (int64_t)(uint32_t)seen; // what an earlier run has left there counts for nothing
     if (gone >= at.size) return did;
-    const int64_t piece = ZMI_MIN(ZMI_MAX((at.size - gone + PART - 1) / PART, at.least), at.size - gone);
+    const int64_t part = ZMI_MAX((at.size - gone + PART - 1) / PART, at.least);
+    const int64_t piece = ZMI_MIN(part + (at.size >= PAIRS ? part % 2 : 0), at.size - gone);
     const uint64_t next = run | (uint64_t)(gone + piece);
     if (!atomic_compare_exchange_weak_explicit(taken, &seen, next, memory_order_relaxed, memory_order_relaxed)) continue;
     do_piece(p, worker, i, at.begin + gone, at.begin + gone + piece);

@@ -352,7 +352,7 @@ static void benches(void **state) {
   json_t *j = json_loads(r->out, 0, NULL);
   assert_true(json_array_size(json_object_get(j, "profile")) > 3 && json_array_size(json_object_get(j, "waits")) > 3);
   const json_t *compare = json_object_get(j, "compare");
-  assert_int_equal(json_array_size(json_object_get(compare, "engines")), 3);
+  assert_int_equal(json_array_size(json_object_get(compare, "engines")), 4);
   assert_true(json_array_size(json_object_get(compare, "differences")) > 3);
   assert_int_equal(json_integer_value(json_object_get(json_object_get(compare, "model"), "layers")), 8);
   json_decref(j);

@@ -10,7 +10,7 @@
 // they share it. A worker out of work looks at the places of its neighbours. It gives them a moment first, a longer one where places are
 // single pieces: they are nearly always on their way, a look takes the line of their counter away from them, and what they read may lie in
 // their own caches. For the same reason it looks at few of them then; a place of many pieces is work for all.
-// Places of PAIRS units and more, and their pieces, begin at even units: kernels take two blocks of weights together.
+// Where there are PAIRS units for each worker, places and their pieces begin at even units: kernels take two blocks of weights together.
 enum { PAIRS = 16, PART = 8, LEAST_SHARE = 64, GRACE = 12, GRACE_OF_PIECES = 100, NEIGHBOURS = 32, NEIGHBOURS_OF_PIECES = 4 };
 
 // A job in units: of one tile each, or of as many as make the units few enough for 31 bits.
@@ -100,16 +100,16 @@ static void do_piece(const zmi_phases *p, int worker, size_t i, int64_t begin, i
   times_of(p, worker)[i].worked += zmi_now() - start;
 }
 
-// A worker's place in a job: units from `begin` on, taken at least `least` at a time.
+// A worker's place in a job: units from `begin` on, taken at least `least` at a time, and a multiple of `step` while there are.
 typedef struct place {
-  int64_t begin, size, least;
+  int64_t begin, size, least, step;
 } place;
 
 static place place_of(const zmi_phases *p, size_t i, int whose) {
   const job *j = &p->jobs[i];
-  const int64_t unit = j->units >= PAIRS * (int64_t)p->workers ? 2 : 1, last = whose + 1;
-  place at = {.begin = j->units * whose / p->workers / unit * unit};
-  at.size = (last < p->workers ? j->units * last / p->workers / unit * unit : j->units) - at.begin;
+  const int64_t step = j->units >= PAIRS * (int64_t)p->workers ? 2 : 1, last = whose + 1;
+  place at = {.begin = j->units * whose / p->workers / step * step, .step = step};
+  at.size = (last < p->workers ? j->units * last / p->workers / step * step : j->units) - at.begin;
   at.least = ZMI_MAX(j->least, at.size / LEAST_SHARE);
   return at;
 }
@@ -126,7 +126,7 @@ static int64_t do_place(zmi_phases *p, size_t i, int worker, int whose) {
     const int64_t gone = (seen ^ run) >> 32 ? 0 : (int64_t)(uint32_t)seen; // what an earlier run has left there counts for nothing
     if (gone >= at.size) return did;
     const int64_t part = ZMI_MAX((at.size - gone + PART - 1) / PART, at.least);
-    const int64_t piece = ZMI_MIN(part + (at.size >= PAIRS ? part % 2 : 0), at.size - gone);
+    const int64_t piece = ZMI_MIN((part + at.step - 1) / at.step * at.step, at.size - gone);
     const uint64_t next = run | (uint64_t)(gone + piece);
     if (!atomic_compare_exchange_weak_explicit(taken, &seen, next, memory_order_relaxed, memory_order_relaxed)) continue;
     do_piece(p, worker, i, at.begin + gone, at.begin + gone + piece);

@@ -418,7 +418,7 @@ static void own_routes(plan *p) {
       zmi_gpu_instruction *d = &p->made[j];
       if (d->kind == ZMI_GPU_ROUTE || writes(d, chosen)) break;
       if (d->kind == ZMI_GPU_DOT && d->as.dot.stage && d->as.dot.chosen == in->as.route.chosen && d->as.dot.pairs <= ZMI_GPU_OWN)
-        d->as.dot.route = (int)i + 1, in->as.route.asked = 1;
+        d->as.dot.route = in->as.route.asked = 1; // its number comes when all have their places
     }
   }
 }
@@ -479,15 +479,9 @@ static bool rows_wait(const plan *p, size_t i) {
   return false;
 }
 
-// Instruction `from`, no router, becomes number `to`.
+// Instruction `from` becomes number `to`.
 static void move(plan *p, size_t from, size_t to) {
   const zmi_gpu_instruction in = p->made[from];
-  for (size_t i = 0; i < p->made_count; i++) { // products say which instruction, counted from 1, is their router
-    int *route = p->made[i].kind == ZMI_GPU_DOT ? &p->made[i].as.dot.route : NULL;
-    if (!route || !*route) continue;
-    const size_t at = (size_t)*route - 1;
-    *route += (to <= at && at < from) - (from < at && at <= to);
-  }
   if (from < to) memmove(&p->made[from], &p->made[from + 1], (to - from) * sizeof in);
   if (to < from) memmove(&p->made[to + 1], &p->made[to], (from - to) * sizeof in);
   p->made[to] = in;
@@ -531,6 +525,10 @@ static bool make(plan *p, int *first) {
     own_routes(p); // first: then there are fewer barriers
     make_barriers(p);
     late_states(p);
+  }
+  for (size_t i = 0, router = 0; i < p->made_count; i++) {
+    if (p->made[i].kind == ZMI_GPU_ROUTE) router = i + 1;
+    if (p->made[i].kind == ZMI_GPU_DOT && p->made[i].as.dot.route) p->made[i].as.dot.route = (int)router;
   }
   *first = (int)p->made_count;
   for (size_t i = p->made_count; i-- > 0;) {
